@@ -1,0 +1,69 @@
+"""Automatic differentiation variational inference in JAX.
+
+Write a log-joint over constrained latents, call `fit`, and get a posterior approximation with no
+learning rate and no step count to choose.
+"""
+
+from advi.check import check
+from advi.families import FullRank, MeanField, Point
+from advi.fit import fit
+from advi.latents import (
+    Latent,
+    circular,
+    corr_cholesky,
+    corr_matrix,
+    cov_matrix,
+    greater_than,
+    interval,
+    less_than,
+    ordered,
+    positive,
+    positive_ordered,
+    real,
+    scale_tril,
+    simplex,
+    tree,
+    unit_interval,
+    unit_vector,
+    zero_sum,
+)
+from advi.model import Model, Terms
+from advi.objective import Elbo
+from advi.result import Fit
+from advi.status import Estimate, Progress, Status
+from advi.transforms import register_transform
+
+__all__ = [
+    "Elbo",
+    "Estimate",
+    "Fit",
+    "FullRank",
+    "Latent",
+    "MeanField",
+    "Model",
+    "Point",
+    "Progress",
+    "Status",
+    "Terms",
+    "check",
+    "circular",
+    "corr_cholesky",
+    "corr_matrix",
+    "cov_matrix",
+    "fit",
+    "greater_than",
+    "interval",
+    "less_than",
+    "ordered",
+    "positive",
+    "positive_ordered",
+    "real",
+    "register_transform",
+    "scale_tril",
+    "simplex",
+    "tree",
+    "unit_interval",
+    "unit_vector",
+    "zero_sum",
+]
+__version__ = "0.1.0"

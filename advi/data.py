@@ -1,0 +1,206 @@
+"""Data: checked and moved to the device once; rows, minibatches, and the factor N/B."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.tree_util import keystr
+
+from advi.errors import describe
+
+
+class DataSpec(NamedTuple):
+    """What compiled code depends on: the tree, the shapes and the dtypes, and the float type."""
+
+    treedef: Any
+    leaves: tuple[tuple[tuple[int, ...], str], ...]  # shape and dtype name of every leaf
+    names: tuple[str, ...]  # path of every leaf
+    float_dtype: str  # dtype of latents and log densities
+
+
+def prepare(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
+    """Check data, bring it to the dtypes of the computation and move it to the device.
+
+    Parameters
+    ----------
+    data
+        Pytree of arrays: NumPy, JAX, pandas columns, lists of numbers, Python numbers.
+    float_dtype
+        "float32" or "float64".
+
+    Returns
+    -------
+    data
+        The same tree of JAX arrays.
+    spec
+        Its `DataSpec`.
+
+    Raises
+    ------
+    TypeError
+        If a leaf holds text or objects.
+    ValueError
+        If an integer does not fit into 32 bits in a float32 fit.
+    """
+    paths, treedef = jax.tree_util.tree_flatten_with_path(
+        data, is_leaf=lambda node: isinstance(node, list)
+    )
+    names = tuple(keystr(path, simple=True, separator=".") or "data" for path, _ in paths)
+    # jax.device_put moves without compiling anything, unlike jnp.asarray with a dtype
+    leaves = [
+        jax.device_put(_as_array(name, leaf, float_dtype))
+        for name, (_, leaf) in zip(names, paths, strict=True)
+    ]
+    shapes = tuple((leaf.shape, leaf.dtype.name) for leaf in leaves)
+    return jax.tree.unflatten(treedef, leaves), DataSpec(treedef, shapes, names, float_dtype)
+
+
+def _as_array(name: str, leaf: Any, float_dtype: str) -> Any:
+    if isinstance(leaf, jax.Array):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        if leaf.dtype != np.float64 or float_dtype == "float64":
+            return leaf
+    try:
+        array = np.asarray(leaf)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"data leaf {name!r}: got {describe(leaf)}, not an array: {error}"
+        ) from None
+    if array.dtype.kind not in "biufc":
+        raise TypeError(
+            f"data leaf {name!r}: got {describe(array)}; expected numbers. Encode text or "
+            "categories as integers, e.g. numpy.unique(column, return_inverse=True)[1], give a "
+            "table as a dict of its numeric columns, and leave out what the log-joint does not use."
+        )
+    if float_dtype == "float64":
+        return array
+    if array.dtype == np.float64:
+        return array.astype(np.float32)
+    if array.dtype in (np.int64, np.uint64):
+        if array.size and not (-(2**31) <= array.min() and array.max() < 2**31):
+            raise ValueError(
+                f"data leaf {name!r}: got integers up to {array.max()}; expected 32-bit integers "
+                "in a float32 fit. Use x64=True, or convert the column to floats."
+            )
+        return array.astype(np.int32)
+    return array
+
+
+def find_nan(data: Any, spec: DataSpec) -> str | None:
+    """Return the leaf and row of the first NaN in the data, in words, or None."""
+    for name, leaf in zip(spec.names, jax.tree.leaves(data), strict=True):
+        if not jax.dtypes.issubdtype(leaf.dtype, np.floating):
+            continue
+        where = np.argwhere(np.isnan(np.asarray(leaf)))
+        if len(where):
+            place = f", row {where[0][0]}" if where.shape[1] else ""
+            return f"data leaf {name!r}{place} is NaN ({len(where)} NaN in that leaf)"
+    return None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the data and how many of them one step sees.
+
+    Attributes
+    ----------
+    num_rows
+        N, rows in the data.
+    batch_size
+        B, rows in one step.
+    per_row
+        For every data leaf whether its leading axis runs over rows.
+    """
+
+    num_rows: int
+    batch_size: int
+    per_row: tuple[bool, ...]
+
+    @property
+    def scale(self) -> float:
+        """N/B, the factor of the sum over a batch's rows."""
+        return self.num_rows / self.batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the data; the rows left over change with every epoch."""
+        return self.num_rows // self.batch_size
+
+    def permutation(self, key: Array, epoch: Array) -> Array:
+        """Return the order of the rows in one epoch, (N,)."""
+        return jax.random.permutation(jax.random.fold_in(key, epoch), self.num_rows)
+
+    def batch(self, data: Any, permutation: Array, position: Array) -> Any:
+        """Return the data of batch number `position` of an epoch."""
+        index = jax.lax.dynamic_slice_in_dim(
+            permutation, position * self.batch_size, self.batch_size
+        )
+        leaves, treedef = jax.tree.flatten(data)
+        return treedef.unflatten(
+            [
+                jnp.take(leaf, index, axis=0) if row else leaf
+                for leaf, row in zip(leaves, self.per_row, strict=True)
+            ]
+        )
+
+    def batch_spec(self, spec: DataSpec) -> DataSpec:
+        """Return the `DataSpec` of one batch."""
+        leaves = tuple(
+            ((self.batch_size, *shape[1:]), dtype) if row else (shape, dtype)
+            for (shape, dtype), row in zip(spec.leaves, self.per_row, strict=True)
+        )
+        return spec._replace(leaves=leaves)
+
+
+def check_rows(rows: int, spec: DataSpec) -> tuple[bool, ...]:
+    """Return which data leaves run over `rows` rows.
+
+    Raises
+    ------
+    ValueError
+        If the data has leaves and none of them does.
+    """
+    per_row = tuple(bool(shape) and shape[0] == rows for shape, _ in spec.leaves)
+    if spec.leaves and not any(per_row):
+        axes = ", ".join(
+            f"{name}: {shape[0] if shape else 'a scalar'}"
+            for name, (shape, _) in zip(spec.names, spec.leaves, strict=True)
+        )
+        raise ValueError(
+            f"Terms.rows has length {rows}, but no data leaf has that leading axis ({axes}). "
+            "Return one log-likelihood per data row: sum over every axis but the first."
+        )
+    return per_row
+
+
+def make_rows(batch_size: Any, rows: int | None, spec: DataSpec) -> Rows:
+    """Check a batch size against a model's rows.
+
+    Raises
+    ------
+    TypeError
+        If `batch_size` is not an integer.
+    ValueError
+        If the log-joint has no rows, there is no data to take batches of, or `batch_size` is not
+        between 1 and the number of rows.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
+        raise TypeError(f"batch_size: got {describe(batch_size)}; expected an integer.")
+    if rows is None:
+        raise ValueError(
+            f"batch_size={batch_size} needs to know which part of the log-joint belongs to rows, "
+            "but log_joint returned a scalar. Return advi.Terms(shared, rows) with one "
+            "log-likelihood per data row, or leave batch_size out."
+        )
+    if not spec.leaves:
+        raise ValueError(
+            f"batch_size={batch_size} takes batches of `data`, but data is None. Pass the rows as "
+            "data instead of closing over them."
+        )
+    if not 1 <= batch_size <= rows:
+        raise ValueError(f"batch_size: got {batch_size}; expected 1 to {rows}, the number of rows.")
+    return Rows(rows, int(batch_size), check_rows(rows, spec))

@@ -1,0 +1,44 @@
+"""How values, names and shapes are written in error messages."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def describe(value: Any) -> str:
+    """Return a short description of a value: its type, and its shape or itself.
+
+    Examples
+    --------
+    >>> describe(np.zeros((2, 3)))
+    'an array of shape (2, 3) and dtype float64'
+    >>> describe("fast")
+    "'fast' (str)"
+    """
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"an array of shape {tuple(value.shape)} and dtype {value.dtype}"
+    text = repr(value)
+    if len(text) > 80:
+        text = text[:77] + "..."
+    return f"{text} ({type(value).__name__})"
+
+
+def unknown(what: str, got: str, known: Iterable[str]) -> str:
+    """Return the message for an unknown name: what was got, the nearest known name, all of them.
+
+    Examples
+    --------
+    >>> unknown("family", "fullrank", ["mean_field", "full_rank"])
+    "unknown family 'fullrank'; did you mean 'full_rank'? Known: mean_field, full_rank."
+    """
+    names = [str(name) for name in known]
+    near = difflib.get_close_matches(str(got), names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"unknown {what} {got!r}{hint} Known: {', '.join(names)}."
+
+
+def format_value(value: Any) -> str:
+    """Return an array's values in one short line."""
+    return np.array2string(np.asarray(value), precision=4, threshold=8, separator=", ")

@@ -1,0 +1,8 @@
+"""Variational families: Gaussian mathematics for one vector, one family a file."""
+
+from advi.families.base import Family
+from advi.families.full_rank import FullRank
+from advi.families.mean_field import MeanField
+from advi.families.point import Point
+
+__all__ = ["Family", "FullRank", "MeanField", "Point"]

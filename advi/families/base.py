@@ -1,0 +1,44 @@
+"""What a variational family is."""
+
+from abc import abstractmethod
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+
+@runtime_checkable
+class Family(Protocol):
+    """Distribution q of one real vector of dimension d, a pure function of its parameters.
+
+    Families are frozen dataclasses: hashable settings. Parameters are a NamedTuple of
+    unconstrained arrays, so that any optimiser may move them.
+    """
+
+    @abstractmethod
+    def noise_dim(self, dim: int) -> int:
+        """Return how many standard normals one draw needs."""
+
+    @abstractmethod
+    def from_gaussian(self, loc: NDArray, scale: NDArray) -> Any:
+        """Return parameters with mean `loc` (d,) and, as near as can be, the given scale.
+
+        `scale` is a lower triangular matrix (d, d), or its diagonal (d,).
+        """
+
+    @abstractmethod
+    def to_gaussian(self, params: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the mean (d,) and the scale: lower triangular (d, d), or its diagonal (d,)."""
+
+    @abstractmethod
+    def draw(self, params: Any, eps: Array) -> Array:
+        """Return the draw (d,) that standard normal noise (noise_dim,) stands for."""
+
+    @abstractmethod
+    def entropy(self, params: Any) -> Array:
+        """Return the entropy of q in nats, a scalar."""
+
+    @abstractmethod
+    def log_prob(self, params: Any, x: Array) -> Array:
+        """Return log q(x) in nats for one point x (d,), a scalar."""

@@ -1,0 +1,371 @@
+"""fit(): from a model and data to a posterior approximation."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from advi import draws
+from advi.data import find_nan, make_rows, prepare
+from advi.density import Density, default_float, log_density
+from advi.errors import describe, format_value, unknown
+from advi.families import MeanField
+from advi.guide import Guide, make_guide
+from advi.keys import device_key, host_rng, key_words
+from advi.model import Model
+from advi.objective import Elbo
+from advi.progress import Bar
+from advi.result import Fit, precision
+from advi.stages.gaussian import Floats, Gaussian, structure_of
+from advi.stages.plan import NotFiniteError, run_plan
+from advi.stages.stochastic import State, Stochastic, run_steps
+from advi.status import Estimate, Progress, Status
+from advi.tracing import require_all_used, trace
+
+DEFAULT_STEPS = 10_000
+LEARNING_RATE = 0.02
+START_SCALES = (0.1, 0.01, 0.001, 1e-4, 1e-6)
+FIRST_SD = 1.0
+FINAL_DRAWS = 256
+MIN_FINAL_DRAWS = 16
+FINAL_WORK = 2**32  # elements read by the final ELBO, which bounds its draws
+
+
+def _names_known_arguments(function: Callable[..., Fit]) -> Callable[..., Fit]:
+    known = [p for p in inspect.signature(function).parameters if p not in ("model", "data")]
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Fit:
+        for name in kwargs:
+            if name not in known and name not in ("model", "data"):
+                raise TypeError(f"fit(): {unknown('argument', name, known)}")
+        return function(*args, **kwargs)
+
+    return checked
+
+
+@_names_known_arguments
+def fit(
+    model: Model,
+    data: Any = None,
+    *,
+    family: Any = "auto",
+    objective: Elbo | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    batch_size: int | None = None,
+    max_steps: int | None = None,
+    key: Any = 0,
+    init: Any = None,
+    x64: bool | None = None,
+    callback: Callable[[Progress], object] | None = None,
+    progress: bool | None = None,
+) -> Fit:
+    """Fit a variational approximation to a model's posterior.
+
+    With neither `optimizer` nor `batch_size` an automatic plan runs, which has no setting. A fit
+    is interrupted by Ctrl-C without losing what it has.
+
+    Parameters
+    ----------
+    model
+        The model.
+    data
+        Pytree of arrays, passed on to the log-joint; rows along leading axes.
+    family
+        "auto" (full rank up to dimension 512, else mean field; mean field on the stochastic
+        path), "mean_field", "full_rank", a family, or a dict from latent names, or tuples of
+        names to couple, to these.
+    objective
+        `Elbo`, on the stochastic path.
+    optimizer
+        An Optax optimiser, used instead of the plan; it is passed value, grad and value_fn.
+    batch_size
+        Rows per step, for a log-joint that returns `Terms`. Steps are Adam's with a cosine
+        schedule unless an `optimizer` is given.
+    max_steps
+        Evaluations of the plan (default: no limit but the stages' own), or steps of the
+        optimiser (default 10,000).
+    key
+        Integer or JAX key. The same key, data and kind of machine give the same bits.
+    init
+        A `Fit` to start from, or a dict of constrained values for some or all latents.
+    x64
+        True computes this fit in float64, False in float32; None follows JAX's setting.
+    callback
+        Called with a `Progress` as the fit goes on; a true result ends it.
+    progress
+        Whether to show a progress bar; None shows one in a terminal.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        For wrong arguments, before anything is compiled, and for a log-joint that is not finite
+        at any starting point.
+
+    References
+    ----------
+    Kucukelbir et al. (2017), Automatic Differentiation Variational Inference, JMLR 18(14).
+
+    Examples
+    --------
+    >>> import advi, jax.numpy as jnp
+    >>> def log_joint(z, y):
+    ...     return -0.5 * (z["mu"] ** 2 + jnp.sum((y - z["mu"]) ** 2))
+    >>> result = advi.fit(advi.Model(log_joint, {"mu": advi.real()}), np.array([1.0, 2.0, 3.0]))
+    >>> str(result.status), round(float(result.mean()["mu"]), 2), round(float(result.sd()["mu"]), 2)
+    ('converged', 1.5, 0.5)
+    """
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"model: got {describe(model)}; expected an advi.Model. "
+            "Write advi.Model(log_joint, latents)."
+        )
+    _check_arguments(objective, optimizer, max_steps, x64, callback)
+    key_words(key)
+    stochastic = optimizer is not None or batch_size is not None
+    guide = make_guide(model, family, auto=MeanField() if stochastic else None)
+    if objective is not None and not stochastic:
+        raise ValueError(
+            "objective: the automatic plan chooses its own draws and estimator; give an "
+            "`optimizer` or a `batch_size` with it, or leave it out."
+        )
+    float_dtype = default_float(x64)
+    with precision(float_dtype), Bar(progress, callback) as bar:
+        data, spec = prepare(data, float_dtype)
+        log_joint = trace(model, spec)
+        require_all_used(model, log_joint)
+        rows = None if batch_size is None else make_rows(batch_size, log_joint.num_rows, spec)
+        density = Density(model, data, spec, guide.estimated)
+        first, warm = _first(model, init)
+        if not stochastic:
+            return _fit_plan(density, guide, first, warm, key, max_steps, bar)
+        steps = DEFAULT_STEPS if max_steps is None else max_steps
+        if optimizer is None:
+            optimizer = _default_optimizer(steps)
+        settings = Stochastic(
+            guide,
+            spec if rows is None else rows.batch_spec(spec),
+            objective or Elbo(),
+            optimizer,
+            rows,
+        )
+        return _fit_steps(density, settings, first, warm, key, steps, bar)
+
+
+def _fit_plan(
+    density: Density,
+    guide: Guide,
+    first: Gaussian,
+    warm: bool,
+    key: Any,
+    max_steps: int | None,
+    bar: Bar,
+) -> Fit:
+    structure = structure_of(guide)
+    try:
+        outcome = run_plan(
+            density,
+            structure,
+            host_rng(key),
+            first,
+            warm=warm,
+            max_evals=max_steps,
+            callback=bar.update,
+        )
+    except NotFiniteError:
+        raise _not_finite(density, first.loc) from None
+    return Fit(
+        guide,
+        _as_dtype(guide.from_gaussian(*outcome.gaussian), density.dtype),
+        outcome.status,
+        outcome.elbo,
+        outcome.trace,
+        density.num_gradients,
+        density.spec.float_dtype,
+    )
+
+
+def _fit_steps(
+    density: Density,
+    settings: Stochastic,
+    first: Gaussian,
+    warm: bool,
+    key: Any,
+    max_steps: int,
+    bar: Bar,
+) -> Fit:
+    guide, rng = settings.guide, host_rng(key)
+    if not warm:
+        first = _finite_scale(density, guide, first, rng)
+    state = settings.init(guide.from_gaussian(*first), device_key(key, 1), rng)
+    trace_: list[Progress] = []
+    status = Status("interrupted", "interrupted before the first chunk of steps ended")
+    try:
+        for state, elbos, ended in run_steps(settings, state, density.data, max_steps, bar.update):
+            start = len(trace_) + 1
+            trace_ += [Progress("optimize", start + i, float(v)) for i, v in enumerate(elbos)]
+            status = ended or Status(
+                "interrupted", f"interrupted after step {int(state.step)}; this is the fit so far"
+            )
+    except KeyboardInterrupt:
+        pass
+    params, elbo = _better(density, guide, state, rng)
+    if status == "diverged":
+        status = Status("diverged", f"{status.message}; {_blame(density, guide, params, rng)}")
+    gradients = len(trace_) * settings.draws
+    return Fit(guide, params, status, elbo, trace_, gradients, density.spec.float_dtype)
+
+
+def _better(
+    density: Density, guide: Guide, state: State, rng: np.random.Generator
+) -> tuple[Any, Estimate]:
+    """Return the averaged or the last parameters, whichever has the higher ELBO on one data set."""
+    num = int(np.clip(FINAL_WORK // density.log_joint.cost, MIN_FINAL_DRAWS, FINAL_DRAWS)) // 2 * 2
+    structure = structure_of(guide)
+    E = structure.spread(draws.antithetic(rng, num, structure.dim))
+    candidates = [jax.tree.map(np.asarray, state.params)]
+    if int(state.step):
+        candidates.append(jax.tree.map(np.asarray, jax.jit(lambda a: a.value())(state.average)))
+    best = None
+    for params in candidates:
+        q = Gaussian(*guide.to_gaussian(params))
+        with np.errstate(invalid="ignore", over="ignore"):
+            elbos = structure.elbos(density.value(q.points(E)), E, q).reshape(2, -1).mean(0)
+            mcse = float(elbos.std(ddof=1) / np.sqrt(len(elbos)))
+        estimate = Estimate(float(elbos.mean()), mcse)
+        if best is None or estimate.value > best[1].value or np.isnan(best[1].value):
+            best = params, estimate
+    assert best is not None
+    return best
+
+
+def _blame(density: Density, guide: Guide, params: Any, rng: np.random.Generator) -> str:
+    """Return which latent, at which value, makes the log density or its gradient non-finite."""
+    structure = structure_of(guide)
+    q = Gaussian(*guide.to_gaussian(params))
+    X = q.points(structure.spread(draws.antithetic(rng, MIN_FINAL_DRAWS, structure.dim)))
+    values, gradients = density.value_and_grad(X)
+    bad = ~(np.isfinite(values) & np.all(np.isfinite(gradients), axis=1))
+    if not bad.any():
+        return "at its present place the fit is finite: the step size is too large"
+    x, gradient, value = X[bad][0], gradients[bad][0], values[bad][0]
+    names = [n for n, span in guide.model.spans.items() if not _finite(gradient[slice(*span)])]
+    constrained = guide.model.unravel(x.astype(density.dtype))[0]
+    where = ", ".join(f"{n} = {format_value(constrained[n])}" for n in names or guide.model.latents)
+    kind = "its gradient is not finite for" if names else "at"
+    return f"the log density is {value:.4g} and {kind} {where}"
+
+
+def _finite(x: Floats) -> bool:
+    return bool(np.all(np.isfinite(x)))
+
+
+def _finite_scale(
+    density: Density, guide: Guide, first: Gaussian, rng: np.random.Generator
+) -> Gaussian:
+    """Return a start around the first mean, its scale small enough for finite values."""
+    structure = structure_of(guide)
+    E = structure.fixed_draws(rng, MIN_FINAL_DRAWS)
+    for scale in START_SCALES:
+        q = Gaussian(first.loc, np.full(len(first.loc), scale))
+        if _finite(density.value(q.points(E))):
+            return q
+    raise _not_finite(density, first.loc)
+
+
+def _first(model: Model, init: Any) -> tuple[Gaussian, bool]:
+    """Return the Gaussian to start from, and whether it is a whole warm start."""
+    size = model.size
+    if isinstance(init, Fit):
+        if init.model != model and list(init.model.latents) != list(model.latents):
+            raise ValueError(
+                f"init: got a fit of a model with latents {list(init.model.latents)}; expected "
+                f"{list(model.latents)}."
+            )
+        loc, scale = init.guide.to_gaussian(init.params)
+        return Gaussian(loc, np.where(scale == 0, 0.1, scale) if scale.ndim == 1 else scale), True
+    if init is not None and not isinstance(init, Mapping):
+        raise TypeError(
+            f"init: got {describe(init)}; expected a Fit, or a dict from latent names to "
+            "constrained values."
+        )
+    given = {name: v.init for name, v in model.latents.items() if v.init is not None}
+    for path, value in jax.tree_util.tree_flatten_with_path(dict(init or {}))[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        latent = model.latents[model.resolve(name)[0]]
+        if np.shape(value) != latent.shape:
+            raise ValueError(
+                f"init[{name!r}]: got {describe(np.asarray(value))}; expected shape {latent.shape}."
+            )
+        given[name] = value
+    loc = np.zeros(size)
+    for name, value in given.items():
+        start, stop = model.spans[name]
+        x = model.latents[name].bijection.inverse(np.asarray(value, float))
+        loc[start:stop] = np.asarray(x, float).ravel()
+        if not _finite(loc[start:stop]):
+            raise ValueError(
+                f"init[{name!r}]: got {format_value(value)}, which is not inside the support "
+                f"{model.latents[name].support}."
+            )
+    return Gaussian(loc, np.full(size, FIRST_SD)), False
+
+
+def _not_finite(density: Density, x: Floats) -> ValueError:
+    """Return the error for a log-joint without a finite value at the start."""
+    model = density.model
+    log_p = jax.jit(log_density(model, density.log_joint, frozenset()))
+    point = x.astype(density.dtype)
+    terms = log_p(point, density.data)
+    values = jax.jit(lambda v: model.unravel(v)[0])(point)
+    where = ", ".join(f"{name} = {format_value(v)}" for name, v in values.items())
+    parts = [f"the log density is not finite at the start: {float(terms.total()):.4g} at {where}."]
+    rows = np.flatnonzero(~np.isfinite(np.asarray(terms.rows)))
+    if len(rows):
+        parts.append(f"Rows that are not finite: {format_value(rows)}.")
+    nan = find_nan(density.data, density.spec)
+    if nan:
+        parts.append(f"The {nan}: remove or mask it.")
+    else:
+        parts.append(
+            "Expected a finite log-joint there, or half-way to it from four starting points: check "
+            "the supports of the latents against the distributions, or give init={...}."
+        )
+    return ValueError(" ".join(parts))
+
+
+def _as_dtype(params: Any, dtype: np.dtype) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
+
+
+@functools.lru_cache(maxsize=16)
+def _default_optimizer(steps: int) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
+
+
+def _check_arguments(
+    objective: Any, optimizer: Any, max_steps: Any, x64: Any, callback: Any
+) -> None:
+    if objective is not None and not isinstance(objective, Elbo):
+        raise TypeError(f"objective: got {describe(objective)}; expected advi.Elbo(...).")
+    if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"optimizer: got {describe(optimizer)}; expected an Optax optimiser such as "
+            "optax.adam(1e-2), or nothing for the automatic plan."
+        )
+    if max_steps is not None and (
+        isinstance(max_steps, bool) or not isinstance(max_steps, (int, np.integer)) or max_steps < 1
+    ):
+        raise ValueError(f"max_steps: got {describe(max_steps)}; expected an integer >= 1.")
+    if x64 not in (None, True, False):
+        raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback: got {describe(callback)}; expected a function.")

@@ -1,0 +1,203 @@
+"""Which family covers which latents: the variational distribution of a whole model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from advi.errors import describe, unknown
+from advi.families import Family, FullRank, MeanField, Point
+from advi.model import Model
+
+NAMED = {"mean_field": MeanField(), "full_rank": FullRank()}
+
+# "auto" takes the full-rank Gaussian up to this dimension: its scale and the 4 D draws that
+# determine it stay below 10 MB.
+AUTO_FULL_RANK_DIM = 512
+
+
+@dataclass(frozen=True)
+class Block:
+    """Latents covered by one family, in the model's order."""
+
+    names: tuple[str, ...]
+    family: Family
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Variational distribution q of all latents: independent blocks, one family each.
+
+    Attributes
+    ----------
+    model
+        The model.
+    blocks
+        Its latents, each in exactly one block.
+    """
+
+    model: Model
+    blocks: tuple[Block, ...]
+
+    @cached_property
+    def indices(self) -> tuple[NDArray[np.int_], ...]:
+        """Flat coordinates of every block, increasing."""
+        spans = self.model.spans
+        return tuple(
+            np.concatenate([np.arange(*spans[name]) for name in block.names])
+            for block in self.blocks
+        )
+
+    @cached_property
+    def estimated(self) -> frozenset[str]:
+        """Latents that are estimated as a point."""
+        return frozenset(
+            name for b in self.blocks if isinstance(b.family, Point) for name in b.names
+        )
+
+    @property
+    def description(self) -> str:
+        """The family in words, as printed with a fit."""
+        if len(self.blocks) == 1:
+            return _family_name(self.blocks[0].family)
+        return ", ".join(f"{_family_name(b.family)}({', '.join(b.names)})" for b in self.blocks)
+
+    @cached_property
+    def noise_dims(self) -> tuple[int, ...]:
+        """Standard normals that one draw of every block needs."""
+        return tuple(
+            b.family.noise_dim(len(i)) for b, i in zip(self.blocks, self.indices, strict=True)
+        )
+
+    @property
+    def noise_dim(self) -> int:
+        """Standard normals that one draw needs."""
+        return sum(self.noise_dims)
+
+    def from_gaussian(self, loc: NDArray, scale: NDArray) -> tuple[Any, ...]:
+        """Return every block's parameters for a mean (D,) and a scale (D, D) or (D,)."""
+        return tuple(
+            b.family.from_gaussian(loc[i], scale[i] if scale.ndim == 1 else scale[np.ix_(i, i)])
+            for b, i in zip(self.blocks, self.indices, strict=True)
+        )
+
+    def to_gaussian(self, params: tuple[Any, ...]) -> tuple[NDArray, NDArray]:
+        """Return the mean (D,) and the scale, (D, D) or where it is diagonal (D,)."""
+        parts = [b.family.to_gaussian(p) for b, p in zip(self.blocks, params, strict=True)]
+        dense = any(scale.ndim == 2 for _, scale in parts)
+        size = self.model.size
+        loc, scale = np.zeros(size), np.zeros((size, size) if dense else size)
+        for i, (block_loc, block_scale) in zip(self.indices, parts, strict=True):
+            loc[i] = block_loc
+            if dense:
+                is_diagonal = block_scale.ndim == 1
+                scale[np.ix_(i, i)] = np.diag(block_scale) if is_diagonal else block_scale
+            else:
+                scale[i] = block_scale
+        return loc, scale
+
+    def draw(self, params: tuple[Any, ...], eps: Array) -> Array:
+        """Return the draw (D,) that standard normal noise (noise_dim,) stands for."""
+        splits = np.cumsum(self.noise_dims)[:-1]
+        noise = jnp.split(eps, splits)
+        return self._join(
+            [b.family.draw(p, e) for b, p, e in zip(self.blocks, params, noise, strict=True)]
+        )
+
+    def entropy(self, params: tuple[Any, ...]) -> Array:
+        """Return the entropy of q on R^D in nats."""
+        return sum(
+            (b.family.entropy(p) for b, p in zip(self.blocks, params, strict=True)),
+            start=jnp.zeros(()),
+        )
+
+    def log_prob(self, params: tuple[Any, ...], x: Array) -> Array:
+        """Return log q(x) in nats of one point x (D,) on the unconstrained scale."""
+        return sum(
+            (
+                b.family.log_prob(p, x[i])
+                for b, p, i in zip(self.blocks, params, self.indices, strict=True)
+            ),
+            start=jnp.zeros(()),
+        )
+
+    def _join(self, parts: list[Array]) -> Array:
+        joined = jnp.concatenate(parts)
+        order = np.concatenate(self.indices)
+        if np.all(np.diff(order) == 1):
+            return joined
+        return joined[np.argsort(order)]
+
+
+def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guide:
+    """Return the guide that a `family` argument asks for.
+
+    Parameters
+    ----------
+    model
+        The model.
+    family
+        "auto", "mean_field", "full_rank", a family, or a dict from latent names to these. A tuple
+        of names couples these latents in one block; a name of a subtree covers all below it.
+        Latents that a dict leaves out form one block of the automatic family.
+    auto
+        What "auto" stands for; by default full rank up to dimension `AUTO_FULL_RANK_DIM` and
+        mean field beyond.
+
+    Raises
+    ------
+    TypeError
+        If something is not a family.
+    ValueError
+        If a name is unknown, or a latent is named twice.
+    """
+    if not isinstance(family, Mapping):
+        return Guide(model, (Block(tuple(model.latents), _family(family, model.size, auto)),))
+    blocks, owner = [], {}
+    for key, value in family.items():
+        wanted = key if isinstance(key, tuple) else (key,)
+        names = [name for part in wanted for name in model.resolve(str(part))]
+        for name in names:
+            if name in owner:
+                raise ValueError(
+                    f"family: latent {name!r} is named twice, by {owner[name]!r} and {key!r}; "
+                    "expected each latent at most once."
+                )
+            owner[name] = key
+        blocks.append((names, value))
+    rest = [name for name in model.latents if name not in owner]
+    if rest:
+        blocks.append((rest, "auto"))
+    position = list(model.latents).index
+    made = []
+    for names, value in blocks:
+        size = sum(model.latents[name].size for name in names)
+        made.append(Block(tuple(sorted(names, key=position)), _family(value, size, auto)))
+    return Guide(model, tuple(made))
+
+
+def _family(value: Any, size: int, auto: Family | None) -> Family:
+    if value == "auto":
+        return auto or (FullRank() if size <= AUTO_FULL_RANK_DIM else MeanField())
+    if isinstance(value, str):
+        if value not in NAMED:
+            raise ValueError(unknown("family", value, ["auto", *NAMED]))
+        return NAMED[value]
+    if isinstance(value, type):
+        raise TypeError(f"family: got the class {value.__name__}; call it: {value.__name__}().")
+    if not isinstance(value, Family):
+        raise TypeError(
+            f"family: got {describe(value)}; expected 'auto', {', '.join(map(repr, NAMED))}, a "
+            "family such as advi.MeanField(), or a dict from latent names to these."
+        )
+    return value
+
+
+def _family_name(family: Family) -> str:
+    names = {repr(known): name for name, known in NAMED.items()}
+    return names.get(repr(family), type(family).__name__.lower())

@@ -1,0 +1,215 @@
+"""Latents: what a model's unknowns are, where they live and how they reach the real line."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike
+from numpyro.distributions import constraints
+from numpyro.distributions.constraints import Constraint
+
+from advi.errors import describe
+from advi.transforms import Transform, transform_for
+
+
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """One latent: its support, its shape and the transform that maps it to the real line.
+
+    Parameters
+    ----------
+    support
+        NumPyro constraint.
+    shape
+        Shape of the whole value, the support's own axes last: ``(5, 3)`` for five simplexes of
+        three components.
+    transform
+        ``None`` for the registered transform, ``"exp"`` or ``"softplus"`` for a positive latent,
+        or a transform.
+    init
+        Constrained value to start from.
+
+    Raises
+    ------
+    TypeError
+        If `support` is not a constraint, is discrete, or has no transform.
+    ValueError
+        If `shape` lacks the support's own axes, or `init` does not have that shape.
+
+    Examples
+    --------
+    >>> Latent(constraints.simplex, (5, 3)).bijection.unconstrained_shape((5, 3))
+    (5, 2)
+    """
+
+    support: Constraint
+    shape: tuple[int, ...] = ()
+    transform: Any = None
+    init: ArrayLike | None = None
+    bijection: Transform = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.support, Constraint):
+            raise TypeError(
+                f"support: got {describe(self.support)}; expected a NumPyro constraint such as "
+                "numpyro.distributions.constraints.positive. advi.positive() and its relatives "
+                "make the whole latent."
+            )
+        bijection = transform_for(self.support, self.transform)
+        shape = tuple(int(n) for n in self.shape)
+        if len(shape) < bijection.event_dim:
+            raise ValueError(
+                f"a latent with support {self.support} needs a shape of at least "
+                f"{bijection.event_dim} axes, got {shape}. Give it: "
+                "advi.Latent(support, shape=(..., k)), or use the helper, e.g. advi.simplex(k)."
+            )
+        if self.init is not None and np.shape(self.init) != shape:
+            raise ValueError(
+                f"init: got {describe(np.asarray(self.init))}; expected the latent's shape {shape}."
+            )
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "bijection", bijection)
+
+    @property
+    def unconstrained_shape(self) -> tuple[int, ...]:
+        """Shape of the real array that represents the latent."""
+        return self.bijection.unconstrained_shape(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of real coordinates."""
+        return math.prod(self.unconstrained_shape)
+
+
+def real(*shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+    """Real numbers.
+
+    Examples
+    --------
+    >>> real(8).size
+    8
+    """
+    return Latent(constraints.real, shape, transform, init)
+
+
+def positive(*shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+    """Positive numbers, by ``exp``; ``transform="softplus"`` is the other choice."""
+    return Latent(constraints.positive, shape, transform, init)
+
+
+def interval(
+    low: ArrayLike,
+    high: ArrayLike,
+    *shape: int,
+    transform: Any = None,
+    init: ArrayLike | None = None,
+) -> Latent:
+    """Numbers between `low` and `high`."""
+    return Latent(constraints.interval(low, high), shape, transform, init)
+
+
+def greater_than(
+    low: ArrayLike, *shape: int, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Numbers above `low`."""
+    return Latent(constraints.greater_than(low), shape, transform, init)
+
+
+def less_than(
+    high: ArrayLike, *shape: int, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Numbers below `high`."""
+    return Latent(constraints.less_than(high), shape, transform, init)
+
+
+def unit_interval(*shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+    """Numbers between 0 and 1."""
+    return Latent(constraints.unit_interval, shape, transform, init)
+
+
+def simplex(k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+    """`k` positive numbers that sum to one; value of shape ``(*shape, k)``.
+
+    Examples
+    --------
+    >>> latent = simplex(3, 5)
+    >>> latent.shape, latent.size
+    ((5, 3), 10)
+    """
+    return Latent(constraints.simplex, (*shape, k), transform, init)
+
+
+def ordered(k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+    """`k` increasing numbers; value of shape ``(*shape, k)``."""
+    return Latent(constraints.ordered_vector, (*shape, k), transform, init)
+
+
+def positive_ordered(
+    k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """`k` increasing positive numbers; value of shape ``(*shape, k)``."""
+    return Latent(constraints.positive_ordered_vector, (*shape, k), transform, init)
+
+
+def corr_cholesky(
+    k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Lower Cholesky factor of a correlation matrix; value of shape ``(*shape, k, k)``."""
+    return Latent(constraints.corr_cholesky, (*shape, k, k), transform, init)
+
+
+def corr_matrix(
+    k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Correlation matrix; value of shape ``(*shape, k, k)``."""
+    return Latent(constraints.corr_matrix, (*shape, k, k), transform, init)
+
+
+def cov_matrix(k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+    """Positive definite matrix; value of shape ``(*shape, k, k)``."""
+    return Latent(constraints.positive_definite, (*shape, k, k), transform, init)
+
+
+def scale_tril(k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+    """Lower triangular matrix with positive diagonal; value of shape ``(*shape, k, k)``."""
+    return Latent(constraints.lower_cholesky, (*shape, k, k), transform, init)
+
+
+def zero_sum(k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+    """`k` numbers that sum to zero; value of shape ``(*shape, k)``."""
+    return Latent(constraints.zero_sum(1), (*shape, k), transform, init)
+
+
+def unit_vector(
+    k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Point on the unit sphere in `k` dimensions; value of shape ``(*shape, k)``."""
+    return Latent(constraints.sphere, (*shape, k), transform, init)
+
+
+def circular(*shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+    """Angles in [-pi, pi) that wrap around."""
+    return Latent(constraints.circular, shape, transform, init)
+
+
+def tree(pytree: Any) -> Any:
+    """Real latents shaped like the leaves of a pytree, which also are where they start.
+
+    Parameters
+    ----------
+    pytree
+        Pytree of arrays, for example the parameters of a network.
+
+    Returns
+    -------
+    pytree
+        The same tree with a `Latent` for every array.
+
+    Examples
+    --------
+    >>> tree({"w": np.zeros((2, 3))})["w"].shape
+    (2, 3)
+    """
+    return jax.tree.map(lambda leaf: real(*np.shape(leaf), init=leaf), pytree)

@@ -1,0 +1,255 @@
+"""A model: a log-joint over a tree of latents, and the same density on flat R^D."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.tree_util import KeyPath, keystr
+from numpyro.distributions.constraints import Constraint
+
+from advi.errors import describe, unknown
+from advi.latents import Latent
+
+
+class Terms(NamedTuple):
+    """A log density in two parts: what is shared, and one number per data row.
+
+    Parameters
+    ----------
+    shared
+        Scalar, nats: priors and whatever belongs to no single row.
+    rows
+        (B,), nats: one log-likelihood per data row.
+
+    Examples
+    --------
+    >>> float(Terms(jnp.float32(-1.0), jnp.array([1.0, 2.0])).total(10.0))
+    29.0
+    """
+
+    shared: Any
+    rows: Any
+
+    def total(self, scale: float | Array = 1.0) -> Array:
+        """Return ``shared + scale * rows.sum()``; `scale` is N/B for a minibatch of B rows of N."""
+        return self.shared + scale * self.rows.sum()
+
+
+class Model:
+    """A log-joint density over constrained latents.
+
+    Parameters
+    ----------
+    log_joint
+        ``log_joint(z, data)``: the log of the joint density of latents and data, in nats, a
+        scalar or `Terms`. `z` has the tree of `latents`, on the constrained scale. It must not
+        contain the log-Jacobian of any transform: that is added here.
+    latents
+        Pytree (dict, nested dict, tuple) of `Latent`, or of NumPyro constraints for scalars.
+
+    Attributes
+    ----------
+    latents : dict
+        Name to `Latent`, in the order they were declared. A nested latent is named by its path,
+        "scale.tau".
+    size : int
+        Number of real coordinates D.
+
+    Raises
+    ------
+    TypeError
+        If `log_joint` is not callable or a leaf is not a latent.
+    ValueError
+        If there is no latent.
+
+    Examples
+    --------
+    >>> import advi
+    >>> model = Model(lambda z, data: -z["mu"] ** 2 - z["s"]["tau"],
+    ...               {"mu": advi.real(), "s": {"tau": advi.positive()}})
+    >>> list(model.latents), model.size
+    (['mu', 's.tau'], 2)
+    """
+
+    def __init__(self, log_joint: Callable[[Any, Any], Any], latents: Any) -> None:
+        if not callable(log_joint):
+            raise TypeError(
+                f"log_joint: got {describe(log_joint)}; expected a function log_joint(z, data). "
+                "Write advi.Model(log_joint, latents)."
+            )
+        paths, self._treedef = jax.tree_util.tree_flatten_with_path(latents, is_leaf=_is_latent)
+        if not paths:
+            raise ValueError(
+                f"latents: got {describe(latents)}, which holds no latent; expected at least one, "
+                'e.g. {"mu": advi.real()}.'
+            )
+        declared = sorted(range(len(paths)), key=lambda i: _declared_position(latents, paths[i][0]))
+        self.log_joint = log_joint
+        self.latents = {
+            _name(paths[i][0]): _as_latent(_name(paths[i][0]), paths[i][1]) for i in declared
+        }
+        # leaf i of the tree is entry self._order[i] of self.latents
+        self._order = tuple(int(k) for k in np.argsort(declared))
+        stops = tuple(itertools.accumulate(latent.size for latent in self.latents.values()))
+        self.size = stops[-1]
+        self.spans = dict(zip(self.latents, zip((0, *stops[:-1]), stops, strict=True), strict=True))
+        self._key = (
+            log_joint,
+            self._treedef,
+            tuple((name, v.bijection, v.shape) for name, v in self.latents.items()),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        # compiled code is found again by equality: the same log_joint over the same latents
+        return isinstance(other, Model) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        lines = [f"Model with {len(self.latents)} latents, {self.size} real coordinates"]
+        width = max(len(name) for name in self.latents)
+        for name, latent in self.latents.items():
+            support = getattr(latent.support, "__class__", type(latent.support)).__name__
+            lines.append(
+                f"  {name:<{width}}  {support.lstrip('_')}  shape {latent.shape}  "
+                f"{latent.size} real"
+            )
+        return "\n".join(lines)
+
+    @cached_property
+    def coordinates(self) -> dict[str, tuple[str, ...]]:
+        """Names of the constrained coordinates of every latent, such as "eta[0]"."""
+        return {
+            name: tuple(
+                name + (f"[{','.join(map(str, index))}]" if index else "")
+                for index in np.ndindex(latent.shape)
+            )
+            for name, latent in self.latents.items()
+        }
+
+    def resolve(self, name: str) -> list[str]:
+        """Return the latents a name stands for: itself, or all below it ("decoder").
+
+        Raises
+        ------
+        ValueError
+            If nothing has that name.
+        """
+        if name in self.latents:
+            return [name]
+        below = [known for known in self.latents if known.startswith(f"{name}.")]
+        if not below:
+            raise ValueError(unknown("latent", name, self.latents))
+        return below
+
+    def unravel(self, x: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Map flat real coordinates to constrained values.
+
+        Parameters
+        ----------
+        x
+            (D,) real coordinates.
+
+        Returns
+        -------
+        values : dict
+            Name to constrained value.
+        log_dets : dict
+            Name to the log-Jacobian of that latent's transform, a scalar.
+        """
+        values, log_dets = {}, {}
+        for name, latent in self.latents.items():
+            start, stop = self.spans[name]
+            real_value = x[start:stop].reshape(latent.unconstrained_shape)
+            values[name], log_det = latent.bijection.forward(real_value)
+            log_dets[name] = log_det.sum()
+        return values, log_dets
+
+    def ravel(self, values: Mapping[str, Array]) -> Array:
+        """Map constrained values, by name, to flat real coordinates (D,)."""
+        parts = [
+            latent.bijection.inverse(jnp.asarray(values[name])).reshape(-1)
+            for name, latent in self.latents.items()
+        ]
+        return jnp.concatenate(parts)
+
+    def to_tree(self, values: Mapping[str, Any]) -> Any:
+        """Arrange values by name in the tree of the latents."""
+        ordered = list(values.values())
+        return jax.tree.unflatten(self._treedef, [ordered[k] for k in self._order])
+
+    def from_tree(self, z: Any) -> dict[str, Any]:
+        """Arrange a tree shaped like the latents by name.
+
+        Raises
+        ------
+        ValueError
+            If the tree is not that of the latents, or a leaf has another shape (leading axes
+            common to all are allowed).
+        """
+        leaves = jax.tree_util.tree_flatten_with_path(z)[0]
+        got = {_name(path): leaf for path, leaf in leaves}
+        if set(got) != set(self.latents):
+            missing = [name for name in self.latents if name not in got]
+            extra = [name for name in got if name not in self.latents]
+            raise ValueError(
+                f"got values for {sorted(got)}; expected one for each of {list(self.latents)} "
+                f"(missing: {missing or 'none'}, unknown: {extra or 'none'})."
+            )
+        for name, latent in self.latents.items():
+            shape = np.shape(got[name])
+            if shape[len(shape) - len(latent.shape) :] != latent.shape:
+                raise ValueError(
+                    f"{name}: got a value of shape {shape}; expected shape {latent.shape}."
+                )
+        return {name: got[name] for name in self.latents}
+
+
+def _is_latent(node: Any) -> bool:
+    # NumPyro's constraints are pytrees themselves, so they are stopped at here
+    return isinstance(node, (Latent, Constraint)) or node is None
+
+
+def _name(path: KeyPath) -> str:
+    return keystr(path, simple=True, separator=".") or "z"
+
+
+def _declared_position(tree: Any, path: KeyPath) -> tuple[int, ...]:
+    """Position of a leaf in the order of declaration (JAX sorts the keys of a dict)."""
+    position = []
+    for entry in path:
+        if isinstance(tree, dict):
+            key = entry.key  # type: ignore[attr-defined]
+            position.append(list(tree).index(key))
+            tree = tree[key]
+        elif isinstance(tree, (list, tuple)) and hasattr(entry, "idx"):
+            position.append(entry.idx)  # type: ignore[attr-defined]
+            tree = tree[entry.idx]  # type: ignore[attr-defined]
+        else:
+            break
+    return tuple(position)
+
+
+def _as_latent(name: str, leaf: Any) -> Latent:
+    if isinstance(leaf, Latent):
+        return leaf
+    if isinstance(leaf, Constraint):
+        try:
+            return Latent(leaf)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"latent {name!r}: {error}") from None
+    hint = " Call it: advi.real()." if callable(leaf) else ""
+    raise TypeError(
+        f"latent {name!r}: got {describe(leaf)}; expected a Latent such as advi.real(3) or a "
+        f"NumPyro constraint.{hint}"
+    )

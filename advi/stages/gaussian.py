@@ -1,0 +1,80 @@
+"""The Gaussian that the automatic plan moves, and its geometry."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advi import draws
+from advi.guide import Guide
+
+Floats = NDArray[np.float64]
+
+
+class Gaussian(NamedTuple):
+    """Mean and scale on R^D, host arrays.
+
+    Coordinates that are estimated as a point keep a scale too, which only preconditions them.
+    """
+
+    loc: Floats  # (D,)
+    scale: Floats  # (D,) if diagonal, else lower triangular (D, D)
+
+    def points(self, E: Floats) -> Floats:
+        """Return the points (M, D) that standard normal draws E (M, D) stand for."""
+        return self.loc + (self.scale * E if self.scale.ndim == 1 else E @ self.scale.T)
+
+    def log_sds(self) -> Floats:
+        """Return the log of the scale's diagonal (D,)."""
+        return np.log(self.scale if self.scale.ndim == 1 else np.diag(self.scale))
+
+
+class Structure(NamedTuple):
+    """Which coordinates have noise, and which are coupled."""
+
+    noisy: NDArray[np.bool_]  # (D,)
+    block: NDArray[np.int_]  # (D,) number of the coordinate's coupled block, its own if alone
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the noise."""
+        return int(self.noisy.sum())
+
+    @property
+    def coupled(self) -> bool:
+        """Whether any two coordinates share a block."""
+        return len(np.unique(self.block)) < len(self.block)
+
+    def same_block(self) -> NDArray[np.bool_]:
+        """Return (D, D): whether two coordinates share a block."""
+        return self.block[:, None] == self.block[None, :]
+
+    def spread(self, E: Floats) -> Floats:
+        """Return draws (M, dim) of the noise as (M, D), zero where there is none."""
+        full = np.zeros((len(E), len(self.noisy)))
+        full[:, self.noisy] = E
+        return full
+
+    def fixed_draws(self, rng: np.random.Generator, num: int) -> Floats:
+        """Return fixed orthogonal antithetic draws (num, D); two of zero if nothing has noise."""
+        if not self.dim:
+            return np.zeros((2, len(self.noisy)))
+        return self.spread(draws.fixed(rng, num, self.dim))
+
+    def elbos(self, log_p: Floats, E: Floats, gaussian: Gaussian) -> Floats:
+        """Return log p - log q of every draw, nats."""
+        log_q = -0.5 * (E**2 + np.log(2 * np.pi))[:, self.noisy].sum(1)
+        return log_p - log_q + gaussian.log_sds()[self.noisy].sum()
+
+
+def structure_of(guide: Guide) -> Structure:
+    """Return the structure of a guide."""
+    noisy = np.ones(guide.model.size, bool)
+    block = np.arange(guide.model.size)
+    for member, index in zip(guide.blocks, guide.indices, strict=True):
+        probe = member.family.from_gaussian(np.zeros(len(index)), np.ones(len(index)))
+        scale = member.family.to_gaussian(probe)[1]
+        if scale.ndim == 2:
+            block[index] = index[0]
+        noisy[index] = member.family.noise_dim(len(index)) > 0
+    return Structure(noisy, block)

@@ -1,0 +1,148 @@
+"""L-BFGS with a changing diagonal metric, on a vector space or in a moving frame."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.stages.lockstep import Stage
+
+Floats = NDArray[np.float64]
+
+HISTORY = 10
+ARMIJO = 1e-4
+SHRINK_NON_FINITE = 0.15
+MIN_STEP = 1e-10
+
+
+class Measure(NamedTuple):
+    """What a stopping rule sees, in the metric of the current point."""
+
+    values: list[float]  # objective at every accepted point, the current one last
+    gradient: float  # max |sqrt(H0) g|
+    step: float  # max |p / sqrt(H0)| of the next step p
+
+
+class Minimum(NamedTuple):
+    """Where a minimisation ended."""
+
+    point: Any
+    value: float
+    reason: str  # "converged" | "budget" | "stalled"
+    measure: Measure
+
+
+def two_loop(g: Floats, pairs: list[tuple[Floats, Floats]], h0: Floats) -> Floats:
+    """Return the L-BFGS inverse Hessian times g (Nocedal & Wright 2006, algorithm 7.4).
+
+    Parameters
+    ----------
+    g
+        (P,) gradient.
+    pairs
+        Steps s and gradient differences y, oldest first, with s'y > 0.
+    h0
+        (P,) diagonal of the initial inverse Hessian, before its scaling s'y / y'H0y.
+    """
+    if not pairs:
+        return h0 * g
+    s, y = pairs[-1]
+    gamma = (s @ y) / (y @ (h0 * y))
+    q, alphas = g.copy(), []
+    for s, y in reversed(pairs):
+        alpha = (s @ q) / (s @ y)
+        alphas.append(alpha)
+        q -= alpha * y
+    r = gamma * h0 * q
+    for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
+        r += s * (alpha - (y @ r) / (s @ y))
+    return r
+
+
+def minimise(
+    point: Any,
+    objective: Callable[[Any], Stage[tuple[float, Floats]]],
+    retract: Callable[[Any, Floats], Any],
+    metric: Callable[[Any], Floats],
+    *,
+    cap: float,
+    max_evals: int,
+    done: Callable[[Measure], bool],
+    eps: float,
+    accepted: Callable[[Any, float], None],
+) -> Stage[Minimum]:
+    """Minimise by L-BFGS with backtracking.
+
+    Parameters
+    ----------
+    point
+        Where to start; its objective must be finite.
+    objective
+        Stage that returns the value and the gradient (P,) at a point. In a moving frame the
+        gradient is that of the frame at the point.
+    retract
+        (point, step (P,)) to a new point.
+    metric
+        Point to H0 (P,), the diagonal of the initial inverse Hessian: a Fisher metric's inverse.
+    cap
+        Largest step in that metric, max |p / sqrt(H0)|.
+    max_evals
+        Evaluations of the objective.
+    done
+        Stopping rule.
+    eps
+        Machine epsilon of the objective: a rise of 20 eps |value| is taken for rounding.
+    accepted
+        Called with every accepted point and its value.
+    """
+    value, g = yield from objective(point)
+    accepted(point, value)
+    evals, values, pairs = 1, [value], []
+    while True:
+        h0 = metric(point)
+        p = -two_loop(g, pairs, h0)
+        slope = g @ p
+        if not slope < 0:
+            pairs.clear()
+            p = -h0 * g
+            slope = g @ p
+        root = np.sqrt(h0)
+        measure = Measure(values, _largest(root * g), _largest(p / root))
+        if done(measure):
+            return Minimum(point, value, "converged", measure)
+        t = min(1.0, cap / measure.step) if measure.step > 0 else 1.0
+        slack = 20 * eps * abs(value)
+        while True:
+            if evals >= max_evals:
+                return Minimum(point, value, "budget", measure)
+            trial = retract(point, t * p)
+            trial_value, trial_g = yield from objective(trial)
+            evals += 1
+            finite = np.isfinite(trial_value) and bool(np.all(np.isfinite(trial_g)))
+            if finite and trial_value <= value + ARMIJO * t * slope + slack:
+                break
+            if finite:
+                # minimiser of the parabola through value, slope and trial value
+                curvature = trial_value - value - t * slope
+                t *= float(np.clip(-0.5 * t * slope / curvature, 0.1, 0.5))
+            else:
+                t *= SHRINK_NON_FINITE
+            if t < MIN_STEP:
+                break
+        if t < MIN_STEP:
+            if not pairs:
+                return Minimum(point, value, "stalled", measure)
+            pairs.clear()  # a stale history can point uphill: once more along the metric
+            continue
+        s, y = t * p, trial_g - g
+        if s @ y > eps * np.sqrt((s @ s) * (y @ y)):
+            pairs.append((s, y))
+            del pairs[:-HISTORY]
+        point, value, g = trial, trial_value, trial_g
+        values.append(value)
+        accepted(point, value)
+
+
+def _largest(x: Floats) -> float:
+    return float(np.max(np.abs(x), initial=0.0))

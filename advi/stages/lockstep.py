@@ -1,0 +1,52 @@
+"""Run several generators of evaluation requests together, one batched evaluation a round."""
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Result = TypeVar("Result")
+# yields points (n, D); is sent their log densities (n,) and gradients (n, D)
+Stage = Generator[Floats, tuple[Floats, Floats], Result]
+
+
+def lockstep(
+    stages: Sequence[Stage[Any]], evaluate: Callable[[Floats], tuple[Floats, Floats]]
+) -> list[Any]:
+    """Drive stages to their ends.
+
+    Parameters
+    ----------
+    stages
+        Generators that yield points and are sent values and gradients.
+    evaluate
+        Points (n, D) to log densities (n,) and gradients (n, D).
+
+    Returns
+    -------
+    list
+        What each stage returned.
+
+    Examples
+    --------
+    >>> def probe(x):
+    ...     value, gradient = yield np.array([[x]])
+    ...     return float(value[0])
+    >>> lockstep([probe(1.0), probe(2.0)], lambda X: (-X[:, 0] ** 2, -2 * X))
+    [-1.0, -4.0]
+    """
+    results: list[Any] = [None] * len(stages)
+    requests = {i: next(stage) for i, stage in enumerate(stages)}
+    while requests:
+        values, gradients = evaluate(np.concatenate(list(requests.values())))
+        stop = 0
+        for i, points in list(requests.items()):
+            start, stop = stop, stop + len(points)
+            try:
+                requests[i] = stages[i].send((values[start:stop], gradients[start:stop]))
+            except StopIteration as end:
+                results[i] = end.value
+                del requests[i]
+    return results

@@ -1,0 +1,130 @@
+"""Where to begin: a short climb of the log density, then the scale that suits it best."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from advi.stages.gaussian import Floats, Gaussian, Structure
+from advi.stages.lbfgs import Measure, minimise
+from advi.stages.lockstep import Stage
+
+MAX_EVALS = 150
+STEP_CAP = 5.0
+GAIN_WINDOW, GAIN_NATS = 5, 0.5  # the climb ends when its last 5 steps gain less than half a nat
+SCALES = (1.0, 0.1, 0.01, 0.001)
+PATH_POINTS = 6
+SHORTLIST = 3
+SCREEN_DRAWS, SELECT_DRAWS = 4, 16
+MAX_HALVINGS = 10
+
+
+class Started(NamedTuple):
+    """A first Gaussian and an estimate of its ELBO in nats; -inf where no value was finite."""
+
+    gaussian: Gaussian
+    elbo: float
+
+
+def start(
+    x0: Floats, center: Floats, structure: Structure, rng: np.random.Generator, eps: float
+) -> Stage[Started]:
+    """Climb from `x0` and choose, by ELBO, a point of the path and a diagonal scale.
+
+    The mode alone will not do: where the density is unbounded (centred hierarchies) the climb
+    runs away and the ELBO is what brings it back.
+
+    Parameters
+    ----------
+    x0
+        (D,) starting point, drawn half-way towards `center` until its value is finite.
+    center
+        (D,) the point to fall back to.
+    structure
+        Which coordinates have noise.
+    rng
+        Generator of the draws.
+    eps
+        Machine epsilon of the log density.
+
+    Returns
+    -------
+    Started
+    """
+    first = yield from _finite_start(x0, center)
+    path: list[Floats] = []
+
+    def negative_log_density(x: Floats) -> Stage[tuple[float, Floats]]:
+        values, gradients = yield x[None]
+        return -float(values[0]), -gradients[0]
+
+    failed = Started(Gaussian(center, np.full(len(center), SCALES[-1])), -np.inf)
+    if first is None:
+        return failed
+    yield from minimise(
+        first,
+        negative_log_density,
+        retract=lambda x, step: x + step,
+        metric=np.ones_like,
+        cap=STEP_CAP,
+        max_evals=MAX_EVALS,
+        done=_gains_little,
+        eps=eps,
+        accepted=lambda x, _: path.append(x),
+    )
+    chosen = np.unique(np.linspace(0, len(path) - 1, PATH_POINTS).round().astype(int))
+    factor = 1.0
+    for _ in range(MAX_HALVINGS):
+        candidates = [
+            Gaussian(path[k], np.full_like(first, factor * s)) for k in chosen for s in SCALES
+        ]
+        elbos, _ = yield from _elbos(candidates, structure, SCREEN_DRAWS, rng)
+        if np.any(np.isfinite(elbos)):
+            break
+        factor *= SCALES[-1]
+    else:
+        return failed
+    best = np.argsort(elbos)[::-1][:SHORTLIST]
+    finalists = [candidates[k] for k in best]
+    elbos, curvatures = yield from _elbos(finalists, structure, SELECT_DRAWS, rng)
+    winner = int(np.argmax(elbos))
+    gaussian, elbo = finalists[winner], float(elbos[winner])
+    with np.errstate(divide="ignore"):
+        sd = 1 / np.sqrt(np.abs(curvatures[winner]))
+    sd = np.clip(sd, gaussian.scale / 100, gaussian.scale * 100)
+    tuned = Gaussian(gaussian.loc, np.where(structure.noisy, sd, gaussian.scale))
+    elbos, _ = yield from _elbos([tuned], structure, SELECT_DRAWS, rng)
+    if elbos[0] > elbo:
+        gaussian, elbo = tuned, float(elbos[0])
+    return Started(gaussian, elbo)
+
+
+def _finite_start(x0: Floats, center: Floats) -> Stage[Floats | None]:
+    for _ in range(MAX_HALVINGS):
+        values, gradients = yield x0[None]
+        if np.isfinite(values[0]) and np.all(np.isfinite(gradients)):
+            return x0
+        x0 = (x0 + center) / 2
+    return None
+
+
+def _gains_little(measure: Measure) -> bool:
+    values = measure.values
+    return len(values) > GAIN_WINDOW and values[-1 - GAIN_WINDOW] - values[-1] < GAIN_NATS
+
+
+def _elbos(
+    gaussians: list[Gaussian], structure: Structure, num: int, rng: np.random.Generator
+) -> Stage[tuple[Floats, Floats]]:
+    """Return every Gaussian's ELBO, and the diagonal curvature of -log p there.
+
+    The curvature is Stein's identity, -E[g_k e_k] / s_k for antithetic draws e.
+    """
+    E = structure.fixed_draws(rng, num)
+    values, gradients = yield np.concatenate([q.points(E) for q in gaussians])
+    elbos, curvatures = [], []
+    for k, q in enumerate(gaussians):
+        part = slice(k * len(E), (k + 1) * len(E))
+        per_draw = structure.elbos(values[part], E, q)
+        elbos.append(per_draw.mean() if np.all(np.isfinite(per_draw)) else -np.inf)
+        curvatures.append(-(gradients[part] * E).mean(0) / q.scale)
+    return np.array(elbos), np.array(curvatures)

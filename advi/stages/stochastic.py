@@ -1,0 +1,252 @@
+"""The stochastic path: any Optax optimiser on fresh draws, in compiled chunks of steps."""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from advi import draws
+from advi.data import DataSpec, Rows
+from advi.density import log_density
+from advi.guide import Guide
+from advi.objective import Elbo
+from advi.status import Progress, Status
+from advi.tracing import trace
+
+CHUNK = 100  # steps between two looks of the host
+MAX_BAD_RUN = 100  # non-finite steps in a row that end a fit
+LINE_SEARCH_DRAWS = 64
+
+
+class Average(NamedTuple):
+    """Running averages of the parameters since the last two powers of two steps."""
+
+    older: Any
+    newer: Any
+    num_older: Array  # ()
+    num_newer: Array  # ()
+
+    def value(self) -> Any:
+        """Return the average over the last half to three quarters of the steps."""
+        total = jnp.maximum(self.num_older + self.num_newer, 1)
+        return jax.tree.map(
+            lambda a, b: (self.num_older * a + self.num_newer * b) / total, self.older, self.newer
+        )
+
+
+class State(NamedTuple):
+    """Everything a stochastic fit carries, arrays only."""
+
+    params: Any
+    opt_state: Any
+    average: Average
+    key: Array  # typed key
+    step: Array  # () steps taken
+    order: Array  # (N,) the epoch's permutation of the rows; (0,) without minibatches
+    fixed_eps: Array  # (M, noise_dim) draws of a line search; (0, noise_dim) when they are fresh
+    skipped: Array  # () non-finite steps
+    bad_run: Array  # () non-finite steps in a row up to now
+
+
+class Stochastic(NamedTuple):
+    """Settings of a stochastic fit, hashable: what its compiled chunk depends on."""
+
+    guide: Guide
+    spec: DataSpec  # of one batch
+    objective: Elbo
+    optimizer: optax.GradientTransformation
+    rows: Rows | None
+
+    @property
+    def draws(self) -> int:
+        """Draws per step."""
+        if self.objective.draws is not None:
+            return self.objective.draws
+        if self.line_search:
+            return LINE_SEARCH_DRAWS
+        return 2 if self.rows is not None else 8
+
+    @property
+    def line_search(self) -> bool:
+        """Whether the optimiser evaluates the objective itself, which then must not be noisy."""
+        return _uses_value_fn(self.guide, self.optimizer)
+
+    def init(self, params: Any, key: Array, rng: np.random.Generator) -> State:
+        """Return the state before the first step; `params` are host arrays."""
+        dtype = np.dtype(self.spec.float_dtype)
+        params = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf, dtype)), params)
+        dim = self.guide.noise_dim
+        fixed = np.zeros((0, dim))
+        if self.line_search:
+            # without noise (points only) there is nothing to draw
+            fixed = draws.fixed(rng, self.draws + self.draws % 2, dim) if dim else np.zeros((1, 0))
+        num_rows = self.rows.num_rows if self.rows is not None else 0
+        return _init(self.optimizer)(params, key, jax.device_put(fixed.astype(dtype)), num_rows)
+
+    def chunk(self, state: State, data: Any, num_steps: int) -> tuple[State, np.ndarray]:
+        """Take at most `CHUNK` steps; return the state and every step's ELBO in nats."""
+        new, elbos = _chunk(self)(state, data, num_steps)
+        taken = int(new.step) - int(state.step)
+        return new, np.asarray(elbos)[:taken]
+
+
+def run_steps(
+    settings: Stochastic,
+    state: State,
+    data: Any,
+    max_steps: int,
+    callback: Callable[[Progress], object] | None,
+) -> Iterator[tuple[State, np.ndarray, Status | None]]:
+    """Yield the state after every chunk, the chunk's ELBOs, and at the end the status."""
+    while True:
+        left = max_steps - int(state.step)
+        state, elbos = settings.chunk(state, data, min(CHUNK, left))
+        step, skipped = int(state.step), int(state.skipped)
+        note = f"; {skipped} non-finite steps were skipped" if skipped else ""
+        status = None
+        finite = elbos[np.isfinite(elbos)]
+        progress = Progress("optimize", step, float(finite.mean()) if len(finite) else np.nan)
+        if int(state.bad_run) >= MAX_BAD_RUN:
+            first = step - int(state.bad_run) + 1
+            status = Status(
+                "diverged",
+                f"{int(state.bad_run)} steps in a row, from step {first} on, gave a non-finite "
+                "ELBO or gradient",
+            )
+        elif callback is not None and callback(progress):
+            status = Status("interrupted", f"the callback asked to stop at step {step}{note}")
+        elif step >= max_steps:
+            status = Status("max_steps", f"took the {max_steps} steps asked for{note}")
+        yield state, elbos, status
+        if status is not None:
+            return
+
+
+@lru_cache(maxsize=64)
+def _uses_value_fn(guide: Guide, optimizer: optax.GradientTransformation) -> bool:
+    used = []
+
+    def update(params: Any) -> Any:
+        def value_fn(p: Any) -> Array:
+            used.append(True)
+            return sum((leaf.sum() for leaf in jax.tree.leaves(p)), start=jnp.zeros(()))
+
+        return optax.with_extra_args_support(optimizer).update(
+            params, optimizer.init(params), params,
+            value=jnp.zeros(()), grad=params, value_fn=value_fn,
+        )  # fmt: skip
+
+    size = guide.model.size
+    params = guide.from_gaussian(np.zeros(size, np.float32), np.ones(size, np.float32))
+    jax.eval_shape(update, params)
+    return bool(used)
+
+
+@lru_cache(maxsize=64)
+def _init(optimizer: optax.GradientTransformation) -> Any:
+    def init(params: Any, key: Array, fixed_eps: Array, num_rows: int) -> State:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        count = jnp.zeros((), jnp.int32)
+        return State(
+            params=params,
+            opt_state=optimizer.init(params),
+            average=Average(zeros, zeros, count, count),
+            key=key,
+            step=count,
+            order=jnp.zeros((num_rows,), jnp.int32),
+            fixed_eps=fixed_eps,
+            skipped=count,
+            bad_run=count,
+        )
+
+    return jax.jit(init, static_argnums=3)
+
+
+@lru_cache(maxsize=64)
+def _chunk(settings: Stochastic) -> Any:
+    guide, rows, objective = settings.guide, settings.rows, settings.objective
+    log_p = log_density(guide.model, trace(guide.model, settings.spec), guide.estimated)
+    optimizer = optax.with_extra_args_support(settings.optimizer)
+    num_draws, line_search = settings.draws, settings.line_search
+    scale = rows.scale if rows is not None else 1.0
+
+    def take_batch(state: State, data: Any) -> tuple[Array, Any]:
+        if rows is None:
+            return state.order, data
+        epoch, position = jnp.divmod(state.step, rows.steps_per_epoch)
+        order = jax.lax.cond(
+            position == 0,
+            lambda: rows.permutation(state.key, epoch).astype(state.order.dtype),
+            lambda: state.order,
+        )
+        return order, rows.batch(data, order, position)
+
+    def step(state: State, data: Any) -> tuple[State, Array]:
+        order, batch = take_batch(state, data)
+        eps = state.fixed_eps
+        if not line_search:
+            # epochs fold in numbers from 0 up, steps from the other end
+            key = jax.random.fold_in(state.key, -1 - state.step)
+            eps = draws.fresh(key, num_draws, guide.noise_dim)
+
+        def loss(params: Any) -> Array:
+            return -objective.value(lambda x: log_p(x, batch), guide, params, eps, scale)
+
+        value, gradients = jax.value_and_grad(loss)(state.params)
+        updates, opt_state = optimizer.update(
+            gradients, state.opt_state, state.params, value=value, grad=gradients, value_fn=loss
+        )
+        params = optax.apply_updates(state.params, updates)
+        good = jnp.isfinite(value)
+        for leaf in (*jax.tree.leaves(gradients), *jax.tree.leaves(params)):
+            good &= jnp.all(jnp.isfinite(leaf))
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+        new = State(
+            params=params,
+            opt_state=opt_state,
+            average=_averaged(state.average, params, state.step + 1),
+            key=state.key,
+            step=state.step + 1,
+            order=order,
+            fixed_eps=state.fixed_eps,
+            skipped=state.skipped + ~good,
+            bad_run=jnp.where(good, 0, state.bad_run + 1),
+        )
+        return new, -value
+
+    def chunk(state: State, data: Any, num_steps: Array) -> tuple[State, Array]:
+        def more(carry: tuple[State, Array, Array]) -> Array:
+            state, _, i = carry
+            return (i < num_steps) & (state.bad_run < MAX_BAD_RUN)
+
+        def body(carry: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
+            state, elbos, i = carry
+            state, elbo = step(state, data)
+            return state, elbos.at[i].set(elbo.astype(elbos.dtype)), i + 1
+
+        elbos = jnp.full((CHUNK,), jnp.nan, settings.spec.float_dtype)
+        state, elbos, _ = jax.lax.while_loop(more, body, (state, elbos, 0))
+        return state, elbos
+
+    return jax.jit(chunk)
+
+
+def _averaged(average: Average, params: Any, step: Array) -> Average:
+    """Return the averages with one step more; both windows move on at powers of two."""
+    move = (step & (step - 1)) == 0
+    older = jax.tree.map(lambda a, b: jnp.where(move, b, a), average.older, average.newer)
+    num_older = jnp.where(move, average.num_newer, average.num_older)
+    count = jnp.where(move, 1, average.num_newer + 1)
+    newer = jax.tree.map(
+        lambda mean, p: jnp.where(move, p, mean + (p - mean) / count), average.newer, params
+    )
+    return Average(older, newer, num_older, count)

@@ -1,0 +1,51 @@
+"""What a fit reports about itself: its status, estimates with their error, and progress."""
+
+from typing import NamedTuple
+
+STATUSES = ("converged", "max_steps", "interrupted", "diverged")
+
+
+class Status(str):
+    """Why a fit ended: one of "converged", "max_steps", "interrupted", "diverged".
+
+    A string with one more attribute, `message`: the reason, a sentence.
+
+    Examples
+    --------
+    >>> status = Status("max_steps", "ran the 100 steps asked for")
+    >>> status == "max_steps", status.message
+    (True, 'ran the 100 steps asked for')
+    """
+
+    message: str
+
+    def __new__(cls, name: str, message: str) -> "Status":
+        if name not in STATUSES:
+            raise ValueError(f"status: got {name!r}; expected one of {STATUSES}.")
+        status = super().__new__(cls, name)
+        status.message = message
+        return status
+
+    def __getnewargs__(self) -> tuple[str, str]:
+        return str(self), self.message
+
+    def __repr__(self) -> str:
+        return f"Status({str(self)!r}, {self.message!r})"
+
+
+class Estimate(NamedTuple):
+    """A Monte Carlo estimate and its standard error."""
+
+    value: float
+    mcse: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} ± {self.mcse:.2g}"
+
+
+class Progress(NamedTuple):
+    """Where a fit is, as passed to `callback`."""
+
+    stage: str
+    step: int  # evaluations of the plan, or optimiser steps
+    elbo: float  # nats, on the draws of the stage or the last chunk of steps

@@ -1,0 +1,183 @@
+"""The one place where the user's log-joint is traced; every compiled program is built from that.
+
+The trace is a jaxpr, so a log-joint written in Python runs once per model and data shapes however
+many programs (gradient, density, optimiser step) are compiled from it, and what is wrong with it
+is known before any of them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.extend.core as jex_core
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from advi.data import DataSpec, check_rows
+from advi.errors import unknown
+from advi.model import Model, Terms
+
+
+@dataclass(frozen=True, eq=False)
+class LogJoint:
+    """A traced log-joint.
+
+    Attributes
+    ----------
+    flat
+        The trace as a function of the latents' values, in the model's order, and the data leaves.
+    used
+        Names of the latents that the result depends on.
+    num_rows
+        Length of `Terms.rows`, or None where the log-joint returned a scalar.
+    cost
+        Array elements read and written by one evaluation: a measure of its work.
+    """
+
+    flat: Callable[..., Sequence[Array]]
+    used: frozenset[str]
+    num_rows: int | None
+    cost: int
+
+    def __call__(self, values: dict[str, Array], data: Any) -> Terms:
+        """Return the log-joint, without any log-Jacobian, as `Terms`."""
+        shared, rows = self.flat(*values.values(), *jax.tree.leaves(data))
+        return Terms(shared, rows)
+
+
+@lru_cache(maxsize=64)
+def trace(model: Model, spec: DataSpec) -> LogJoint:
+    """Trace a model's log-joint for data of given shapes.
+
+    Parameters
+    ----------
+    model
+        The model.
+    spec
+        Shapes and dtypes of the data.
+
+    Returns
+    -------
+    LogJoint
+
+    Raises
+    ------
+    KeyError
+        If the log-joint asks for a latent or a data leaf that does not exist.
+    TypeError
+        If it returns neither a number nor `Terms`.
+    ValueError
+        If what it returns has the wrong shape.
+    """
+    scalar = []
+
+    def call(values: list[Array], leaves: list[Array]) -> Terms:
+        z = model.to_tree(dict(zip(model.latents, values, strict=True)))
+        data = jax.tree.unflatten(spec.treedef, leaves)
+        try:
+            out = model.log_joint(z, data)
+        except KeyError as error:
+            raise _missing_key(error, model, spec) from error
+        terms = _as_terms(out)
+        scalar.append(not isinstance(out, Terms))
+        return terms
+
+    dtype = jnp.dtype(spec.float_dtype)
+    values = [jax.ShapeDtypeStruct(v.shape, dtype) for v in model.latents.values()]
+    leaves = [jax.ShapeDtypeStruct(shape, jnp.dtype(name)) for shape, name in spec.leaves]
+    closed = jax.make_jaxpr(call)(values, leaves)
+    num_rows = None if scalar[-1] else closed.out_avals[1].shape[0]
+    if num_rows is not None:
+        check_rows(num_rows, spec)
+    live = _live_inputs(closed.jaxpr)
+    used = frozenset(name for name, alive in zip(model.latents, live, strict=False) if alive)
+    return LogJoint(jex_core.jaxpr_as_fun(closed), used, num_rows, _cost(closed.jaxpr))
+
+
+def require_all_used(model: Model, log_joint: LogJoint) -> None:
+    """Raise ValueError if the log-joint does not depend on some latent."""
+    unused = [name for name in model.latents if name not in log_joint.used]
+    if unused:
+        raise ValueError(
+            f"log_joint never uses {', '.join(map(repr, unused))}: the posterior of an unused "
+            "latent is improper. Give it a prior term, or remove it from the latents. "
+            f"Latents used: {', '.join(sorted(log_joint.used)) or 'none'}."
+        )
+
+
+def _missing_key(error: KeyError, model: Model, spec: DataSpec) -> KeyError:
+    key = error.args[0] if error.args else ""
+    known = [*model.latents, *(f"data: {name}" for name in spec.names)]
+    return KeyError(
+        unknown("key", str(key), known)
+        + " The log-joint asked for it; z holds the latents, data what was passed to fit."
+    )
+
+
+def _as_terms(out: Any) -> Terms:
+    if isinstance(out, Terms):
+        shared, rows = (_as_float(part) for part in out)
+        if shared.shape != ():
+            raise ValueError(
+                f"Terms.shared has shape {shared.shape}; expected a scalar. "
+                "Sum it, e.g. log_prob(...).sum()."
+            )
+        if rows.ndim != 1:
+            raise ValueError(
+                f"Terms.rows has shape {rows.shape}; expected one axis, (B,), one "
+                "log-likelihood per data row. Sum over every other axis."
+            )
+        return Terms(shared, rows)
+    value = _as_float(out)
+    if value.shape != ():
+        raise ValueError(
+            f"log_joint returned an array of shape {value.shape}; expected a scalar or "
+            "advi.Terms(shared, rows). Sum the log densities, e.g. log_prob(...).sum(), or "
+            "return Terms(prior, rows=...) with one number per data row."
+        )
+    return Terms(value, jnp.zeros((0,), value.dtype))
+
+
+def _as_float(out: Any) -> Array:
+    if not isinstance(out, (Array, np.ndarray, np.generic, float, int)):
+        raise TypeError(
+            f"log_joint returned {type(out).__name__}; expected a scalar or "
+            "advi.Terms(shared, rows)."
+        )
+    value = jnp.asarray(out)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(
+            f"log_joint returned dtype {value.dtype}; expected a floating-point log density."
+        )
+    return value
+
+
+def _live_inputs(jaxpr: Any) -> list[bool]:
+    """Return which inputs of a jaxpr its outputs depend on (an upper bound inside calls)."""
+    needed = {id(v) for v in jaxpr.outvars}
+    for eqn in reversed(jaxpr.eqns):
+        if any(id(v) in needed for v in eqn.outvars):
+            needed.update(id(v) for v in eqn.invars)
+    return [id(v) in needed for v in jaxpr.invars]
+
+
+def _cost(jaxpr: Any) -> int:
+    """Return the largest operand or result of every operation, in elements, summed."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        inner = [
+            sub
+            for param in eqn.params.values()
+            for item in (param if isinstance(param, (tuple, list)) else (param,))
+            if (sub := getattr(item, "jaxpr", item)) is not None and hasattr(sub, "eqns")
+        ]
+        repeats = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+        if inner:
+            total += repeats * sum(_cost(sub) for sub in inner)
+        else:
+            sizes = [np.prod(v.aval.shape, dtype=int) for v in (*eqn.invars, *eqn.outvars)]
+            total += int(max(sizes, default=0))
+    return total

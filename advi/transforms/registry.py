@@ -1,0 +1,210 @@
+"""Which transform serves which NumPyro constraint."""
+
+from collections.abc import Callable
+from dataclasses import replace as with_fields
+from typing import Any, TypeVar
+
+from numpyro.distributions import constraints
+from numpyro.distributions import transforms as numpyro_transforms
+from numpyro.distributions.constraints import Constraint
+
+from advi.errors import describe
+from advi.transforms.base import Identity, Independent, Transform
+from advi.transforms.matrices import CorrCholesky, CorrMatrix, LowerCholesky, PositiveDefinite
+from advi.transforms.numpyro_adapter import NumPyroAdapter
+from advi.transforms.periodic import Circular, UnitVector
+from advi.transforms.scalars import HalfLine, Interval, check_link
+from advi.transforms.vectors import Ordered, Simplex, ZeroSum
+
+Factory = Callable[[Any], Transform | numpyro_transforms.Transform]
+F = TypeVar("F", bound=Factory)
+
+_REGISTRY: dict[type[Constraint], Factory] = {
+    type(constraints.real): lambda c: Identity(),
+    type(constraints.real_vector): lambda c: Identity(1),
+    type(constraints.real_matrix): lambda c: Identity(2),
+    type(constraints.positive): lambda c: HalfLine(),
+    type(constraints.nonnegative): lambda c: HalfLine(),
+    constraints.greater_than: lambda c: HalfLine(c.lower_bound),
+    constraints.greater_than_eq: lambda c: HalfLine(c.lower_bound),
+    constraints.less_than: lambda c: HalfLine(c.upper_bound, below=True),
+    constraints.less_than_eq: lambda c: HalfLine(c.upper_bound, below=True),
+    type(constraints.unit_interval): lambda c: Interval(),
+    constraints.interval: lambda c: Interval(c.lower_bound, c.upper_bound),
+    constraints.open_interval: lambda c: Interval(c.lower_bound, c.upper_bound),
+    type(constraints.circular): lambda c: Circular(),
+    type(constraints.sphere): lambda c: UnitVector(),
+    type(constraints.simplex): lambda c: Simplex(),
+    constraints.zero_sum: lambda c: ZeroSum(c.event_dim),
+    type(constraints.ordered_vector): lambda c: Ordered(),
+    type(constraints.positive_ordered_vector): lambda c: Ordered(positive=True),
+    type(constraints.lower_cholesky): lambda c: LowerCholesky(),
+    type(constraints.positive_definite): lambda c: PositiveDefinite(),
+    type(constraints.positive_semidefinite): lambda c: PositiveDefinite(),
+    type(constraints.corr_cholesky): lambda c: CorrCholesky(),
+    type(constraints.corr_matrix): lambda c: CorrMatrix(),
+    constraints.independent: lambda c: Independent(
+        transform_for(c.base_constraint), c.reinterpreted_batch_ndims
+    ),
+}
+
+
+def transform_for(support: Constraint, override: Any = None) -> Transform:
+    """Find the transform for a support.
+
+    Constraints are matched by their exact class, since a subclass may be a smaller set: first
+    what is registered here, then NumPyro's ``biject_to``.
+
+    Parameters
+    ----------
+    support
+        NumPyro constraint.
+    override
+        None for the registered transform; ``"exp"`` or ``"softplus"`` for supports with a
+        positive part (half-lines, and the diagonals of `LowerCholesky` and `PositiveDefinite`);
+        or a transform, this library's or NumPyro's, to use instead. One that covers fewer axes
+        than the support is summed over the others.
+
+    Returns
+    -------
+    Transform
+
+    Raises
+    ------
+    TypeError
+        If `support` is not a constraint, is discrete or dependent, or has no transform.
+    ValueError
+        If `override` is an unknown name, or one that does not apply to `support`.
+
+    Examples
+    --------
+    >>> transform_for(constraints.positive)
+    HalfLine(bound=0.0, below=False, link='exp')
+    >>> transform_for(constraints.positive, "softplus")
+    HalfLine(bound=0.0, below=False, link='softplus')
+    >>> transform_for(constraints.independent(constraints.positive, 1)).event_dim
+    1
+    """
+    _require_continuous(support)
+    if override is None:
+        return _registered(support)
+    if isinstance(override, str):
+        check_link(override)
+        return _with_link(_registered(support), override, support)
+    transform = _as_transform(override, f"transform= for the support {support}")
+    missing = support.event_dim - transform.event_dim
+    return Independent(transform, missing) if missing > 0 else transform
+
+
+def register_transform(
+    constraint_type: type[Constraint] | Constraint, *, replace: bool = False
+) -> Callable[[F], F]:
+    """Register how a transform is made for the constraints of a class.
+
+    Parameters
+    ----------
+    constraint_type
+        Constraint class, or an instance of it such as ``constraints.positive``.
+    replace
+        Whether to replace what is registered for it already.
+
+    Returns
+    -------
+    decorator
+        For a function from the constraint to a `Transform` or a NumPyro transform. The function
+        itself is returned unchanged.
+
+    Raises
+    ------
+    TypeError
+        If `constraint_type` is no constraint.
+    ValueError
+        If the class has a transform registered here and `replace` is False.
+
+    Examples
+    --------
+    >>> class Even(Constraint):
+    ...     "Functions on a grid with f(-t) = f(t)."
+    ...
+    ...     event_dim = 1
+    >>> @register_transform(Even)
+    ... def even(constraint):
+    ...     return Identity(1)
+    >>> transform_for(Even())
+    Identity(event_dim=1)
+    """
+    cls = constraint_type if isinstance(constraint_type, type) else type(constraint_type)
+    if not issubclass(cls, Constraint):
+        raise TypeError(
+            f"register_transform takes a NumPyro constraint or its class; got "
+            f"{describe(constraint_type)}."
+        )
+    if cls in _REGISTRY and not replace:
+        raise ValueError(
+            f"a transform for {cls.__name__} is registered already; pass replace=True to "
+            "replace it."
+        )
+
+    def register(factory: F) -> F:
+        _REGISTRY[cls] = factory
+        return factory
+
+    return register
+
+
+def _require_continuous(support: Any) -> None:
+    """Raise TypeError unless a support can have a transform at all."""
+    if not isinstance(support, Constraint):
+        raise TypeError(
+            f"a support is a NumPyro constraint such as constraints.positive or "
+            f"constraints.interval(0, 1); got {describe(support)}."
+        )
+    base = support.base_constraint if isinstance(support, constraints.independent) else support
+    if constraints.is_dependent(base):
+        raise TypeError(
+            f"the support {support} depends on other values, which are not known here. Give the "
+            "latent a fixed support, for example unit_interval or positive, and shift and scale "
+            "it in the log-joint."
+        )
+    if support.is_discrete and type(support) not in _REGISTRY:
+        raise TypeError(
+            f"the support {support} is discrete, and variational inference here is for "
+            "continuous latents. Sum the latent out of the log-joint, for example by "
+            "jax.nn.logsumexp over its values (marginalise it)."
+        )
+
+
+def _registered(support: Constraint) -> Transform:
+    factory = _REGISTRY.get(type(support))
+    if factory is None:
+        try:
+            return _as_transform(numpyro_transforms.biject_to(support), f"the support {support}")
+        except NotImplementedError:
+            raise TypeError(
+                f"no transform is known for the support {support}. Register one with "
+                f"advi.register_transform({type(support).__name__}), or pass transform=."
+            ) from None
+    return _as_transform(factory(support), f"the factory registered for {support}")
+
+
+def _as_transform(candidate: Any, what: str) -> Transform:
+    if isinstance(candidate, numpyro_transforms.Transform):
+        return NumPyroAdapter(candidate)
+    if isinstance(candidate, Transform) and not isinstance(candidate, type):
+        return candidate
+    raise TypeError(
+        f"{what}: expected an advi Transform or a NumPyro transform, got {describe(candidate)}."
+    )
+
+
+def _with_link(transform: Transform, link: str, support: Constraint) -> Transform:
+    """Return the transform with another map for its positive part."""
+    if isinstance(transform, Independent):
+        return Independent(_with_link(transform.base, link, support), transform.extra)
+    if isinstance(transform, (HalfLine, LowerCholesky, PositiveDefinite)):
+        return with_fields(transform, link=link)
+    raise ValueError(
+        f"transform={link!r} is for supports with a positive part: positive, nonnegative, "
+        "greater_than, less_than, lower_cholesky, positive_definite. The support is "
+        f"{support}: leave transform out, or pass a Transform."
+    )
