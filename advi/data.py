@@ -60,7 +60,7 @@ def prepare(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
 
 def _as_array(name: str, leaf: Any, float_dtype: str) -> Any:
     if isinstance(leaf, jax.Array):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return leaf
         if leaf.dtype != np.float64 or float_dtype == "float64":
             return leaf
@@ -81,7 +81,7 @@ def _as_array(name: str, leaf: Any, float_dtype: str) -> Any:
     if array.dtype == np.float64:
         return array.astype(np.float32)
     if array.dtype in (np.int64, np.uint64):
-        if array.size and not (-(2**31) <= array.min() and array.max() < 2**31):
+        if array.size and not (array.min() >= -(2**31) and array.max() < 2**31):
             raise ValueError(
                 f"data leaf {name!r}: got integers up to {array.max()}; expected 32-bit integers "
                 "in a float32 fit. Use x64=True, or convert the column to floats."
@@ -93,7 +93,7 @@ def _as_array(name: str, leaf: Any, float_dtype: str) -> Any:
 def find_nan(data: Any, spec: DataSpec) -> str | None:
     """Return the leaf and row of the first NaN in the data, in words, or None."""
     for name, leaf in zip(spec.names, jax.tree.leaves(data), strict=True):
-        if not jax.dtypes.issubdtype(leaf.dtype, np.floating):
+        if not jnp.issubdtype(leaf.dtype, np.floating):
             continue
         where = np.argwhere(np.isnan(np.asarray(leaf)))
         if len(where):

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,17 +10,19 @@ import numpy as np
 import optax
 
 from advi import draws
-from advi.data import find_nan, make_rows, prepare
-from advi.density import Density, default_float, log_density
-from advi.errors import describe, format_value, unknown
+from advi.data import make_rows, prepare
+from advi.density import Density, default_float
+from advi.errors import describe, unknown
+from advi.failures import blame, not_finite_at_start
 from advi.families import MeanField
 from advi.guide import Guide, make_guide
+from advi.initial import initial
 from advi.keys import device_key, host_rng, key_words
 from advi.model import Model
 from advi.objective import Elbo
 from advi.progress import Bar
 from advi.result import Fit, precision
-from advi.stages.gaussian import Floats, Gaussian, structure_of
+from advi.stages.gaussian import Gaussian, structure_of
 from advi.stages.plan import NotFiniteError, run_plan
 from advi.stages.stochastic import State, Stochastic, run_steps
 from advi.status import Estimate, Progress, Status
@@ -29,7 +31,6 @@ from advi.tracing import require_all_used, trace
 DEFAULT_STEPS = 10_000
 LEARNING_RATE = 0.02
 START_SCALES = (0.1, 0.01, 0.001, 1e-4, 1e-6)
-FIRST_SD = 1.0
 FINAL_DRAWS = 256
 MIN_FINAL_DRAWS = 16
 FINAL_WORK = 2**32  # elements read by the final ELBO, which bounds its draws
@@ -144,7 +145,7 @@ def fit(
         require_all_used(model, log_joint)
         rows = None if batch_size is None else make_rows(batch_size, log_joint.num_rows, spec)
         density = Density(model, data, spec, guide.estimated)
-        first, warm = _first(model, init)
+        first, warm = initial(model, init)
         if not stochastic:
             return _fit_plan(density, guide, first, warm, key, max_steps, bar)
         steps = DEFAULT_STEPS if max_steps is None else max_steps
@@ -181,7 +182,7 @@ def _fit_plan(
             callback=bar.update,
         )
     except NotFiniteError:
-        raise _not_finite(density, first.loc) from None
+        raise not_finite_at_start(density, first.loc) from None
     return Fit(
         guide,
         _as_dtype(guide.from_gaussian(*outcome.gaussian), density.dtype),
@@ -209,7 +210,8 @@ def _fit_steps(
     trace_: list[Progress] = []
     status = Status("interrupted", "interrupted before the first chunk of steps ended")
     try:
-        for state, elbos, ended in run_steps(settings, state, density.data, max_steps, bar.update):
+        for now, elbos, ended in run_steps(settings, state, density.data, max_steps, bar.update):
+            state = now
             start = len(trace_) + 1
             trace_ += [Progress("optimize", start + i, float(v)) for i, v in enumerate(elbos)]
             status = ended or Status(
@@ -219,7 +221,10 @@ def _fit_steps(
         pass
     params, elbo = _better(density, guide, state, rng)
     if status == "diverged":
-        status = Status("diverged", f"{status.message}; {_blame(density, guide, params, rng)}")
+        status = Status(
+            "diverged",
+            f"{status.message}; {blame(density, guide, Gaussian(*guide.to_gaussian(params)), rng)}",
+        )
     gradients = len(trace_) * settings.draws
     return Fit(guide, params, status, elbo, trace_, gradients, density.spec.float_dtype)
 
@@ -247,27 +252,6 @@ def _better(
     return best
 
 
-def _blame(density: Density, guide: Guide, params: Any, rng: np.random.Generator) -> str:
-    """Return which latent, at which value, makes the log density or its gradient non-finite."""
-    structure = structure_of(guide)
-    q = Gaussian(*guide.to_gaussian(params))
-    X = q.points(structure.spread(draws.antithetic(rng, MIN_FINAL_DRAWS, structure.dim)))
-    values, gradients = density.value_and_grad(X)
-    bad = ~(np.isfinite(values) & np.all(np.isfinite(gradients), axis=1))
-    if not bad.any():
-        return "at its present place the fit is finite: the step size is too large"
-    x, gradient, value = X[bad][0], gradients[bad][0], values[bad][0]
-    names = [n for n, span in guide.model.spans.items() if not _finite(gradient[slice(*span)])]
-    constrained = guide.model.unravel(x.astype(density.dtype))[0]
-    where = ", ".join(f"{n} = {format_value(constrained[n])}" for n in names or guide.model.latents)
-    kind = "its gradient is not finite for" if names else "at"
-    return f"the log density is {value:.4g} and {kind} {where}"
-
-
-def _finite(x: Floats) -> bool:
-    return bool(np.all(np.isfinite(x)))
-
-
 def _finite_scale(
     density: Density, guide: Guide, first: Gaussian, rng: np.random.Generator
 ) -> Gaussian:
@@ -276,70 +260,9 @@ def _finite_scale(
     E = structure.fixed_draws(rng, MIN_FINAL_DRAWS)
     for scale in START_SCALES:
         q = Gaussian(first.loc, np.full(len(first.loc), scale))
-        if _finite(density.value(q.points(E))):
+        if np.all(np.isfinite(density.value(q.points(E)))):
             return q
-    raise _not_finite(density, first.loc)
-
-
-def _first(model: Model, init: Any) -> tuple[Gaussian, bool]:
-    """Return the Gaussian to start from, and whether it is a whole warm start."""
-    size = model.size
-    if isinstance(init, Fit):
-        if init.model != model and list(init.model.latents) != list(model.latents):
-            raise ValueError(
-                f"init: got a fit of a model with latents {list(init.model.latents)}; expected "
-                f"{list(model.latents)}."
-            )
-        loc, scale = init.guide.to_gaussian(init.params)
-        return Gaussian(loc, np.where(scale == 0, 0.1, scale) if scale.ndim == 1 else scale), True
-    if init is not None and not isinstance(init, Mapping):
-        raise TypeError(
-            f"init: got {describe(init)}; expected a Fit, or a dict from latent names to "
-            "constrained values."
-        )
-    given = {name: v.init for name, v in model.latents.items() if v.init is not None}
-    for path, value in jax.tree_util.tree_flatten_with_path(dict(init or {}))[0]:
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        latent = model.latents[model.resolve(name)[0]]
-        if np.shape(value) != latent.shape:
-            raise ValueError(
-                f"init[{name!r}]: got {describe(np.asarray(value))}; expected shape {latent.shape}."
-            )
-        given[name] = value
-    loc = np.zeros(size)
-    for name, value in given.items():
-        start, stop = model.spans[name]
-        x = model.latents[name].bijection.inverse(np.asarray(value, float))
-        loc[start:stop] = np.asarray(x, float).ravel()
-        if not _finite(loc[start:stop]):
-            raise ValueError(
-                f"init[{name!r}]: got {format_value(value)}, which is not inside the support "
-                f"{model.latents[name].support}."
-            )
-    return Gaussian(loc, np.full(size, FIRST_SD)), False
-
-
-def _not_finite(density: Density, x: Floats) -> ValueError:
-    """Return the error for a log-joint without a finite value at the start."""
-    model = density.model
-    log_p = jax.jit(log_density(model, density.log_joint, frozenset()))
-    point = x.astype(density.dtype)
-    terms = log_p(point, density.data)
-    values = jax.jit(lambda v: model.unravel(v)[0])(point)
-    where = ", ".join(f"{name} = {format_value(v)}" for name, v in values.items())
-    parts = [f"the log density is not finite at the start: {float(terms.total()):.4g} at {where}."]
-    rows = np.flatnonzero(~np.isfinite(np.asarray(terms.rows)))
-    if len(rows):
-        parts.append(f"Rows that are not finite: {format_value(rows)}.")
-    nan = find_nan(density.data, density.spec)
-    if nan:
-        parts.append(f"The {nan}: remove or mask it.")
-    else:
-        parts.append(
-            "Expected a finite log-joint there, or half-way to it from four starting points: check "
-            "the supports of the latents against the distributions, or give init={...}."
-        )
-    return ValueError(" ".join(parts))
+    raise not_finite_at_start(density, first.loc)
 
 
 def _as_dtype(params: Any, dtype: np.dtype) -> Any:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -36,11 +37,7 @@ def key_words(key: Any) -> tuple[int, ...]:
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool) and key >= 0:
         return (int(key),)
     dtype = getattr(key, "dtype", None)
-    if (
-        dtype is not None
-        and np.shape(key) == ()
-        and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
-    ):
+    if dtype is not None and np.shape(key) == () and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return tuple(int(word) for word in np.asarray(jax.random.key_data(key)).ravel())
     if dtype == np.uint32 and np.ndim(key) == 1:
         return tuple(int(word) for word in np.asarray(key))

@@ -6,12 +6,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from numpy.typing import ArrayLike
+from jax import Array
+from numpy.typing import ArrayLike, NDArray
 from numpyro.distributions import constraints
 from numpyro.distributions.constraints import Constraint
 
 from advi.errors import describe
 from advi.transforms import Transform, transform_for
+
+Bound = float | NDArray[Any] | Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +103,8 @@ def positive(*shape: int, transform: Any = None, init: ArrayLike | None = None) 
 
 
 def interval(
-    low: ArrayLike,
-    high: ArrayLike,
+    low: Bound,
+    high: Bound,
     *shape: int,
     transform: Any = None,
     init: ArrayLike | None = None,
@@ -111,14 +114,14 @@ def interval(
 
 
 def greater_than(
-    low: ArrayLike, *shape: int, transform: Any = None, init: ArrayLike | None = None
+    low: Bound, *shape: int, transform: Any = None, init: ArrayLike | None = None
 ) -> Latent:
     """Numbers above `low`."""
     return Latent(constraints.greater_than(low), shape, transform, init)
 
 
 def less_than(
-    high: ArrayLike, *shape: int, transform: Any = None, init: ArrayLike | None = None
+    high: Bound, *shape: int, transform: Any = None, init: ArrayLike | None = None
 ) -> Latent:
     """Numbers below `high`."""
     return Latent(constraints.less_than(high), shape, transform, init)

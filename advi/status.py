@@ -20,14 +20,15 @@ class Status(str):
     message: str
 
     def __new__(cls, name: str, message: str) -> "Status":
+        """Return the status of that name, with its sentence."""
         if name not in STATUSES:
             raise ValueError(f"status: got {name!r}; expected one of {STATUSES}.")
         status = super().__new__(cls, name)
         status.message = message
         return status
 
-    def __getnewargs__(self) -> tuple[str, str]:
-        return str(self), self.message
+    def __reduce__(self) -> tuple[type["Status"], tuple[str, str]]:
+        return Status, (str(self), self.message)
 
     def __repr__(self) -> str:
         return f"Status({str(self)!r}, {self.message!r})"

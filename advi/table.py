@@ -4,7 +4,6 @@ import html
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 MAX_PRINTED_ROWS = 40
@@ -23,6 +22,7 @@ class Table:
 
     Examples
     --------
+    >>> import numpy as np
     >>> table = Table(("mu",), {"mean": np.array([1.5]), "sd": np.array([0.25])})
     >>> print(table)
         mean    sd

@@ -205,7 +205,7 @@ def laws(name):
             "log_volume": jax.vmap(log_volume)(x) if transform.bijective else None,
             "two_batch_axes": transform.forward(x.reshape(2, 2, *x.shape[1:])),
             "vmapped": jax.vmap(transform.forward)(x),
-            "singly": [transform.forward(point) for point in x],
+            "singly": [transform.forward(point) for point in x[:2]],
         }
 
     with jax.enable_x64(True):
@@ -264,7 +264,7 @@ def test_batches_are_single_events_stacked(name):
     singly = [np.stack(parts) for parts in zip(*out["singly"], strict=True)]
     for other in (twice, singly, out["vmapped"]):
         for got, expected in zip(other, batched, strict=True):
-            np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(got, expected[: len(got)], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["interval_array", "simplex_4", "corr_cholesky_2", "sphere_3"])
@@ -281,7 +281,7 @@ def test_jit_changes_nothing(name):
 
 @functools.cache
 def far_out(name):
-    """Evaluate values, log-Jacobians, edges and gradients at coordinates of +-30, float32."""
+    """Evaluate values, log-Jacobians, edges and gradients at coordinates of 0 and +-30, float32."""
     case = CASES[name]
     transform = case.transform
     size = math.prod(case.coordinates)
@@ -290,18 +290,18 @@ def far_out(name):
     x = np.stack(points).astype("float32").reshape(5, *case.coordinates)
 
     def program(x):
-        forward = transform.forward
-
-        def log_edges(x):
-            return jnp.log(case.edges(forward(x)[0])).sum()
-
+        (value, log_det), pull = jax.vjp(transform.forward, x)
+        edges, pull_edges = jax.vjp(case.edges, value)
+        slope_of_log_edges = pull_edges(1 / edges)[0]
+        # A gradient of a sum is finite only if every term's is.
         return {
-            "value": forward(x)[0],
-            "log_det": forward(x)[1],
-            "edges": jax.vmap(lambda x: case.edges(forward(x)[0]))(x),
-            "jacobian": jax.jacrev(lambda x: forward(x)[0].sum(0))(x),
-            "slope of log_det": jax.grad(lambda x: forward(x)[1].sum())(x),
-            "slope of log edges": jax.vmap(jax.grad(log_edges))(x),
+            "value": value,
+            "log_det": log_det,
+            "edges": edges,
+            "log edges": jnp.log(edges),
+            "gradient of value": pull((jnp.ones_like(value), jnp.zeros_like(log_det))),
+            "gradient of log_det": pull((jnp.zeros_like(value), jnp.ones_like(log_det))),
+            "gradient of log edges": pull((slope_of_log_edges, jnp.zeros_like(log_det))),
         }
 
     return jax.tree.map(np.asarray, jax.jit(program)(x))
@@ -311,8 +311,8 @@ def far_out(name):
 def test_far_out_everything_is_finite(name):
     out = far_out(name)
     assert out["value"].dtype == out["log_det"].dtype == np.float32
-    for what, array in out.items():
-        assert np.isfinite(array).all(), what
+    for what, result in out.items():
+        assert all(np.isfinite(array).all() for array in jax.tree.leaves(result)), what
 
 
 @pytest.mark.parametrize("name", OWN_NAMES)
@@ -330,8 +330,8 @@ def test_far_out_log_det_is_exact(name):
     case, out = CASES[name], far_out(name)
     with jax.enable_x64(True):
         sign = (-1.0) ** np.arange(math.prod(case.coordinates)).reshape(case.coordinates)
-        x = jnp.asarray(np.stack([30 * abs(sign), -30 * abs(sign), 30 * sign, -30 * sign]))
-        log_det = case.transform.forward(x)[1]
+        x = np.stack([30 * abs(sign), -30 * abs(sign), 30 * sign, -30 * sign])
+        log_det = jax.jit(case.transform.forward)(x)[1]
     np.testing.assert_allclose(out["log_det"][:4], log_det, rtol=1e-5)
 
 
@@ -387,13 +387,12 @@ def von_mises(angle):  # around 3, across the cut at pi, concentration 2
         (Circular(), von_mises),
         (NumPyroAdapter(numpyro_transforms.ExpTransform()), gamma),
     ],
-    ids=repr,
 )
 def test_scalar_densities_keep_their_integral(transform, density):
     # Trapezoid on a smooth integrand that vanishes at both ends: error below 1e-10.
     with jax.enable_x64(True):
         x = np.linspace(-60, 60, 40_001)
-        value, log_det = map(np.asarray, transform.forward(jnp.asarray(x)))
+        value, log_det = map(np.asarray, jax.jit(transform.forward)(x))
     integral = np.sum(density(value) * np.exp(log_det)) * (x[1] - x[0])
     assert integral == pytest.approx(1, abs=1e-9)
 
@@ -401,7 +400,7 @@ def test_scalar_densities_keep_their_integral(transform, density):
 def test_winding_weights_sum_to_one():
     with jax.enable_x64(True):
         x = np.linspace(-math.pi, math.pi, 101)[:-1] + 2 * math.pi * np.arange(-9, 10)[:, None]
-        value, log_weight = Circular().forward(jnp.asarray(x))
+        value, log_weight = jax.jit(Circular().forward)(x)
         np.testing.assert_allclose(np.exp(log_weight).sum(0), 1, rtol=1e-12)
         # 9 turns of rounding in 2 pi; the cut itself wraps to either end.
         np.testing.assert_allclose(np.cos(value), np.cos(x), atol=1e-13)
@@ -430,8 +429,8 @@ def test_densities_on_the_sphere_keep_their_integral(k):
     radius, radial_weights = np.polynomial.legendre.leggauss(100)
     radius, radial_weights = 6 * (radius + 1), 6 * radial_weights  # [0, 12]
     with jax.enable_x64(True):
-        x = jnp.asarray(radius[:, None, None] * nodes)
-        value, log_det = map(np.asarray, UnitVector().forward(x))
+        x = radius[:, None, None] * nodes
+        value, log_det = map(np.asarray, jax.jit(UnitVector().forward)(x))
     mean = np.array([0.6, 0.8, 0.0])[:k]
     integral = np.einsum(
         "ri,i,r->", np.exp(value @ mean + log_det), weights, radial_weights * radius ** (k - 1)

@@ -22,6 +22,7 @@ MAX_DRAW_ELEMENTS = 2**24  # memory cap: draws times dimension
 HELD_OUT_DRAWS = 256
 MAX_DOUBLINGS = 3
 OVERFIT_NATS, OVERFIT_ERRORS = 1.0, 3.0
+POLISH_ERRORS = 2.0
 NEARLY = 0.1  # a search stalled by rounding counts as converged below this scaled gradient
 
 
@@ -38,7 +39,7 @@ class NotFiniteError(ValueError):
     """No starting point had a finite log density."""
 
 
-class _Stopped(Exception):
+class _StopError(Exception):
     """The budget is spent, or the callback asked to stop."""
 
 
@@ -48,11 +49,15 @@ class _Runner:
     def __init__(
         self,
         density: Density,
+        structure: Structure,
+        held_out_draws: Floats,
         gaussian: Gaussian,
         max_evals: int | None,
         callback: Callable[[Progress], object] | None,
     ) -> None:
         self.density, self.gaussian = density, gaussian
+        self._structure, self._held_out_draws = structure, held_out_draws
+        self._held_out: tuple[Gaussian, Floats] | None = None
         self.max_evals, self.callback = max_evals, callback
         self.evals, self.stage = 0, "start"
         self.trace: list[Progress] = []
@@ -66,11 +71,20 @@ class _Runner:
         progress = Progress(self.stage, self.evals, elbo)
         self.trace.append(progress)
         if self.callback is not None and self.callback(progress):
-            raise _Stopped("interrupted", "the callback asked to stop")
+            raise _StopError("interrupted", "the callback asked to stop")
+
+    def held_out(self, gaussian: Gaussian) -> Floats:
+        """Return log p - log q on draws no stage has seen, (HELD_OUT_DRAWS / 2,) pair means."""
+        if self._held_out is None or self._held_out[0] is not gaussian:
+            E = self._held_out_draws
+            log_p, _ = self.density.value_and_grad(gaussian.points(E))
+            elbos = self._structure.elbos(log_p, E, gaussian)
+            self._held_out = gaussian, elbos.reshape(2, -1).mean(0)
+        return self._held_out[1]
 
     def _evaluate(self, points: Floats) -> tuple[Floats, Floats]:
         if self.max_evals is not None and self.evals >= self.max_evals:
-            raise _Stopped("max_steps", f"stopped after max_steps={self.max_evals} evaluations")
+            raise _StopError("max_steps", f"stopped after max_steps={self.max_evals} evaluations")
         self.evals += 1
         return self.density.value_and_grad(points)
 
@@ -114,17 +128,18 @@ def run_plan(
         If no start has a finite log density.
     """
     eps = float(np.finfo(density.dtype).eps)
-    runner = _Runner(density, first, max_evals, callback)
+    held_out_draws = structure.spread(draws.antithetic(rng, HELD_OUT_DRAWS, structure.dim))
+    runner = _Runner(density, structure, held_out_draws, first, max_evals, callback)
     try:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             status = _run(runner, structure, rng, first, warm, eps)
-    except _Stopped as stop:
+    except _StopError as stop:
         status = Status(*stop.args)
     except KeyboardInterrupt:
         status = Status(
             "interrupted", f"interrupted in stage {runner.stage!r}; this is the fit so far"
         )
-    elbo = _held_out(density, runner.gaussian, structure, rng)
+    elbo = _estimate(runner.held_out(runner.gaussian))
     return Outcome(runner.gaussian, elbo, status, runner.trace)
 
 
@@ -166,43 +181,34 @@ def _run(
 def _coupled(runner: _Runner, structure: Structure, rng: np.random.Generator, eps: float) -> Fitted:
     """Fit coupled blocks, with twice the draws as long as the fixed ones are overfitted."""
     dim = len(runner.gaussian.loc)
-    num = max(MIN_DRAWS, 4 * structure.dim)
-    for doubling in range(MAX_DOUBLINGS + 1):
+    num, doublings = max(MIN_DRAWS, 4 * structure.dim), 0
+    while True:
         E = structure.fixed_draws(rng, _even(num, dim))
         [fitted] = runner.run(
             "full_rank", full_rank(runner.gaussian, E, structure, eps, runner.accepted)
         )
-        held_out = _held_out(runner.density, runner.gaussian, structure, rng)
+        held_out = _estimate(runner.held_out(runner.gaussian))
         bound = max(OVERFIT_NATS, OVERFIT_ERRORS * held_out.mcse)
-        if doubling == MAX_DOUBLINGS or fitted.elbo - held_out.value <= bound:
-            break
-        num *= 2
-    return fitted
+        if doublings == MAX_DOUBLINGS or fitted.elbo - held_out.value <= bound:
+            return fitted
+        num, doublings = 2 * num, doublings + 1
 
 
 def _polish(runner: _Runner, structure: Structure, rng: np.random.Generator) -> None:
-    """Polish, and keep the result if it is no worse on common draws."""
+    """Polish, and keep the result if it is better on common draws beyond their noise."""
     if not structure.dim:
         return
     before = runner.gaussian
+    elbos = runner.held_out(before)
     [after] = runner.run("polish", polish(before, structure, rng))
-    E = structure.spread(draws.antithetic(rng, HELD_OUT_DRAWS, structure.dim))
-    elbos = [
-        structure.elbos(runner.density.value_and_grad(q.points(E))[0], E, q).mean()
-        for q in (before, after)
-    ]
-    if elbos[1] >= elbos[0]:
-        runner.accepted(after, float(elbos[1]))
+    polished = runner.held_out(after)
+    gain = _estimate(polished - elbos)
+    if gain.value > POLISH_ERRORS * gain.mcse:
+        runner.accepted(after, float(polished.mean()))
 
 
-def _held_out(
-    density: Density, gaussian: Gaussian, structure: Structure, rng: np.random.Generator
-) -> Estimate:
-    """Estimate the ELBO on fresh antithetic draws."""
-    E = structure.spread(draws.antithetic(rng, HELD_OUT_DRAWS, structure.dim))
-    elbos = structure.elbos(density.value_and_grad(gaussian.points(E))[0], E, gaussian)
-    pairs = elbos.reshape(2, -1).mean(0)
-    return Estimate(float(pairs.mean()), float(pairs.std(ddof=1) / np.sqrt(len(pairs))))
+def _estimate(per_draw: Floats) -> Estimate:
+    return Estimate(float(per_draw.mean()), float(per_draw.std(ddof=1) / np.sqrt(len(per_draw))))
 
 
 def _status(fitted: Fitted, runner: _Runner, eps: float) -> Status:

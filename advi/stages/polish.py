@@ -6,7 +6,7 @@ from advi import draws
 from advi.stages.gaussian import Gaussian, Structure
 from advi.stages.lockstep import Stage
 
-STEPS, DRAWS = 40, 32
+STEPS, DRAWS = 30, 32
 RATE = 0.2
 BURN_IN = 10  # steps before the average begins
 
@@ -32,7 +32,7 @@ def polish(gaussian: Gaussian, structure: Structure, rng: np.random.Generator) -
         The average over the steps after the first `BURN_IN`.
     """
     diagonal = gaussian.scale.ndim == 1
-    pattern = np.tril(structure.same_block()) if not diagonal else None
+    pattern = np.tril(structure.same_block())
     total_loc, total_scale, count = 0.0, 0.0, 0
     q = gaussian
     for step in range(STEPS):

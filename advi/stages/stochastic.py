@@ -178,10 +178,11 @@ def _chunk(settings: Stochastic) -> Any:
     def take_batch(state: State, data: Any) -> tuple[Array, Any]:
         if rows is None:
             return state.order, data
+        batches = rows
         epoch, position = jnp.divmod(state.step, rows.steps_per_epoch)
         order = jax.lax.cond(
             position == 0,
-            lambda: rows.permutation(state.key, epoch).astype(state.order.dtype),
+            lambda: batches.permutation(state.key, epoch).astype(state.order.dtype),
             lambda: state.order,
         )
         return order, rows.batch(data, order, position)
@@ -234,7 +235,7 @@ def _chunk(settings: Stochastic) -> Any:
             return state, elbos.at[i].set(elbo.astype(elbos.dtype)), i + 1
 
         elbos = jnp.full((CHUNK,), jnp.nan, settings.spec.float_dtype)
-        state, elbos, _ = jax.lax.while_loop(more, body, (state, elbos, 0))
+        state, elbos, _ = jax.lax.while_loop(more, body, (state, elbos, jnp.zeros((), jnp.int32)))
         return state, elbos
 
     return jax.jit(chunk)

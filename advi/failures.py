@@ -1,0 +1,56 @@
+"""Why a log density is not finite, in words."""
+
+import jax
+import numpy as np
+
+from advi import draws
+from advi.data import find_nan
+from advi.density import Density, log_density
+from advi.errors import format_value
+from advi.guide import Guide
+from advi.stages.gaussian import Floats, Gaussian, structure_of
+
+BLAME_DRAWS = 64
+
+
+def not_finite_at_start(density: Density, x: Floats) -> ValueError:
+    """Return the error for a log-joint without a finite value at the start."""
+    model = density.model
+    log_p = jax.jit(log_density(model, density.log_joint, frozenset()))
+    point = x.astype(density.dtype)
+    terms = log_p(point, density.data)
+    values = jax.jit(lambda v: model.unravel(v)[0])(point)
+    where = ", ".join(f"{name} = {format_value(v)}" for name, v in values.items())
+    parts = [f"the log density is not finite at the start: {float(terms.total()):.4g} at {where}."]
+    rows = np.flatnonzero(~np.isfinite(np.asarray(terms.rows)))
+    if len(rows):
+        parts.append(f"Rows that are not finite: {format_value(rows)}.")
+    nan = find_nan(density.data, density.spec)
+    if nan:
+        parts.append(f"The {nan}: remove or mask it.")
+    else:
+        parts.append(
+            "Expected a finite log-joint there, or half-way to it from four starting points: check "
+            "the supports of the latents against the distributions, or give init={...}."
+        )
+    return ValueError(" ".join(parts))
+
+
+def blame(density: Density, guide: Guide, q: Gaussian, rng: np.random.Generator) -> str:
+    """Return which latent, at which value, makes the log density or its gradient non-finite."""
+    structure = structure_of(guide)
+    X = q.points(structure.spread(draws.antithetic(rng, BLAME_DRAWS, structure.dim)))
+    values, gradients = density.value_and_grad(X)
+    bad = ~(np.isfinite(values) & np.all(np.isfinite(gradients), axis=1))
+    if not bad.any():
+        return "at its present place the fit is finite: the step size is too large"
+    x, gradient, value = X[bad][0], gradients[bad][0], values[bad][0]
+    names = [
+        n
+        for n, span in guide.model.spans.items()
+        if not np.all(np.isfinite(gradient[slice(*span)]))
+    ]
+    constrained = guide.model.unravel(x.astype(density.dtype))[0]
+    where = ", ".join(f"{n} = {format_value(constrained[n])}" for n in names or guide.model.latents)
+    kind = "its gradient is not finite for" if names else "at"
+    return f"the log density is {value:.4g} and {kind} {where}"

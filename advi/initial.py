@@ -1,0 +1,75 @@
+"""Where a fit starts: at zeros, at the latents' own initial values, or at what the user gives."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advi.errors import describe, format_value
+from advi.model import Model
+from advi.result import Fit
+from advi.stages.gaussian import Gaussian
+
+FIRST_SD = 1.0
+POINT_SD = 0.1  # scale given to a latent that was a point in the fit one starts from
+
+
+def initial(model: Model, init: Any) -> tuple[Gaussian, bool]:
+    """Return the Gaussian to start from, and whether it is a fit to go on from.
+
+    Parameters
+    ----------
+    model
+        The model.
+    init
+        A `Fit`, a dict from latent names to constrained values, or None.
+
+    Raises
+    ------
+    TypeError
+        If `init` is something else.
+    ValueError
+        If a latent is unknown, a value has the wrong shape or lies outside the support, or the
+        fit is of other latents.
+    """
+    if isinstance(init, Fit):
+        return _from_fit(model, init), True
+    if init is not None and not isinstance(init, Mapping):
+        raise TypeError(
+            f"init: got {describe(init)}; expected a Fit, or a dict from latent names to "
+            "constrained values."
+        )
+    given = {name: v.init for name, v in model.latents.items() if v.init is not None}
+    for path, value in jax.tree_util.tree_flatten_with_path(dict(init or {}))[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        latent = model.latents[model.resolve(name)[0]]
+        if np.shape(value) != latent.shape:
+            raise ValueError(
+                f"init[{name!r}]: got {describe(np.asarray(value))}; expected shape {latent.shape}."
+            )
+        given[name] = value
+    loc = np.zeros(model.size)
+    for name, value in given.items():
+        latent, span = model.latents[name], slice(*model.spans[name])
+        loc[span] = np.asarray(latent.bijection.inverse(jnp.asarray(value, float)), float).ravel()
+        if not np.all(np.isfinite(loc[span])):
+            raise ValueError(
+                f"init[{name!r}]: got {format_value(value)}; expected a value inside the support "
+                f"{latent.support}."
+            )
+    return Gaussian(loc, np.full(model.size, FIRST_SD)), False
+
+
+def _from_fit(model: Model, fit: Fit) -> Gaussian:
+    shapes = {name: latent.shape for name, latent in model.latents.items()}
+    got = {name: latent.shape for name, latent in fit.model.latents.items()}
+    if got != shapes:
+        raise ValueError(
+            f"init: got a fit of latents {got}; expected a fit of the same latents, {shapes}."
+        )
+    loc, scale = fit.guide.to_gaussian(fit.params)
+    if scale.ndim == 1:
+        return Gaussian(loc, np.where(scale == 0, POINT_SD, scale))
+    return Gaussian(loc, scale + np.diag(np.where(np.diag(scale) == 0, POINT_SD, 0.0)))
