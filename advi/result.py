@@ -223,7 +223,9 @@ class Fit:
     def _moment_draws(self) -> dict[str, NDArray]:
         dim = self.guide.noise_dim
         make = draws.fixed if 0 < dim <= ORTHOGONAL_DIM else draws.antithetic
-        return self._constrained(make(np.random.default_rng(0), MOMENT_DRAWS, dim))
+        eps = make(np.random.default_rng(0), MOMENT_DRAWS, dim)
+        # sums of thousands of draws are taken in double precision
+        return {name: v.astype(np.float64) for name, v in self._constrained(eps).items()}
 
     def _constrained(self, eps: NDArray[np.float64]) -> dict[str, NDArray]:
         """Return the draws (n, noise_dim) stands for, by name, host arrays (n, *shape)."""

@@ -280,14 +280,14 @@ def test_jit_changes_nothing(name):
 
 
 @functools.cache
-def far_out(name):
-    """Evaluate values, log-Jacobians, edges and gradients at coordinates of 0 and +-30, float32."""
+def far_out(name, distance=30):
+    """Evaluate values, log-Jacobians, edges and gradients at 0 and +-distance, float32."""
     case = CASES[name]
     transform = case.transform
     size = math.prod(case.coordinates)
     sign = (-1.0) ** np.arange(size)
-    points = [30 * np.ones(size), -30 * np.ones(size), 30 * sign, -30 * sign, np.zeros(size)]
-    x = np.stack(points).astype("float32").reshape(5, *case.coordinates)
+    points = distance * np.stack([np.ones(size), -np.ones(size), sign, -sign, np.zeros(size)])
+    x = points.astype("float32").reshape(5, *case.coordinates)
 
     def program(x):
         (value, log_det), pull = jax.vjp(transform.forward, x)
@@ -333,6 +333,24 @@ def test_far_out_log_det_is_exact(name):
         x = np.stack([30 * abs(sign), -30 * abs(sign), 30 * sign, -30 * sign])
         log_det = jax.jit(case.transform.forward)(x)[1]
     np.testing.assert_allclose(out["log_det"][:4], log_det, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["interval_array", "simplex_4", "corr_cholesky_6", "circular", "sphere_3"]
+)
+def test_bounded_supports_are_reached_from_any_distance(name):
+    out = far_out(name, distance=10_000)
+    assert all(np.isfinite(array).all() for array in jax.tree.leaves(out))
+    assert (out["edges"] > 0).all()
+
+
+def test_angles_next_to_the_cut_are_inside():
+    # Compared in double precision: pi rounds up in single precision.
+    cuts = (math.pi * np.arange(-9, 10, 2)).astype("float32")
+    x = np.stack([cuts, np.nextafter(cuts, np.float32(99)), np.nextafter(cuts, np.float32(-99))])
+    value = np.asarray(jax.jit(Circular().forward)(x)[0], "float64")
+    assert (abs(value) < math.pi).all()
+    assert (abs(value) > 3.14159).all()
 
 
 def test_unit_vector_at_very_long_short_and_zero_vectors():

@@ -11,7 +11,7 @@ from advi.stages.lockstep import Stage
 
 MAX_EVALS = 100
 STEP_CAP = 10.0
-GRADIENT_TOLERANCE, STEP_TOLERANCE = 1e-2, 0.05
+GRADIENT_TOLERANCE, STEP_TOLERANCE = 3e-3, 0.02
 
 
 class Fitted(NamedTuple):
