@@ -7,7 +7,7 @@ import numpy as np
 from advi.stages.gaussian import Floats, Gaussian, Structure
 from advi.stages.lbfgs import minimise
 from advi.stages.lockstep import Stage
-from advi.stages.mean_field import STEP_CAP, Fitted, small
+from advi.stages.mean_field import STEP_CAP, Fitted, settled
 
 MAX_EVALS = 200
 NEWTON_GAIN = 0.1  # nats a Newton step must gain for another to follow
@@ -59,7 +59,7 @@ def full_rank(
         metric=lambda _: frame.metric,
         cap=STEP_CAP,
         max_evals=max_evals,
-        done=small,
+        done=settled,
         eps=eps,
         accepted=lambda q, value: accepted(q, frame.constant - value),
     )

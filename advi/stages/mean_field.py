@@ -12,6 +12,7 @@ from advi.stages.lockstep import Stage
 MAX_EVALS = 100
 STEP_CAP = 10.0
 GRADIENT_TOLERANCE, STEP_TOLERANCE = 3e-3, 0.02
+PLATEAU_STEPS, PLATEAU_NATS = 20, 1e-3
 
 
 class Fitted(NamedTuple):
@@ -23,12 +24,16 @@ class Fitted(NamedTuple):
     gradient: float  # largest gradient in the Fisher metric
 
 
-def small(measure: Measure) -> bool:
-    """Whether both the gradient and the next step are small in the Fisher metric.
+def settled(measure: Measure) -> bool:
+    """Whether gradient and next step are small in the Fisher metric, or the ELBO has levelled off.
 
-    The gradient alone can be small far from the optimum of an ill-conditioned target.
+    The gradient alone can be small far from the optimum of an ill-conditioned target, and stays
+    large where a single draw leans against a steep wall of the density: there the ELBO tells.
     """
-    return measure.gradient < GRADIENT_TOLERANCE and measure.step < STEP_TOLERANCE
+    if measure.gradient < GRADIENT_TOLERANCE and measure.step < STEP_TOLERANCE:
+        return True
+    values = measure.values
+    return len(values) > PLATEAU_STEPS and values[-1 - PLATEAU_STEPS] - values[-1] < PLATEAU_NATS
 
 
 def mean_field(
@@ -86,7 +91,7 @@ def mean_field(
         metric=metric,
         cap=STEP_CAP,
         max_evals=max_evals,
-        done=small,
+        done=settled,
         eps=eps,
         accepted=lambda p, value: accepted(unpack(p), constant - value),
     )

@@ -214,7 +214,7 @@ def _estimate(per_draw: Floats) -> Estimate:
 def _status(fitted: Fitted, runner: _Runner, eps: float) -> Status:
     spent = f"{runner.evals} evaluations, {runner.density.num_gradients} gradients"
     if fitted.reason == "converged":
-        return Status("converged", f"gradient and step are small in the Fisher metric ({spent})")
+        return Status("converged", f"the ELBO has settled ({spent})")
     if fitted.reason == "stalled" and fitted.gradient < NEARLY:
         return Status("converged", f"as far as the precision of {eps:.0e} allows ({spent})")
     if fitted.reason == "stalled":

@@ -3,11 +3,11 @@
 import numpy as np
 
 from advi import draws
-from advi.stages.gaussian import Gaussian, Structure
+from advi.stages.gaussian import Floats, Gaussian, Structure
 from advi.stages.lockstep import Stage
 
 STEPS, DRAWS = 30, 32
-RATE = 0.2
+RATE, MAX_MOVE = 0.2, 0.1  # of a step, in standard deviations; heavy-tailed gradients are cut
 BURN_IN = 10  # steps before the average begins
 
 
@@ -42,14 +42,18 @@ def polish(gaussian: Gaussian, structure: Structure, rng: np.random.Generator) -
             return gaussian
         # gradient of log p - log q along the draw, in the frame where q is standard
         W = (gradients * q.scale if diagonal else gradients @ q.scale) + E
-        loc_step = np.where(structure.noisy, RATE * W.mean(0), 0.0)
+        loc_step = np.where(structure.noisy, _cut(W.mean(0)), 0.0)
         if diagonal:
-            log_step = 0.5 * RATE * (W * E).mean(0)
-            q = Gaussian(q.loc + q.scale * loc_step, q.scale * np.exp(log_step))
+            factor = np.exp(0.5 * _cut((W * E).mean(0)))
+            q = Gaussian(q.loc + q.scale * loc_step, q.scale * factor)
         else:
-            V = np.where(pattern, RATE * (W.T @ E) / DRAWS, 0.0)
+            V = np.where(pattern, _cut((W.T @ E) / DRAWS), 0.0)
             factor = np.tril(V, -1) + np.diag(np.exp(0.5 * np.diag(V)))
             q = Gaussian(q.loc + q.scale @ loc_step, q.scale @ factor)
         if step >= BURN_IN:
             total_loc, total_scale, count = total_loc + q.loc, total_scale + q.scale, count + 1
     return Gaussian(np.asarray(total_loc) / count, np.asarray(total_scale) / count)
+
+
+def _cut(gradient: Floats) -> Floats:
+    return np.clip(RATE * gradient, -MAX_MOVE, MAX_MOVE)

@@ -1,0 +1,47 @@
+"""The README's Python runs as it stands, in order, and prints what the README says it prints."""
+
+import re
+from pathlib import Path
+
+import advi
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?")
+
+
+def without_numbers(text):
+    """Return the words of a text: last digits differ from machine to machine."""
+    return NUMBER.sub("#", text).split()
+
+
+def test_snippets_run_and_print_what_is_shown(capsys):
+    namespace = {}
+    printed = ""
+    for language, block in BLOCKS:
+        if language == "python":
+            exec(compile(block, "README.md", "exec"), namespace)
+            printed = capsys.readouterr().out
+        elif language == "text":
+            assert without_numbers(printed) == without_numbers(block)
+            if not NUMBER.search(block.replace("log_joint", "")):
+                assert printed == block
+
+
+def test_the_first_fit_is_the_one_shown(capsys):
+    """The numbers of the first table, to what the plan's tolerances leave open."""
+    code, shown = BLOCKS[2][1], BLOCKS[3][1]
+    namespace = {}
+    exec(code, namespace)
+    fit = namespace["fit"]
+    means = {line.split()[0]: float(line.split()[1]) for line in shown.splitlines()[5:]}
+    sds = fit.summary()["sd"]
+    for name, sd in zip(fit.summary().rows, sds, strict=True):
+        # the plan stops where gradient and step are small beside a posterior sd
+        assert abs(fit.summary()[name]["mean"] - means[name]) < 0.1 * sd
+
+
+def test_every_public_helper_is_in_the_table():
+    table = README[README.index("## Latents") : README.index("## Why a fit ended")]
+    helpers = [name for name in advi.__all__ if name.islower() and name not in ("check", "fit")]
+    assert [name for name in helpers if f"{name}" not in table] == []
