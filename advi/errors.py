@@ -40,5 +40,15 @@ def unknown(what: str, got: str, known: Iterable[str]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Return an array's values in one short line."""
-    return np.array2string(np.asarray(value), precision=4, threshold=8, separator=", ")
+    """Return an array's values in one short line.
+
+    Examples
+    --------
+    >>> format_value(1.0), format_value([0.25, 3.0])
+    ('1', '[0.25, 3]')
+    """
+    array = np.asarray(value)
+    if array.ndim == 0:
+        return f"{array.item():.4g}"
+    formatter: Any = {"all": lambda x: f"{x:.4g}"}
+    return np.array2string(array, threshold=8, separator=", ", formatter=formatter)

@@ -7,8 +7,8 @@ from advi import draws
 from advi.data import find_nan
 from advi.density import Density, log_density
 from advi.errors import format_value
+from advi.gaussian import Floats, Gaussian, structure_of
 from advi.guide import Guide
-from advi.stages.gaussian import Floats, Gaussian, structure_of
 
 BLAME_DRAWS = 64
 

@@ -15,6 +15,7 @@ from advi.density import Density, default_float
 from advi.errors import describe, unknown
 from advi.failures import blame, not_finite_at_start
 from advi.families import MeanField
+from advi.gaussian import Gaussian, structure_of
 from advi.guide import Guide, make_guide
 from advi.initial import initial
 from advi.keys import device_key, host_rng, key_words
@@ -22,7 +23,6 @@ from advi.model import Model
 from advi.objective import Elbo
 from advi.progress import Bar
 from advi.result import Fit, precision
-from advi.stages.gaussian import Gaussian, structure_of
 from advi.stages.plan import NotFiniteError, run_plan
 from advi.stages.stochastic import State, Stochastic, run_steps
 from advi.status import Estimate, Progress, Status

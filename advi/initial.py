@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from advi.errors import describe, format_value
+from advi.gaussian import Gaussian
 from advi.model import Model
 from advi.result import Fit
-from advi.stages.gaussian import Gaussian
 
 FIRST_SD = 1.0
 POINT_SD = 0.1  # scale given to a latent that was a point in the fit one starts from

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from advi import draws
 from advi.errors import describe
+from advi.gaussian import Gaussian, Structure, structure_of
 from advi.guide import Guide
 from advi.keys import host_rng
 from advi.model import Model
@@ -61,6 +62,16 @@ class Fit:
         """The model that was fitted."""
         return self.guide.model
 
+    @cached_property
+    def gaussian(self) -> Gaussian:
+        """Mean and scale of q on R^D, host arrays."""
+        return Gaussian(*self.guide.to_gaussian(self.params))
+
+    @cached_property
+    def structure(self) -> Structure:
+        """Which coordinates of R^D have noise, and which are coupled."""
+        return structure_of(self.guide)
+
     @property
     def elbo_trace(self) -> NDArray[np.float64]:
         """ELBO in nats over the course of the fit, (steps,)."""
@@ -96,7 +107,7 @@ class Fit:
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
             raise ValueError(f"n: got {describe(n)}; expected a number of draws, at least 1.")
         eps = host_rng(key).standard_normal((n, self.guide.noise_dim))
-        return self._device_tree(self._constrained(eps))
+        return self._device_tree(self._constrained(self._points(eps)))
 
     def mean(self) -> Any:
         """Return posterior means, a tree of arrays shaped like the latents."""
@@ -225,18 +236,22 @@ class Fit:
         make = draws.fixed if 0 < dim <= ORTHOGONAL_DIM else draws.antithetic
         eps = make(np.random.default_rng(0), MOMENT_DRAWS, dim)
         # sums of thousands of draws are taken in double precision
-        return {name: v.astype(np.float64) for name, v in self._constrained(eps).items()}
+        values = self._constrained(self._points(eps))
+        return {name: v.astype(np.float64) for name, v in values.items()}
 
-    def _constrained(self, eps: NDArray[np.float64]) -> dict[str, NDArray]:
-        """Return the draws (n, noise_dim) stands for, by name, host arrays (n, *shape)."""
-        n = len(eps)
-        widest = max(self.model.size, 1)
-        chunk = int(np.clip(2 ** int(np.log2(CHUNK_ELEMENTS / widest)), 1, MAX_CHUNK))
-        padded = np.zeros((-(-n // chunk) * chunk, eps.shape[1]), self.float_dtype)
-        padded[:n] = eps
+    def _points(self, eps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the points (n, D) on the real scale that noise (n, noise_dim) stands for."""
+        return self.gaussian.points(self.structure.spread(eps))
+
+    def _constrained(self, X: NDArray[np.float64]) -> dict[str, NDArray]:
+        """Return points (n, D) on the constrained scale, by name, host arrays (n, *shape)."""
+        n, dim = X.shape
+        chunk = int(np.clip(2 ** int(np.log2(CHUNK_ELEMENTS / dim)), 1, MAX_CHUNK))
+        padded = np.zeros((-(-n // chunk) * chunk, dim), self.float_dtype)
+        padded[:n] = X
         with self._precision():
-            program = _draw_program(self.guide)
-            parts = [program(self.params, part) for part in padded.reshape(-1, chunk, eps.shape[1])]
+            program = _constrain_program(self.model)
+            parts = [program(part) for part in padded.reshape(-1, chunk, dim)]
             return {
                 name: np.concatenate([np.asarray(part[name]) for part in parts])[:n]
                 for name in self.model.latents
@@ -257,11 +272,8 @@ def precision(float_dtype: str) -> contextlib.AbstractContextManager:
 
 
 @lru_cache(maxsize=64)
-def _draw_program(guide: Guide) -> Any:
-    def one(params: Any, eps: Array) -> dict[str, Array]:
-        return guide.model.unravel(guide.draw(params, eps))[0]
-
-    return jax.jit(jax.vmap(one, in_axes=(None, 0)))
+def _constrain_program(model: Model) -> Any:
+    return jax.jit(jax.vmap(lambda x: model.unravel(x)[0]))
 
 
 @lru_cache(maxsize=64)

@@ -21,6 +21,14 @@ from advi.errors import unknown
 from advi.model import Model, Terms
 
 
+class MissingKeyError(KeyError):
+    """A latent or data leaf that the log-joint asked for and nothing has."""
+
+    def __str__(self) -> str:
+        # KeyError itself prints the quoted repr of its message
+        return str(self.args[0])
+
+
 @dataclass(frozen=True, eq=False)
 class LogJoint:
     """A traced log-joint.
@@ -111,7 +119,7 @@ def require_all_used(model: Model, log_joint: LogJoint) -> None:
 def _missing_key(error: KeyError, model: Model, spec: DataSpec) -> KeyError:
     key = error.args[0] if error.args else ""
     known = [*model.latents, *(f"data: {name}" for name in spec.names)]
-    return KeyError(
+    return MissingKeyError(
         unknown("key", str(key), known)
         + " The log-joint asked for it; z holds the latents, data what was passed to fit."
     )

@@ -275,13 +275,13 @@ def test_integer_latents(support, compiled):
 COLUMN = np.array(["low", "high", None], dtype=object)  # as pandas keeps text
 DATA = {
     "text": (np.array(["a", "b"]), TypeError, "data leaf 'y'", "(2,)", "dtype <U1", "numbers"),
-    "text (mend)": (np.array(["a", "b"]), TypeError, "np.unique", "return_inverse=True"),
+    "text (mend)": (np.array(["a", "b"]), TypeError, "numpy.unique", "return_inverse=True"),
     "text column": (COLUMN, TypeError, "data leaf 'y'", "dtype object", "numbers"),
     "one string": ("a", TypeError, "data leaf 'y'", "numbers"),
     "dates": (np.array(["2020-01-01"], "M8[D]"), TypeError, "datetime64", "numbers"),
     "function": (density, TypeError, "data leaf 'y'", "numbers"),
     "ragged": ([[1.0, 2.0], [3.0]], TypeError, "data leaf 'y'", "[[1.0, 2.0], [3.0]] (list)"),
-    "long double": (np.ones(2, np.longdouble), TypeError, "data leaf 'y'", "float128"),
+    "long double": (np.ones(2, np.longdouble), TypeError, "data leaf 'y'", "numbers"),
     "large integers": (
         np.array([1, 2**40]),
         ValueError,
@@ -301,7 +301,6 @@ if np.dtype(np.longdouble) == np.float64:  # where the platform has no other
 @pytest.mark.parametrize("call", [advi.fit, advi.check])
 def test_data_of_the_wrong_kind(case, call, compiled):
     y, error, *parts = DATA[case]
-    parts = [part.replace("np.", "numpy.") for part in parts]
     wanted = model(lambda z, d: density(z) + jnp.sum(d["y"]))
     raises(error, *parts, call=lambda: call(wanted, {"x": 1.0, "y": y}))
     assert not compiled

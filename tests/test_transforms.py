@@ -350,7 +350,7 @@ def test_angles_next_to_the_cut_are_inside():
     x = np.stack([cuts, np.nextafter(cuts, np.float32(99)), np.nextafter(cuts, np.float32(-99))])
     value = np.asarray(jax.jit(Circular().forward)(x)[0], "float64")
     assert (abs(value) < math.pi).all()
-    assert (abs(value) > 3.14159).all()
+    assert (abs(value) > math.pi - 1e-5).all()  # 5 units in the last place of 9 pi
 
 
 def test_unit_vector_at_very_long_short_and_zero_vectors():

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from advi.stages.gaussian import Floats, Gaussian, Structure
+from advi.gaussian import Floats, Gaussian, Structure
 from advi.stages.lbfgs import minimise
 from advi.stages.lockstep import Stage
 from advi.stages.mean_field import STEP_CAP, Fitted, settled
@@ -88,7 +88,7 @@ class _Frame:
     def objective(self, q: Gaussian) -> Stage[tuple[float, Floats]]:
         """Return minus the ELBO and its gradient with respect to (u, V) at zero."""
         log_p, gradients = yield q.points(self.E)
-        W = gradients @ q.scale
+        W = q.in_frame(gradients)
         GV = -(W.T @ self.E)[self.rows, self.columns] / len(self.E) - self.on_diagonal
         return self.value(q, log_p), np.concatenate([-W.mean(0), GV])
 
@@ -129,7 +129,7 @@ def _newton(
 
 def _newton_step(q: Gaussian, gradients: Floats, frame: _Frame) -> Callable[[float], Gaussian]:
     noisy = frame.structure.noisy
-    W = gradients @ q.scale
+    W = q.in_frame(gradients)
     H = -(W.T @ frame.E) / len(frame.E)
     H = (H + H.T) / 2
     H[~noisy, :] = H[:, ~noisy] = 0

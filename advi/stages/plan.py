@@ -7,8 +7,8 @@ import numpy as np
 
 from advi import draws
 from advi.density import Density
+from advi.gaussian import Floats, Gaussian, Structure
 from advi.stages.full_rank import full_rank
-from advi.stages.gaussian import Floats, Gaussian, Structure
 from advi.stages.lockstep import Stage, lockstep
 from advi.stages.mean_field import Fitted, mean_field
 from advi.stages.polish import polish
@@ -22,7 +22,8 @@ MAX_DRAW_ELEMENTS = 2**24  # memory cap: draws times dimension
 HELD_OUT_DRAWS = 256
 MAX_DOUBLINGS = 3
 OVERFIT_NATS, OVERFIT_ERRORS = 1.0, 3.0
-POLISH_ERRORS = 2.0
+# with 64 fixed draws a roughness of 0.1 costs the order of 1e-3 nats
+POLISH_ROUGHNESS = 0.1
 NEARLY = 0.1  # a search stalled by rounding counts as converged below this scaled gradient
 
 
@@ -33,6 +34,13 @@ class Outcome(NamedTuple):
     elbo: Estimate
     status: Status
     trace: list[Progress]
+
+
+class HeldOut(NamedTuple):
+    """A Gaussian on draws that no stage has seen."""
+
+    elbos: Floats  # (HELD_OUT_DRAWS / 2,) log p - log q, means of antithetic pairs
+    roughness: float  # summed variance of the gradient's even part, zero for a Gaussian target
 
 
 class NotFiniteError(ValueError):
@@ -57,7 +65,7 @@ class _Runner:
     ) -> None:
         self.density, self.gaussian = density, gaussian
         self._structure, self._held_out_draws = structure, held_out_draws
-        self._held_out: tuple[Gaussian, Floats] | None = None
+        self._held_out: tuple[Gaussian, HeldOut] | None = None
         self.max_evals, self.callback = max_evals, callback
         self.evals, self.stage = 0, "start"
         self.trace: list[Progress] = []
@@ -73,14 +81,20 @@ class _Runner:
         if self.callback is not None and self.callback(progress):
             raise _StopError("interrupted", "the callback asked to stop")
 
-    def held_out(self, gaussian: Gaussian) -> Floats:
-        """Return log p - log q on draws no stage has seen, (HELD_OUT_DRAWS / 2,) pair means."""
+    def held_out(self, gaussian: Gaussian) -> HeldOut:
+        """Evaluate a Gaussian on antithetic draws that no stage has seen."""
         if self._held_out is None or self._held_out[0] is not gaussian:
             E = self._held_out_draws
-            log_p, _ = self.density.value_and_grad(gaussian.points(E))
-            elbos = self._structure.elbos(log_p, E, gaussian)
-            self._held_out = gaussian, elbos.reshape(2, -1).mean(0)
+            log_p, gradients = self.density.value_and_grad(gaussian.points(E))
+            elbos = self._structure.elbos(log_p, E, gaussian).reshape(2, -1).mean(0)
+            even = gaussian.in_frame(gradients.reshape(2, len(elbos), -1).mean(0))
+            roughness = float((even - even.mean(0))[:, self._structure.noisy].var(0).sum())
+            self._held_out = gaussian, HeldOut(elbos, roughness)
         return self._held_out[1]
+
+    def restore(self, gaussian: Gaussian, held_out: HeldOut) -> None:
+        """Go back to a Gaussian evaluated before."""
+        self.gaussian, self._held_out = gaussian, (gaussian, held_out)
 
     def _evaluate(self, points: Floats) -> tuple[Floats, Floats]:
         if self.max_evals is not None and self.evals >= self.max_evals:
@@ -139,7 +153,7 @@ def run_plan(
         status = Status(
             "interrupted", f"interrupted in stage {runner.stage!r}; this is the fit so far"
         )
-    elbo = _estimate(runner.held_out(runner.gaussian))
+    elbo = _estimate(runner.held_out(runner.gaussian).elbos)
     return Outcome(runner.gaussian, elbo, status, runner.trace)
 
 
@@ -187,7 +201,7 @@ def _coupled(runner: _Runner, structure: Structure, rng: np.random.Generator, ep
         [fitted] = runner.run(
             "full_rank", full_rank(runner.gaussian, E, structure, eps, runner.accepted)
         )
-        held_out = _estimate(runner.held_out(runner.gaussian))
+        held_out = _estimate(runner.held_out(runner.gaussian).elbos)
         bound = max(OVERFIT_NATS, OVERFIT_ERRORS * held_out.mcse)
         if doublings == MAX_DOUBLINGS or fitted.elbo - held_out.value <= bound:
             return fitted
@@ -195,16 +209,17 @@ def _coupled(runner: _Runner, structure: Structure, rng: np.random.Generator, ep
 
 
 def _polish(runner: _Runner, structure: Structure, rng: np.random.Generator) -> None:
-    """Polish, and keep the result if it is better on common draws beyond their noise."""
-    if not structure.dim:
-        return
+    """Polish, unless the target is as good as Gaussian; keep the better on common draws."""
     before = runner.gaussian
-    elbos = runner.held_out(before)
+    current = runner.held_out(before)
+    if not current.roughness > POLISH_ROUGHNESS:
+        return  # the fixed draws' optimum is the optimum
     [after] = runner.run("polish", polish(before, structure, rng))
     polished = runner.held_out(after)
-    gain = _estimate(polished - elbos)
-    if gain.value > POLISH_ERRORS * gain.mcse:
-        runner.accepted(after, float(polished.mean()))
+    if polished.elbos.mean() > current.elbos.mean():
+        runner.accepted(after, float(polished.elbos.mean()))
+    else:
+        runner.restore(before, current)
 
 
 def _estimate(per_draw: Floats) -> Estimate:

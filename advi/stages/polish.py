@@ -3,7 +3,7 @@
 import numpy as np
 
 from advi import draws
-from advi.stages.gaussian import Floats, Gaussian, Structure
+from advi.gaussian import Floats, Gaussian, Structure
 from advi.stages.lockstep import Stage
 
 STEPS, DRAWS = 30, 32
@@ -41,7 +41,7 @@ def polish(gaussian: Gaussian, structure: Structure, rng: np.random.Generator) -
         if not np.all(np.isfinite(gradients)):
             return gaussian
         # gradient of log p - log q along the draw, in the frame where q is standard
-        W = (gradients * q.scale if diagonal else gradients @ q.scale) + E
+        W = q.in_frame(gradients) + E
         loc_step = np.where(structure.noisy, _cut(W.mean(0)), 0.0)
         if diagonal:
             factor = np.exp(0.5 * _cut((W * E).mean(0)))

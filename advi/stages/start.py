@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from advi.stages.gaussian import Floats, Gaussian, Structure
+from advi.gaussian import Floats, Gaussian, Structure
 from advi.stages.lbfgs import Measure, minimise
 from advi.stages.lockstep import Stage
 

@@ -50,7 +50,7 @@ class NumPyroAdapter:
         log_det = jnp.asarray(self.transform.log_abs_det_jacobian(x, value))
         # Some NumPyro transforms give one number an entry, and complex ones a complex zero.
         axes = tuple(range(jnp.ndim(value) - self.event_dim, log_det.ndim))
-        return jnp.asarray(value), jnp.real(log_det).sum(axes).astype(x.dtype)
+        return jnp.asarray(value), jnp.real(log_det).sum(axes)
 
     def inverse(self, value: Array) -> Array:
         """Return the coordinates."""

@@ -24,6 +24,10 @@ class Gaussian(NamedTuple):
         """Return the points (M, D) that standard normal draws E (M, D) stand for."""
         return self.loc + (self.scale * E if self.scale.ndim == 1 else E @ self.scale.T)
 
+    def in_frame(self, gradients: Floats) -> Floats:
+        """Return gradients (M, D) with respect to the draws instead of the points."""
+        return gradients * self.scale if self.scale.ndim == 1 else gradients @ self.scale
+
     def log_sds(self) -> Floats:
         """Return the log of the scale's diagonal (D,)."""
         return np.log(self.scale if self.scale.ndim == 1 else np.diag(self.scale))

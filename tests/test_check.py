@@ -1,0 +1,113 @@
+"""check(): what it finds in good models and in bad ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import advi
+
+LATENTS = {"mu": advi.real(), "tau": advi.positive(3)}
+Y = np.arange(5.0)
+
+
+def log_joint(z, d):
+    return -0.5 * z["mu"] ** 2 - jnp.sum(z["tau"]) - jnp.sum((d["y"] - z["mu"]) ** 2)
+
+
+def checked(log_joint, data=None, latents=LATENTS, **arguments):
+    return advi.check(advi.Model(log_joint, latents), data, **arguments)
+
+
+def test_a_good_model_has_no_problem():
+    found = checked(log_joint, {"y": Y})
+    assert found.ok
+    assert found.problems == ()
+    assert found.latents.rows == ("mu", "tau")
+    assert found.latents["mu"]["real coordinates"] == 1
+    assert found.latents["tau"]["real coordinates"] == 3
+    np.testing.assert_array_equal(found.latents["used"], [1, 1])
+    assert np.all(np.isfinite(found.latents["largest gradient"]))
+    notes = " | ".join(found.notes)
+    assert "float32" in notes
+    assert "a scalar log-joint: no minibatches" in notes
+    assert "finite at 16 of 16 points" in notes
+    assert "data y: (5,) float32" in notes
+    assert "no problem found" in repr(found)
+
+
+def test_gradients_are_those_of_the_density():
+    """Of -100 x^2 / 2: the largest gradient is 100 times the farthest point, at most 2 away."""
+    found = checked(lambda z, d: -50 * z["x"] ** 2, latents={"x": advi.real()})
+    assert 100 < found.latents["x"]["largest gradient"] <= 200
+
+
+def test_every_unused_latent_is_a_problem():
+    latents = {"a": advi.real(), "b": advi.real(), "s": {"c": advi.positive()}}
+    found = checked(lambda z, d: -(z["a"] ** 2), latents=latents)
+    assert not found.ok
+    assert len(found.problems) == 2
+    assert "never uses 'b'" in found.problems[0]
+    assert "never uses 's.c'" in found.problems[1]
+    np.testing.assert_array_equal(found.latents["used"], [1, 0, 0])
+    assert repr(found).count("problem: ") == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_density_that_is_finite_nowhere_is_a_problem(value):
+    found = checked(lambda z, d: log_joint(z, d) + value, {"y": Y})
+    assert not found.ok
+    assert any("finite at none of the points" in problem for problem in found.problems)
+
+
+def test_a_gradient_that_is_not_finite_is_a_problem_of_its_latent():
+    """The square root of zero: a finite value with an infinite slope, behind a where."""
+    found = checked(lambda z, d: -(z["mu"] ** 2) - jnp.sum(z["tau"]) + 0 * jnp.sqrt(0 * z["mu"]))
+    assert [p for p in found.problems if "gradient of 'mu'" in p]
+    assert not [p for p in found.problems if "'tau'" in p]
+
+
+def test_nan_in_the_data_is_noted_with_leaf_and_row():
+    y = np.where(np.arange(5) == 3, np.nan, Y)
+    found = checked(log_joint, {"y": y})
+    assert not found.ok
+    assert any("'y', row 3 is NaN" in note for note in found.notes)
+
+
+def test_nan_that_is_masked_is_no_problem():
+    def masked(z, d):
+        return log_joint(z, {"y": jnp.where(jnp.isnan(d["y"]), 0.0, d["y"])})
+
+    found = checked(masked, {"y": np.where(np.arange(5) == 3, np.nan, Y)})
+    assert found.ok
+    assert any("'y', row 3" in note and "finite all the same" in note for note in found.notes)
+
+
+def test_rows_are_counted():
+    found = checked(
+        lambda z, d: advi.Terms(-jnp.sum(z["tau"]), -((d["y"] - z["mu"]) ** 2)), {"y": Y}
+    )
+    assert found.ok
+    assert "5 rows: minibatches are possible" in found.notes[0]
+
+
+def test_double_precision_is_that_of_the_check_alone():
+    found = checked(log_joint, {"y": Y}, x64=True)
+    assert "float64" in found.notes[0]
+    assert "data y: (5,) float64" in found.notes
+    assert not jax.config.jax_enable_x64
+
+
+def test_the_points_follow_the_key():
+    def largest(key):
+        return checked(log_joint, {"y": Y}, key=key).latents["largest gradient"]
+
+    np.testing.assert_array_equal(largest(3), largest(3))
+    assert np.any(largest(3) != largest(4))
+
+
+def test_a_latent_without_coordinates_does_no_harm():
+    latents = {"a": advi.real(), "b": advi.real(0)}
+    found = checked(lambda z, d: -(z["a"] ** 2) - jnp.sum(z["b"] ** 2), latents=latents)
+    assert found.ok
+    assert found.latents["b"]["largest gradient"] == 0

@@ -1,0 +1,194 @@
+"""Data: dtypes, names, NaN, rows, and minibatches that add up to the whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import advi
+from advi.data import Rows, check_rows, find_nan, make_rows, prepare
+
+DTYPES = [  # given, in a float32 fit, in a float64 fit
+    ("float64", "float32", "float64"),
+    ("float32", "float32", "float32"),
+    ("float16", "float16", "float16"),
+    ("int64", "int32", "int64"),
+    ("uint64", "int32", "uint64"),
+    ("int32", "int32", "int32"),
+    ("uint8", "uint8", "uint8"),
+    ("bool", "bool", "bool"),
+]
+
+
+def prepared(data, float_dtype="float32"):
+    with jax.enable_x64(float_dtype == "float64"):
+        return prepare(data, float_dtype)
+
+
+@pytest.mark.parametrize(("given", "single", "double"), DTYPES)
+def test_dtypes(given, single, double):
+    values = np.array([0, 1, 1]).astype(given)
+    for float_dtype, expected in (("float32", single), ("float64", double)):
+        leaf, spec = prepared(values, float_dtype)
+        assert isinstance(leaf, jax.Array)
+        assert leaf.dtype == expected
+        assert spec.leaves == (((3,), expected),)
+        assert spec.float_dtype == float_dtype
+        np.testing.assert_array_equal(leaf, values)
+
+
+def test_jax_arrays_of_double_precision_are_narrowed():
+    with jax.enable_x64(True):
+        wide = jnp.array([1.0, 2.0])
+    leaf, _ = prepared(wide)
+    assert leaf.dtype == jnp.float32
+    assert prepared(wide, "float64")[0].dtype == jnp.float64
+
+
+def test_large_integers_need_x64():
+    large = np.array([2**40, -(2**40)])
+    with pytest.raises(ValueError, match="x64=True"):
+        prepared(large)
+    np.testing.assert_array_equal(prepared(large, "float64")[0], large)
+    limits = np.array([-(2**31), 2**31 - 1])
+    np.testing.assert_array_equal(prepared(limits)[0], limits)
+
+
+@pytest.mark.parametrize(
+    ("data", "names", "shapes"),
+    [
+        (None, (), ()),
+        (2.5, ("data",), ((),)),
+        ([1, 2, 3], ("data",), ((3,),)),
+        ([[1.0, 2.0], [3.0, 4.0]], ("data",), ((2, 2),)),
+        ((np.ones(2), np.ones((2, 3))), ("0", "1"), ((2,), (2, 3))),
+        ({"y": [1, 2], "n": 3}, ("n", "y"), ((), (2,))),
+        ({"obs": {"y": np.ones(4)}, "x": (1.0, np.zeros(0))}, ("obs.y", "x.0", "x.1"), ((4,), (), (0,))),
+    ],
+)  # fmt: skip
+def test_trees_and_names(data, names, shapes):
+    out, spec = prepared(data)
+    assert spec.names == names
+    assert tuple(shape for shape, _ in spec.leaves) == shapes
+    assert jax.tree.structure(out) == spec.treedef
+    assert [leaf.shape for leaf in jax.tree.leaves(out)] == list(shapes)
+
+
+def test_specs_depend_on_shapes_and_dtypes_only():
+    _, one = prepared({"x": np.ones(3), "k": np.arange(2)})
+    _, same = prepared({"x": [4.0, 5.0, 6.0], "k": np.arange(2, dtype=np.int32)})
+    assert one == same
+    assert hash(one) == hash(same)
+    for other in ({"x": np.ones(4), "k": np.arange(2)}, {"x": np.arange(3), "k": np.arange(2)}):
+        assert prepared(other)[1] != one
+    assert prepared({"x": np.ones(3), "k": np.arange(2)}, "float64")[1] != one
+
+
+def test_data_are_not_changed():
+    given = {"x": np.arange(3.0), "y": [1, 2]}
+    prepared(given)
+    assert given["x"].dtype == np.float64
+    assert given["y"] == [1, 2]
+
+
+def test_keys_are_data():
+    """A random key is a JAX array like any other."""
+    noisy = advi.Model(
+        lambda z, d: -0.5 * (z["x"] - jax.random.normal(d["key"])) ** 2, {"x": advi.real()}
+    )
+    data = {"key": jax.random.key(3)}
+    fit = advi.fit(noisy, data, max_steps=20)
+    assert np.isfinite(fit.elbo.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"x": np.ones(3), "n": np.arange(3)}, None),
+        (None, None),
+        ({"x": np.array([np.inf, 1.0])}, None),
+        ({"a": 1.0, "x": np.array([0.0, np.nan])}, "data leaf 'x', row 1 is NaN (1 NaN in that leaf)"),
+        (np.array([[1, np.nan], [np.nan, np.nan]]), "data leaf 'data', row 0 is NaN (3 NaN in that leaf)"),
+        ({"b": {"s": np.nan}}, "data leaf 'b.s' is NaN (1 NaN in that leaf)"),
+        ((np.ones(2), np.array([np.nan], np.float16)), "data leaf '1', row 0 is NaN (1 NaN in that leaf)"),
+    ],
+)  # fmt: skip
+def test_find_nan(data, words):
+    assert find_nan(*prepared(data)) == words
+
+
+# Rows and minibatches.
+
+DATA = {"x": np.arange(20.0).reshape(10, 2), "y": np.arange(10.0), "w": np.arange(3.0), "c": 1.5}
+PER_ROW = (False, False, True, True)  # leaves in JAX's order: c, w, x, y
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 10])
+def test_rows(batch_size):
+    _, spec = prepared(DATA)
+    rows = make_rows(batch_size, 10, spec)
+    assert rows == Rows(10, batch_size, PER_ROW)
+    assert hash(rows) == hash(make_rows(np.int64(batch_size), 10, spec))
+    assert rows.scale == 10 / batch_size
+    assert rows.steps_per_epoch == 10 // batch_size
+    shapes = dict(zip(spec.names, rows.batch_spec(spec).leaves, strict=True))
+    assert shapes["x"] == ((batch_size, 2), "float32")
+    assert shapes["y"] == ((batch_size,), "float32")
+    assert (shapes["w"], shapes["c"]) == (((3,), "float32"), ((), "float32"))
+    assert rows.batch_spec(spec).names == spec.names
+
+
+def batches(rows, data, epoch, seed=0):
+    take = jax.jit(rows.batch)
+    order = jax.jit(rows.permutation)(jax.random.key(seed), epoch)
+    return order, [take(data, order, position) for position in range(rows.steps_per_epoch)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 10])
+def test_an_epoch_sees_every_row_at_most_once(batch_size):
+    data, spec = prepared(DATA)
+    rows = make_rows(batch_size, 10, spec)
+    order, parts = batches(rows, data, epoch=2)
+    assert sorted(order.tolist()) == list(range(10))
+    seen = np.concatenate([part["y"] for part in parts])
+    np.testing.assert_array_equal(seen, np.asarray(order)[: len(parts) * batch_size])
+    for part in parts:
+        # rows of different leaves stay together, and what has no rows is left alone
+        np.testing.assert_array_equal(part["x"], DATA["x"][np.asarray(part["y"], int)])
+        np.testing.assert_array_equal(part["w"], DATA["w"])
+        assert float(part["c"]) == 1.5
+
+
+def test_epochs_and_keys_order_the_rows_anew():
+    data, spec = prepared({"y": np.arange(50.0)})
+    rows = make_rows(10, 50, spec)
+    orders = [batches(rows, data, epoch, seed)[0].tolist() for epoch in (0, 1) for seed in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+    assert batches(rows, data, 1)[0].tolist() == batches(rows, data, 1)[0].tolist()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 12])
+def test_scaled_batches_are_unbiased_for_the_whole(batch_size):
+    """Over all positions and many epochs the mean of shared + N/B sum(rows) is the total."""
+    y = np.random.default_rng(0).standard_normal(12)
+    data, spec = prepared({"y": y})
+    rows = make_rows(batch_size, 12, spec)
+
+    def totals(epoch):
+        order = rows.permutation(jax.random.key(5), epoch)
+        parts = [rows.batch(data, order, i)["y"] for i in range(rows.steps_per_epoch)]
+        return jnp.stack([advi.Terms(3.0, part).total(rows.scale) for part in parts])
+
+    values = np.asarray(jax.jit(jax.vmap(totals))(np.arange(2000)), float)
+    means = values.mean(1)  # independent between epochs
+    error = 5 * means.std() / np.sqrt(len(means)) + 1e-5  # single precision of the sum
+    assert abs(means.mean() - (3.0 + y.sum())) < error
+
+
+def test_rows_are_found_by_their_leading_axis():
+    _, spec = prepared(DATA)
+    assert check_rows(10, spec) == PER_ROW
+    assert check_rows(3, spec) == (False, True, False, False)
+    assert check_rows(5, prepared(None)[1]) == ()
+    with pytest.raises(ValueError, match=r"length 4, .*c: a scalar, w: 3, x: 10, y: 10"):
+        check_rows(4, spec)

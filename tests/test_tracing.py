@@ -1,0 +1,154 @@
+"""Tracing: the log-joint runs once in Python, and what its trace tells about it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import advi
+from advi.data import prepare
+from advi.tracing import require_all_used, trace
+
+LATENTS = {"mu": advi.real(), "s": {"tau": advi.positive(3)}, "b": (advi.real(2), advi.real())}
+
+
+def traced(log_joint, latents, data=None, float_dtype="float32"):
+    model = advi.Model(log_joint, latents)
+    data, spec = prepare(data, float_dtype)
+    return model, data, trace(model, spec)
+
+
+def everything(z, d):
+    r = d["y"] - z["mu"]
+    return -jnp.sum(r**2) - jnp.sum(z["s"]["tau"]) + z["b"][0] @ z["b"][0] * z["b"][1]
+
+
+@pytest.mark.parametrize("float_dtype", ["float32", "float64"])
+def test_a_trace_is_the_log_joint(float_dtype):
+    with jax.enable_x64(float_dtype == "float64"):
+        data = {"y": np.arange(4.0)}
+        model, data, log_joint = traced(everything, LATENTS, data, float_dtype)
+        values, _ = model.unravel(jnp.linspace(-1, 1, model.size, dtype=float_dtype))
+        terms = log_joint(values, data)
+        assert terms.shared.dtype == float_dtype
+        assert terms.rows.shape == (0,)
+        expected = everything(model.to_tree(values), data)
+        np.testing.assert_allclose(terms.total(), expected, rtol=1e-6)
+
+
+def test_the_trace_of_terms_knows_its_rows():
+    def log_joint(z, d):
+        return advi.Terms(-(z["mu"] ** 2), -((d["y"] - z["mu"]) ** 2))
+
+    model, data, traced_ = traced(log_joint, {"mu": advi.real()}, {"y": np.arange(4.0)})
+    assert traced_.num_rows == 4
+    shared, rows = traced_({"mu": jnp.float32(2.0)}, data)
+    assert float(shared) == -4.0
+    np.testing.assert_array_equal(rows, [-4.0, -1.0, 0.0, -1.0])
+    assert traced(everything, LATENTS, {"y": np.ones(2)})[2].num_rows is None
+
+
+def test_python_runs_once_for_shapes_and_dtypes():
+    calls = []
+
+    def log_joint(z, d):
+        calls.append(d["y"].shape)
+        return -jnp.sum((d["y"] - z["mu"]) ** 2)
+
+    model = advi.Model(log_joint, {"mu": advi.real()})
+    one = advi.fit(model, {"y": np.arange(4.0)}, max_steps=4)
+    two = advi.fit(model, {"y": np.arange(4.0) + 10}, max_steps=4, key=3)
+    advi.check(model, {"y": np.ones(4)})
+    assert calls == [(4,)]
+    assert float(two.mean()["mu"]) > float(one.mean()["mu"]) + 5  # the data are an argument
+    advi.fit(advi.Model(log_joint, {"mu": advi.real()}), {"y": np.ones(4)}, max_steps=1)
+    assert calls == [(4,)]  # an equal model is the same model
+    advi.check(model, {"y": np.ones(5)})
+    assert calls == [(4,), (5,)]
+    advi.check(model, {"y": np.ones(5)}, x64=True)
+    assert len(calls) == 3
+
+
+def test_the_second_fit_compiles_nothing():
+    events = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            events.append(duration)
+
+    model = advi.Model(
+        lambda z, d: -jnp.sum((d - z["mu"]) ** 2) - jnp.sum(z["tau"] ** 2),
+        {"mu": advi.real(), "tau": advi.positive(2)},
+    )
+    first = advi.fit(model, np.arange(6.0))
+    first.summary(), first.sample(3)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        again = advi.fit(model, np.arange(6.0) + 1, key=7)
+        again.summary(), again.sample(5)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not events
+
+
+UNUSED = {
+    "all": (lambda z: z["a"] + z["b"] + z["c"], "abc"),
+    "one": (lambda z: z["b"] ** 2, "b"),
+    "none": (lambda z: jnp.float32(3.0), ""),
+    "the value itself": (lambda z: z["c"], "c"),
+    "computed and dropped": (lambda z: (jnp.exp(z["a"]) * z["c"], z["b"])[1], "b"),
+    "shape only": (lambda z: z["b"] * jnp.ones_like(z["a"]).size, "b"),
+    "in a branch": (lambda z: jax.lax.cond(z["a"] > 0, lambda: z["b"], lambda: -z["b"]), "ab"),
+    "in a loop": (lambda z: jax.lax.fori_loop(0, 3, lambda i, v: v + z["c"], z["a"]), "ac"),
+    "through a chain": (lambda z: jnp.tanh(jnp.where(z["a"] > 0, z["a"], z["c"]) * 2), "ac"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSED)
+def test_which_latents_are_used(case):
+    function, used = UNUSED[case]
+    latents = {name: advi.real() for name in "abc"}
+    model, _, log_joint = traced(lambda z, d: function(z), latents)
+    assert log_joint.used == set(used)
+    unused = [name for name in "abc" if name not in used]
+    if not unused:
+        require_all_used(model, log_joint)
+    else:
+        with pytest.raises(ValueError, match="never uses " + ", ".join(map(repr, unused))):
+            require_all_used(model, log_joint)
+
+
+def test_terms_use_what_either_part_uses():
+    latents = {name: advi.real() for name in "abc"}
+    _, _, log_joint = traced(lambda z, d: advi.Terms(z["a"], z["c"] * d), latents, np.arange(3.0))
+    assert log_joint.used == {"a", "c"}
+
+
+def test_cost_counts_the_elements_of_every_operation():
+    def cost(function, *shape):
+        return traced(lambda z, d: function(z["x"]), {"x": advi.real(*shape)})[2].cost
+
+    once = cost(lambda x: jnp.exp(x).sum(), 100)
+    assert once >= 100
+    assert cost(lambda x: jnp.exp(x).sum(), 1000) == pytest.approx(10 * once, rel=0.05)
+    assert cost(lambda x: jnp.exp(jnp.exp(x)).sum(), 100) == once + 100
+
+    def loop(length):
+        return lambda x: jax.lax.scan(lambda c, _: (jnp.sin(c), None), x, length=length)[0].sum()
+
+    short, long = cost(loop(10), 50), cost(loop(20), 50)
+    assert long - short == 10 * 50
+    jitted = cost(lambda x: jax.jit(lambda v: jnp.exp(v).sum())(x), 100)
+    assert jitted == once
+
+
+@pytest.mark.parametrize("value", [1, np.float64(1.0), np.ones(()), 0.5], ids=repr)
+def test_constants_of_any_kind_may_enter(value):
+    _, _, log_joint = traced(lambda z, d: -(z["a"] ** 2) * value, {"a": advi.real()})
+    assert log_joint.used == {"a"}
+
+
+def test_a_missing_key_names_latents_and_data_and_keeps_its_cause():
+    with pytest.raises(KeyError, match="data: y") as caught:
+        traced(lambda z, d: z["muu"], {"mu": advi.real()}, {"y": 1.0})
+    assert isinstance(caught.value.__cause__, KeyError)  # whose traceback shows the user's line
