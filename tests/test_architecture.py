@@ -24,6 +24,7 @@ ROOMS = [
     ["density"],
     ["families"],
     ["guide"],
+    ["gaussian"],
     ["objective"],
     ["stages"],
     ["result"],

@@ -63,9 +63,13 @@ def test_large_integers_need_x64():
         ([[1.0, 2.0], [3.0, 4.0]], ("data",), ((2, 2),)),
         ((np.ones(2), np.ones((2, 3))), ("0", "1"), ((2,), (2, 3))),
         ({"y": [1, 2], "n": 3}, ("n", "y"), ((), (2,))),
-        ({"obs": {"y": np.ones(4)}, "x": (1.0, np.zeros(0))}, ("obs.y", "x.0", "x.1"), ((4,), (), (0,))),
+        (
+            {"obs": {"y": np.ones(4)}, "x": (1.0, np.zeros(0))},
+            ("obs.y", "x.0", "x.1"),
+            ((4,), (), (0,)),
+        ),
     ],
-)  # fmt: skip
+)
 def test_trees_and_names(data, names, shapes):
     out, spec = prepared(data)
     assert spec.names == names
@@ -107,14 +111,15 @@ def test_keys_are_data():
         ({"x": np.ones(3), "n": np.arange(3)}, None),
         (None, None),
         ({"x": np.array([np.inf, 1.0])}, None),
-        ({"a": 1.0, "x": np.array([0.0, np.nan])}, "data leaf 'x', row 1 is NaN (1 NaN in that leaf)"),
-        (np.array([[1, np.nan], [np.nan, np.nan]]), "data leaf 'data', row 0 is NaN (3 NaN in that leaf)"),
-        ({"b": {"s": np.nan}}, "data leaf 'b.s' is NaN (1 NaN in that leaf)"),
-        ((np.ones(2), np.array([np.nan], np.float16)), "data leaf '1', row 0 is NaN (1 NaN in that leaf)"),
+        ({"a": 1.0, "x": np.array([0.0, np.nan])}, "'x', row 1 is NaN (1 NaN"),
+        (np.array([[1, np.nan], [np.nan, np.nan]]), "'data', row 0 is NaN (3 NaN"),
+        ({"b": {"s": np.nan}}, "'b.s' is NaN (1 NaN"),
+        ((np.ones(2), np.array([np.nan], np.float16)), "'1', row 0 is NaN (1 NaN"),
     ],
-)  # fmt: skip
+)
 def test_find_nan(data, words):
-    assert find_nan(*prepared(data)) == words
+    expected = words and f"data leaf {words} in that leaf)"
+    assert find_nan(*prepared(data)) == expected
 
 
 # Rows and minibatches.
@@ -138,10 +143,13 @@ def test_rows(batch_size):
     assert rows.batch_spec(spec).names == spec.names
 
 
-def batches(rows, data, epoch, seed=0):
-    take = jax.jit(rows.batch)
-    order = jax.jit(rows.permutation)(jax.random.key(seed), epoch)
-    return order, [take(data, order, position) for position in range(rows.steps_per_epoch)]
+permutation = jax.jit(Rows.permutation, static_argnums=0)
+batch = jax.jit(Rows.batch, static_argnums=0)
+
+
+def batches(rows, data, epoch):
+    order = permutation(rows, jax.random.key(0), epoch)
+    return order, [batch(rows, data, order, i) for i in range(rows.steps_per_epoch)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 10])
@@ -160,14 +168,14 @@ def test_an_epoch_sees_every_row_at_most_once(batch_size):
 
 
 def test_epochs_and_keys_order_the_rows_anew():
-    data, spec = prepared({"y": np.arange(50.0)})
-    rows = make_rows(10, 50, spec)
-    orders = [batches(rows, data, epoch, seed)[0].tolist() for epoch in (0, 1) for seed in (0, 1)]
+    rows = Rows(50, 10, (True,))
+    keys = jax.random.key(0), jax.random.key(1)
+    orders = [permutation(rows, key, epoch).tolist() for key in keys for epoch in (0, 1)]
     assert len({tuple(order) for order in orders}) == 4
-    assert batches(rows, data, 1)[0].tolist() == batches(rows, data, 1)[0].tolist()
+    assert permutation(rows, keys[1], 1).tolist() == orders[3]
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 7, 12])
+@pytest.mark.parametrize("batch_size", [4, 7])
 def test_scaled_batches_are_unbiased_for_the_whole(batch_size):
     """Over all positions and many epochs the mean of shared + N/B sum(rows) is the total."""
     y = np.random.default_rng(0).standard_normal(12)

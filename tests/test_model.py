@@ -79,29 +79,30 @@ def test_spans_tile_the_flat_coordinates(model):
 
 def test_unravel_gives_every_latent_its_shape_and_support(model):
     x = np.random.default_rng(0).standard_normal(model.size).astype(np.float32)
-    values, log_dets = model.unravel(x)
-    assert list(values) == list(log_dets) == list(model.latents)
+    values, log_dets = jax.jit(model.unravel)(x)
+    assert set(values) == set(log_dets) == set(model.latents)
     for name, latent in model.latents.items():
         assert values[name].shape == latent.shape
-        assert np.all(latent.support(values[name]))
+        assert np.all(latent.support(np.asarray(values[name])))
         assert log_dets[name].shape == ()
 
 
 def test_ravel_inverts_unravel(model):
     with jax.enable_x64(True):
         x = np.random.default_rng(1).standard_normal(model.size)
-        values, _ = model.unravel(jnp.asarray(x))
+        back = jax.jit(lambda x: model.ravel(model.unravel(x)[0]))(x)
         # rounding only: double precision, values near one
-        np.testing.assert_allclose(model.ravel(values), x, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(back, x, rtol=1e-10, atol=1e-12)
 
 
-def test_log_dets_are_those_of_each_latent_alone(model):
+def test_log_dets_are_those_of_each_latent_alone():
+    model = advi.Model(total, nested())
     with jax.enable_x64(True):
-        x = jnp.asarray(np.random.default_rng(2).standard_normal(model.size))
-        _, log_dets = model.unravel(x)
+        x = np.random.default_rng(2).standard_normal(model.size)
+        _, log_dets = jax.jit(model.unravel)(x)
         for name, latent in model.latents.items():
             part = x[slice(*model.spans[name])].reshape(latent.unconstrained_shape)
-            expected = jnp.sum(latent.bijection.forward(part)[1])
+            expected = jax.jit(lambda part, t=latent.bijection: t.forward(part)[1].sum())(part)
             np.testing.assert_allclose(log_dets[name], expected, rtol=1e-14)
 
 

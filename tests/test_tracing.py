@@ -40,7 +40,7 @@ def test_the_trace_of_terms_knows_its_rows():
     def log_joint(z, d):
         return advi.Terms(-(z["mu"] ** 2), -((d["y"] - z["mu"]) ** 2))
 
-    model, data, traced_ = traced(log_joint, {"mu": advi.real()}, {"y": np.arange(4.0)})
+    _, data, traced_ = traced(log_joint, {"mu": advi.real()}, {"y": np.arange(4.0)})
     assert traced_.num_rows == 4
     shared, rows = traced_({"mu": jnp.float32(2.0)}, data)
     assert float(shared) == -4.0
@@ -56,11 +56,11 @@ def test_python_runs_once_for_shapes_and_dtypes():
         return -jnp.sum((d["y"] - z["mu"]) ** 2)
 
     model = advi.Model(log_joint, {"mu": advi.real()})
-    one = advi.fit(model, {"y": np.arange(4.0)}, max_steps=4)
-    two = advi.fit(model, {"y": np.arange(4.0) + 10}, max_steps=4, key=3)
+    one = advi.fit(model, {"y": np.arange(4.0)})
+    two = advi.fit(model, {"y": np.arange(4.0) + 10}, key=3)
     advi.check(model, {"y": np.ones(4)})
     assert calls == [(4,)]
-    assert float(two.mean()["mu"]) > float(one.mean()["mu"]) + 5  # the data are an argument
+    assert float(two.mean()["mu"]) > float(one.mean()["mu"]) + 9  # the data are an argument
     advi.fit(advi.Model(log_joint, {"mu": advi.real()}), {"y": np.ones(4)}, max_steps=1)
     assert calls == [(4,)]  # an equal model is the same model
     advi.check(model, {"y": np.ones(5)})

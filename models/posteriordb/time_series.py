@@ -69,7 +69,7 @@ def garch11_log_joint(z: Draws, d: Arrays) -> Array:
     """Return the log-joint under flat priors; the first standard deviation is given, nats."""
     p = garch11_parameters(z)
     shocks = p["alpha0"] + p["alpha1"] * (d["y"][:-1] - p["mu"]) ** 2
-    first = d["sigma1"] ** 2
+    first = jnp.square(d["sigma1"])
 
     def advance(variance: Array, shock: Array) -> tuple[Array, Array]:
         variance = shock + p["beta1"] * variance

@@ -1,0 +1,110 @@
+"""Adaptive importance sampling from a Gaussian fit: density evaluations only."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
+from advi.diagnostics.psis import pareto_smooth
+from advi.diagnostics.weighted import WeightedDraws
+
+Floats = NDArray[np.float64]
+
+DEGREES = 7.0  # of freedom of the Student-t proposals
+MIN_ESS, MAX_KHAT = 0.1, 0.7
+
+
+class Adapted(NamedTuple):
+    """The weighted draws of all rounds, and the proposal they ended with."""
+
+    draws: WeightedDraws
+    khat: float
+    loc: Floats  # (D,)
+    scale_tril: Floats  # (D, D)
+
+    @property
+    def reliable(self) -> bool:
+        """Whether the draws' moments may be believed."""
+        share = self.draws.ess / len(self.draws.weights)
+        return bool(share >= MIN_ESS and self.khat <= MAX_KHAT)
+
+
+def adaptive_importance_sampling(
+    log_p: Callable[[Floats], Floats],
+    loc: Floats,
+    scale_tril: Floats,
+    rng: np.random.Generator,
+    rounds: int,
+    num: int = 1000,
+) -> Adapted:
+    """Sample from Student-t proposals that adapt their moments round by round.
+
+    All rounds count, weighted by the mixture of all proposals, and the weights are
+    Pareto-smoothed.
+
+    Parameters
+    ----------
+    log_p
+        Points (n, D) to log densities (n,), nats.
+    loc, scale_tril
+        The first proposal's location (D,) and scale (D, D).
+    rng
+        Generator.
+    rounds, num
+        Rounds, and antithetic draws in each.
+
+    Returns
+    -------
+    Adapted
+
+    References
+    ----------
+    Cornuet, Marin, Mira & Robert (2012), Adaptive Multiple Importance Sampling, section 2.
+    """
+    dim = len(loc)
+    proposals = [(loc, scale_tril)]
+    Z, values = np.zeros((0, dim)), np.zeros(0)
+    densities = np.zeros((0, 0))  # log density of every draw under every proposal
+    for _ in range(rounds):
+        loc, scale_tril = proposals[-1]
+        half = rng.standard_normal((num // 2, dim))
+        half /= np.sqrt(rng.chisquare(DEGREES, (num // 2, 1)) / DEGREES)
+        new = loc + np.concatenate([half, -half]) @ scale_tril.T
+        value = log_p(new)
+        values = np.concatenate([values, np.where(np.isfinite(value), value, -np.inf)])
+        old_under_last = _log_t(Z, loc, scale_tril)[:, None]
+        new_under_all = np.stack([_log_t(new, *q) for q in proposals], axis=1)
+        densities = np.concatenate(
+            [np.concatenate([densities, old_under_last], axis=1), new_under_all]
+        )
+        Z = np.concatenate([Z, new])
+        weights, khat = pareto_smooth(values - _log_mean_exp(densities))
+        draws = WeightedDraws(Z, weights)
+        # with few effective draws the proposal moves little
+        keep = dim / (dim + draws.ess)
+        mean = weights @ Z
+        centred = Z - mean
+        cov = (1 - keep) * (weights[:, None] * centred).T @ centred
+        cov += keep * scale_tril @ scale_tril.T
+        try:
+            factor = np.linalg.cholesky(cov)
+        except np.linalg.LinAlgError:
+            factor = scale_tril  # too few distinct draws: try again from the same proposal
+        proposals.append(((1 - keep) * mean + keep * loc, factor))
+    return Adapted(draws, khat, *proposals[-1])
+
+
+def _log_t(Z: Floats, loc: Floats, scale_tril: Floats) -> Floats:
+    """Return log densities (n,) of the multivariate Student-t."""
+    dim = len(loc)
+    standard = np.linalg.solve(scale_tril, (Z - loc).T)
+    constant = gammaln((DEGREES + dim) / 2) - gammaln(DEGREES / 2)
+    constant -= 0.5 * dim * np.log(DEGREES * np.pi) + np.log(np.diag(scale_tril)).sum()
+    return constant - 0.5 * (DEGREES + dim) * np.log1p((standard**2).sum(0) / DEGREES)
+
+
+def _log_mean_exp(x: Floats) -> Floats:
+    top = x.max(1)
+    return top + np.log(np.exp(x - top[:, None]).mean(1))

@@ -1,0 +1,114 @@
+"""Many short Hamiltonian Monte Carlo chains, preconditioned by a Gaussian."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+STEPS, LEAPFROGS, CHAINS = 20, 4, 400
+TARGET_ACCEPTANCE = 0.8
+MAX_STEP = 0.45
+MAX_DRIFT, MAX_DRIFT_RATIO, MAX_AUTOCORRELATION = 0.1, 1.1, 0.3
+
+
+class Chains(NamedTuple):
+    """The chains after every step."""
+
+    points: Floats  # (STEPS, chains, D)
+    acceptance: float  # mean over the second half
+
+    @property
+    def kept(self) -> Floats:
+        """The draws of the second half of the steps, (STEPS / 2 * chains, D)."""
+        return self.points[len(self.points) // 2 :].reshape(-1, self.points.shape[-1])
+
+
+def short_hmc(
+    value_and_grad: Callable[[Floats], tuple[Floats, Floats]],
+    start: Floats,
+    scale_tril: Floats,
+    rng: np.random.Generator,
+    steps: int = STEPS,
+) -> Chains:
+    """Run chains side by side, driven from the host, in whitened coordinates.
+
+    Parameters
+    ----------
+    value_and_grad
+        Points (n, D) to log densities (n,) and gradients (n, D).
+    start
+        (chains, D) starting points.
+    scale_tril
+        (D, D) scale of the preconditioner.
+    rng
+        Generator.
+    steps
+        Proposals per chain, of `LEAPFROGS` leapfrog steps each.
+
+    Returns
+    -------
+    Chains
+
+    References
+    ----------
+    Neal (2011), MCMC using Hamiltonian dynamics, section 5.3.2.
+    """
+    chains, dim = start.shape
+    z = start
+    value, gradient = value_and_grad(z)
+    gradient = gradient @ scale_tril
+    step = min(MAX_STEP, 1.2 * dim**-0.25)
+    points, accepted_share = [], []
+    for _ in range(steps):
+        sizes = step * rng.uniform(0.6, 1.2, (chains, 1))
+        momentum = rng.standard_normal((chains, dim))
+        energy = value - 0.5 * (momentum**2).sum(1)
+        proposal, force = z, gradient
+        for _ in range(LEAPFROGS):
+            momentum = momentum + 0.5 * sizes * force
+            proposal = proposal + (sizes * momentum) @ scale_tril.T
+            proposed_value, force = value_and_grad(proposal)
+            force = force @ scale_tril
+            momentum = momentum + 0.5 * sizes * force
+        change = proposed_value - 0.5 * (momentum**2).sum(1) - energy
+        change = np.where(np.isfinite(change), change, -np.inf)
+        acceptance = np.exp(np.minimum(change, 0.0))
+        accept = rng.random(chains) < acceptance
+        z = np.where(accept[:, None], proposal, z)
+        value = np.where(accept, proposed_value, value)
+        gradient = np.where(accept[:, None], force, gradient)
+        step = min(MAX_STEP, step * np.exp(0.7 * (acceptance.mean() - TARGET_ACCEPTANCE)))
+        points.append(z)
+        accepted_share.append(acceptance.mean())
+    half = len(accepted_share) // 2
+    return Chains(np.stack(points), float(np.mean(accepted_share[half:])))
+
+
+def settled(columns: Floats) -> bool:
+    """Return whether the moments of the chains have stopped moving.
+
+    Compares steps 6-10 with 11-20 in means and sds, and asks that draws ten steps apart are
+    nearly uncorrelated.
+
+    Parameters
+    ----------
+    columns
+        (STEPS, chains, K) the user's columns after every step.
+    """
+    quarter, half = len(columns) // 4, len(columns) // 2
+    early, late = columns[quarter:half], columns[half:]
+    sd = late.std((0, 1))
+    sd = np.where(sd > 0, sd, 1.0)
+    drift = np.max(np.abs(early.mean((0, 1)) - late.mean((0, 1))) / sd)
+    with np.errstate(divide="ignore"):
+        ratio = np.exp(np.max(np.abs(np.log(np.maximum(early.std((0, 1)), 1e-300) / sd))))
+    centred = columns - columns.mean(1, keepdims=True)
+    first, last = centred[half - 1], centred[-1]
+    norm = np.sqrt((first**2).mean(0) * (last**2).mean(0))
+    correlation = np.max(np.abs((first * last).mean(0)) / np.where(norm > 0, norm, 1.0))
+    return bool(
+        drift <= MAX_DRIFT and ratio <= MAX_DRIFT_RATIO and correlation <= MAX_AUTOCORRELATION
+    )
