@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from advi.data import find_nan, prepare
-from advi.density import Density, default_float
+from advi.density import Density, default_float, precision
 from advi.errors import describe
 from advi.keys import host_rng
 from advi.model import Model
-from advi.result import precision
 from advi.stages.plan import START_RADIUS
 from advi.table import Table
 from advi.tracing import trace

@@ -1,7 +1,9 @@
 """The log density on R^D, compiled once per model and data shapes, evaluated for many points."""
 
+import contextlib
+from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from advi.model import Model, Terms
 from advi.tracing import LogJoint, trace
 
 Floats = NDArray[np.float64]
+Quantity = Literal["value", "value_and_grad", "hessian_vector"]
 
 # One call of the compiled function handles between MIN_POINTS and MAX_POINTS points: as many as
 # keep its work near WORK elements, so that cheap models are not all dispatch and a costly one
@@ -38,13 +41,21 @@ def log_density(model: Model, log_joint: LogJoint, estimated: frozenset[str]) ->
 
 
 @lru_cache(maxsize=64)
-def _compiled(model: Model, spec: DataSpec, estimated: frozenset[str], gradient: bool) -> Any:
+def _compiled(
+    model: Model, spec: DataSpec, estimated: frozenset[str], quantity: Quantity
+) -> Callable[..., Any]:
+    """Return the compiled function of points (n, D), further arrays (n, D) and data."""
     log_p = log_density(model, trace(model, spec), estimated)
 
     def value(x: Array, data: Any) -> Array:
         return log_p(x, data).total()
 
-    one = jax.value_and_grad(value) if gradient else value
+    def hessian_vector(x: Array, direction: Array, data: Any) -> Array:
+        return jax.jvp(lambda point: jax.grad(value)(point, data), (x,), (direction,))[1]
+
+    if quantity == "hessian_vector":
+        return jax.jit(jax.vmap(hessian_vector, in_axes=(0, 0, None)))
+    one = jax.value_and_grad(value) if quantity == "value_and_grad" else value
     return jax.jit(jax.vmap(one, in_axes=(0, None)))
 
 
@@ -64,8 +75,8 @@ class Density:
 
     Attributes
     ----------
-    num_gradients, num_values : int
-        Points at which the gradient, or the value alone, was asked for.
+    num_gradients, num_values, num_hessian_vectors : int
+        Points at which the gradient, the value alone, or the Hessian times a vector was asked for.
     """
 
     def __init__(
@@ -74,7 +85,7 @@ class Density:
         self.model, self.data, self.spec = model, data, spec
         self.log_joint = trace(model, spec)
         self.dtype = np.dtype(spec.float_dtype)
-        self.num_gradients = self.num_values = 0
+        self.num_gradients = self.num_values = self.num_hessian_vectors = 0
         self._program = partial(_compiled, model, spec, estimated)
         fitting = WORK // max(self.log_joint.cost, 1)
         self._points = int(np.clip(2 ** int(np.log2(max(fitting, 1))), MIN_POINTS, MAX_POINTS))
@@ -82,24 +93,40 @@ class Density:
     def value_and_grad(self, X: Floats) -> tuple[Floats, Floats]:
         """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""
         self.num_gradients += len(X)
-        values, gradients = self._evaluate(X, gradient=True)
+        values, gradients = self._evaluate("value_and_grad", X)
         return values, gradients
 
     def value(self, X: Floats) -> Floats:
         """Return log densities (n,) in nats at points X (n, D)."""
         self.num_values += len(X)
-        return self._evaluate(X, gradient=False)[0]
+        return self._evaluate("value", X)[0]
 
-    def _evaluate(self, X: Floats, gradient: bool) -> list[Floats]:
-        program = self._program(gradient)
-        padded = -(-len(X) // self._points) * self._points
-        Z = np.zeros((padded, X.shape[1]), self.dtype)
-        Z[: len(X)] = X
-        Z[len(X) :] = X[:1]
-        # all calls are dispatched before the first result is waited for
-        calls = [program(part, self.data) for part in Z.reshape(-1, self._points, X.shape[1])]
-        parts = zip(*calls, strict=True) if gradient else [calls]
-        return [np.concatenate(part)[: len(X)].astype(np.float64) for part in parts]
+    def hessian_vector(self, X: Floats, directions: Floats) -> Floats:
+        """Return the Hessian at each point X (n, D) times that point's direction (n, D)."""
+        self.num_hessian_vectors += len(X)
+        return self._evaluate("hessian_vector", X, directions)[0]
+
+    def _evaluate(self, quantity: Quantity, *arrays: Floats) -> list[Floats]:
+        program = self._program(quantity)
+        num, dim = arrays[0].shape
+        padded = -(-num // self._points) * self._points
+        # points that only pad repeat the first, which costs nothing unusual
+        chunks = [
+            np.concatenate([a, np.broadcast_to(a[:1], (padded - num, dim))])
+            .astype(self.dtype)
+            .reshape(-1, self._points, dim)
+            for a in arrays
+        ]
+        with precision(self.spec.float_dtype):
+            # all calls are dispatched before the first result is waited for
+            calls = [program(*parts, self.data) for parts in zip(*chunks, strict=True)]
+        columns = zip(*calls, strict=True) if isinstance(calls[0], tuple) else [calls]
+        return [np.concatenate(c)[:num].astype(np.float64) for c in columns]
+
+
+def precision(float_dtype: str) -> contextlib.AbstractContextManager:
+    """Return the context in which arrays have this float type; no global setting is touched."""
+    return jax.enable_x64(float_dtype == "float64")
 
 
 def default_float(x64: bool | None) -> str:

@@ -11,7 +11,7 @@ import optax
 
 from advi import draws
 from advi.data import make_rows, prepare
-from advi.density import Density, default_float
+from advi.density import Density, default_float, precision
 from advi.errors import describe, unknown
 from advi.failures import blame, not_finite_at_start
 from advi.families import MeanField
@@ -22,7 +22,7 @@ from advi.keys import device_key, host_rng, key_words
 from advi.model import Model
 from advi.objective import Elbo
 from advi.progress import Bar
-from advi.result import Fit, precision
+from advi.result import Fit
 from advi.stages.plan import NotFiniteError, run_plan
 from advi.stages.stochastic import State, Stochastic, run_steps
 from advi.status import Estimate, Progress, Status

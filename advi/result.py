@@ -12,6 +12,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi import draws
+from advi.density import precision
 from advi.errors import describe
 from advi.gaussian import Gaussian, Structure, structure_of
 from advi.guide import Guide
@@ -264,11 +265,6 @@ class Fit:
 
     def _precision(self) -> contextlib.AbstractContextManager:
         return precision(self.float_dtype)
-
-
-def precision(float_dtype: str) -> contextlib.AbstractContextManager:
-    """Return the context in which arrays have this float type; no global setting is touched."""
-    return jax.enable_x64(float_dtype == "float64")
 
 
 @lru_cache(maxsize=64)
