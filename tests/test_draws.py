@@ -78,7 +78,7 @@ def test_antithetic_draws_on_the_host_are_standard_normal():
 
 
 # Fresh draws: (num, dim), odd numbers and more draws than dimensions among them.
-SHAPES = [(1, 3), (3, 2), (4, 3), (5, 3), (8, 3), (7, 1), (6, 8)]
+SHAPES = [(1, 3), (3, 2), (4, 3), (5, 3), (8, 3), (8, 2), (7, 1), (6, 8)]
 KEYS = 20_000
 
 

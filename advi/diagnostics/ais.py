@@ -64,9 +64,10 @@ def adaptive_importance_sampling(
     Cornuet, Marin, Mira & Robert (2012), Adaptive Multiple Importance Sampling, section 2.
     """
     dim = len(loc)
-    proposals = [(loc, scale_tril)]
+    proposals: list[tuple[Floats, Floats]] = [(loc, scale_tril)]
     Z, values = np.zeros((0, dim)), np.zeros(0)
     densities = np.zeros((0, 0))  # log density of every draw under every proposal
+    draws, khat = WeightedDraws(Z, values), np.inf
     for _ in range(rounds):
         loc, scale_tril = proposals[-1]
         half = rng.standard_normal((num // 2, dim))
@@ -89,7 +90,7 @@ def adaptive_importance_sampling(
         cov = (1 - keep) * (weights[:, None] * centred).T @ centred
         cov += keep * scale_tril @ scale_tril.T
         try:
-            factor = np.linalg.cholesky(cov)
+            factor: Floats = np.linalg.cholesky(cov)
         except np.linalg.LinAlgError:
             factor = scale_tril  # too few distinct draws: try again from the same proposal
         proposals.append(((1 - keep) * mean + keep * loc, factor))

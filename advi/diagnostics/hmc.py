@@ -66,7 +66,7 @@ def short_hmc(
         sizes = step * rng.uniform(0.6, 1.2, (chains, 1))
         momentum = rng.standard_normal((chains, dim))
         energy = value - 0.5 * (momentum**2).sum(1)
-        proposal, force = z, gradient
+        proposal, proposed_value, force = z, value, gradient
         for _ in range(LEAPFROGS):
             momentum = momentum + 0.5 * sizes * force
             proposal = proposal + (sizes * momentum) @ scale_tril.T

@@ -1,30 +1,35 @@
-"""The automatic plan: start, mean field, coupled blocks, held-out check, polish."""
+"""The automatic plan: several starts in lockstep, the best of them to the end."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from advi import draws
 from advi.density import Density
 from advi.gaussian import Floats, Gaussian, Structure
-from advi.stages.full_rank import full_rank
 from advi.stages.lockstep import Stage, lockstep
-from advi.stages.mean_field import Fitted, mean_field
-from advi.stages.polish import polish
+from advi.stages.mean_field import Fitted
+from advi.stages.path import Path, evaluate_held_out, first_mean_field, path
 from advi.stages.start import Started, start
 from advi.status import Estimate, Progress, Status
 
 NUM_STARTS = 4
 START_RADIUS = 2.0
-MIN_DRAWS = 64
-MAX_DRAW_ELEMENTS = 2**24  # memory cap: draws times dimension
 HELD_OUT_DRAWS = 256
-MAX_DOUBLINGS = 3
-OVERFIT_NATS, OVERFIT_ERRORS = 1.0, 3.0
-# with 64 fixed draws a roughness of 0.1 costs the order of 1e-3 nats
-POLISH_ROUGHNESS = 0.1
+RACE_EVALS = 20  # mean-field evaluations of every start that may still win
+HOPELESS_NATS = 20.0  # a climb that ends so much lower is given up
+SAME_START_SDS = 2.0  # climbs that end nearer than this have found one optimum
+SAME_SDS = 0.5  # and fits, whose means are better known
+RIVAL_NATS = 3.0  # a start this close to the winner, elsewhere, is fitted too
 NEARLY = 0.1  # a search stalled by rounding counts as converged below this scaled gradient
+
+
+class Rival(NamedTuple):
+    """Another start carried to its end: its ELBO less the winner's, and where it ended."""
+
+    elbo_difference: float  # nats
+    distance: Floats  # (D,) difference of the means in the winner's sds
 
 
 class Outcome(NamedTuple):
@@ -34,13 +39,8 @@ class Outcome(NamedTuple):
     elbo: Estimate
     status: Status
     trace: list[Progress]
-
-
-class HeldOut(NamedTuple):
-    """A Gaussian on draws that no stage has seen."""
-
-    elbos: Floats  # (HELD_OUT_DRAWS / 2,) log p - log q, means of antithetic pairs
-    roughness: float  # summed variance of the gradient's even part, zero for a Gaussian target
+    held_out_gap: float  # nats: ELBO on the fixed draws less that on fresh ones, before polish
+    rivals: tuple[Rival, ...]
 
 
 class NotFiniteError(ValueError):
@@ -57,44 +57,25 @@ class _Runner:
     def __init__(
         self,
         density: Density,
-        structure: Structure,
-        held_out_draws: Floats,
         gaussian: Gaussian,
         max_evals: int | None,
         callback: Callable[[Progress], object] | None,
     ) -> None:
         self.density, self.gaussian = density, gaussian
-        self._structure, self._held_out_draws = structure, held_out_draws
-        self._held_out: tuple[Gaussian, HeldOut] | None = None
         self.max_evals, self.callback = max_evals, callback
-        self.evals, self.stage = 0, "start"
+        self.evals = 0
+        self.stage = "start"
         self.trace: list[Progress] = []
 
-    def run(self, stage: str, *stages: Stage) -> list:
-        self.stage = stage
+    def run(self, *stages: Stage[Any]) -> list[Any]:
         return lockstep(stages, self._evaluate)
 
-    def accepted(self, gaussian: Gaussian, elbo: float) -> None:
-        self.gaussian = gaussian
-        progress = Progress(self.stage, self.evals, elbo)
+    def accepted(self, stage: str, gaussian: Gaussian, elbo: float) -> None:
+        self.stage, self.gaussian = stage, gaussian
+        progress = Progress(stage, self.evals, elbo)
         self.trace.append(progress)
         if self.callback is not None and self.callback(progress):
             raise _StopError("interrupted", "the callback asked to stop")
-
-    def held_out(self, gaussian: Gaussian) -> HeldOut:
-        """Evaluate a Gaussian on antithetic draws that no stage has seen."""
-        if self._held_out is None or self._held_out[0] is not gaussian:
-            E = self._held_out_draws
-            log_p, gradients = self.density.value_and_grad(gaussian.points(E))
-            elbos = self._structure.elbos(log_p, E, gaussian).reshape(2, -1).mean(0)
-            even = gaussian.in_frame(gradients.reshape(2, len(elbos), -1).mean(0))
-            roughness = float((even - even.mean(0))[:, self._structure.noisy].var(0).sum())
-            self._held_out = gaussian, HeldOut(elbos, roughness)
-        return self._held_out[1]
-
-    def restore(self, gaussian: Gaussian, held_out: HeldOut) -> None:
-        """Go back to a Gaussian evaluated before."""
-        self.gaussian, self._held_out = gaussian, (gaussian, held_out)
 
     def _evaluate(self, points: Floats) -> tuple[Floats, Floats]:
         if self.max_evals is not None and self.evals >= self.max_evals:
@@ -110,6 +91,7 @@ def run_plan(
     first: Gaussian,
     *,
     warm: bool,
+    restarts: int = 1,
     max_evals: int | None = None,
     callback: Callable[[Progress], object] | None = None,
 ) -> Outcome:
@@ -127,6 +109,8 @@ def run_plan(
         Where to start: the mean of the first start, and with `warm` the whole Gaussian.
     warm
         Begin at `first` instead of searching for a start.
+    restarts
+        Starts to carry through the whole plan; the best ELBO is kept.
     max_evals
         Budget of batched evaluations; None for none.
     callback
@@ -141,89 +125,138 @@ def run_plan(
     NotFiniteError
         If no start has a finite log density.
     """
-    eps = float(np.finfo(density.dtype).eps)
     held_out_draws = structure.spread(draws.antithetic(rng, HELD_OUT_DRAWS, structure.dim))
-    runner = _Runner(density, structure, held_out_draws, first, max_evals, callback)
-    try:
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            status = _run(runner, structure, rng, first, warm, eps)
-    except _StopError as stop:
-        status = Status(*stop.args)
-    except KeyboardInterrupt:
-        status = Status(
-            "interrupted", f"interrupted in stage {runner.stage!r}; this is the fit so far"
+    plan = _Plan(_Runner(density, first, max_evals, callback), structure, rng, held_out_draws)
+    runner, ended, gap, rivals = plan.runner, None, 0.0, ()
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        try:
+            ended, rivals = plan.run(first, warm, restarts)
+            status = _status(ended.fitted, runner, plan.eps)
+        except _StopError as stop:
+            status = Status(*stop.args)
+        except KeyboardInterrupt:
+            status = Status(
+                "interrupted", f"interrupted in stage {runner.stage!r}; this is the fit so far"
+            )
+        if ended is not None:
+            held_out = ended.held_out
+            gap = ended.fitted.elbo - held_out.elbo.value
+        else:
+            unfinished = evaluate_held_out(runner.gaussian, structure, held_out_draws)
+            [held_out] = lockstep([unfinished], density.value_and_grad)
+    return Outcome(held_out.gaussian, held_out.elbo, status, runner.trace, gap, rivals)
+
+
+class _Plan:
+    """The starts, the race between them, and the paths of those that go on."""
+
+    def __init__(
+        self,
+        runner: _Runner,
+        structure: Structure,
+        rng: np.random.Generator,
+        held_out_draws: Floats,
+    ) -> None:
+        self.runner, self.structure, self.rng = runner, structure, rng
+        self.held_out_draws = held_out_draws
+        self.eps = float(np.finfo(runner.density.dtype).eps)
+
+    def run(self, first: Gaussian, warm: bool, restarts: int) -> tuple[Path, tuple[Rival, ...]]:
+        """Return the winning path, and the others that were carried to their end."""
+        if warm:
+            [only] = self.carry([first], warm=True)
+            return only, ()
+        entrants = self.start(first, max(NUM_STARTS, restarts))
+        if len(entrants) > 1:
+            entrants = self.race(entrants)
+        carried = [fitted.gaussian for fitted in entrants[: max(restarts, 1)]]
+        paths = self.carry(carried)
+        best = max(paths, key=lambda p: p.held_out.elbo.value)
+        near = [
+            e.gaussian
+            for e in entrants[len(carried) :]
+            if e.elbo > entrants[0].elbo - RIVAL_NATS
+            and _distance(e.gaussian, best.held_out.gaussian).max() > SAME_SDS
+        ]
+        if near:
+            paths += self.carry(near)
+            best = max(paths, key=lambda p: p.held_out.elbo.value)
+        others = [p for p in paths if p is not best]
+        return best, tuple(
+            Rival(
+                p.held_out.elbo.value - best.held_out.elbo.value,
+                _distance(p.held_out.gaussian, best.held_out.gaussian),
+            )
+            for p in others
         )
-    elbo = _estimate(runner.held_out(runner.gaussian).elbos)
-    return Outcome(runner.gaussian, elbo, status, runner.trace)
 
-
-def _run(
-    runner: _Runner,
-    structure: Structure,
-    rng: np.random.Generator,
-    first: Gaussian,
-    warm: bool,
-    eps: float,
-) -> Status:
-    dim = len(first.loc)
-    if not warm:
-        centers = [first.loc] + [
-            first.loc + rng.uniform(-START_RADIUS, START_RADIUS, dim) for _ in range(NUM_STARTS - 1)
-        ]
-        paths = [
-            start(x0, first.loc, structure, child, eps)
-            for x0, child in zip(centers, rng.spawn(NUM_STARTS), strict=True)
-        ]
-        started: list[Started] = runner.run("start", *paths)
-        best = max(started, key=lambda s: s.elbo)
-        if not np.isfinite(best.elbo):
+    def start(self, first: Gaussian, num: int) -> list[Fitted]:
+        """Climb from several points; return those that may win, the best first."""
+        dim = len(first.loc)
+        away = self.rng.uniform(-START_RADIUS, START_RADIUS, (num - 1, dim))
+        places = [first.loc, *(first.loc + away)]
+        started: list[Started] = self.runner.run(
+            *(
+                start(place, first.loc, self.structure, child, self.eps)
+                for place, child in zip(places, self.rng.spawn(num), strict=True)
+            )
+        )
+        started = sorted((s for s in started if np.isfinite(s.elbo)), key=lambda s: -s.elbo)
+        if not started:
             raise NotFiniteError
-        runner.accepted(best.gaussian, best.elbo)
-    fitted = None
-    if not (warm and structure.coupled):
-        E = structure.fixed_draws(rng, _even(max(MIN_DRAWS, 2 * structure.dim), dim))
-        [fitted] = runner.run(
-            "mean_field", mean_field(runner.gaussian, E, structure, eps, runner.accepted)
+        self.runner.accepted("start", started[0].gaussian, started[0].elbo)
+        top = max(s.top for s in started)
+        kept: list[Started] = []
+        for s in started:
+            distinct = all(_distance(s.gaussian, k.gaussian).max() > SAME_START_SDS for k in kept)
+            if distinct and (s.top > top - HOPELESS_NATS or not kept):
+                kept.append(s)
+        return [Fitted(s.gaussian, s.elbo, "started", np.inf) for s in kept]
+
+    def race(self, entrants: list[Fitted]) -> list[Fitted]:
+        """Run a short mean-field stage from every entrant; return them, the best first."""
+        seed = int(self.rng.integers(2**63))  # common draws make the ELBOs comparable
+        raced = self.runner.run(
+            *(
+                first_mean_field(
+                    entrant.gaussian,
+                    self.structure,
+                    np.random.default_rng(seed),
+                    self.eps,
+                    self.runner.accepted if entrant is entrants[0] else _ignore,
+                    RACE_EVALS,
+                )
+                for entrant in entrants
+            )
         )
-    if structure.coupled:
-        fitted = _coupled(runner, structure, rng, eps)
-    assert fitted is not None
-    _polish(runner, structure, rng)
-    return _status(fitted, runner, eps)
+        return sorted(raced, key=lambda fitted: -fitted.elbo)
 
-
-def _coupled(runner: _Runner, structure: Structure, rng: np.random.Generator, eps: float) -> Fitted:
-    """Fit coupled blocks, with twice the draws as long as the fixed ones are overfitted."""
-    dim = len(runner.gaussian.loc)
-    num, doublings = max(MIN_DRAWS, 4 * structure.dim), 0
-    while True:
-        E = structure.fixed_draws(rng, _even(num, dim))
-        [fitted] = runner.run(
-            "full_rank", full_rank(runner.gaussian, E, structure, eps, runner.accepted)
+    def carry(self, gaussians: list[Gaussian], warm: bool = False) -> list[Path]:
+        """Take Gaussians to the end of the plan, in lockstep; the first one is shown."""
+        return self.runner.run(
+            *(
+                path(
+                    gaussian,
+                    self.structure,
+                    child,
+                    self.held_out_draws,
+                    self.eps,
+                    self.runner.accepted if gaussian is gaussians[0] else _ignore,
+                    warm=warm,
+                )
+                for gaussian, child in zip(gaussians, self.rng.spawn(len(gaussians)), strict=True)
+            )
         )
-        held_out = _estimate(runner.held_out(runner.gaussian).elbos)
-        bound = max(OVERFIT_NATS, OVERFIT_ERRORS * held_out.mcse)
-        if doublings == MAX_DOUBLINGS or fitted.elbo - held_out.value <= bound:
-            return fitted
-        num, doublings = 2 * num, doublings + 1
 
 
-def _polish(runner: _Runner, structure: Structure, rng: np.random.Generator) -> None:
-    """Polish, unless the target is as good as Gaussian; keep the better on common draws."""
-    before = runner.gaussian
-    current = runner.held_out(before)
-    if not current.roughness > POLISH_ROUGHNESS:
-        return  # the fixed draws' optimum is the optimum
-    [after] = runner.run("polish", polish(before, structure, rng))
-    polished = runner.held_out(after)
-    if polished.elbos.mean() > current.elbos.mean():
-        runner.accepted(after, float(polished.elbos.mean()))
-    else:
-        runner.restore(before, current)
+def _ignore(stage: str, gaussian: Gaussian, elbo: float) -> None:
+    """Report nothing of a path that is not shown."""
 
 
-def _estimate(per_draw: Floats) -> Estimate:
-    return Estimate(float(per_draw.mean()), float(per_draw.std(ddof=1) / np.sqrt(len(per_draw))))
+def _distance(a: Gaussian, b: Gaussian) -> Floats:
+    """Return the differences of the means in the marginal sds of `b`, (D,)."""
+    sd = b.scale if b.scale.ndim == 1 else np.linalg.norm(b.scale, axis=1)
+    return np.abs(a.loc - b.loc) / sd
 
 
 def _status(fitted: Fitted, runner: _Runner, eps: float) -> Status:
@@ -243,7 +276,3 @@ def _status(fitted: Fitted, runner: _Runner, eps: float) -> Status:
         "max_steps",
         f"a stage used all its evaluations at a scaled gradient of {fitted.gradient:.2g} ({spent})",
     )
-
-
-def _even(num: int, dim: int) -> int:
-    return 2 * max(2, min(num, MAX_DRAW_ELEMENTS // max(dim, 1)) // 2)

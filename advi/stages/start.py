@@ -23,6 +23,7 @@ class Started(NamedTuple):
 
     gaussian: Gaussian
     elbo: float
+    top: float  # log density at the end of the climb, nats
 
 
 def start(
@@ -57,10 +58,10 @@ def start(
         values, gradients = yield x[None]
         return -float(values[0]), -gradients[0]
 
-    failed = Started(Gaussian(center, np.full(len(center), SCALES[-1])), -np.inf)
+    failed = Started(Gaussian(center, np.full(len(center), SCALES[-1])), -np.inf, -np.inf)
     if first is None:
         return failed
-    yield from minimise(
+    top = yield from minimise(
         first,
         negative_log_density,
         retract=lambda x, step: x + step,
@@ -95,7 +96,7 @@ def start(
     elbos, _ = yield from _elbos([tuned], structure, SELECT_DRAWS, rng)
     if elbos[0] > elbo:
         gaussian, elbo = tuned, float(elbos[0])
-    return Started(gaussian, elbo)
+    return Started(gaussian, elbo, -top.value)
 
 
 def _finite_start(x0: Floats, center: Floats) -> Stage[Floats | None]:

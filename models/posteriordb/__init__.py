@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 import advi
 from models.posteriordb import regressions, structured, time_series
 from models.posteriordb.checkout import find_root, read_data, read_draws
@@ -89,7 +91,9 @@ class Posterior:
         dict
             Scalar's name to (n,), float64, for every scalar that has reference draws.
         """
-        columns = scalar_columns(self.parameters(z))
+        # on the host: JAX's arithmetic would round the float64 draws of an x64 fit
+        draws = {name: np.asarray(leaf) for name, leaf in z.items()}
+        columns = scalar_columns(self.parameters(draws))
         return {name: columns[name] for name in self.reference}
 
 

@@ -1,0 +1,146 @@
+"""One path of the automatic plan after its start: mean field, coupled blocks, polish."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from advi.gaussian import Floats, Gaussian, Structure
+from advi.stages.full_rank import full_rank
+from advi.stages.lockstep import Stage
+from advi.stages.mean_field import MAX_EVALS, Fitted, mean_field
+from advi.stages.polish import polish
+from advi.status import Estimate
+
+MIN_DRAWS = 64
+MAX_DRAW_ELEMENTS = 2**24  # memory cap: draws times dimension
+MAX_DOUBLINGS = 3
+OVERFIT_NATS, OVERFIT_ERRORS = 1.0, 3.0
+# with 64 fixed draws a roughness of 0.1 costs the order of 1e-3 nats
+POLISH_ROUGHNESS = 0.1
+
+Accepted = Callable[[str, Gaussian, float], None]  # stage, Gaussian, ELBO in nats
+
+
+class HeldOut(NamedTuple):
+    """A Gaussian on antithetic draws that no stage has seen."""
+
+    gaussian: Gaussian
+    elbos: Floats  # (n,) log p - log q, means of antithetic pairs
+    roughness: float  # summed variance of the gradient's even part, zero for a Gaussian target
+
+    @property
+    def elbo(self) -> Estimate:
+        """The ELBO in nats."""
+        mcse = self.elbos.std(ddof=1) / np.sqrt(len(self.elbos))
+        return Estimate(float(self.elbos.mean()), float(mcse))
+
+
+class Path(NamedTuple):
+    """Where a path ended."""
+
+    fitted: Fitted  # by the last stage that optimises on fixed draws
+    held_out: HeldOut  # of the Gaussian that it leaves
+
+
+def first_mean_field(
+    gaussian: Gaussian,
+    structure: Structure,
+    rng: np.random.Generator,
+    eps: float,
+    accepted: Accepted,
+    max_evals: int = MAX_EVALS,
+) -> Stage[Fitted]:
+    """Run the mean-field stage on fixed draws of its own."""
+    num = _even(max(MIN_DRAWS, 2 * structure.dim), len(gaussian.loc))
+    E = structure.fixed_draws(rng, num)
+    return (
+        yield from mean_field(
+            gaussian, E, structure, eps, lambda q, elbo: accepted("mean_field", q, elbo), max_evals
+        )
+    )
+
+
+def path(
+    gaussian: Gaussian,
+    structure: Structure,
+    rng: np.random.Generator,
+    held_out_draws: Floats,
+    eps: float,
+    accepted: Accepted,
+    *,
+    warm: bool = False,
+) -> Stage[Path]:
+    """Fit from a started Gaussian to the end.
+
+    Parameters
+    ----------
+    gaussian
+        Where to start.
+    structure
+        Which coordinates have noise and which are coupled.
+    rng
+        Generator of the draws.
+    held_out_draws
+        (n, D) antithetic draws to check against, those without sign first.
+    eps
+        Machine epsilon of the log density.
+    accepted
+        Called with the stage, every accepted Gaussian and its ELBO.
+    warm
+        Leave the mean-field stage out where coupled blocks follow: `gaussian` is a fit.
+    """
+    fitted = None
+    if not (warm and structure.coupled):
+        fitted = yield from first_mean_field(gaussian, structure, rng, eps, accepted)
+        gaussian = fitted.gaussian
+    if structure.coupled:
+        fitted, held_out = yield from _coupled(
+            gaussian, structure, rng, held_out_draws, eps, accepted
+        )
+    else:
+        assert fitted is not None
+        held_out = yield from evaluate_held_out(gaussian, structure, held_out_draws)
+    if held_out.roughness > POLISH_ROUGHNESS:  # else the fixed draws' optimum is the optimum
+        polished = yield from polish(held_out.gaussian, structure, rng)
+        after = yield from evaluate_held_out(polished, structure, held_out_draws)
+        if after.elbo.value > held_out.elbo.value:
+            held_out = after
+            accepted("polish", polished, after.elbo.value)
+    return Path(fitted, held_out)
+
+
+def evaluate_held_out(gaussian: Gaussian, structure: Structure, E: Floats) -> Stage[HeldOut]:
+    """Evaluate a Gaussian on antithetic draws E (n, D)."""
+    log_p, gradients = yield gaussian.points(E)
+    elbos = structure.elbos(log_p, E, gaussian).reshape(2, -1).mean(0)
+    even = gaussian.in_frame(gradients.reshape(2, len(elbos), -1).mean(0))
+    roughness = float((even - even.mean(0))[:, structure.noisy].var(0).sum())
+    return HeldOut(gaussian, elbos, roughness)
+
+
+def _coupled(
+    gaussian: Gaussian,
+    structure: Structure,
+    rng: np.random.Generator,
+    held_out_draws: Floats,
+    eps: float,
+    accepted: Accepted,
+) -> Stage[tuple[Fitted, HeldOut]]:
+    """Fit coupled blocks, with twice the draws as long as the fixed ones are overfitted."""
+    num, doublings = max(MIN_DRAWS, 4 * structure.dim), 0
+    while True:
+        E = structure.fixed_draws(rng, _even(num, len(gaussian.loc)))
+        fitted = yield from full_rank(
+            gaussian, E, structure, eps, lambda q, elbo: accepted("full_rank", q, elbo)
+        )
+        gaussian = fitted.gaussian
+        held_out = yield from evaluate_held_out(gaussian, structure, held_out_draws)
+        bound = max(OVERFIT_NATS, OVERFIT_ERRORS * held_out.elbo.mcse)
+        if doublings == MAX_DOUBLINGS or fitted.elbo - held_out.elbo.value <= bound:
+            return fitted, held_out
+        num, doublings = 2 * num, doublings + 1
+
+
+def _even(num: int, dim: int) -> int:
+    return 2 * max(2, min(num, MAX_DRAW_ELEMENTS // max(dim, 1)) // 2)
