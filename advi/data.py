@@ -68,7 +68,8 @@ def _as_array(name: str, leaf: Any, float_dtype: str) -> Any:
         array = np.asarray(leaf)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"data leaf {name!r}: got {describe(leaf)}, not an array: {error}"
+            f"data leaf {name!r}: got {describe(leaf)}, not an array: {error} A list stands for "
+            "one array; put several arrays into a tuple or a dict."
         ) from None
     if array.dtype.kind not in "biufc":
         raise TypeError(

@@ -20,7 +20,9 @@ def not_finite_at_start(density: Density, x: Floats) -> ValueError:
     point = x.astype(density.dtype)
     terms = log_p(point, density.data)
     values = jax.jit(lambda v: model.unravel(v)[0])(point)
-    where = ", ".join(f"{name} = {format_value(v)}" for name, v in values.items())
+    where = ", ".join(
+        f"{name} = {format_value(v)}" for name, v in ((n, values[n]) for n in model.latents)
+    )
     parts = [f"the log density is not finite at the start: {float(terms.total()):.4g} at {where}."]
     rows = np.flatnonzero(~np.isfinite(np.asarray(terms.rows)))
     if len(rows):

@@ -1,5 +1,6 @@
 """fit(): from a model and data to a posterior approximation."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from advi.stages.plan import NotFiniteError, run_plan
 from advi.stages.stochastic import State, Stochastic, run_steps
 from advi.status import Estimate, Progress, Status
 from advi.tracing import require_all_used, trace
+from advi.trust import checked
 
 DEFAULT_STEPS = 10_000
 LEARNING_RATE = 0.02
@@ -59,11 +61,13 @@ def fit(
     optimizer: optax.GradientTransformation | None = None,
     batch_size: int | None = None,
     max_steps: int | None = None,
+    restarts: int = 1,
     key: Any = 0,
     init: Any = None,
     x64: bool | None = None,
     callback: Callable[[Progress], object] | None = None,
     progress: bool | None = None,
+    diagnose: bool = True,
 ) -> Fit:
     """Fit a variational approximation to a model's posterior.
 
@@ -90,6 +94,9 @@ def fit(
     max_steps
         Evaluations of the plan (default: no limit but the stages' own), or steps of the
         optimiser (default 10,000).
+    restarts
+        Starts that the plan carries to the end, of which the best ELBO is kept. At least four
+        are tried, but given up early where one is enough.
     key
         Integer or JAX key. The same key, data and kind of machine give the same bits.
     init
@@ -100,6 +107,9 @@ def fit(
         Called with a `Progress` as the fit goes on; a true result ends it.
     progress
         Whether to show a progress bar; None shows one in a terminal.
+    diagnose
+        Whether to examine the fit and give a verdict: 5,000 density evaluations, and gradients
+        where these are not enough.
 
     Returns
     -------
@@ -129,7 +139,9 @@ def fit(
             f"model: got {describe(model)}; expected an advi.Model. "
             "Write advi.Model(log_joint, latents)."
         )
-    _check_arguments(objective, optimizer, max_steps, x64, callback)
+    _check_arguments(objective, optimizer, x64, callback)
+    for name, number in (("max_steps", max_steps), ("restarts", restarts)):
+        _check_count(name, number)
     key_words(key)
     stochastic = optimizer is not None or batch_size is not None
     guide = make_guide(model, family, auto=MeanField() if stochastic else None)
@@ -147,7 +159,8 @@ def fit(
         density = Density(model, data, spec, guide.estimated)
         first, warm = initial(model, init)
         if not stochastic:
-            return _fit_plan(density, guide, first, warm, key, max_steps, bar)
+            result = _fit_plan(density, guide, first, warm, restarts, key, max_steps, bar)
+            return _diagnosed(result) if diagnose else result
         steps = DEFAULT_STEPS if max_steps is None else max_steps
         if optimizer is None:
             optimizer = _default_optimizer(steps)
@@ -158,7 +171,18 @@ def fit(
             optimizer,
             rows,
         )
-        return _fit_steps(density, settings, first, warm, key, steps, bar)
+        result = _fit_steps(density, settings, first, warm, key, steps, bar)
+        return _diagnosed(result) if diagnose else result
+
+
+def _diagnosed(result: Fit) -> Fit:
+    """Return a fit with its verdict; a check that is interrupted costs only the verdict."""
+    if not result.structure.dim:
+        return result  # an estimate has no posterior to compare with
+    try:
+        return dataclasses.replace(result, checked=checked(result))
+    except KeyboardInterrupt:
+        return result
 
 
 def _fit_plan(
@@ -166,6 +190,7 @@ def _fit_plan(
     guide: Guide,
     first: Gaussian,
     warm: bool,
+    restarts: int,
     key: Any,
     max_steps: int | None,
     bar: Bar,
@@ -178,6 +203,7 @@ def _fit_plan(
             host_rng(key),
             first,
             warm=warm,
+            restarts=restarts,
             max_evals=max_steps,
             callback=bar.update,
         )
@@ -190,7 +216,10 @@ def _fit_plan(
         outcome.elbo,
         outcome.trace,
         density.num_gradients,
-        density.spec.float_dtype,
+        density,
+        key,
+        outcome.held_out_gap,
+        outcome.rivals,
     )
 
 
@@ -226,7 +255,7 @@ def _fit_steps(
             f"{status.message}; {blame(density, guide, Gaussian(*guide.to_gaussian(params)), rng)}",
         )
     gradients = len(trace_) * settings.draws
-    return Fit(guide, params, status, elbo, trace_, gradients, density.spec.float_dtype)
+    return Fit(guide, params, status, elbo, trace_, gradients, density, key)
 
 
 def _better(
@@ -274,9 +303,7 @@ def _default_optimizer(steps: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
 
 
-def _check_arguments(
-    objective: Any, optimizer: Any, max_steps: Any, x64: Any, callback: Any
-) -> None:
+def _check_arguments(objective: Any, optimizer: Any, x64: Any, callback: Any) -> None:
     if objective is not None and not isinstance(objective, Elbo):
         raise TypeError(f"objective: got {describe(objective)}; expected advi.Elbo(...).")
     if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
@@ -284,11 +311,14 @@ def _check_arguments(
             f"optimizer: got {describe(optimizer)}; expected an Optax optimiser such as "
             "optax.adam(1e-2), or nothing for the automatic plan."
         )
-    if max_steps is not None and (
-        isinstance(max_steps, bool) or not isinstance(max_steps, (int, np.integer)) or max_steps < 1
-    ):
-        raise ValueError(f"max_steps: got {describe(max_steps)}; expected an integer >= 1.")
     if x64 not in (None, True, False):
         raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback: got {describe(callback)}; expected a function.")
+
+
+def _check_count(name: str, number: Any) -> None:
+    if number is None:
+        return
+    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 1:
+        raise ValueError(f"{name}: got {describe(number)}; expected an integer >= 1.")

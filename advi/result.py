@@ -1,8 +1,9 @@
 """The result of a fit: draws, moments and densities of the posterior approximation."""
 
-import contextlib
+import html
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -11,13 +12,17 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi import draws
-from advi.density import precision
+from advi import draws, trust
+from advi.density import Density, precision
+from advi.diagnostics.verdict import Checked, Verdict, khat_words
+from advi.diagnostics.weighted import WeightedDraws
 from advi.errors import describe
 from advi.gaussian import Gaussian, Structure, structure_of
 from advi.guide import Guide
 from advi.keys import host_rng
 from advi.model import Model
+from advi.moments import DrawSet
+from advi.stages.plan import Rival
 from advi.status import Estimate, Progress, Status
 from advi.table import Table
 
@@ -48,6 +53,18 @@ class Fit:
         ELBO in nats after every step of the plan, or every step of an optimiser.
     num_gradients
         Gradients of the log density, one per draw, that the fit used.
+    density
+        The log density and its data.
+    key
+        What the random draws of checks and corrections are seeded from.
+    held_out_gap
+        ELBO on the plan's fixed draws less that on fresh ones, nats: what they overfit.
+    rivals
+        Other starts that were carried to their end.
+    corrected_draws
+        Draws nearer to the posterior than q's, which moments and samples then come from.
+    checked
+        What the verdict is based on; None if nothing was checked.
     """
 
     guide: Guide
@@ -56,12 +73,22 @@ class Fit:
     elbo: Estimate
     trace: Sequence[Progress]
     num_gradients: int
-    float_dtype: str = field(default="float32")
+    density: Density
+    key: Any = 0
+    held_out_gap: float = math.nan
+    rivals: tuple[Rival, ...] = ()
+    corrected_draws: WeightedDraws | None = None
+    checked: Checked | None = None
 
     @property
     def model(self) -> Model:
         """The model that was fitted."""
         return self.guide.model
+
+    @property
+    def float_dtype(self) -> str:
+        """Float type of the fit, "float32" or "float64"."""
+        return self.density.spec.float_dtype
 
     @cached_property
     def gaussian(self) -> Gaussian:
@@ -77,6 +104,23 @@ class Fit:
     def elbo_trace(self) -> NDArray[np.float64]:
         """ELBO in nats over the course of the fit, (steps,)."""
         return np.array([progress.elbo for progress in self.trace])
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether means and sds can be trusted, why, and what to do next."""
+        if self.checked is None:
+            return Verdict("not checked", action="fit with diagnose=True.")
+        return self.checked.verdict
+
+    @property
+    def khat(self) -> float:
+        """Pareto k-hat of q as an importance proposal; NaN if it was not checked."""
+        return math.nan if self.checked is None else self.checked.khat
+
+    @property
+    def diagnostics(self) -> dict[str, Any]:
+        """The figures behind the verdict, by name."""
+        return trust.diagnostics(self)
 
     def sample(self, n: int, *, key: Any = 0) -> Any:
         """Draw from the approximation.
@@ -107,16 +151,20 @@ class Fit:
         """
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
             raise ValueError(f"n: got {describe(n)}; expected a number of draws, at least 1.")
-        eps = host_rng(key).standard_normal((n, self.guide.noise_dim))
-        return self._device_tree(self._constrained(self._points(eps)))
+        rng = host_rng(key)
+        if self.corrected_draws is not None:
+            X = self.corrected_draws.resample(n, rng)
+        else:
+            X = self.points(rng.standard_normal((n, self.guide.noise_dim)))
+        return self._device_tree(self.constrain(X))
 
     def mean(self) -> Any:
         """Return posterior means, a tree of arrays shaped like the latents."""
-        return self._device_tree({k: v.mean(0) for k, v in self._moment_draws.items()})
+        return self._device_tree(self.moment_draws.mean())
 
     def sd(self) -> Any:
         """Return posterior standard deviations, a tree of arrays shaped like the latents."""
-        return self._device_tree({k: v.std(0) for k, v in self._moment_draws.items()})
+        return self._device_tree(self.moment_draws.sd())
 
     def quantile(self, q: float | Sequence[float]) -> Any:
         """Return posterior quantiles.
@@ -133,9 +181,7 @@ class Fit:
         """
         if np.any((np.asarray(q) < 0) | (np.asarray(q) > 1)):
             raise ValueError(f"q: got {q}; expected probabilities between 0 and 1.")
-        return self._device_tree(
-            {k: np.quantile(v, q, axis=0) for k, v in self._moment_draws.items()}
-        )
+        return self._device_tree(self.moment_draws.quantile(q))
 
     def cov(self, names: Sequence[str] | str | None = None) -> NDArray[np.float64]:
         """Return the covariance of the scalar coordinates of some latents.
@@ -156,14 +202,10 @@ class Fit:
             If a name is unknown.
         """
         wanted = [names] if isinstance(names, str) else names or list(self.model.latents)
-        resolved = [name for part in wanted for name in self.model.resolve(part)]
-        columns = [self._moment_draws[name].reshape(MOMENT_DRAWS, -1) for name in resolved]
-        return np.cov(np.concatenate(columns, axis=1), rowvar=False, ddof=0).reshape(
-            (sum(c.shape[1] for c in columns),) * 2
-        )
+        return self.moment_draws.cov([k for part in wanted for k in self.model.resolve(part)])
 
     def log_prob(self, z: Any) -> Array:
-        """Return the log density of the approximation on the constrained scale.
+        """Return the log density of the family's approximation on the constrained scale.
 
         Parameters
         ----------
@@ -198,7 +240,7 @@ class Fit:
                 f"log_prob: got leading axes {sorted(leading)}; expected none, or one of the same "
                 "length for every latent."
             )
-        with self._precision():
+        with precision(self.float_dtype):
             values = {k: np.asarray(v, self.float_dtype) for k, v in values.items()}
             return _log_prob_program(self.guide, bool(next(iter(leading))))(self.params, values)
 
@@ -207,50 +249,57 @@ class Fit:
 
         There is no r_hat and no effective sample size: the draws are independent.
         """
-        flat = np.concatenate(
-            [v.reshape(MOMENT_DRAWS, -1) for v in self._moment_draws.values()], axis=1
-        )
-        low, middle, high = np.quantile(flat, [0.05, 0.5, 0.95], axis=0)
-        rows = tuple(c for names in self.model.coordinates.values() for c in names)
-        columns = {"mean": flat.mean(0), "sd": flat.std(0), "5%": low, "50%": middle, "95%": high}
-        return Table(rows, columns)
+        return self.moment_draws.summary(self.model.coordinates)
 
-    def __repr__(self) -> str:
-        return f"{self._headline()}\n\n{self.summary()}"
+    def linear_response(self) -> "Fit":
+        """Return a full-rank fit with the same means and the linear-response covariance.
 
-    def _repr_html_(self) -> str:
-        import html  # only notebooks need it
+        It gives a mean-field fit the correlations and sds that the family cannot express, and
+        costs Hessian-vector products; the first call compiles them.
 
-        return f"<pre>{html.escape(self._headline())}</pre>{self.summary()._repr_html_()}"
+        Raises
+        ------
+        ValueError
+            If the fit is not at a maximum of its ELBO.
 
-    def _headline(self) -> str:
-        return (
-            f"Fit: {self.guide.description}, {self.model.size} real coordinates, "
-            f"{self.float_dtype}\n"
-            f"status: {self.status}, {self.status.message}\n"
-            f"ELBO: {self.elbo} nats"
-        )
+        References
+        ----------
+        Giordano, Broderick & Jordan (2018), Covariances, Robustness, and Variational Bayes.
+        """
+        return trust.linear_response(self)
 
-    @cached_property
-    def _moment_draws(self) -> dict[str, NDArray]:
-        dim = self.guide.noise_dim
-        make = draws.fixed if 0 < dim <= ORTHOGONAL_DIM else draws.antithetic
-        eps = make(np.random.default_rng(0), MOMENT_DRAWS, dim)
-        # sums of thousands of draws are taken in double precision
-        values = self._constrained(self._points(eps))
-        return {name: v.astype(np.float64) for name, v in values.items()}
+    def corrected(self) -> "Fit":
+        """Return a fit whose draws and moments are corrected beyond the family.
 
-    def _points(self, eps: NDArray[np.float64]) -> NDArray[np.float64]:
+        By adaptive importance sampling, and where that is unreliable by short Hamiltonian Monte
+        Carlo chains preconditioned by the fit. Its own verdict says how far to trust it.
+        """
+        return trust.corrected(self)
+
+    def points(self, eps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the points (n, D) on the real scale that noise (n, noise_dim) stands for."""
         return self.gaussian.points(self.structure.spread(eps))
 
-    def _constrained(self, X: NDArray[np.float64]) -> dict[str, NDArray]:
+    @cached_property
+    def moment_draws(self) -> DrawSet:
+        """The draws that moments are computed from, double precision."""
+        weights = None
+        if self.corrected_draws is not None:
+            X, weights = self.corrected_draws
+        else:
+            dim = self.guide.noise_dim
+            make = draws.fixed if 0 < dim <= ORTHOGONAL_DIM else draws.antithetic
+            X = self.points(make(np.random.default_rng(0), MOMENT_DRAWS, dim))
+        values = self.constrain(X)
+        return DrawSet({name: v.astype(np.float64) for name, v in values.items()}, weights)
+
+    def constrain(self, X: NDArray[np.float64]) -> dict[str, NDArray]:
         """Return points (n, D) on the constrained scale, by name, host arrays (n, *shape)."""
         n, dim = X.shape
         chunk = int(np.clip(2 ** int(np.log2(CHUNK_ELEMENTS / dim)), 1, MAX_CHUNK))
         padded = np.zeros((-(-n // chunk) * chunk, dim), self.float_dtype)
         padded[:n] = X
-        with self._precision():
+        with precision(self.float_dtype):
             program = _constrain_program(self.model)
             parts = [program(part) for part in padded.reshape(-1, chunk, dim)]
             return {
@@ -258,13 +307,30 @@ class Fit:
                 for name in self.model.latents
             }
 
+    def __repr__(self) -> str:
+        return f"{self._headline()}\n\n{self.summary()}"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self._headline())}</pre>{self.summary()._repr_html_()}"
+
+    def _headline(self) -> str:
+        kind = self.guide.description
+        if self.corrected_draws is not None:
+            kind += ", corrected"
+        lines = [
+            f"Fit: {kind}, {self.model.size} real "
+            f"coordinate{'s' if self.model.size > 1 else ''}, {self.float_dtype}",
+            f"status: {self.status}, {self.status.message}",
+            f"ELBO: {self.elbo} nats",
+        ]
+        if self.checked is not None:
+            lines[-1] += f", {khat_words(self.khat)}"
+        return "\n".join([*lines, str(self.verdict)])
+
     def _device_tree(self, values: dict[str, Any]) -> Any:
-        with self._precision():
+        with precision(self.float_dtype):
             arrays = {k: jax.device_put(np.asarray(v, self.float_dtype)) for k, v in values.items()}
         return self.model.to_tree(arrays)
-
-    def _precision(self) -> contextlib.AbstractContextManager:
-        return precision(self.float_dtype)
 
 
 @lru_cache(maxsize=64)

@@ -1,5 +1,6 @@
 """What a fit reports about itself: its status, estimates with their error, and progress."""
 
+import math
 from typing import NamedTuple
 
 STATUSES = ("converged", "max_steps", "interrupted", "diverged")
@@ -35,13 +36,22 @@ class Status(str):
 
 
 class Estimate(NamedTuple):
-    """A Monte Carlo estimate and its standard error."""
+    """A Monte Carlo estimate and its standard error.
+
+    Examples
+    --------
+    >>> print(Estimate(-1945.85312, 0.0312))
+    -1945.853 ± 0.031
+    """
 
     value: float
     mcse: float
 
     def __str__(self) -> str:
-        return f"{self.value:.4g} ± {self.mcse:.2g}"
+        if not (math.isfinite(self.value) and self.mcse > 0 and math.isfinite(self.mcse)):
+            return f"{self.value:.6g} ± {self.mcse:.2g}"
+        digits = max(0, 1 - math.floor(math.log10(self.mcse)))  # two digits of the error
+        return f"{self.value:.{digits}f} ± {self.mcse:.{digits}f}"
 
 
 class Progress(NamedTuple):

@@ -89,6 +89,9 @@ def trace(model: Model, spec: DataSpec) -> LogJoint:
             out = model.log_joint(z, data)
         except KeyError as error:
             raise _missing_key(error, model, spec) from error
+        except Exception as error:
+            error.add_note(_shapes(model, spec))
+            raise
         terms = _as_terms(out)
         scalar.append(not isinstance(out, Terms))
         return terms
@@ -123,6 +126,13 @@ def _missing_key(error: KeyError, model: Model, spec: DataSpec) -> KeyError:
         unknown("key", str(key), known)
         + " The log-joint asked for it; z holds the latents, data what was passed to fit."
     )
+
+
+def _shapes(model: Model, spec: DataSpec) -> str:
+    """Return the shapes that the log-joint was called with, to stand below its own error."""
+    z = ", ".join(f"{name} {latent.shape}" for name, latent in model.latents.items())
+    data = ", ".join(f"{n} {shape}" for n, (shape, _) in zip(spec.names, spec.leaves, strict=True))
+    return f"advi called log_joint(z, data) with shapes z: {z}; data: {data or 'None'}."
 
 
 def _as_terms(out: Any) -> Terms:

@@ -25,6 +25,7 @@ ROOMS = [
     ["families"],
     ["guide"],
     ["gaussian"],
+    ["diagnostics"],
     ["objective"],
     ["stages"],
     ["result"],

@@ -12,6 +12,7 @@ from advi.diagnostics.weighted import WeightedDraws
 
 Floats = NDArray[np.float64]
 
+ROUND_DRAWS = 1000
 DEGREES = 7.0  # of freedom of the Student-t proposals
 MIN_ESS, MAX_KHAT = 0.1, 0.7
 
@@ -21,6 +22,7 @@ class Adapted(NamedTuple):
 
     draws: WeightedDraws
     khat: float
+    log_ratios: Floats  # (num,) log p - log q of the first round, drawn from the Gaussian itself
     loc: Floats  # (D,)
     scale_tril: Floats  # (D, D)
 
@@ -37,19 +39,19 @@ def adaptive_importance_sampling(
     scale_tril: Floats,
     rng: np.random.Generator,
     rounds: int,
-    num: int = 1000,
+    num: int = ROUND_DRAWS,
 ) -> Adapted:
-    """Sample from Student-t proposals that adapt their moments round by round.
+    """Sample from proposals that adapt their moments round by round.
 
-    All rounds count, weighted by the mixture of all proposals, and the weights are
-    Pareto-smoothed.
+    The first round draws from the Gaussian, the others from Student-t proposals. All rounds
+    count, weighted by the mixture of all proposals, and the weights are Pareto-smoothed.
 
     Parameters
     ----------
     log_p
         Points (n, D) to log densities (n,), nats.
     loc, scale_tril
-        The first proposal's location (D,) and scale (D, D).
+        Mean (D,) and scale (D, D) of the Gaussian.
     rng
         Generator.
     rounds, num
@@ -64,22 +66,26 @@ def adaptive_importance_sampling(
     Cornuet, Marin, Mira & Robert (2012), Adaptive Multiple Importance Sampling, section 2.
     """
     dim = len(loc)
-    proposals: list[tuple[Floats, Floats]] = [(loc, scale_tril)]
+    proposals: list[tuple[Floats, Floats, float]] = [(loc, scale_tril, np.inf)]
     Z, values = np.zeros((0, dim)), np.zeros(0)
     densities = np.zeros((0, 0))  # log density of every draw under every proposal
     draws, khat = WeightedDraws(Z, values), np.inf
+    log_ratios = np.zeros(0)
     for _ in range(rounds):
-        loc, scale_tril = proposals[-1]
+        loc, scale_tril, degrees = proposals[-1]
         half = rng.standard_normal((num // 2, dim))
-        half /= np.sqrt(rng.chisquare(DEGREES, (num // 2, 1)) / DEGREES)
+        if np.isfinite(degrees):
+            half /= np.sqrt(rng.chisquare(degrees, (num // 2, 1)) / degrees)
         new = loc + np.concatenate([half, -half]) @ scale_tril.T
         value = log_p(new)
         values = np.concatenate([values, np.where(np.isfinite(value), value, -np.inf)])
-        old_under_last = _log_t(Z, loc, scale_tril)[:, None]
-        new_under_all = np.stack([_log_t(new, *q) for q in proposals], axis=1)
+        old_under_last = _log_density(Z, loc, scale_tril, degrees)[:, None]
+        new_under_all = np.stack([_log_density(new, *q) for q in proposals], axis=1)
         densities = np.concatenate(
             [np.concatenate([densities, old_under_last], axis=1), new_under_all]
         )
+        if not len(Z):
+            log_ratios = values - new_under_all[:, 0]
         Z = np.concatenate([Z, new])
         weights, khat = pareto_smooth(values - _log_mean_exp(densities))
         draws = WeightedDraws(Z, weights)
@@ -90,20 +96,24 @@ def adaptive_importance_sampling(
         cov = (1 - keep) * (weights[:, None] * centred).T @ centred
         cov += keep * scale_tril @ scale_tril.T
         try:
-            factor: Floats = np.linalg.cholesky(cov)
+            factor = np.asarray(np.linalg.cholesky(cov), float)
         except np.linalg.LinAlgError:
             factor = scale_tril  # too few distinct draws: try again from the same proposal
-        proposals.append(((1 - keep) * mean + keep * loc, factor))
-    return Adapted(draws, khat, *proposals[-1])
+        proposals.append(((1 - keep) * mean + keep * loc, factor, DEGREES))
+    loc, scale_tril, _ = proposals[-1]
+    return Adapted(draws, khat, log_ratios, loc, scale_tril)
 
 
-def _log_t(Z: Floats, loc: Floats, scale_tril: Floats) -> Floats:
-    """Return log densities (n,) of the multivariate Student-t."""
+def _log_density(Z: Floats, loc: Floats, scale_tril: Floats, degrees: float) -> Floats:
+    """Return log densities (n,) of the multivariate Student-t, or Gaussian for infinite degrees."""
     dim = len(loc)
-    standard = np.linalg.solve(scale_tril, (Z - loc).T)
-    constant = gammaln((DEGREES + dim) / 2) - gammaln(DEGREES / 2)
-    constant -= 0.5 * dim * np.log(DEGREES * np.pi) + np.log(np.diag(scale_tril)).sum()
-    return constant - 0.5 * (DEGREES + dim) * np.log1p((standard**2).sum(0) / DEGREES)
+    squared = (np.linalg.solve(scale_tril, (Z - loc).T) ** 2).sum(0)
+    log_scale = np.log(np.diag(scale_tril)).sum()
+    if not np.isfinite(degrees):
+        return -0.5 * squared - 0.5 * dim * np.log(2 * np.pi) - log_scale
+    constant = gammaln((degrees + dim) / 2) - gammaln(degrees / 2)
+    constant -= 0.5 * dim * np.log(degrees * np.pi) + log_scale
+    return constant - 0.5 * (degrees + dim) * np.log1p(squared / degrees)
 
 
 def _log_mean_exp(x: Floats) -> Floats:

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from advi.diagnostics.ais import ROUND_DRAWS
 from advi.diagnostics.better import CHECK_ROUNDS, Better, Target, better_moments
 from advi.diagnostics.psis import khat_threshold, pareto_smooth
 
@@ -15,7 +16,7 @@ Level = Literal["good", "means_only", "poor", "not checked"]
 # Half-way to what "good" promises (.25 sd, a factor 1.25), so that the error of the better
 # moments themselves does not break the promise.
 MAX_SHIFT, MAX_RATIO = 0.15, 1.15
-RIVAL_NATS_BELOW, RIVAL_NATS_ABOVE, RIVAL_SDS = 3.0, 0.5, 0.5
+RIVAL_NATS, RIVAL_SDS = 3.0, 0.5
 NAMED = 3  # columns named in a reason
 
 
@@ -65,7 +66,6 @@ def examine(
     target: Target,
     names: tuple[str, ...],
     plain: Floats,
-    log_ratios: Floats,
     alarms: tuple[str, ...],
     rng: np.random.Generator,
 ) -> Checked:
@@ -83,8 +83,6 @@ def examine(
         Names of the K columns.
     plain
         (S, K) columns of the fit's own draws.
-    log_ratios
-        (n,) log p - log q of draws from the fit.
     alarms
         Reasons, found elsewhere, for calling the fit poor whatever its moments.
     rng
@@ -94,9 +92,9 @@ def examine(
     -------
     Checked
     """
-    khat = pareto_smooth(log_ratios)[1]
     mean, sd = plain.mean(0), plain.std(0)
-    _, found = better_moments(target, target.scale_tril, rng, CHECK_ROUNDS)
+    adapted, found = better_moments(target, target.scale_tril, rng, CHECK_ROUNDS)
+    khat = pareto_smooth(adapted.log_ratios)[1]
     comparison = compare_moments(mean, sd, found)
     return Checked(judge(names, comparison, alarms), khat, comparison)
 
@@ -162,9 +160,9 @@ def judge(names: tuple[str, ...], comparison: Comparison, alarms: tuple[str, ...
     return Verdict("good", (closest,))
 
 
-def khat_words(khat: float, num: int) -> str:
+def khat_words(khat: float) -> str:
     """Return a k-hat with the threshold for its number of draws."""
-    return f"k-hat {khat:.2f} (reliable weights below {khat_threshold(num):.2f})"
+    return f"k-hat {khat:.2f} (importance weights are reliable below {khat_threshold(ROUND_DRAWS):.2f})"
 
 
 def _too_small(log_ratio: float) -> str:

@@ -8,7 +8,7 @@ of the same names: same parameters, same priors, densities equal up to a constan
 References
 ----------
 Magnusson et al. (2025), posteriordb: Testing, Benchmarking and Developing Bayesian Inference
-Algorithms, AISTATS; https://github.com/stan-dev/posteriordb.
+Algorithms, AISTATS, arXiv:2407.04967; https://github.com/stan-dev/posteriordb.
 """
 
 import os

@@ -4,10 +4,10 @@ References
 ----------
 Stan Development Team, ``stat_comp_benchmarks``: arK and garch.
 Bollerslev (1986), Generalized Autoregressive Conditional Heteroskedasticity, J. Econometrics 31.
-Ali (2019), Modeling basketball drives with hidden Markov models, ``imadmali/bball-hmm``.
+Ali (2019), Tagging Basketball Events with HMM in Stan, Stan case studies: hmm_drive_0.
 Rabiner (1989), A Tutorial on Hidden Markov Models, Proc. IEEE 77: the forward algorithm.
-Carpenter (2018), Predator-Prey Population Dynamics: the Lotka-Volterra model in Stan; data of the
-Hudson's Bay Company, Hewitt (1921).
+Carpenter (2018), Predator-Prey Population Dynamics: the Lotka-Volterra Model in Stan, Stan case
+studies; counts of pelts in Howard (2009), Modeling Basics, after Hewitt (1921).
 """
 
 from typing import Any

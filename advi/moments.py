@@ -1,0 +1,74 @@
+"""Moments, quantiles and the summary table of a set of draws on the constrained scale."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.table import Table
+
+Floats = NDArray[np.float64]
+
+
+class DrawSet(NamedTuple):
+    """Draws by latent, with weights if they have any.
+
+    Examples
+    --------
+    >>> draws = DrawSet({"x": np.array([0.0, 1.0, 2.0])}, np.array([0.5, 0.5, 0.0]))
+    >>> draws.mean()["x"], draws.sd()["x"]
+    (np.float64(0.5), np.float64(0.5))
+    """
+
+    values: Mapping[str, Floats]  # name to (S, *shape)
+    weights: Floats | None = None  # (S,) sum to one; None for equal weights
+
+    def mean(self) -> dict[str, Any]:
+        """Return the mean of every latent."""
+        return {name: self._average(v) for name, v in self.values.items()}
+
+    def sd(self) -> dict[str, Any]:
+        """Return the standard deviation of every latent."""
+        return {
+            name: np.sqrt(self._average((v - self._average(v)) ** 2))
+            for name, v in self.values.items()
+        }
+
+    def quantile(self, q: float | Sequence[float]) -> dict[str, Any]:
+        """Return quantiles of every latent, (*q.shape, *shape)."""
+        return {name: self._quantile(v, q) for name, v in self.values.items()}
+
+    def cov(self, names: Sequence[str]) -> Floats:
+        """Return the covariance (K, K) of the scalar coordinates of some latents."""
+        columns = np.concatenate([_flat(self.values[name]) for name in names], axis=1)
+        centred = columns - self._average(columns)
+        weights = np.full(len(columns), 1 / len(columns)) if self.weights is None else self.weights
+        return (weights[:, None] * centred).T @ centred
+
+    def summary(self, coordinates: Mapping[str, tuple[str, ...]]) -> Table:
+        """Return mean, sd and 5 %, 50 % and 95 % quantiles of every scalar coordinate."""
+        columns = np.concatenate([_flat(v) for v in self.values.values()], axis=1)
+        flat = DrawSet({"": columns}, self.weights)
+        low, middle, high = flat.quantile([0.05, 0.5, 0.95])[""]
+        rows = tuple(c for name in self.values for c in coordinates[name])
+        mean, sd = flat.mean()[""], flat.sd()[""]
+        return Table(rows, {"mean": mean, "sd": sd, "5%": low, "50%": middle, "95%": high})
+
+    def _average(self, values: Floats) -> Any:
+        if self.weights is None:
+            return values.mean(0)
+        return np.tensordot(self.weights, values, axes=1)
+
+    def _quantile(self, values: Floats, q: float | Sequence[float]) -> Any:
+        if self.weights is None:
+            return np.quantile(values, q, axis=0)
+        flat = _flat(values)
+        found = [
+            np.quantile(column, q, weights=self.weights, method="inverted_cdf") for column in flat.T
+        ]
+        return np.stack(found, axis=-1).reshape(*np.shape(q), *values.shape[1:])
+
+
+def _flat(values: Floats) -> Floats:
+    return values.reshape(len(values), -1)

@@ -1,0 +1,193 @@
+"""What can be asked of a fit about trust: its verdict, corrected moments, linear response."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from advi import draws
+from advi.diagnostics.better import CORRECT_ROUNDS, Better, Target, better_moments
+from advi.diagnostics.linear_response import linear_response_covariance
+from advi.diagnostics.psis import pareto_smooth
+from advi.diagnostics.verdict import (
+    RIVAL_NATS,
+    RIVAL_SDS,
+    Checked,
+    Verdict,
+    compare_moments,
+    examine,
+)
+from advi.families import FullRank, Point
+from advi.guide import Block, Guide
+from advi.keys import host_rng
+from advi.stages.path import MIN_DRAWS
+from advi.status import Estimate
+from advi.transforms import Circular
+
+if TYPE_CHECKING:
+    from advi.result import Fit
+
+Floats = NDArray[np.float64]
+
+CHECK_STREAM, CORRECT_STREAM, RESPONSE_STREAM = 101, 102, 103
+ELBO_DRAWS = 256
+
+
+def checked(fit: "Fit") -> Checked:
+    """Examine a fit."""
+    plain = _columns(fit, fit.moment_draws.values)
+    target = Target(fit.density, fit.gaussian, fit.structure, _column_function(fit))
+    rng = host_rng(fit.key, CHECK_STREAM)
+    return examine(target, _column_names(fit), plain, _alarms(fit), rng)
+
+
+def corrected(fit: "Fit") -> "Fit":
+    """Return the fit with draws nearer to the posterior."""
+    target = Target(fit.density, fit.gaussian, fit.structure, _column_function(fit))
+    scale_tril = target.scale_tril
+    if not fit.structure.coupled and fit.structure.dim > 1:
+        scale_tril = _response_scale(fit, scale_tril)
+    rng = host_rng(fit.key, CORRECT_STREAM)
+    adapted, found = better_moments(target, scale_tril, rng, CORRECT_ROUNDS)
+    best = found[-1]
+    plain = _columns(fit, fit.moment_draws.values)
+    comparison = compare_moments(plain.mean(0), plain.std(0), [best])
+    verdict = _verdict_of(best, _alarms(fit))
+    khat = pareto_smooth(adapted.log_ratios)[1]
+    return dataclasses.replace(
+        fit, corrected_draws=best.draws, checked=Checked(verdict, khat, comparison)
+    )
+
+
+def linear_response(fit: "Fit") -> "Fit":
+    """Return the full-rank fit with the linear-response covariance."""
+    covariance = _response_covariance(fit)
+    noisy = fit.structure.noisy
+    scale = np.zeros_like(covariance)
+    scale[np.ix_(noisy, noisy)] = np.linalg.cholesky(covariance[np.ix_(noisy, noisy)])
+    estimated = fit.guide.estimated
+    names = [name for name in fit.model.latents if name not in estimated]
+    blocks = [Block(tuple(names), FullRank())]
+    if estimated:
+        points = tuple(name for name in fit.model.latents if name in estimated)
+        blocks.append(Block(points, Point()))
+    guide = Guide(fit.model, tuple(blocks))
+    params = jax.tree.map(
+        lambda leaf: np.asarray(leaf, fit.float_dtype), guide.from_gaussian(fit.gaussian.loc, scale)
+    )
+    responded = dataclasses.replace(
+        fit, guide=guide, params=params, checked=None, corrected_draws=None
+    )
+    return dataclasses.replace(responded, elbo=_elbo(responded))
+
+
+def diagnostics(fit: "Fit") -> dict[str, Any]:
+    """Return the figures behind a fit's verdict."""
+    figures: dict[str, Any] = {
+        "elbo": fit.elbo,
+        "held_out_gap": fit.held_out_gap,
+        "khat": fit.khat,
+        "num_gradients": fit.num_gradients,
+        "num_values": fit.density.num_values,
+        "restarts": [_rival_figures(fit, rival) for rival in fit.rivals],
+    }
+    if fit.checked is not None and fit.checked.comparison is not None:
+        comparison, names = fit.checked.comparison, _column_names(fit)
+        figures["method"] = comparison.method
+        figures["mean_shift"] = dict(zip(names, comparison.shift.tolist(), strict=True))
+        figures["sd_ratio"] = dict(zip(names, np.exp(comparison.log_ratio).tolist(), strict=True))
+    return figures
+
+
+def _rival_figures(fit: "Fit", rival: Any) -> dict[str, Any]:
+    distances = {
+        name: float(rival.distance[slice(*span)].max(initial=0.0))
+        for name, span in fit.model.spans.items()
+    }
+    return {"elbo_difference": rival.elbo_difference, "distance": distances}
+
+
+def _verdict_of(best: Better, alarms: tuple[str, ...]) -> Verdict:
+    size = f"{best.draws.ess:.0f} effective of {len(best.draws.weights)} draws"
+    if alarms:
+        return Verdict("poor", alarms, "fit with restarts=8, or write the model anew.")
+    if best.confident:
+        return Verdict("good", (f"Corrected by {best.method}: {size}.",))
+    return Verdict(
+        "poor",
+        (f"Corrected by {best.method}, whose moments had not settled: {size}.",),
+        "other coordinates for the latents, or long MCMC runs.",
+    )
+
+
+def _alarms(fit: "Fit") -> tuple[str, ...]:
+    """Return reasons for distrust that no comparison of moments can see."""
+    alarms = []
+    if fit.status != "converged":
+        alarms.append(f"The fit did not converge: {fit.status.message}.")
+    for rival in fit.rivals:
+        distances = _rival_figures(fit, rival)["distance"]
+        name = max(distances, key=lambda k: distances[k])
+        if rival.elbo_difference > -RIVAL_NATS and distances[name] > RIVAL_SDS:
+            alarms.append(
+                f"Another start ends {-rival.elbo_difference:.2g} nats lower, with the mean of "
+                f"{name} {distances[name]:.1f} sd away: there is more than one mode."
+            )
+    return tuple(alarms)
+
+
+def _response_covariance(fit: "Fit") -> Floats:
+    rng = host_rng(fit.key, RESPONSE_STREAM)
+    E = fit.structure.fixed_draws(rng, max(MIN_DRAWS, 2 * fit.structure.dim))
+    density = fit.density
+    return linear_response_covariance(
+        density.hessian_vector, density.value_and_grad, fit.gaussian, fit.structure, E
+    )
+
+
+def _response_scale(fit: "Fit", scale_tril: Floats) -> Floats:
+    """Return the linear-response scale of the noise, or the fit's own where there is none."""
+    try:
+        covariance = _response_covariance(fit)
+        noisy = fit.structure.noisy
+        return np.asarray(np.linalg.cholesky(covariance[np.ix_(noisy, noisy)]), float)
+    except (ValueError, np.linalg.LinAlgError):
+        return scale_tril
+
+
+def _elbo(fit: "Fit") -> Estimate:
+    rng = host_rng(fit.key, RESPONSE_STREAM)
+    E = fit.structure.spread(draws.antithetic(rng, ELBO_DRAWS, fit.structure.dim))
+    log_p = fit.density.value(fit.gaussian.points(E))
+    pairs = fit.structure.elbos(log_p, E, fit.gaussian).reshape(2, -1).mean(0)
+    return Estimate(float(pairs.mean()), float(pairs.std(ddof=1) / np.sqrt(len(pairs))))
+
+
+def _column_function(fit: "Fit") -> Any:
+    return lambda X: _columns(fit, fit.constrain(X))
+
+
+def _columns(fit: "Fit", values: Any) -> Floats:
+    """Return scalar columns (n, K); an angle counts by its cosine and sine."""
+    parts = []
+    for name, latent in fit.model.latents.items():
+        if name in fit.guide.estimated:
+            continue
+        flat = np.asarray(values[name], float).reshape(len(values[name]), -1)
+        angle = isinstance(latent.bijection, Circular)
+        parts.append(np.concatenate([np.cos(flat), np.sin(flat)], axis=1) if angle else flat)
+    return np.concatenate(parts, axis=1)
+
+
+def _column_names(fit: "Fit") -> tuple[str, ...]:
+    names: list[str] = []
+    for name, coordinates in fit.model.coordinates.items():
+        if name in fit.guide.estimated:
+            continue
+        if isinstance(fit.model.latents[name].bijection, Circular):
+            names += [f"cos {c}" for c in coordinates] + [f"sin {c}" for c in coordinates]
+        else:
+            names += coordinates
+    return tuple(names)
