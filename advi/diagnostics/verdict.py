@@ -162,7 +162,8 @@ def judge(names: tuple[str, ...], comparison: Comparison, alarms: tuple[str, ...
 
 def khat_words(khat: float) -> str:
     """Return a k-hat with the threshold for its number of draws."""
-    return f"k-hat {khat:.2f} (importance weights are reliable below {khat_threshold(ROUND_DRAWS):.2f})"
+    threshold = khat_threshold(ROUND_DRAWS)
+    return f"k-hat {khat:.2f} (importance weights are reliable below {threshold:.2f})"
 
 
 def _too_small(log_ratio: float) -> str:
