@@ -106,6 +106,8 @@ def fresh(key: Array, num: int, dim: int) -> Array:
         whole = half - half % group
         blocks = H[:whole].reshape(-1, group, dim)
         norms = jnp.linalg.norm(blocks, axis=-1, keepdims=True)
-        directions = jnp.linalg.qr(blocks.mT)[0].mT
+        Q, R = jnp.linalg.qr(blocks.mT)
+        # LAPACK fixes signs by the entries; with R's diagonal positive directions are uniform
+        directions = Q.mT * jnp.sign(jnp.diagonal(R, axis1=-2, axis2=-1))[..., None]
         H = jnp.concatenate([(directions * norms).reshape(whole, dim), H[whole:]])
     return jnp.concatenate([H, -H])[:num]

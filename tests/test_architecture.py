@@ -15,7 +15,7 @@ ROOT = Path(advi.__file__).parent
 # package. A new module is given its place here.
 ROOMS = [
     ["errors", "status", "table"],
-    ["keys", "progress", "draws"],
+    ["keys", "progress", "draws", "moments"],
     ["transforms"],
     ["latents"],
     ["model"],
@@ -28,6 +28,7 @@ ROOMS = [
     ["diagnostics"],
     ["objective"],
     ["stages"],
+    ["trust"],
     ["result"],
     ["failures", "initial"],
     ["check"],

@@ -67,6 +67,7 @@ def minimise(
     metric: Callable[[Any], Floats],
     *,
     cap: float,
+    blind_cap: float | None = None,
     max_evals: int,
     done: Callable[[Measure], bool],
     eps: float,
@@ -87,6 +88,8 @@ def minimise(
         Point to H0 (P,), the diagonal of the initial inverse Hessian: a Fisher metric's inverse.
     cap
         Largest step in that metric, max |p / sqrt(H0)|.
+    blind_cap
+        The same for a step that no curvature is known for yet; by default `cap`.
     max_evals
         Evaluations of the objective.
     done
@@ -111,7 +114,8 @@ def minimise(
         measure = Measure(values, _largest(root * g), _largest(p / root))
         if done(measure):
             return Minimum(point, value, "converged", measure)
-        t = min(1.0, cap / measure.step) if measure.step > 0 else 1.0
+        longest = cap if pairs or blind_cap is None else blind_cap
+        t = min(1.0, longest / measure.step) if measure.step > 0 else 1.0
         slack = 20 * eps * abs(value)
         while True:
             if evals >= max_evals:

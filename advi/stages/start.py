@@ -10,6 +10,7 @@ from advi.stages.lockstep import Stage
 
 MAX_EVALS = 150
 STEP_CAP = 5.0
+FIRST_STEP = 0.1  # along the gradient, whose size says nothing of the distance to go
 GAIN_WINDOW, GAIN_NATS = 5, 0.5  # the climb ends when its last 5 steps gain less than half a nat
 SCALES = (1.0, 0.1, 0.01, 0.001)
 PATH_POINTS = 6
@@ -67,6 +68,7 @@ def start(
         retract=lambda x, step: x + step,
         metric=np.ones_like,
         cap=STEP_CAP,
+        blind_cap=FIRST_STEP,
         max_evals=MAX_EVALS,
         done=_gains_little,
         eps=eps,
