@@ -82,6 +82,8 @@ def check(model: Model, data: Any = None, *, key: Any = 0, x64: bool | None = No
     if not isinstance(model, Model):
         raise TypeError(f"model: got {describe(model)}; expected an advi.Model.")
     rng = host_rng(key)
+    if x64 not in (None, True, False):
+        raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")
     float_dtype = default_float(x64)
     with precision(float_dtype):
         data, spec = prepare(data, float_dtype)

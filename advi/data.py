@@ -16,7 +16,7 @@ class DataSpec(NamedTuple):
     """What compiled code depends on: the tree, the shapes and the dtypes, and the float type."""
 
     treedef: Any
-    leaves: tuple[tuple[tuple[int, ...], str], ...]  # shape and dtype name of every leaf
+    leaves: tuple[tuple[tuple[int, ...], Any], ...]  # shape and dtype of every leaf
     names: tuple[str, ...]  # path of every leaf
     float_dtype: str  # dtype of latents and log densities
 
@@ -54,7 +54,7 @@ def prepare(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
         jax.device_put(_as_array(name, leaf, float_dtype))
         for name, (_, leaf) in zip(names, paths, strict=True)
     ]
-    shapes = tuple((leaf.shape, leaf.dtype.name) for leaf in leaves)
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     return jax.tree.unflatten(treedef, leaves), DataSpec(treedef, shapes, names, float_dtype)
 
 
@@ -77,6 +77,11 @@ def _as_array(name: str, leaf: Any, float_dtype: str) -> Any:
             "categories as integers, e.g. numpy.unique(column, return_inverse=True)[1], give a "
             "table as a dict of its numeric columns, and leave out what the log-joint does not use."
         )
+    if array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
+        raise TypeError(
+            f"data leaf {name!r}: got {describe(array)}; expected numbers of at most double "
+            "precision. Write array.astype(float)."
+        )
     if float_dtype == "float64":
         return array
     if array.dtype == np.float64:
@@ -84,8 +89,8 @@ def _as_array(name: str, leaf: Any, float_dtype: str) -> Any:
     if array.dtype in (np.int64, np.uint64):
         if array.size and not (array.min() >= -(2**31) and array.max() < 2**31):
             raise ValueError(
-                f"data leaf {name!r}: got integers up to {array.max()}; expected 32-bit integers "
-                "in a float32 fit. Use x64=True, or convert the column to floats."
+                f"data leaf {name!r}: got integers from {array.min()} to {array.max()}; expected "
+                "32-bit integers in a float32 fit. Use x64=True, or convert the column to floats."
             )
         return array.astype(np.int32)
     return array
@@ -205,3 +210,13 @@ def make_rows(batch_size: Any, rows: int | None, spec: DataSpec) -> Rows:
     if not 1 <= batch_size <= rows:
         raise ValueError(f"batch_size: got {batch_size}; expected 1 to {rows}, the number of rows.")
     return Rows(rows, int(batch_size), check_rows(rows, spec))
+
+
+def check_batch(rows: Rows, num_rows: int | None) -> None:
+    """Raise ValueError unless a log-joint returns a batch's rows for a batch."""
+    if num_rows != rows.batch_size:
+        raise ValueError(
+            f"batch_size={rows.batch_size}: for a batch of data Terms.rows has length {num_rows}; "
+            f"expected {rows.batch_size}. Take every row from `data`, and the number of rows from "
+            "its shape."
+        )

@@ -11,12 +11,12 @@ import numpy as np
 import optax
 
 from advi import draws
-from advi.data import make_rows, prepare
+from advi.data import check_batch, make_rows, prepare
 from advi.density import Density, default_float, precision
 from advi.errors import describe, unknown
 from advi.failures import blame, not_finite_at_start
 from advi.families import MeanField
-from advi.gaussian import Gaussian, structure_of
+from advi.gaussian import Floats, Gaussian, structure_of
 from advi.guide import Guide, make_guide
 from advi.initial import initial
 from advi.keys import device_key, host_rng, key_words
@@ -34,6 +34,7 @@ DEFAULT_STEPS = 10_000
 LEARNING_RATE = 0.02
 START_SCALES = (0.1, 0.01, 0.001, 1e-4, 1e-6)
 FINAL_DRAWS = 256
+LAST_ERRORS = 2.0
 MIN_FINAL_DRAWS = 16
 FINAL_WORK = 2**32  # elements read by the final ELBO, which bounds its draws
 
@@ -156,6 +157,8 @@ def fit(
         log_joint = trace(model, spec)
         require_all_used(model, log_joint)
         rows = None if batch_size is None else make_rows(batch_size, log_joint.num_rows, spec)
+        if rows is not None:
+            check_batch(rows, trace(model, rows.batch_spec(spec)).num_rows)
         density = Density(model, data, spec, guide.estimated)
         first, warm = initial(model, init)
         if not stochastic:
@@ -261,24 +264,29 @@ def _fit_steps(
 def _better(
     density: Density, guide: Guide, state: State, rng: np.random.Generator
 ) -> tuple[Any, Estimate]:
-    """Return the averaged or the last parameters, whichever has the higher ELBO on one data set."""
+    """Return the averaged parameters, or the last ones if common draws show them to be better.
+
+    The last are better while a fit still improves; at rest the average is, by less than shows.
+    """
     num = int(np.clip(FINAL_WORK // density.log_joint.cost, MIN_FINAL_DRAWS, FINAL_DRAWS)) // 2 * 2
     structure = structure_of(guide)
     E = structure.spread(draws.antithetic(rng, num, structure.dim))
-    candidates = [jax.tree.map(np.asarray, state.params)]
-    if int(state.step):
-        candidates.append(jax.tree.map(np.asarray, jax.jit(lambda a: a.value())(state.average)))
-    best = None
-    for params in candidates:
+
+    def elbos(params: Any) -> Floats:
         q = Gaussian(*guide.to_gaussian(params))
-        with np.errstate(invalid="ignore", over="ignore"):
-            elbos = structure.elbos(density.value(q.points(E)), E, q).reshape(2, -1).mean(0)
-            mcse = float(elbos.std(ddof=1) / np.sqrt(len(elbos)))
-        estimate = Estimate(float(elbos.mean()), mcse)
-        if best is None or estimate.value > best[1].value or np.isnan(best[1].value):
-            best = params, estimate
-    assert best is not None
-    return best
+        return structure.paired_elbos(density.value(q.points(E)), E, q)
+
+    with np.errstate(all="ignore"):
+        last = jax.tree.map(np.asarray, state.params)
+        of_last = elbos(last)
+        if not int(state.step):
+            return last, Estimate.of(of_last)
+        average = jax.tree.map(np.asarray, jax.jit(lambda a: a.value())(state.average))
+        of_average = elbos(average)
+        gain = Estimate.of(of_last - of_average)
+        if gain.value > LAST_ERRORS * gain.mcse or not np.all(np.isfinite(of_average)):
+            return last, Estimate.of(of_last)
+    return average, Estimate.of(of_average)
 
 
 def _finite_scale(

@@ -66,9 +66,13 @@ class Structure(NamedTuple):
         return self.spread(draws.fixed(rng, num, self.dim))
 
     def elbos(self, log_p: Floats, E: Floats, gaussian: Gaussian) -> Floats:
-        """Return log p - log q of every draw, nats."""
+        """Return log p - log q of every draw (M,), nats."""
         log_q = -0.5 * (E**2 + np.log(2 * np.pi))[:, self.noisy].sum(1)
         return log_p - log_q + gaussian.log_sds()[self.noisy].sum()
+
+    def paired_elbos(self, log_p: Floats, E: Floats, gaussian: Gaussian) -> Floats:
+        """Return log p - log q of antithetic draws [H; -H], averaged over pairs: (M / 2,)."""
+        return self.elbos(log_p, E, gaussian).reshape(2, -1).mean(0)
 
 
 def structure_of(guide: Guide) -> Structure:

@@ -162,6 +162,8 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
     for key, value in family.items():
         wanted = key if isinstance(key, tuple) else (key,)
         names = [name for part in wanted for name in model.resolve(str(part))]
+        if not names:
+            raise ValueError(f"family: got {key!r}, which names no latent; expected at least one.")
         for name in names:
             if name in owner:
                 raise ValueError(
@@ -182,7 +184,7 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
 
 
 def _family(value: Any, size: int, auto: Family | None) -> Family:
-    if value == "auto":
+    if isinstance(value, str) and value == "auto":
         return auto or (FullRank() if size <= AUTO_FULL_RANK_DIM else MeanField())
     if isinstance(value, str):
         if value not in NAMED:

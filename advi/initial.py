@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advi.errors import describe, format_value
+from advi.errors import describe, format_value, unknown
 from advi.gaussian import Gaussian
 from advi.model import Model
 from advi.result import Fit
@@ -42,17 +41,25 @@ def initial(model: Model, init: Any) -> tuple[Gaussian, bool]:
             "constrained values."
         )
     given = {name: v.init for name, v in model.latents.items() if v.init is not None}
-    for path, value in jax.tree_util.tree_flatten_with_path(dict(init or {}))[0]:
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        latent = model.latents[model.resolve(name)[0]]
-        if np.shape(value) != latent.shape:
-            raise ValueError(
-                f"init[{name!r}]: got {describe(np.asarray(value))}; expected shape {latent.shape}."
-            )
-        given[name] = value
+    given |= model.named(dict(init)) if init else {}
     loc = np.zeros(model.size)
     for name, value in given.items():
+        if name not in model.latents:
+            raise ValueError(unknown("latent", name, model.latents))
         latent, span = model.latents[name], slice(*model.spans[name])
+        try:
+            value = np.asarray(value, float)
+        except (TypeError, ValueError):
+            raise TypeError(f"init[{name!r}]: got {describe(value)}; expected numbers.") from None
+        if value.shape != latent.shape:
+            raise ValueError(
+                f"init[{name!r}]: got {describe(value)}; expected shape {latent.shape}."
+            )
+        if not np.all(latent.support(value)):  # NumPyro's constraints take NumPy: no compilation
+            raise ValueError(
+                f"init[{name!r}]: got {format_value(value)}; expected a value inside the support "
+                f"{latent.support}."
+            )
         loc[span] = np.asarray(latent.bijection.inverse(jnp.asarray(value, float)), float).ravel()
         if not np.all(np.isfinite(loc[span])):
             raise ValueError(

@@ -49,10 +49,10 @@ def key_words(key: Any) -> tuple[int, ...]:
 
 def host_rng(key: Any, *stream: int) -> np.random.Generator:
     """Return the NumPy generator of one stream of a key."""
-    return np.random.default_rng([*key_words(key), *stream])
+    return np.random.default_rng(np.random.SeedSequence(key_words(key), spawn_key=stream))
 
 
 def device_key(key: Any, stream: int) -> Array:
     """Return the typed JAX key of one stream of a key."""
-    seed = np.random.SeedSequence([*key_words(key), stream]).generate_state(1)[0]
+    seed = np.random.SeedSequence(key_words(key), spawn_key=(stream,)).generate_state(1)[0]
     return jax.random.key(int(seed))

@@ -61,7 +61,17 @@ class Latent:
                 "make the whole latent."
             )
         bijection = transform_for(self.support, self.transform)
-        shape = tuple(int(n) for n in self.shape)
+        shape = self.shape
+        if not isinstance(shape, (tuple, list)) or not all(
+            isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in shape
+        ):
+            raise TypeError(
+                f"shape: got {describe(shape)}; expected integers, e.g. advi.real(3, 2) or "
+                "advi.Latent(support, (3, 2))."
+            )
+        if any(n < 0 for n in shape):
+            raise ValueError(f"shape: got {tuple(shape)}; expected lengths of at least 0.")
+        shape = tuple(int(n) for n in shape)
         if len(shape) < bijection.event_dim:
             raise ValueError(
                 f"a latent with support {self.support} needs a shape of at least "

@@ -1,5 +1,6 @@
 """A model: a log-joint over a tree of latents, and the same density on flat R^D."""
 
+import inspect
 import itertools
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.tree_util import KeyPath, keystr
+from numpyro.distributions import Distribution
 from numpyro.distributions.constraints import Constraint
 
 from advi.errors import describe, unknown
@@ -88,6 +90,16 @@ class Model:
                 f"latents: got {describe(latents)}, which holds no latent; expected at least one, "
                 'e.g. {"mu": advi.real()}.'
             )
+        try:
+            inspect.signature(log_joint).bind(None, None)
+        except TypeError as error:
+            raise TypeError(f"log_joint must take two arguments, z and data: {error}.") from None
+        except ValueError:
+            pass  # a built-in without a signature
+        names = [_name(path) for path, _ in paths]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"latents: two are named {name!r}; rename one of them.")
         declared = sorted(range(len(paths)), key=lambda i: _declared_position(latents, paths[i][0]))
         self.log_joint = log_joint
         self.latents = {
@@ -99,7 +111,7 @@ class Model:
         self.size = stops[-1]
         self.spans = dict(zip(self.latents, zip((0, *stops[:-1]), stops, strict=True), strict=True))
         self._key = (
-            log_joint,
+            _Identity(log_joint) if log_joint.__hash__ is None else log_joint,
             self._treedef,
             tuple((name, v.bijection, v.shape) for name, v in self.latents.items()),
         )
@@ -152,6 +164,19 @@ class Model:
             raise ValueError(unknown("latent", name, self.latents))
         return below
 
+    def named(self, tree: Any, name: str = "") -> dict[str, Any]:
+        """Return a tree's values by latent's name; what is no latent goes by its own path."""
+        bare = jax.tree_util.treedef_is_leaf(self._treedef)
+        if name in self.latents or (bare and not name):
+            return {name or "z": tree}
+        parts = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)[0]
+        if len(parts) == 1 and not parts[0][0]:
+            return {name or "z": tree}
+        found: dict[str, Any] = {}
+        for path, part in parts:
+            found |= self.named(part, f"{name}.{_name(path)}" if name else _name(path))
+        return found
+
     def unravel(self, x: Array) -> tuple[dict[str, Array], dict[str, Array]]:
         """Map flat real coordinates to constrained values.
 
@@ -197,8 +222,7 @@ class Model:
             If the tree is not that of the latents, or a leaf has another shape (leading axes
             common to all are allowed).
         """
-        leaves = jax.tree_util.tree_flatten_with_path(z)[0]
-        got = {_name(path): leaf for path, leaf in leaves}
+        got = self.named(z)
         if set(got) != set(self.latents):
             missing = [name for name in self.latents if name not in got]
             extra = [name for name in got if name not in self.latents]
@@ -215,9 +239,21 @@ class Model:
         return {name: got[name] for name in self.latents}
 
 
+class _Identity(NamedTuple):
+    """A callable without a hash, compared by what it is."""
+
+    function: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.function is other.function
+
+    def __hash__(self) -> int:
+        return id(self.function)
+
+
 def _is_latent(node: Any) -> bool:
     # NumPyro's constraints are pytrees themselves, so they are stopped at here
-    return isinstance(node, (Latent, Constraint)) or node is None
+    return isinstance(node, (Latent, Constraint, Distribution)) or node is None
 
 
 def _name(path: KeyPath) -> str:
@@ -248,7 +284,7 @@ def _as_latent(name: str, leaf: Any) -> Latent:
             return Latent(leaf)
         except (TypeError, ValueError) as error:
             raise type(error)(f"latent {name!r}: {error}") from None
-    hint = " Call it: advi.real()." if callable(leaf) else ""
+    hint = f" Call it: {leaf.__name__}(...)." if hasattr(leaf, "__name__") else ""
     raise TypeError(
         f"latent {name!r}: got {describe(leaf)}; expected a Latent such as advi.real(3) or a "
         f"NumPyro constraint.{hint}"

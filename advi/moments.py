@@ -17,8 +17,8 @@ class DrawSet(NamedTuple):
     Examples
     --------
     >>> draws = DrawSet({"x": np.array([0.0, 1.0, 2.0])}, np.array([0.5, 0.5, 0.0]))
-    >>> draws.mean()["x"], draws.sd()["x"]
-    (np.float64(0.5), np.float64(0.5))
+    >>> float(draws.mean()["x"]), float(draws.sd()["x"])
+    (0.5, 0.5)
     """
 
     values: Mapping[str, Floats]  # name to (S, *shape)

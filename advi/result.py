@@ -26,6 +26,7 @@ from advi.stages.plan import Rival
 from advi.status import Estimate, Progress, Status
 from advi.table import Table
 
+SAMPLE_STREAM = 2
 MOMENT_DRAWS = 4000
 ORTHOGONAL_DIM = 512  # above it orthogonal draws cost more than they save
 CHUNK_ELEMENTS = 2**22  # draws are mapped to the constrained scale in chunks of this size
@@ -151,7 +152,7 @@ class Fit:
         """
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
             raise ValueError(f"n: got {describe(n)}; expected a number of draws, at least 1.")
-        rng = host_rng(key)
+        rng = host_rng(key, SAMPLE_STREAM)
         if self.corrected_draws is not None:
             X = self.corrected_draws.resample(n, rng)
         else:
@@ -179,7 +180,7 @@ class Fit:
         pytree
             The tree of the latents, every leaf (*q.shape, *shape).
         """
-        if np.any((np.asarray(q) < 0) | (np.asarray(q) > 1)):
+        if not np.all((np.asarray(q) >= 0) & (np.asarray(q) <= 1)):
             raise ValueError(f"q: got {q}; expected probabilities between 0 and 1.")
         return self._device_tree(self.moment_draws.quantile(q))
 
@@ -201,7 +202,11 @@ class Fit:
         ValueError
             If a name is unknown.
         """
-        wanted = [names] if isinstance(names, str) else names or list(self.model.latents)
+        wanted = (
+            [names]
+            if isinstance(names, str)
+            else (list(self.model.latents) if names is None else names)
+        )
         return self.moment_draws.cov([k for part in wanted for k in self.model.resolve(part)])
 
     def log_prob(self, z: Any) -> Array:

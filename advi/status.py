@@ -3,6 +3,9 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 STATUSES = ("converged", "max_steps", "interrupted", "diverged")
 
 
@@ -46,6 +49,11 @@ class Estimate(NamedTuple):
 
     value: float
     mcse: float
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> "Estimate":
+        """Return the mean of independent values (n,) and its standard error."""
+        return cls(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
 
     def __str__(self) -> str:
         if not (math.isfinite(self.value) and self.mcse > 0 and math.isfinite(self.mcse)):

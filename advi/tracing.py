@@ -5,6 +5,7 @@ many programs (gradient, density, optimiser step) are compiled from it, and what
 is known before any of them.
 """
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,6 @@ import numpy as np
 from jax import Array
 
 from advi.data import DataSpec, check_rows
-from advi.errors import unknown
 from advi.model import Model, Terms
 
 
@@ -90,15 +90,19 @@ def trace(model: Model, spec: DataSpec) -> LogJoint:
         except KeyError as error:
             raise _missing_key(error, model, spec) from error
         except Exception as error:
+            if not spec.leaves and "NoneType" in str(error):
+                raise TypeError(
+                    f"log_joint uses data, but there is none ({error}). "
+                    "Pass it: advi.fit(model, data)."
+                ) from error
             error.add_note(_shapes(model, spec))
             raise
         terms = _as_terms(out)
         scalar.append(not isinstance(out, Terms))
         return terms
 
-    dtype = jnp.dtype(spec.float_dtype)
-    values = [jax.ShapeDtypeStruct(v.shape, dtype) for v in model.latents.values()]
-    leaves = [jax.ShapeDtypeStruct(shape, jnp.dtype(name)) for shape, name in spec.leaves]
+    values = [jax.ShapeDtypeStruct(v.shape, spec.float_dtype) for v in model.latents.values()]
+    leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves]
     closed = jax.make_jaxpr(call)(values, leaves)
     num_rows = None if scalar[-1] else closed.out_avals[1].shape[0]
     if num_rows is not None:
@@ -121,9 +125,11 @@ def require_all_used(model: Model, log_joint: LogJoint) -> None:
 
 def _missing_key(error: KeyError, model: Model, spec: DataSpec) -> KeyError:
     key = error.args[0] if error.args else ""
+    near = difflib.get_close_matches(str(key), [*model.latents, *spec.names], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     known = [*model.latents, *(f"data: {name}" for name in spec.names)]
     return MissingKeyError(
-        unknown("key", str(key), known)
+        f"unknown key {str(key)!r}{hint} Known: {', '.join(known)}."
         + " The log-joint asked for it; z holds the latents, data what was passed to fit."
     )
 
@@ -137,7 +143,7 @@ def _shapes(model: Model, spec: DataSpec) -> str:
 
 def _as_terms(out: Any) -> Terms:
     if isinstance(out, Terms):
-        shared, rows = (_as_float(part) for part in out)
+        shared, rows = _as_float(out.shared, "Terms.shared"), _as_float(out.rows, "Terms.rows")
         if shared.shape != ():
             raise ValueError(
                 f"Terms.shared has shape {shared.shape}; expected a scalar. "
@@ -149,7 +155,7 @@ def _as_terms(out: Any) -> Terms:
                 "log-likelihood per data row. Sum over every other axis."
             )
         return Terms(shared, rows)
-    value = _as_float(out)
+    value = _as_float(out, "log_joint returned")
     if value.shape != ():
         raise ValueError(
             f"log_joint returned an array of shape {value.shape}; expected a scalar or "
@@ -159,17 +165,14 @@ def _as_terms(out: Any) -> Terms:
     return Terms(value, jnp.zeros((0,), value.dtype))
 
 
-def _as_float(out: Any) -> Array:
+def _as_float(out: Any, what: str) -> Array:
     if not isinstance(out, (Array, np.ndarray, np.generic, float, int)):
         raise TypeError(
-            f"log_joint returned {type(out).__name__}; expected a scalar or "
-            "advi.Terms(shared, rows)."
+            f"{what} {type(out).__name__}; expected a scalar or advi.Terms(shared, rows)."
         )
     value = jnp.asarray(out)
     if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(
-            f"log_joint returned dtype {value.dtype}; expected a floating-point log density."
-        )
+        raise TypeError(f"{what} dtype {value.dtype}; expected a floating-point log density.")
     return value
 
 

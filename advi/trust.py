@@ -161,8 +161,7 @@ def _elbo(fit: "Fit") -> Estimate:
     rng = host_rng(fit.key, RESPONSE_STREAM)
     E = fit.structure.spread(draws.antithetic(rng, ELBO_DRAWS, fit.structure.dim))
     log_p = fit.density.value(fit.gaussian.points(E))
-    pairs = fit.structure.elbos(log_p, E, fit.gaussian).reshape(2, -1).mean(0)
-    return Estimate(float(pairs.mean()), float(pairs.std(ddof=1) / np.sqrt(len(pairs))))
+    return Estimate.of(fit.structure.paired_elbos(log_p, E, fit.gaussian))
 
 
 def _column_function(fit: "Fit") -> Any:

@@ -87,9 +87,9 @@ def test_gamma_table(shape, rate, exp_kl, softplus_kl, transform):
     start = advi.fit(model, x64=True)
     fit = advi.fit(
         model,
-        optimizer=optax.adam(optax.exponential_decay(0.003, 2048, 0.5)),
-        objective=advi.Elbo(draws=256),
-        max_steps=8192,
+        optimizer=optax.adam(0.003),
+        objective=advi.Elbo(draws=1024),
+        max_steps=16384,
         init=start,
         x64=True,
     )
@@ -142,7 +142,8 @@ def test_point_is_the_maximum_on_the_constrained_scale():
     assert fit.status == "converged"
     assert float(fit.mean()["s"]) == pytest.approx(y.std(ddof=1), rel=1e-3)
     assert float(fit.sd()["s"]) < 1e-12
-    assert float(fit.sd()["mu"]) == pytest.approx(y.std(ddof=1) / np.sqrt(30), rel=1e-3)
+    # the stopping rule, a scaled gradient of 3e-3, leaves 0.4 % of a sd
+    assert float(fit.sd()["mu"]) == pytest.approx(y.std(ddof=1) / np.sqrt(30), rel=5e-3)
     all_points = advi.fit(model, y, family=advi.Point())
     assert float(all_points.mean()["s"]) == pytest.approx(y.std(), rel=1e-3)
 

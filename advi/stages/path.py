@@ -32,8 +32,7 @@ class HeldOut(NamedTuple):
     @property
     def elbo(self) -> Estimate:
         """The ELBO in nats."""
-        mcse = self.elbos.std(ddof=1) / np.sqrt(len(self.elbos))
-        return Estimate(float(self.elbos.mean()), float(mcse))
+        return Estimate.of(self.elbos)
 
 
 class Path(NamedTuple):
@@ -113,7 +112,7 @@ def path(
 def evaluate_held_out(gaussian: Gaussian, structure: Structure, E: Floats) -> Stage[HeldOut]:
     """Evaluate a Gaussian on antithetic draws E (n, D)."""
     log_p, gradients = yield gaussian.points(E)
-    elbos = structure.elbos(log_p, E, gaussian).reshape(2, -1).mean(0)
+    elbos = structure.paired_elbos(log_p, E, gaussian)
     even = gaussian.in_frame(gradients.reshape(2, len(elbos), -1).mean(0))
     roughness = float((even - even.mean(0))[:, structure.noisy].var(0).sum())
     return HeldOut(gaussian, elbos, roughness)
