@@ -45,9 +45,13 @@ def modules():
 
 
 def imports(path):
-    """The modules of advi that a file imports, wherever in it: "stages.plan", "errors"."""
+    """The modules of advi that a file imports when it runs: "stages.plan", "errors"."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", None) == "TYPE_CHECKING":
+            node.body = []  # only type checkers read it
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: imports are absolute"
             if node.module == "advi":

@@ -11,14 +11,16 @@ from advi.gaussian import Floats, Gaussian, Structure
 from advi.stages.lockstep import Stage, lockstep
 from advi.stages.mean_field import Fitted
 from advi.stages.path import Path, evaluate_held_out, first_mean_field, path
-from advi.stages.start import Started, start
+from advi.stages.start import Climbed, Started, climb, distinct, select
 from advi.status import Estimate, Progress, Status
 
-NUM_STARTS = 4
+SCREENED = 64  # random points whose log density is looked at
+NUM_CLIMBS = 16  # the best of them, and the centre, are climbed from
+NUM_STARTS = 3  # climbs that a scale is chosen for
 START_RADIUS = 2.0
 HELD_OUT_DRAWS = 256
 RACE_EVALS = 20  # mean-field evaluations of every start that may still win
-HOPELESS_NATS = 20.0  # a climb that ends so much lower is given up
+HOPELESS_NATS = 20.0  # a start so much lower, both in height and in ELBO, is given up
 SAME_START_SDS = 2.0  # climbs that end nearer than this have found one optimum
 SAME_SDS = 0.5  # and fits, whose means are better known
 RIVAL_NATS = 3.0  # a start this close to the winner, elsewhere, is fitted too
@@ -166,7 +168,7 @@ class _Plan:
         if warm:
             [only] = self.carry([first], warm=True)
             return only, ()
-        entrants = self.start(first, max(NUM_STARTS, restarts))
+        entrants = self.start(first, restarts)
         if len(entrants) > 1:
             entrants = self.race(entrants)
         carried = [fitted.gaussian for fitted in entrants[: max(restarts, 1)]]
@@ -190,26 +192,31 @@ class _Plan:
             for p in others
         )
 
-    def start(self, first: Gaussian, num: int) -> list[Fitted]:
+    def start(self, first: Gaussian, restarts: int) -> list[Fitted]:
         """Climb from several points; return those that may win, the best first."""
-        dim = len(first.loc)
-        away = self.rng.uniform(-START_RADIUS, START_RADIUS, (num - 1, dim))
-        places = [first.loc, *(first.loc + away)]
+        center, dim = first.loc, len(first.loc)
+        away = center + self.rng.uniform(-START_RADIUS, START_RADIUS, (SCREENED, dim))
+        [(heights, _)] = self.runner.run(_once(away))
+        order = np.argsort(-np.where(np.isfinite(heights), heights, -np.inf), kind="stable")
+        places = [center, *away[order[: max(NUM_CLIMBS, restarts) - 1]]]
+        climbs: list[Climbed] = self.runner.run(*(climb(x, center, self.eps) for x in places))
+        [chosen] = self.runner.run(distinct(climbs, max(NUM_STARTS, restarts)))
         started: list[Started] = self.runner.run(
             *(
-                start(place, first.loc, self.structure, child, self.eps)
-                for place, child in zip(places, self.rng.spawn(num), strict=True)
+                select(climbed, self.structure, child)
+                for climbed, child in zip(chosen, self.rng.spawn(len(chosen)), strict=True)
             )
         )
         started = sorted((s for s in started if np.isfinite(s.elbo)), key=lambda s: -s.elbo)
         if not started:
             raise NotFiniteError
         self.runner.accepted("start", started[0].gaussian, started[0].elbo)
-        top = max(s.top for s in started)
+        top, elbo = max(s.top for s in started), started[0].elbo
         kept: list[Started] = []
         for s in started:
-            distinct = all(_distance(s.gaussian, k.gaussian).max() > SAME_START_SDS for k in kept)
-            if distinct and (s.top > top - HOPELESS_NATS or not kept):
+            hopeful = s.top > top - HOPELESS_NATS or s.elbo > elbo - HOPELESS_NATS
+            elsewhere = all(_distance(s.gaussian, k.gaussian).max() > SAME_START_SDS for k in kept)
+            if hopeful and elsewhere:
                 kept.append(s)
         return [Fitted(s.gaussian, s.elbo, "started", np.inf) for s in kept]
 
@@ -247,6 +254,11 @@ class _Plan:
                 for gaussian, child in zip(gaussians, self.rng.spawn(len(gaussians)), strict=True)
             )
         )
+
+
+def _once(points: Floats) -> Stage[tuple[Floats, Floats]]:
+    """Evaluate points (n, D)."""
+    return (yield points)
 
 
 def _ignore(stage: str, gaussian: Gaussian, elbo: float) -> None:

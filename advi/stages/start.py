@@ -15,8 +15,17 @@ GAIN_WINDOW, GAIN_NATS = 5, 0.5  # the climb ends when its last 5 steps gain les
 SCALES = (1.0, 0.1, 0.01, 0.001)
 PATH_POINTS = 6
 SHORTLIST = 3
+SAME_HEIGHT_NATS = 1.0  # climbs stop this short of their optimum
+BETWEEN = (0.25, 0.5, 0.75)
 SCREEN_DRAWS, SELECT_DRAWS = 4, 16
 MAX_HALVINGS = 10
+
+
+class Climbed(NamedTuple):
+    """The path of a climb, and the log density in nats at its end; no path if none was finite."""
+
+    path: list[Floats]  # (D,) each
+    top: float
 
 
 class Started(NamedTuple):
@@ -24,44 +33,30 @@ class Started(NamedTuple):
 
     gaussian: Gaussian
     elbo: float
-    top: float  # log density at the end of the climb, nats
+    top: float
 
 
-def start(
-    x0: Floats, center: Floats, structure: Structure, rng: np.random.Generator, eps: float
-) -> Stage[Started]:
-    """Climb from `x0` and choose, by ELBO, a point of the path and a diagonal scale.
-
-    The mode alone will not do: where the density is unbounded (centred hierarchies) the climb
-    runs away and the ELBO is what brings it back.
+def climb(x0: Floats, center: Floats, eps: float) -> Stage[Climbed]:
+    """Climb the log density from `x0`, or from nearer to `center` until its value is finite.
 
     Parameters
     ----------
     x0
-        (D,) starting point, drawn half-way towards `center` until its value is finite.
+        (D,) starting point.
     center
         (D,) the point to fall back to.
-    structure
-        Which coordinates have noise.
-    rng
-        Generator of the draws.
     eps
         Machine epsilon of the log density.
-
-    Returns
-    -------
-    Started
     """
     first = yield from _finite_start(x0, center)
+    if first is None:
+        return Climbed([], -np.inf)
     path: list[Floats] = []
 
     def negative_log_density(x: Floats) -> Stage[tuple[float, Floats]]:
         values, gradients = yield x[None]
         return -float(values[0]), -gradients[0]
 
-    failed = Started(Gaussian(center, np.full(len(center), SCALES[-1])), -np.inf, -np.inf)
-    if first is None:
-        return failed
     top = yield from minimise(
         first,
         negative_log_density,
@@ -74,18 +69,62 @@ def start(
         eps=eps,
         accepted=lambda x, _: path.append(x),
     )
+    return Climbed(path, -top.value)
+
+
+def distinct(climbs: list[Climbed], num: int) -> Stage[list[Climbed]]:
+    """Return at most `num` climbs that ended on different optima, the highest first.
+
+    Two ends belong to one optimum if no valley lies between them: along the line that joins them
+    the log density nowhere falls below the lower end by more than a climb stops short.
+    """
+    waiting = sorted((c for c in climbs if c.path), key=lambda c: -c.top)
+    found: list[Climbed] = []
+    while waiting and len(found) < num:
+        best, *waiting = waiting
+        found.append(best)
+        if not waiting:
+            break
+        ends = np.stack([c.path[-1] for c in waiting])
+        between = [best.path[-1] + t * (ends - best.path[-1]) for t in BETWEEN]
+        heights, _ = yield np.concatenate(between)
+        lowest = heights.reshape(len(BETWEEN), -1).min(0)
+        waiting = [
+            c
+            for c, low in zip(waiting, lowest, strict=True)
+            if not low > min(c.top, best.top) - SAME_HEIGHT_NATS
+        ]
+    return found
+
+
+def select(climbed: Climbed, structure: Structure, rng: np.random.Generator) -> Stage[Started]:
+    """Choose, by ELBO, a point of a climb and a diagonal scale.
+
+    The mode alone will not do: where the density is unbounded (centred hierarchies) the climb
+    runs away and the ELBO is what brings it back.
+
+    Parameters
+    ----------
+    climbed
+        The climb.
+    structure
+        Which coordinates have noise.
+    rng
+        Generator of the draws.
+    """
+    path = climbed.path
     chosen = np.unique(np.linspace(0, len(path) - 1, PATH_POINTS).round().astype(int))
     factor = 1.0
     for _ in range(MAX_HALVINGS):
         candidates = [
-            Gaussian(path[k], np.full_like(first, factor * s)) for k in chosen for s in SCALES
+            Gaussian(path[k], np.full_like(path[k], factor * s)) for k in chosen for s in SCALES
         ]
         elbos, _ = yield from _elbos(candidates, structure, SCREEN_DRAWS, rng)
         if np.any(np.isfinite(elbos)):
             break
         factor *= SCALES[-1]
     else:
-        return failed
+        return Started(Gaussian(path[0], np.full_like(path[0], factor)), -np.inf, climbed.top)
     best = np.argsort(elbos)[::-1][:SHORTLIST]
     finalists = [candidates[k] for k in best]
     elbos, curvatures = yield from _elbos(finalists, structure, SELECT_DRAWS, rng)
@@ -98,7 +137,7 @@ def start(
     elbos, _ = yield from _elbos([tuned], structure, SELECT_DRAWS, rng)
     if elbos[0] > elbo:
         gaussian, elbo = tuned, float(elbos[0])
-    return Started(gaussian, elbo, -top.value)
+    return Started(gaussian, elbo, climbed.top)
 
 
 def _finite_start(x0: Floats, center: Floats) -> Stage[Floats | None]:
