@@ -40,10 +40,10 @@ class Verdict:
     action: str = ""
 
     def __str__(self) -> str:
-        parts = [f"verdict: {self.level.replace('_', ' ')}.", *self.reasons]
+        lines = [f"verdict: {self.level.replace('_', ' ')}", *self.reasons]
         if self.action:
-            parts.append(f"Next: {self.action}")
-        return " ".join(parts)
+            lines.append(f"Next: {self.action}")
+        return "\n  ".join(lines)
 
 
 class Comparison(NamedTuple):

@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 HISTORY = 10
 ARMIJO = 1e-4
 SHRINK_NON_FINITE = 0.15
-MIN_STEP = 1e-10
+MIN_SHRINKAGE = 1e-8  # of the first step tried, below which a search gives up
 
 
 class Measure(NamedTuple):
@@ -116,6 +116,7 @@ def minimise(
             return Minimum(point, value, "converged", measure)
         longest = cap if pairs or blind_cap is None else blind_cap
         t = min(1.0, longest / measure.step) if measure.step > 0 else 1.0
+        shortest = MIN_SHRINKAGE * t
         slack = 20 * eps * abs(value)
         while True:
             if evals >= max_evals:
@@ -132,9 +133,9 @@ def minimise(
                 t *= float(np.clip(-0.5 * t * slope / curvature, 0.1, 0.5))
             else:
                 t *= SHRINK_NON_FINITE
-            if t < MIN_STEP:
+            if t < shortest:
                 break
-        if t < MIN_STEP:
+        if t < shortest:
             if not pairs:
                 return Minimum(point, value, "stalled", measure)
             pairs.clear()  # a stale history can point uphill: once more along the metric

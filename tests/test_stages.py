@@ -1,0 +1,197 @@
+"""The parts of the automatic plan: L-BFGS, lockstep, starts, the geometry of a Gaussian."""
+
+import numpy as np
+import pytest
+
+import advi
+from advi.gaussian import Gaussian, Structure, structure_of
+from advi.guide import make_guide
+from advi.stages.lbfgs import minimise, two_loop
+from advi.stages.lockstep import lockstep
+from advi.stages.path import evaluate_held_out
+from advi.stages.polish import polish
+from advi.stages.start import climb, distinct
+
+
+def run(stage, log_density):
+    """Drive one stage on a log density of one point with its gradient."""
+
+    def evaluate(X):
+        values, gradients = zip(*(log_density(x) for x in X), strict=True)
+        return np.array(values), np.array(gradients)
+
+    [result] = lockstep([stage], evaluate)
+    return result
+
+
+def minimise_function(function, x0, **kwargs):
+    def objective(x):
+        values, gradients = yield x[None]
+        return -values[0], -gradients[0]
+
+    settings = {
+        "retract": lambda x, p: x + p,
+        "metric": np.ones_like,
+        "cap": 10.0,
+        "max_evals": 500,
+        "done": lambda m: m.gradient < 1e-8,
+        "eps": 1e-16,
+        "accepted": lambda x, value: None,
+    }
+    stage = minimise(np.asarray(x0, float), objective, **(settings | kwargs))
+    return run(stage, lambda x: tuple(-part for part in function(x)))
+
+
+def rosenbrock(x):
+    a, b = 1 - x[0], x[1] - x[0] ** 2
+    return a**2 + 100 * b**2, np.array([-2 * a - 400 * x[0] * b, 200 * b])
+
+
+def test_minimise_rosenbrock():
+    minimum = minimise_function(rosenbrock, [-1.2, 1.0])
+    assert minimum.reason == "converged"
+    np.testing.assert_allclose(minimum.point, [1, 1], atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+def test_a_blind_first_step_does_not_depend_on_the_size_of_the_gradient(size):
+    """A gradient of 1e12 once made the first step look too short to be tried."""
+    minimum = minimise_function(
+        lambda x: (0.5 * size * (x @ x), size * x),
+        [3.0, -4.0],
+        blind_cap=0.1,
+        done=lambda m: m.gradient < 1e-8 * size,
+    )
+    assert minimum.reason == "converged"
+    np.testing.assert_allclose(minimum.point, 0, atol=1e-7)
+
+
+def test_steps_out_of_the_domain_are_shortened():
+    def barrier(x):
+        if x[0] <= 0:
+            return np.nan, np.array([np.nan])
+        return x[0] - np.log(x[0]), np.array([1 - 1 / x[0]])
+
+    minimum = minimise_function(barrier, [5.0])
+    assert minimum.point[0] == pytest.approx(1, abs=1e-6)
+
+
+def test_noise_ends_a_search_as_stalled_and_a_budget_as_budget():
+    rng = np.random.default_rng(0)
+
+    def uphill(x):  # the gradient points the wrong way: no step descends
+        return x @ x, -2 * x
+
+    assert minimise_function(uphill, [1.0, 2.0]).reason == "stalled"
+    assert minimise_function(rosenbrock, [-1.2, 1.0], max_evals=5).reason == "budget"
+    noisy = minimise_function(
+        lambda x: (0.5 * (x @ x) + 1e-6 * rng.standard_normal(), x), [1.0, 2.0], eps=1e-7
+    )
+    np.testing.assert_allclose(noisy.point, 0, atol=1e-2)
+
+
+def test_two_loop_recursion_satisfies_the_secant_equation():
+    rng = np.random.default_rng(1)
+    A = np.diag([1.0, 2.0, 5.0])
+    steps = rng.standard_normal((3, 3))
+    pairs = [(s, A @ s) for s in steps]
+    np.testing.assert_allclose(two_loop(pairs[-1][1], pairs, np.ones(3)), steps[-1])
+
+
+def test_stages_in_lockstep_share_evaluations_and_end_on_their_own():
+    def stage(n):
+        total = 0.0
+        for i in range(n):
+            values, _ = yield np.full((i + 1, 2), float(n))
+            total += values.sum()
+        return total
+
+    calls = []
+
+    def evaluate(X):
+        calls.append(len(X))
+        return X[:, 0], X
+
+    assert lockstep([stage(1), stage(3)], evaluate) == [1.0, 18.0]
+    assert calls == [2, 2, 3]
+
+
+def two_modes(x):
+    """Equal unit Gaussians at -5 and 5 along the first axis."""
+    ahead, behind = (-0.5 * ((x - c) @ (x - c)) for c in (np.array([5.0, 0]), np.array([-5.0, 0])))
+    top = np.logaddexp(ahead, behind)
+    share = np.exp(ahead - top)
+    return top, share * (np.array([5.0, 0]) - x) + (1 - share) * (np.array([-5.0, 0]) - x)
+
+
+def test_distinct_optima_of_equal_height_are_told_apart_and_one_is_found_once():
+    starts = np.array([[4.0, 1.0], [6.0, -1.0], [-4.0, 2.0], [-5.5, 0.5]])
+    climbs = [run(climb(x, np.zeros(2), 1e-16), two_modes) for x in starts]
+    found = run(distinct(climbs, 3), two_modes)
+    assert sorted(np.sign(c.path[-1][0]) for c in found) == [-1, 1]
+
+
+def test_ends_along_a_ridge_are_one_optimum():
+    scale = np.array([1.0, 1e-6])
+
+    def ridge(x):
+        return -0.5 * scale @ x**2, -scale * x
+
+    climbs = [run(climb(np.array([1.0, y]), np.zeros(2), 1e-16), ridge) for y in (-300.0, 400.0)]
+    assert len(run(distinct(climbs, 3), ridge)) == 1
+
+
+def test_a_start_without_a_finite_value_is_left_out():
+    def nowhere(x):
+        return np.nan, np.full(2, np.nan)
+
+    lost = run(climb(np.ones(2), np.zeros(2), 1e-16), nowhere)
+    found = run(climb(np.array([4.0, 0.0]), np.zeros(2), 1e-16), two_modes)
+    assert lost.path == []
+    assert [c.top for c in run(distinct([lost, found, found], 3), two_modes)] == [found.top]
+
+
+def test_structure_of_blocks_and_points():
+    model = advi.Model(
+        lambda z, d: z["a"].sum() + z["b"] + z["c"].sum(),
+        {"a": advi.real(2), "b": advi.positive(), "c": advi.real(2)},
+    )
+    structure = structure_of(make_guide(model, {("a", "c"): "full_rank", "b": advi.Point()}))
+    np.testing.assert_array_equal(structure.noisy, [True, True, False, True, True])
+    assert structure.coupled
+    assert structure.dim == 4
+    same = structure.same_block()
+    assert same[0, 4]
+    assert not same[0, 2]
+    mean_field = structure_of(make_guide(model, "mean_field"))
+    assert not mean_field.coupled
+
+
+def test_elbos_of_a_gaussian_on_itself_are_zero():
+    rng = np.random.default_rng(0)
+    L = np.tril(rng.standard_normal((3, 3))) + 3 * np.eye(3)
+    q = Gaussian(np.array([1.0, 2.0, 3.0]), L)
+    structure = Structure(np.ones(3, bool), np.zeros(3, int))
+    E = rng.standard_normal((8, 3))
+    from scipy.stats import multivariate_normal
+
+    log_p = multivariate_normal(q.loc, L @ L.T).logpdf(q.points(E))
+    np.testing.assert_allclose(structure.elbos(log_p, E, q), 0, atol=1e-12)
+
+
+def test_roughness_is_zero_for_a_gaussian_target_and_polish_stays_there():
+    structure = Structure(np.ones(2, bool), np.zeros(2, int))
+    L = np.array([[1.0, 0.0], [0.5, 2.0]])
+    precision = np.linalg.inv(L @ L.T)
+    q = Gaussian(np.array([1.0, -1.0]), L)
+
+    def target(x):
+        r = x - q.loc
+        return -0.5 * r @ precision @ r, -precision @ r
+
+    E = np.random.default_rng(0).standard_normal((16, 2))
+    held_out = run(evaluate_held_out(q, structure, np.concatenate([E, -E])), target)
+    assert held_out.roughness == pytest.approx(0, abs=1e-20)
+    polished = run(polish(q, structure, np.random.default_rng(1)), target)
+    np.testing.assert_allclose(polished.loc, q.loc, atol=1e-12)
+    np.testing.assert_allclose(polished.scale, q.scale, atol=1e-12)
