@@ -38,15 +38,21 @@ def lockstep(
     [-1.0, -4.0]
     """
     results: list[Any] = [None] * len(stages)
-    requests = {i: next(stage) for i, stage in enumerate(stages)}
+    requests: dict[int, Floats] = {}
+
+    def resume(i: int, answer: tuple[Floats, Floats] | None) -> None:
+        try:
+            requests[i] = stages[i].send(answer)  # type: ignore[arg-type]  # None starts a stage
+        except StopIteration as end:
+            results[i] = end.value
+            requests.pop(i, None)
+
+    for i in range(len(stages)):
+        resume(i, None)
     while requests:
         values, gradients = evaluate(np.concatenate(list(requests.values())))
         stop = 0
         for i, points in list(requests.items()):
             start, stop = stop, stop + len(points)
-            try:
-                requests[i] = stages[i].send((values[start:stop], gradients[start:stop]))
-            except StopIteration as end:
-                results[i] = end.value
-                del requests[i]
+            resume(i, (values[start:stop], gradients[start:stop]))
     return results
