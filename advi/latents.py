@@ -49,8 +49,8 @@ class Latent:
 
     support: Constraint
     shape: tuple[int, ...] = ()
-    transform: Any = None
-    init: ArrayLike | None = None
+    transform: Any = field(default=None, kw_only=True)
+    init: ArrayLike | None = field(default=None, kw_only=True)
     bijection: Transform = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -104,12 +104,12 @@ def real(*shape: int, transform: Any = None, init: ArrayLike | None = None) -> L
     >>> real(8).size
     8
     """
-    return Latent(constraints.real, shape, transform, init)
+    return Latent(constraints.real, shape, transform=transform, init=init)
 
 
 def positive(*shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
     """Positive numbers, by ``exp``; ``transform="softplus"`` is the other choice."""
-    return Latent(constraints.positive, shape, transform, init)
+    return Latent(constraints.positive, shape, transform=transform, init=init)
 
 
 def interval(
@@ -120,26 +120,26 @@ def interval(
     init: ArrayLike | None = None,
 ) -> Latent:
     """Numbers between `low` and `high`."""
-    return Latent(constraints.interval(low, high), shape, transform, init)
+    return Latent(constraints.interval(low, high), shape, transform=transform, init=init)
 
 
 def greater_than(
     low: Bound, *shape: int, transform: Any = None, init: ArrayLike | None = None
 ) -> Latent:
     """Numbers above `low`."""
-    return Latent(constraints.greater_than(low), shape, transform, init)
+    return Latent(constraints.greater_than(low), shape, transform=transform, init=init)
 
 
 def less_than(
     high: Bound, *shape: int, transform: Any = None, init: ArrayLike | None = None
 ) -> Latent:
     """Numbers below `high`."""
-    return Latent(constraints.less_than(high), shape, transform, init)
+    return Latent(constraints.less_than(high), shape, transform=transform, init=init)
 
 
 def unit_interval(*shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
     """Numbers between 0 and 1."""
-    return Latent(constraints.unit_interval, shape, transform, init)
+    return Latent(constraints.unit_interval, shape, transform=transform, init=init)
 
 
 def simplex(k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
@@ -151,60 +151,60 @@ def simplex(k: int, *shape: int, transform: Any = None, init: ArrayLike | None =
     >>> latent.shape, latent.size
     ((5, 3), 10)
     """
-    return Latent(constraints.simplex, (*shape, k), transform, init)
+    return Latent(constraints.simplex, (*shape, k), transform=transform, init=init)
 
 
 def ordered(k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
     """`k` increasing numbers; value of shape ``(*shape, k)``."""
-    return Latent(constraints.ordered_vector, (*shape, k), transform, init)
+    return Latent(constraints.ordered_vector, (*shape, k), transform=transform, init=init)
 
 
 def positive_ordered(
     k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None
 ) -> Latent:
     """`k` increasing positive numbers; value of shape ``(*shape, k)``."""
-    return Latent(constraints.positive_ordered_vector, (*shape, k), transform, init)
+    return Latent(constraints.positive_ordered_vector, (*shape, k), transform=transform, init=init)
 
 
 def corr_cholesky(
     k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None
 ) -> Latent:
     """Lower Cholesky factor of a correlation matrix; value of shape ``(*shape, k, k)``."""
-    return Latent(constraints.corr_cholesky, (*shape, k, k), transform, init)
+    return Latent(constraints.corr_cholesky, (*shape, k, k), transform=transform, init=init)
 
 
 def corr_matrix(
     k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None
 ) -> Latent:
     """Correlation matrix; value of shape ``(*shape, k, k)``."""
-    return Latent(constraints.corr_matrix, (*shape, k, k), transform, init)
+    return Latent(constraints.corr_matrix, (*shape, k, k), transform=transform, init=init)
 
 
 def cov_matrix(k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
     """Positive definite matrix; value of shape ``(*shape, k, k)``."""
-    return Latent(constraints.positive_definite, (*shape, k, k), transform, init)
+    return Latent(constraints.positive_definite, (*shape, k, k), transform=transform, init=init)
 
 
 def scale_tril(k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
     """Lower triangular matrix with positive diagonal; value of shape ``(*shape, k, k)``."""
-    return Latent(constraints.lower_cholesky, (*shape, k, k), transform, init)
+    return Latent(constraints.lower_cholesky, (*shape, k, k), transform=transform, init=init)
 
 
 def zero_sum(k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
     """`k` numbers that sum to zero; value of shape ``(*shape, k)``."""
-    return Latent(constraints.zero_sum(1), (*shape, k), transform, init)
+    return Latent(constraints.zero_sum(1), (*shape, k), transform=transform, init=init)
 
 
 def unit_vector(
     k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None
 ) -> Latent:
     """Point on the unit sphere in `k` dimensions; value of shape ``(*shape, k)``."""
-    return Latent(constraints.sphere, (*shape, k), transform, init)
+    return Latent(constraints.sphere, (*shape, k), transform=transform, init=init)
 
 
 def circular(*shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
     """Angles in [-pi, pi) that wrap around."""
-    return Latent(constraints.circular, shape, transform, init)
+    return Latent(constraints.circular, shape, transform=transform, init=init)
 
 
 def tree(pytree: Any) -> Any:

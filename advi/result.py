@@ -13,7 +13,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi import draws, trust
-from advi.density import Density, precision
+from advi.density import Density, default_float, precision
 from advi.diagnostics.verdict import Checked, Verdict, khat_words
 from advi.diagnostics.weighted import WeightedDraws
 from advi.errors import describe
@@ -123,7 +123,7 @@ class Fit:
         """The figures behind the verdict, by name."""
         return trust.diagnostics(self)
 
-    def sample(self, n: int, *, key: Any = 0) -> Any:
+    def sample(self, n: int, key: Any = 0, *, corrected: bool = False) -> Any:
         """Draw from the approximation.
 
         Parameters
@@ -132,11 +132,14 @@ class Fit:
             Number of draws.
         key
             Integer or JAX key; the same key gives the same draws.
+        corrected
+            Draw from `corrected()` instead.
 
         Returns
         -------
         pytree
-            The tree of the latents, every leaf (n, *shape), on the constrained scale.
+            The tree of the latents, every leaf (n, *shape), on the constrained scale: JAX arrays,
+            or NumPy arrays for a float64 fit where JAX has 64 bits switched off.
 
         Raises
         ------
@@ -152,6 +155,8 @@ class Fit:
         """
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
             raise ValueError(f"n: got {describe(n)}; expected a number of draws, at least 1.")
+        if corrected:
+            return self.corrected().sample(n, key)
         rng = host_rng(key, SAMPLE_STREAM)
         if self.corrected_draws is not None:
             X = self.corrected_draws.resample(n, rng)
@@ -279,7 +284,11 @@ class Fit:
         By adaptive importance sampling, and where that is unreliable by short Hamiltonian Monte
         Carlo chains preconditioned by the fit. Its own verdict says how far to trust it.
         """
-        return trust.corrected(self)
+        return self._corrected
+
+    @cached_property
+    def _corrected(self) -> "Fit":
+        return self if self.corrected_draws is not None else trust.corrected(self)
 
     def points(self, eps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the points (n, D) on the real scale that noise (n, noise_dim) stands for."""
@@ -333,8 +342,10 @@ class Fit:
         return "\n".join([*lines, str(self.verdict)])
 
     def _device_tree(self, values: dict[str, Any]) -> Any:
-        with precision(self.float_dtype):
-            arrays = {k: jax.device_put(np.asarray(v, self.float_dtype)) for k, v in values.items()}
+        arrays: dict[str, Any] = {k: np.asarray(v, self.float_dtype) for k, v in values.items()}
+        if default_float(None) == "float64" or self.float_dtype == "float32":
+            # elsewhere JAX would warn at every use of a float64 array of its own
+            arrays = {k: jax.device_put(v) for k, v in arrays.items()}
         return self.model.to_tree(arrays)
 
 

@@ -1,0 +1,257 @@
+"""The verdict against the truth: how often "good" and "means only" are right, and what they cost.
+
+The truth is good if every mean is within a quarter of the reference's sd and every sd within
+[0.8, 1.25] of it; means only, if the means are; poor otherwise. The references are posteriordb's
+draws, closed forms, and long NUTS runs (`benchmarks.targets`). A verdict below the truth costs an
+effort that was not needed; one above it is a violation, and every one is named.
+"""
+
+import argparse
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import advi
+from advi.trust import checked
+from benchmarks.accuracy import Errors, errors_of, moments
+from benchmarks.common import print_header, print_table, save
+from benchmarks.targets import Target, synthetic
+from models.posteriordb import NAMES, load
+from models.posteriordb.checkout import VARIABLE, find_root
+
+LEVELS = ("good", "means_only", "poor")
+FAMILIES = ("mean_field", "full_rank", "auto")
+KEYS = 5
+POSTERIORDB, SYNTHETIC = "posteriordb", "synthetic"
+
+Record = dict[str, Any]
+
+
+def from_posteriordb(name: str, root: Path) -> Target:
+    """Return one posterior of posteriordb as a target."""
+    p = load(name, root)
+    return Target(p.name, p.model, p.data, moments(p.reference), p.columns)
+
+
+def measure(target: Target, family: str, key: int) -> Record:
+    """Fit once, judge, and return both beside the truth."""
+    fit = advi.fit(target.model, target.data, family=family, key=key, diagnose=False)
+    density = fit.density
+    before = density.num_gradients, density.num_values
+    begin = time.perf_counter()
+    fit = dataclasses.replace(fit, checked=checked(fit))  # as advi.fit itself does
+    seconds = time.perf_counter() - begin
+    cost = density.num_gradients - before[0], density.num_values - before[1]
+    figures = fit.diagnostics
+    shift = max(figures["mean_shift"].items(), key=lambda item: item[1])
+    ratio = max(figures["sd_ratio"].items(), key=lambda item: abs(np.log(item[1])))
+    plain, corrected, corrected_level = errors_of(fit, target.columns, target.reference)
+    return {
+        "target": target.name,
+        "family": family,
+        "key": key,
+        "status": str(fit.status),
+        "gradients": fit.num_gradients,
+        "truth": plain.level,
+        "verdict": fit.verdict.level,
+        "reasons": fit.verdict.reasons,
+        "errors": plain._asdict(),
+        "khat": fit.khat,
+        "method": figures["method"],
+        "ess": figures.get("ess"),
+        "shift_found": shift,
+        "ratio_found": ratio,
+        "check_gradients": cost[0],
+        "check_values": cost[1],
+        "check_seconds": seconds,
+        "corrected_truth": corrected.level,
+        "corrected_verdict": corrected_level,
+        "corrected_errors": corrected._asdict(),
+    }
+
+
+def confusion(records: Sequence[Record], verdict: str, truth: str) -> list[list[int]]:
+    """Return counts, a row for every truth and a column for every verdict."""
+    counts = Counter((r[truth], r[verdict]) for r in records)
+    return [[counts[t, v] for v in LEVELS] for t in LEVELS]
+
+
+def overrated(verdict: str, truth: str) -> bool:
+    """Return whether a verdict promises more than is true."""
+    return LEVELS.index(verdict) < LEVELS.index(truth)
+
+
+def print_confusion(title: str, counts: list[list[int]]) -> None:
+    """Print a confusion table."""
+    print(f"{title}: rows truth, columns verdict\n")
+    rows = [[t, *map(str, row)] for t, row in zip(LEVELS, counts, strict=True)]
+    print_table(["truth", *LEVELS], rows)
+    print()
+
+
+def print_violation(r: Record, kind: str = "") -> None:
+    """Print one verdict that promises more than is true."""
+    truth, verdict = r[f"{kind}truth"], r[f"{kind}verdict"]
+    errors = Errors(**r[f"{kind}errors"])
+    found = (
+        ""
+        if kind
+        else f"; found by {r['method']}: mean of {r['shift_found'][0]} off by "
+        f"{r['shift_found'][1]:.2f}, sd of {r['ratio_found'][0]} times {r['ratio_found'][1]:.2f}; "
+        f"k-hat {r['khat']:.2f}"
+    )
+    print(
+        f"{r['target']}, {r['family']}, key {r['key']}: called {verdict}, is {truth}: "
+        f"{errors}{found}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Fit, judge, print the tables and write them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--posteriordb", metavar="DIR", help=f"a checkout (default: ${VARIABLE})")
+    parser.add_argument("--keys", type=int, default=KEYS)
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="targets; all by default")
+    parser.add_argument("--out", type=Path, help="folder for the results")
+    args = parser.parse_args(arguments)
+
+    print_header(f"The verdict against the truth, {args.keys} keys")
+    try:
+        root = find_root(args.posteriordb)
+    except FileNotFoundError as error:
+        root = None
+        print(f"skipped: {', '.join(NAMES)}, {error}")
+    sources = {
+        POSTERIORDB: [] if root is None else [from_posteriordb(name, root) for name in NAMES],
+        SYNTHETIC: synthetic(root),
+    }
+    names = [target.name for targets in sources.values() for target in targets]
+    for name in args.names or []:
+        if name not in names:
+            parser.error(f"unknown target {name!r}; expected some of {', '.join(names)}")
+
+    records = []
+    for source, targets in sources.items():
+        for target in targets:
+            if args.names and target.name not in args.names:
+                continue
+            for family in args.families:
+                of_keys = [measure(target, family, key) for key in range(args.keys)]
+                records += [{"source": source, **r} for r in of_keys]
+    print_targets(records)
+    summary = print_summary(records)
+
+    def draw(axes: Any) -> None:
+        draw_confusion(axes, confusion(records, "verdict", "truth"))
+
+    settings = {k: v for k, v in vars(args).items() if k not in ("out", "posteriordb")}
+    result = {"settings": settings, "summary": summary, "fits": records}
+    save("verdict", result, draw, args.out)
+
+
+def print_targets(records: list[Record]) -> None:
+    """Print a line for every target and family."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for r in records:
+        groups.setdefault((r["target"], r["family"]), []).append(r)
+
+    def levels(group: list[Record], which: str) -> str:
+        return "/".join(str(sum(r[which] == level for r in group)) for level in LEVELS)
+
+    def median(group: list[Record], which: str, what: str) -> str:
+        return f"{np.median([r[which][what] for r in group]):.3g}"
+
+    rows = [
+        [
+            target,
+            family,
+            f"{sum(r['status'] == 'converged' for r in group)}/{len(group)}",
+            *(median(group, "errors", what) for what in ("shift", "least", "greatest")),
+            levels(group, "truth"),
+            levels(group, "verdict"),
+            *(median(group, "corrected_errors", what) for what in ("shift", "least", "greatest")),
+            levels(group, "corrected_truth"),
+            levels(group, "corrected_verdict"),
+            str(sum(r["method"] == "HMC" for r in group)),
+        ]
+        for (target, family), group in groups.items()
+    ]
+    print("good/means only/poor over keys; errors in the median; c: corrected\n")
+    header = ["|dm|", "least sd", "greatest", "truth", "verdict"]
+    corrected = [f"c {h}" for h in header]
+    print_table(["target", "family", "converged", *header, *corrected, "by HMC"], rows)
+    print()
+
+
+def print_summary(records: list[Record]) -> dict[str, Any]:
+    """Print confusion tables, violations and costs, and return the counts."""
+    tables = {}
+    for source in (POSTERIORDB, SYNTHETIC):
+        of_source = [r for r in records if r["source"] == source]
+        if of_source:
+            tables[source] = confusion(of_source, "verdict", "truth")
+            print_confusion(source, tables[source])
+    tables["all"] = confusion(records, "verdict", "truth")
+    tables["corrected"] = confusion(records, "corrected_verdict", "corrected_truth")
+    print_confusion("all", tables["all"])
+    print_confusion("all, corrected moments", tables["corrected"])
+
+    violations = [r for r in records if overrated(r["verdict"], r["truth"])]
+    print(f"violations, verdicts that promise more than is true: {len(violations)}")
+    for r in violations:
+        print_violation(r)
+    of_corrected = [r for r in records if overrated(r["corrected_verdict"], r["corrected_truth"])]
+    print(f"\nviolations by corrected fits: {len(of_corrected)}")
+    for r in of_corrected:
+        print_violation(r, "corrected_")
+
+    autos = [r for r in records if r["source"] == POSTERIORDB and r["family"] == "auto"]
+    if autos:
+        good = sum(r["verdict"] == "good" for r in autos)
+        truly = sum(r["truth"] == "good" for r in autos)
+        print(
+            f"\nposteriordb, auto: verdict good on {good} of {len(autos)}, true of {truly} "
+            f"({good / len(autos):.0%})"
+        )
+    costs = {}
+    print("\ncost of a verdict: median, 90 % and most")
+    for what in ("check_values", "check_gradients", "check_seconds"):
+        values = [r[what] for r in records]
+        costs[what] = [float(f(values)) for f in (np.median, _ninety, np.max)]
+        print(f"{what.removeprefix('check_'):<10} " + "  ".join(f"{v:.4g}" for v in costs[what]))
+    return {
+        "confusion": tables,
+        "violations": len(violations),
+        "corrected_violations": len(of_corrected),
+        "auto_good": sum(r["verdict"] == "good" for r in autos),
+        "autos": len(autos),
+        "costs": costs,
+    }
+
+
+def _ninety(values: Sequence[float]) -> Any:
+    return np.percentile(values, 90)
+
+
+def draw_confusion(axes: Any, counts: list[list[int]]) -> None:
+    """Draw a confusion table: what is false is red."""
+    shares = np.array(counts) / np.maximum(np.sum(counts, axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Greys", vmin=0, vmax=2)
+    words = [level.replace("_", " ") for level in LEVELS]
+    for i, j in np.ndindex(len(LEVELS), len(LEVELS)):
+        false = overrated(LEVELS[j], LEVELS[i]) and counts[i][j]
+        color = "tab:red" if false else "black"
+        axes.text(j, i, str(counts[i][j]), ha="center", va="center", color=color, fontsize=14)
+    axes.set_xticks(range(len(LEVELS)), words)
+    axes.set_yticks(range(len(LEVELS)), words)
+    axes.set(xlabel="verdict", ylabel="truth", title="Fits by verdict and truth")
+
+
+if __name__ == "__main__":
+    main()
