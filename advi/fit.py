@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -30,8 +31,8 @@ from advi.status import Estimate, Progress, Status
 from advi.tracing import require_all_used, trace
 from advi.trust import checked
 
-DEFAULT_STEPS = 10_000
-LEARNING_RATE = 0.02
+MAX_STEPS = 100_000  # of a stochastic fit that is left to settle
+LEARNING_RATE, RATE_STEPS = 0.02, 1000
 START_SCALES = (0.1, 0.01, 0.001, 1e-4, 1e-6)
 FINAL_DRAWS = 256
 LAST_ERRORS = 2.0
@@ -90,11 +91,12 @@ def fit(
     optimizer
         An Optax optimiser, used instead of the plan; it is passed value, grad and value_fn.
     batch_size
-        Rows per step, for a log-joint that returns `Terms`. Steps are Adam's with a cosine
-        schedule unless an `optimizer` is given.
+        Rows per step, for a log-joint that returns `Terms`. Steps are Adam's, at a rate that
+        falls, unless an `optimizer` is given.
     max_steps
-        Evaluations of the plan (default: no limit but the stages' own), or steps of the
-        optimiser (default 10,000).
+        Evaluations of the plan at most (default: no limit but the stages' own), or exactly how
+        many steps the optimiser takes. By default it goes on until its averages have settled, or
+        for 100,000 steps.
     restarts
         Starts that the plan carries to the end, of which the best ELBO is kept. At least four
         are tried, but given up early where one is enough.
@@ -164,17 +166,14 @@ def fit(
         if not stochastic:
             result = _fit_plan(density, guide, first, warm, restarts, key, max_steps, bar)
             return _diagnosed(result) if diagnose else result
-        steps = DEFAULT_STEPS if max_steps is None else max_steps
-        if optimizer is None:
-            optimizer = _default_optimizer(steps)
         settings = Stochastic(
             guide,
             spec if rows is None else rows.batch_spec(spec),
             objective or Elbo(),
-            optimizer,
+            optimizer or _default_optimizer(),
             rows,
         )
-        result = _fit_steps(density, settings, first, warm, key, steps, bar)
+        result = _fit_steps(density, settings, first, warm, key, max_steps, bar)
         return _diagnosed(result) if diagnose else result
 
 
@@ -232,7 +231,7 @@ def _fit_steps(
     first: Gaussian,
     warm: bool,
     key: Any,
-    max_steps: int,
+    max_steps: int | None,
     bar: Bar,
 ) -> Fit:
     guide, rng = settings.guide, host_rng(key)
@@ -242,7 +241,9 @@ def _fit_steps(
     trace_: list[Progress] = []
     status = Status("interrupted", "interrupted before the first chunk of steps ended")
     try:
-        for now, elbos, ended in run_steps(settings, state, density.data, max_steps, bar.update):
+        for now, elbos, ended in run_steps(
+            settings, state, density.data, max_steps or MAX_STEPS, max_steps is None, bar.update
+        ):
             state = now
             start = len(trace_) + 1
             trace_ += [Progress("optimize", start + i, float(v)) for i, v in enumerate(elbos)]
@@ -306,9 +307,10 @@ def _as_dtype(params: Any, dtype: np.dtype) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
 
 
-@functools.lru_cache(maxsize=16)
-def _default_optimizer(steps: int) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
+@functools.lru_cache(maxsize=1)
+def _default_optimizer() -> optax.GradientTransformation:
+    """Return Adam with a rate that falls as one over the root of the steps: averages converge."""
+    return optax.adam(lambda step: LEARNING_RATE / jnp.sqrt(1 + step / RATE_STEPS))
 
 
 def _check_arguments(objective: Any, optimizer: Any, x64: Any, callback: Any) -> None:

@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--posteriordb", metavar="DIR", help=f"a checkout (default: ${VARIABLE})")
     parser.add_argument("--keys", type=int, default=KEYS)
-    parser.add_argument("--families", nargs="+", default=["auto"], choices=FAMILIES)
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES[:2]), choices=FAMILIES)
     parser.add_argument("--names", nargs="+", default=list(NAMES), choices=NAMES, metavar="NAME")
     parser.add_argument("--cold", action="store_true", help="also fit in fresh processes: slow")
     parser.add_argument("--out", type=Path, help="folder for the results")
@@ -210,7 +210,7 @@ def draw_errors(axes: Any, records: list[Record], names: list[str]) -> None:
                 )
                 for name in names
             ]
-            rows = np.arange(len(names)) + 0.18 * (i - (len(families) - 1) / 2)
+            rows = np.arange(len(names)) + 0.22 * (i - (len(families) - 1) / 2)
             label = f"{family.replace('_', ' ')}, {kind}"
             axes.scatter(of, rows, s=18, facecolors=face, edgecolors=f"C{i}", label=label)
     axes.axvline(1, color="gray", linewidth=0.8)

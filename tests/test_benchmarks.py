@@ -1,11 +1,34 @@
 """The benchmarks run and write what they print; how fast they are is never asserted here."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import cold_start, common, overhead
+from benchmarks import (
+    accuracy,
+    cold_start,
+    common,
+    make_references,
+    overhead,
+    posteriordb,
+    targets,
+    verdict,
+)
+from models.posteriordb.checkout import VARIABLE, find_root
+
+BESIDE = Path(__file__).parents[2] / "shared" / "posteriordb"
+
+
+@pytest.fixture
+def checkout():
+    """A checkout of posteriordb, as the environment names it or beside this repository."""
+    try:
+        return find_root(os.environ.get(VARIABLE) or BESIDE)
+    except FileNotFoundError:
+        pytest.skip(f"no checkout of posteriordb: {VARIABLE} names none, nor is one in {BESIDE}")
 
 
 def test_take_turns_reverses_every_other_round():
@@ -59,3 +82,127 @@ def test_cold_start_programs_print_a_summary(name, capsys):
 def test_cold_start_shows_why_a_program_failed():
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         cold_start.run_fresh("1 / 0")
+
+
+def normal(mean, sd):
+    """Draws with exactly these moments."""
+    x = np.random.default_rng(0).standard_normal(1000)
+    return mean + sd * (x - x.mean()) / x.std()
+
+
+@pytest.mark.parametrize(
+    ("shift", "ratio", "level", "tight"),
+    [
+        (0.05, 1.05, "good", True),
+        (0.2, 1.0, "good", False),
+        (0.05, 0.85, "good", False),
+        (0.2, 0.7, "means_only", False),
+        (0.2, 1.3, "means_only", False),
+        (0.3, 1.0, "poor", False),
+    ],
+)
+def test_errors_are_the_worst_of_all_scalars(shift, ratio, level, tight):
+    reference = {"a": (1.0, 2.0), "b": (0.0, 1.0)}
+    columns = {"a": normal(1.0 - 2 * shift, 2.0), "b": normal(0.0, ratio)}
+    found = accuracy.errors(columns, reference)
+    assert found.shift == pytest.approx(shift)
+    assert found.shift_column == "a"
+    assert (found.greatest if ratio > 1 else found.least) == pytest.approx(ratio)
+    assert (found.level, found.tight) == (level, tight)
+
+
+def test_errors_of_draws_that_overflow_are_infinite():
+    found = accuracy.errors({"a": np.array([1e300, 1e308, np.inf])}, {"a": (0.0, 1.0)})
+    assert found.shift == found.greatest == np.inf
+    assert found.level == "poor"
+
+
+def test_an_overrated_verdict_is_a_violation():
+    assert verdict.overrated("good", "means_only")
+    assert verdict.overrated("means_only", "poor")
+    assert not verdict.overrated("poor", "good")
+    records = [{"truth": "poor", "verdict": "good"}, {"truth": "good", "verdict": "good"}]
+    assert verdict.confusion(records, "verdict", "truth") == [[1, 0, 0], [0, 0, 0], [1, 0, 0]]
+
+
+def exact_draws(target, rng, n=200_000):
+    """Draws of the closed-form targets, written from their definitions."""
+    if target.name.startswith("funnel"):
+        v = 3 * rng.standard_normal(n)
+        return {"v": v, "x": np.exp(v / 2)[:, None] * rng.standard_normal((n, 9))}
+    if target.name.startswith("banana"):
+        x1 = rng.standard_normal(n)
+        return {"x": np.stack([x1, x1**2 - 1 + rng.standard_normal(n)], axis=1)}
+    second = rng.random(n) < target.data["share"][1]
+    return {"x": target.data["loc"][second.astype(int)] + rng.standard_normal((n, 4))}
+
+
+def test_closed_forms_agree_with_draws():
+    rng = np.random.default_rng(0)
+    for target in targets.known():
+        if "schools" in target.name:
+            continue  # by quadrature, tested with the model
+        reference = dict(target.reference)
+        if target.name.startswith("funnel"):
+            reference = {"v": reference["v"]}  # the tails of x are too heavy for draws to tell
+        found = accuracy.errors(target.columns(exact_draws(target, rng)), reference)
+        assert found.shift < 0.01, target.name
+        assert found.least == pytest.approx(1, abs=0.01), target.name
+        assert found.greatest == pytest.approx(1, abs=0.01), target.name
+
+
+def test_every_sampled_target_has_a_trustworthy_reference(checkout):
+    kept = json.loads(targets.FILE.read_text())
+    problems = targets.sampled(checkout)
+    assert set(kept) == {p.name for p in problems}
+    for problem in problems:
+        made = kept[problem.name]
+        assert made["largest_rhat"] < 1.01
+        assert made["least_ess"] > 400
+        assert len(made["of"]) == problem.model.size
+
+
+def test_targets_that_lack_data_are_left_out(capsys):
+    assert [p.name for p in targets.sampled(None)] == ["horseshoe"]
+    assert "skipped: radon, no checkout" in capsys.readouterr().out
+
+
+def test_make_references_smoke(tmp_path, checkout):
+    out = tmp_path / "references.json"
+    size = ["--chains", "2", "--warmup", "5", "--draws", "5"]
+    make_references.main(["radon", "--posteriordb", str(checkout), "--out", str(out), *size])
+    made = json.loads(out.read_text())["radon"]
+    assert made["draws_per_chain"] == 5
+    assert list(made["of"])[:3] == ["mu_alpha", "sigma_alpha", "alpha[1]"]
+
+
+def test_posteriordb_smoke(tmp_path, capsys, checkout):
+    names = ["--names", "gp_regr", "kilpisjarvi", "--families", "auto"]
+    size = ["--keys", "1", "--posteriordb", str(checkout)]
+    posteriordb.main([*names, *size, "--out", str(tmp_path)])
+    assert "auto: 2 of 2 fits converge" in capsys.readouterr().out
+    result = json.loads((tmp_path / "posteriordb.json").read_text())
+    assert result["summary"]["auto"]["tight_corrected"] == 2
+    assert {r["posterior"] for r in result["fits"]} == {"gp_regr", "kilpisjarvi"}
+
+
+def test_posteriordb_shows_why_a_cold_fit_failed(checkout):
+    with pytest.raises(RuntimeError, match="nothing"):
+        posteriordb.cold_seconds("nothing", checkout, "auto")
+
+
+def test_verdict_smoke(tmp_path, capsys):
+    names = ["--names", "banana(1)", "mixture(2, from 0)"]
+    verdict.main([*names, "--keys", "1", "--families", "auto", "--out", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "all: rows truth, columns verdict" in text
+    assert "cost of a verdict" in text
+    result = json.loads((tmp_path / "verdict.json").read_text())
+    assert sum(map(sum, result["summary"]["confusion"]["all"])) == 2
+    assert all(r["check_values"] >= 5000 for r in result["fits"])
+
+
+def test_verdict_knows_its_targets(capsys):
+    with pytest.raises(SystemExit):
+        verdict.main(["--names", "nothing"])
+    assert "unknown target 'nothing'" in capsys.readouterr().err

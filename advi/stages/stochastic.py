@@ -13,18 +13,23 @@ from jax import Array
 from advi import draws
 from advi.data import DataSpec, Rows
 from advi.density import log_density
+from advi.gaussian import Gaussian
 from advi.guide import Guide
 from advi.objective import Elbo
+from advi.stages.stopping import due, settled
 from advi.status import Progress, Status
 from advi.tracing import trace
 
-CHUNK = 100  # steps between two looks of the host
+CHUNK = 128  # steps between two looks of the host; a power of two, as the checks are
 MAX_BAD_RUN = 100  # non-finite steps in a row that end a fit
 LINE_SEARCH_DRAWS = 64
 
 
 class Average(NamedTuple):
-    """Running averages of the parameters since the last two powers of two steps."""
+    """Averages of the parameters since the last power of two steps, and from the one before to it.
+
+    After 2^k steps they cover the steps (2^(k-2), 2^(k-1)] and (2^(k-1), 2^k].
+    """
 
     older: Any
     newer: Any
@@ -88,6 +93,12 @@ class Stochastic(NamedTuple):
         num_rows = self.rows.num_rows if self.rows is not None else 0
         return _init(self.optimizer)(params, key, jax.device_put(fixed.astype(dtype)), num_rows)
 
+    def windows(self, state: State) -> tuple[Gaussian, Gaussian]:
+        """Return the averages over the two windows that end at this power of two."""
+        average = jax.tree.map(np.asarray, state.average)
+        older, newer = (self.guide.to_gaussian(p) for p in (average.older, average.newer))
+        return Gaussian(*older), Gaussian(*newer)
+
     def chunk(self, state: State, data: Any, num_steps: int) -> tuple[State, np.ndarray]:
         """Take at most `CHUNK` steps; return the state and every step's ELBO in nats."""
         new, elbos = _chunk(self)(state, data, num_steps)
@@ -100,12 +111,15 @@ def run_steps(
     state: State,
     data: Any,
     max_steps: int,
+    until_settled: bool,
     callback: Callable[[Progress], object] | None,
 ) -> Iterator[tuple[State, np.ndarray, Status | None]]:
     """Yield the state after every chunk, the chunk's ELBOs, and at the end the status."""
+    course = np.zeros(0)
     while True:
         left = max_steps - int(state.step)
         state, elbos = settings.chunk(state, data, min(CHUNK, left))
+        course = np.concatenate([course, elbos])
         step, skipped = int(state.step), int(state.skipped)
         note = f"; {skipped} non-finite steps were skipped" if skipped else ""
         status = None
@@ -120,6 +134,10 @@ def run_steps(
             )
         elif callback is not None and callback(progress):
             status = Status("interrupted", f"the callback asked to stop at step {step}{note}")
+        elif until_settled and due(step) and settled(*settings.windows(state), course):
+            status = Status("converged", f"the averages settled after {step} steps{note}")
+        elif step >= max_steps and until_settled:
+            status = Status("max_steps", f"had not settled after {max_steps} steps{note}")
         elif step >= max_steps:
             status = Status("max_steps", f"took the {max_steps} steps asked for{note}")
         yield state, elbos, status
@@ -242,8 +260,8 @@ def _chunk(settings: Stochastic) -> Any:
 
 
 def _averaged(average: Average, params: Any, step: Array) -> Average:
-    """Return the averages with one step more; both windows move on at powers of two."""
-    move = (step & (step - 1)) == 0
+    """Return the averages with one step more; both windows move on after powers of two."""
+    move = ((step - 1) & (step - 2)) == 0
     older = jax.tree.map(lambda a, b: jnp.where(move, b, a), average.older, average.newer)
     num_older = jnp.where(move, average.num_newer, average.num_older)
     count = jnp.where(move, 1, average.num_newer + 1)
