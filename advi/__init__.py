@@ -5,6 +5,8 @@ learning rate and no step count to choose.
 """
 
 from advi.check import check
+from advi.compare import compare
+from advi.diagnostics.verdict import Verdict
 from advi.families import FullRank, MeanField, Point
 from advi.fit import fit
 from advi.latents import (
@@ -45,8 +47,10 @@ __all__ = [
     "Progress",
     "Status",
     "Terms",
+    "Verdict",
     "check",
     "circular",
+    "compare",
     "corr_cholesky",
     "corr_matrix",
     "cov_matrix",

@@ -213,7 +213,7 @@ def _fit_plan(
         raise not_finite_at_start(density, first.loc) from None
     return Fit(
         guide,
-        _as_dtype(guide.from_gaussian(*outcome.gaussian), density.dtype),
+        guide.params_of(outcome.gaussian, density.dtype),
         outcome.status,
         outcome.elbo,
         outcome.trace,
@@ -301,10 +301,6 @@ def _finite_scale(
         if np.all(np.isfinite(density.value(q.points(E)))):
             return q
     raise not_finite_at_start(density, first.loc)
-
-
-def _as_dtype(params: Any, dtype: np.dtype) -> Any:
-    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
 
 
 @functools.lru_cache(maxsize=1)

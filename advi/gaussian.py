@@ -10,6 +10,8 @@ from advi.guide import Guide
 
 Floats = NDArray[np.float64]
 
+POINT_SD = 0.1  # first scale of a latent that was a point in the fit one goes on from
+
 
 class Gaussian(NamedTuple):
     """Mean and scale on R^D, host arrays.
@@ -28,9 +30,22 @@ class Gaussian(NamedTuple):
         """Return gradients (M, D) with respect to the draws instead of the points."""
         return gradients * self.scale if self.scale.ndim == 1 else gradients @ self.scale
 
-    def log_sds(self) -> Floats:
-        """Return the log of the scale's diagonal (D,)."""
-        return np.log(self.scale if self.scale.ndim == 1 else np.diag(self.scale))
+    def revived(self) -> "Gaussian":
+        """Return the Gaussian with a scale where it has none: what was a point may spread."""
+        if self.scale.ndim == 1:
+            return Gaussian(self.loc, np.where(self.scale == 0, POINT_SD, self.scale))
+        none = np.diag(self.scale) == 0
+        return Gaussian(self.loc, self.scale + np.diag(np.where(none, POINT_SD, 0.0)))
+
+    @property
+    def diagonal(self) -> Floats:
+        """Diagonal of the scale (D,)."""
+        return self.scale if self.scale.ndim == 1 else np.diag(self.scale)
+
+    @property
+    def sds(self) -> Floats:
+        """Marginal standard deviations (D,)."""
+        return self.scale if self.scale.ndim == 1 else np.linalg.norm(self.scale, axis=1)
 
 
 class Structure(NamedTuple):
@@ -68,7 +83,7 @@ class Structure(NamedTuple):
     def elbos(self, log_p: Floats, E: Floats, gaussian: Gaussian) -> Floats:
         """Return log p - log q of every draw (M,), nats."""
         log_q = -0.5 * (E**2 + np.log(2 * np.pi))[:, self.noisy].sum(1)
-        return log_p - log_q + gaussian.log_sds()[self.noisy].sum()
+        return log_p - log_q + np.log(gaussian.diagonal[self.noisy]).sum()
 
     def paired_elbos(self, log_p: Floats, E: Floats, gaussian: Gaussian) -> Floats:
         """Return log p - log q of antithetic draws [H; -H], averaged over pairs: (M / 2,)."""

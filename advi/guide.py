@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -85,6 +86,10 @@ class Guide:
             b.family.from_gaussian(loc[i], scale[i] if scale.ndim == 1 else scale[np.ix_(i, i)])
             for b, i in zip(self.blocks, self.indices, strict=True)
         )
+
+    def params_of(self, gaussian: tuple[NDArray, NDArray], dtype: Any) -> tuple[Any, ...]:
+        """Return the parameters for a mean and a scale, host arrays of a float type."""
+        return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), self.from_gaussian(*gaussian))
 
     def to_gaussian(self, params: tuple[Any, ...]) -> tuple[NDArray, NDArray]:
         """Return the mean (D,) and the scale, (D, D) or where it is diagonal (D,)."""

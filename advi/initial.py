@@ -12,7 +12,6 @@ from advi.model import Model
 from advi.result import Fit
 
 FIRST_SD = 1.0
-POINT_SD = 0.1  # scale given to a latent that was a point in the fit one starts from
 
 
 def initial(model: Model, init: Any) -> tuple[Gaussian, bool]:
@@ -76,7 +75,4 @@ def _from_fit(model: Model, fit: Fit) -> Gaussian:
         raise ValueError(
             f"init: got a fit of latents {got}; expected a fit of the same latents, {shapes}."
         )
-    loc, scale = fit.guide.to_gaussian(fit.params)
-    if scale.ndim == 1:
-        return Gaussian(loc, np.where(scale == 0, POINT_SD, scale))
-    return Gaussian(loc, scale + np.diag(np.where(np.diag(scale) == 0, POINT_SD, 0.0)))
+    return fit.gaussian.revived()

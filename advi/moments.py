@@ -67,7 +67,7 @@ class DrawSet(NamedTuple):
         found = [
             np.quantile(column, q, weights=self.weights, method="inverted_cdf") for column in flat.T
         ]
-        return np.stack(found, axis=-1).reshape(*np.shape(q), *values.shape[1:])
+        return np.stack(found, axis=-1).reshape((*np.shape(q), *values.shape[1:]))
 
 
 def _flat(values: Floats) -> Floats:

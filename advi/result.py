@@ -290,6 +290,21 @@ class Fit:
     def _corrected(self) -> "Fit":
         return self if self.corrected_draws is not None else trust.corrected(self)
 
+    def refine(self, family: Any) -> "Fit":
+        """Return a fit of another family, usually a richer one, begun at this fit.
+
+        Parameters
+        ----------
+        family
+            As in `advi.fit`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `family` is none.
+        """
+        return trust.refined(self, family)
+
     def points(self, eps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the points (n, D) on the real scale that noise (n, noise_dim) stands for."""
         return self.gaussian.points(self.structure.spread(eps))

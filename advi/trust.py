@@ -3,11 +3,11 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from advi import draws
+from advi.density import Density
 from advi.diagnostics.better import CORRECT_ROUNDS, Better, Target, better_moments
 from advi.diagnostics.linear_response import linear_response_covariance
 from advi.diagnostics.psis import pareto_smooth
@@ -20,9 +20,11 @@ from advi.diagnostics.verdict import (
     examine,
 )
 from advi.families import FullRank, Point
-from advi.guide import Block, Guide
+from advi.gaussian import structure_of
+from advi.guide import Block, Guide, make_guide
 from advi.keys import host_rng
 from advi.stages.path import MIN_DRAWS
+from advi.stages.plan import run_plan
 from advi.status import Estimate
 from advi.transforms import Circular
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-CHECK_STREAM, CORRECT_STREAM, RESPONSE_STREAM = 101, 102, 103
+CHECK_STREAM, CORRECT_STREAM, RESPONSE_STREAM, REFINE_STREAM = 101, 102, 103, 104
 ELBO_DRAWS = 256
 
 
@@ -74,13 +76,39 @@ def linear_response(fit: "Fit") -> "Fit":
         points = tuple(name for name in fit.model.latents if name in estimated)
         blocks.append(Block(points, Point()))
     guide = Guide(fit.model, tuple(blocks))
-    params = jax.tree.map(
-        lambda leaf: np.asarray(leaf, fit.float_dtype), guide.from_gaussian(fit.gaussian.loc, scale)
-    )
+    params = guide.params_of((fit.gaussian.loc, scale), fit.float_dtype)
     responded = dataclasses.replace(
         fit, guide=guide, params=params, checked=None, corrected_draws=None
     )
     return dataclasses.replace(responded, elbo=_elbo(responded))
+
+
+def refined(fit: "Fit", family: Any) -> "Fit":
+    """Return the automatic plan's fit of a family, begun at the fit, with a verdict."""
+    guide = make_guide(fit.model, family)
+    density = Density(fit.model, fit.density.data, fit.density.spec, guide.estimated)
+    outcome = run_plan(
+        density,
+        structure_of(guide),
+        host_rng(fit.key, REFINE_STREAM),
+        fit.gaussian.revived(),
+        warm=True,
+    )
+    result = dataclasses.replace(
+        fit,
+        guide=guide,
+        params=guide.params_of(outcome.gaussian, density.dtype),
+        status=outcome.status,
+        elbo=outcome.elbo,
+        trace=outcome.trace,
+        num_gradients=density.num_gradients,
+        density=density,
+        held_out_gap=outcome.held_out_gap,
+        rivals=(),
+        corrected_draws=None,
+        checked=None,
+    )
+    return dataclasses.replace(result, checked=checked(result))
 
 
 def diagnostics(fit: "Fit") -> dict[str, Any]:

@@ -31,7 +31,7 @@ ROOMS = [
     ["trust"],
     ["result"],
     ["failures", "initial"],
-    ["check"],
+    ["check", "compare"],
     ["fit"],
     ["__init__"],
 ]

@@ -58,6 +58,7 @@ def linear_response_covariance(
     ----------
     Giordano, Broderick & Jordan (2018), Covariances, Robustness, and Variational Bayes, eq. 14.
     """
+    gaussian = gaussian.revived()  # a point's mean answers too, and needs a scale to move in
     system = _System(hessian_vector, value_and_grad, gaussian, structure, E)
     dim = len(gaussian.loc)
     wanted = np.flatnonzero(structure.noisy)

@@ -83,7 +83,7 @@ class _Frame:
 
     def value(self, q: Gaussian, log_p: Floats) -> float:
         """Return minus the ELBO, up to `constant`."""
-        return float(-log_p.mean() - q.log_sds()[self.structure.noisy].sum())
+        return float(-log_p.mean() - np.log(q.diagonal[self.structure.noisy]).sum())
 
     def objective(self, q: Gaussian) -> Stage[tuple[float, Floats]]:
         """Return minus the ELBO and its gradient with respect to (u, V) at zero."""

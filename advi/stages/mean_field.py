@@ -85,7 +85,7 @@ def mean_field(
         return np.concatenate([np.exp(2 * p[dim:]), np.full(dim, 0.5)])
 
     minimum = yield from minimise(
-        np.concatenate([gaussian.loc, gaussian.log_sds()]),
+        np.concatenate([gaussian.loc, np.log(gaussian.diagonal)]),
         objective,
         retract=lambda p, step: p + step,
         metric=metric,

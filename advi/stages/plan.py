@@ -267,8 +267,7 @@ def _ignore(stage: str, gaussian: Gaussian, elbo: float) -> None:
 
 def _distance(a: Gaussian, b: Gaussian) -> Floats:
     """Return the differences of the means in the marginal sds of `b`, (D,)."""
-    sd = b.scale if b.scale.ndim == 1 else np.linalg.norm(b.scale, axis=1)
-    return np.abs(a.loc - b.loc) / sd
+    return np.abs(a.loc - b.loc) / b.sds
 
 
 def _status(fitted: Fitted, runner: _Runner, eps: float) -> Status:

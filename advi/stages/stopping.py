@@ -41,10 +41,9 @@ def settled(older: Gaussian, newer: Gaussian, elbos: Floats) -> bool:
 
 def agree(older: Gaussian, newer: Gaussian) -> bool:
     """Return whether two Gaussians have the same means and marginal sds, within `MAX_SHIFT`."""
-    sds = [_sds(older), _sds(newer)]
-    live = sds[1] > 0
-    shift = np.abs(newer.loc - older.loc)[live] / sds[1][live]
-    stretch = np.abs(np.log(sds[1][live] / sds[0][live]))
+    live = newer.sds > 0  # a point has no scale to measure by
+    shift = np.abs(newer.loc - older.loc)[live] / newer.sds[live]
+    stretch = np.abs(np.log(newer.sds[live] / older.sds[live]))
     return bool(np.all(shift <= MAX_SHIFT) and np.all(stretch <= MAX_SHIFT))
 
 
@@ -58,11 +57,6 @@ def rising(elbos: Floats) -> bool:
     rise = newer.mean() - older.mean()
     error = math.hypot(_standard_error(older), _standard_error(newer))
     return bool(rise > RISE_ERRORS * error)
-
-
-def _sds(gaussian: Gaussian) -> Floats:
-    scale = gaussian.scale
-    return scale if scale.ndim == 1 else np.linalg.norm(scale, axis=1)
 
 
 def _standard_error(values: Floats) -> float:

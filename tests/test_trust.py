@@ -1,0 +1,200 @@
+"""Verdict, corrected moments, linear response, refine and compare, against closed forms."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import advi
+from tests import targets
+
+
+def funnel(z, data):
+    """Neal's funnel in 10 dimensions: v ~ N(0, 3^2), x_i ~ N(0, e^v)."""
+    x = -0.5 * z["x"] ** 2 * jnp.exp(-z["v"]) - 0.5 * z["v"]
+    return -0.5 * (z["v"] / 3) ** 2 + x.sum()
+
+
+def two_modes(z, data):
+    """Mixture, .6 at 0 and .4 at 6, of unit Gaussians in 4 dimensions."""
+    at = [-0.5 * jnp.sum((z["x"] - c) ** 2) for c in (0.0, 3.0)]
+    return jnp.logaddexp(jnp.log(0.6) + at[0], jnp.log(0.4) + at[1])
+
+
+def skewed(z, data):
+    """Independent Gammas, one of them far from log-normal."""
+    return 1.0 * jnp.log(z["g"]) - z["g"] + 4.0 * jnp.log(z["h"]) - z["h"]
+
+
+@pytest.mark.parametrize("key", range(3))
+@pytest.mark.parametrize("family", ["full_rank", "mean_field"])
+def test_a_gaussian_posterior_is_good_where_the_family_holds_it(family, key):
+    cov = np.array([[1.0, 0.9], [0.9, 1.0]]) if family == "full_rank" else np.diag([1.0, 4.0])
+    target = targets.gaussian([1.0, 2.0], cov)
+    fit = advi.fit(target.model, target.data, family=family, key=key)
+    assert fit.verdict.level == "good"
+    assert fit.khat < 0.7
+
+
+@pytest.mark.parametrize("key", range(3))
+def test_mean_field_on_a_correlated_posterior_is_means_only_and_names_the_latents(key):
+    target = targets.gaussian([1.0, 2.0], [[1.0, 0.9], [0.9, 1.0]])
+    fit = advi.fit(target.model, target.data, family="mean_field", key=key)
+    assert fit.verdict.level == "means_only"
+    # the sd is sqrt(1 - .9^2) = .436 of the posterior's: 56 % too small
+    assert "x[0] is 5" in fit.verdict.reasons[0] or "x[1] is 5" in fit.verdict.reasons[0]
+    assert "too small" in str(fit.verdict)
+    assert "corrected" in fit.verdict.action
+
+
+@pytest.mark.parametrize("key", range(3))
+@pytest.mark.parametrize("family", ["full_rank", "mean_field"])
+def test_a_funnel_is_never_good(family, key):
+    model = advi.Model(funnel, {"v": advi.real(), "x": advi.real(9)})
+    fit = advi.fit(model, family=family, key=key)
+    # its means may be right by symmetry, its sds are not: .5 instead of 3
+    assert fit.verdict.level in ("means_only", "poor")
+
+
+@pytest.mark.parametrize("key", range(3))
+def test_a_second_mode_is_never_good(key):
+    """Distance 6: each mode looks perfect from inside."""
+    model = advi.Model(two_modes, {"x": advi.real(4)})
+    fit = advi.fit(model, key=key)
+    assert fit.verdict.level == "poor"
+
+
+def test_an_unfinished_fit_is_poor_and_an_unchecked_one_says_so():
+    target = targets.ill_conditioned(20, 1e4, seed=0)
+    short = advi.fit(target.model, target.data, max_steps=40)
+    assert short.verdict.level == "poor"
+    assert "did not converge" in short.verdict.reasons[0]
+    unchecked = advi.fit(target.model, target.data, diagnose=False)
+    assert unchecked.verdict.level == "not checked"
+    assert np.isnan(unchecked.khat)
+    assert "verdict: not checked" in repr(unchecked)
+
+
+def test_a_verdict_costs_five_thousand_densities_and_no_gradient():
+    target = targets.ill_conditioned(5, 100, seed=1)
+    plain = advi.fit(target.model, target.data, diagnose=False)
+    fit = advi.fit(target.model, target.data)
+    assert fit.density.num_gradients == plain.density.num_gradients
+    assert fit.density.num_values - plain.density.num_values == 5000
+
+
+def test_corrected_moments_of_skewed_marginals():
+    model = advi.Model(skewed, {"g": advi.positive(), "h": advi.positive()})
+    fit = advi.fit(model, family="mean_field").corrected()
+    assert fit.verdict.level == "good"
+    # Gamma(2, 1) and Gamma(5, 1); thousands of effective draws leave 2 %
+    assert float(fit.mean()["g"]) == pytest.approx(2, abs=0.06)
+    assert float(fit.sd()["g"]) == pytest.approx(np.sqrt(2), rel=0.05)
+    assert float(fit.sd()["h"]) == pytest.approx(np.sqrt(5), rel=0.05)
+    draws = np.asarray(fit.sample(20_000)["g"])
+    assert draws.mean() == pytest.approx(2, abs=0.06)
+    assert fit.quantile(0.5)["g"] == pytest.approx(1.678, abs=0.06)
+    assert fit.summary()["g"]["mean"] == pytest.approx(float(fit.mean()["g"]), rel=1e-5)
+    assert fit.corrected() is fit
+    assert "corrected" in repr(fit)
+
+
+def test_corrected_by_hmc_where_importance_sampling_fails():
+    """100 correlated dimensions from a mean-field fit, whose linear response is withheld."""
+    from advi.diagnostics.better import Target, better_moments
+
+    dim = 100
+    cov = 0.3 * np.ones((dim, dim)) + 0.7 * np.eye(dim)
+    target = targets.gaussian(np.zeros(dim), cov)
+    fit = advi.fit(target.model, target.data, family="mean_field", diagnose=False)
+    view = Target(fit.density, fit.gaussian, fit.structure, lambda X: X)
+    rng = np.random.default_rng(0)
+    adapted, found = better_moments(view, view.scale_tril, rng, rounds=5)
+    assert not adapted.reliable
+    assert [b.method for b in found] == ["importance sampling", "HMC"]
+    plain_ratio = fit.gaussian.scale / np.sqrt(np.diag(cov))
+    assert np.all(found[-1].sd > plain_ratio)
+    assert np.max(np.abs(found[-1].mean)) < 0.35
+
+
+@pytest.mark.parametrize("dim", [3, 120])
+def test_linear_response_of_a_gaussian_is_exact(dim):
+    """Mean field gains the whole covariance; 120 dimensions go by conjugate gradients."""
+    target = targets.ill_conditioned(dim, 30, seed=5)
+    fit = advi.fit(target.model, target.data, family="mean_field", diagnose=False, x64=True)
+    responded = fit.linear_response()
+    assert responded.guide.description == "full_rank"
+    scale = np.sqrt(np.outer(np.diag(target.cov), np.diag(target.cov)))
+    np.testing.assert_allclose(responded.cov() / scale, target.cov / scale, atol=2e-3)
+    np.testing.assert_allclose(responded.mean()["x"], fit.mean()["x"], atol=1e-6)
+    assert responded.elbo.value > fit.elbo.value
+
+
+def test_linear_response_of_blocks_and_points():
+    cov = np.array([[1.0, 0.6, 0.3], [0.6, 1.0, 0.2], [0.3, 0.2, 1.0]])
+    target = targets.gaussian(np.zeros(3), cov)
+
+    def log_joint(z, data):
+        return targets.gaussian_log_joint({"x": jnp.stack([z["a"], z["b"], z["c"]])}, data)
+
+    model = advi.Model(log_joint, {name: advi.real() for name in "abc"})
+    blocks = advi.fit(
+        model, target.data, family={("a", "b"): "full_rank", "c": "mean_field"}, x64=True
+    )
+    np.testing.assert_allclose(blocks.linear_response().cov(), cov, atol=5e-3)
+    point = advi.fit(
+        model, target.data, family={("a", "b"): "full_rank", "c": advi.Point()}, x64=True
+    )
+    responded = point.linear_response().cov()
+    # at the estimate of c the others are Gaussian given c... and their means move with nothing
+    np.testing.assert_allclose(responded[2], 0, atol=1e-12)
+
+
+def test_linear_response_refuses_a_place_that_is_no_maximum():
+    model = advi.Model(
+        lambda z, d: jnp.sum(jnp.cos(z["x"])) - 0.01 * jnp.sum(z["x"] ** 2), {"x": advi.real(2)}
+    )
+    fit = advi.fit(model, family="mean_field", diagnose=False)
+    import dataclasses
+
+    crest = dataclasses.replace(
+        fit, params=fit.guide.params_of((np.full(2, np.pi), np.full(2, 0.1)), "float32")
+    )
+    with pytest.raises(ValueError, match="not at a maximum"):
+        crest.linear_response()
+
+
+def test_refine_goes_on_into_a_richer_family():
+    target = targets.ill_conditioned(5, 100, seed=1)
+    poor = advi.fit(target.model, target.data, family="mean_field")
+    rich = poor.refine(family="full_rank")
+    assert poor.verdict.level != "good"
+    assert rich.verdict.level == "good"
+    assert rich.elbo.value > poor.elbo.value
+    np.testing.assert_allclose(rich.sd()["x"], np.sqrt(np.diag(target.cov)), rtol=5e-3)
+
+
+def test_compare_pairs_its_draws():
+    target = targets.gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]])
+    fits = {
+        name: advi.fit(target.model, target.data, family=name)
+        for name in ("mean_field", "full_rank")
+    }
+    table = advi.compare(fits)
+    assert table.rows == ("full_rank", "mean_field")
+    gap = 0.5 * np.log(1 - 0.8**2)  # minus the KL of the best factorised Gaussian
+    row = table["mean_field"]
+    assert row["difference"] == pytest.approx(gap, abs=4 * row["s.e."] + 1e-6)
+    assert table["full_rank"]["difference"] == 0
+    again = advi.compare(fits, target.data)
+    assert again["mean_field"]["ELBO"] == pytest.approx(row["ELBO"], rel=1e-5)
+    with pytest.raises(TypeError, match="dict from names to fits"):
+        advi.compare([1, 2])
+    with pytest.raises(ValueError, match="at least one"):
+        advi.compare({})
+
+
+def test_restarts_report_where_other_starts_ended():
+    model = advi.Model(two_modes, {"x": advi.real(4)})
+    fit = advi.fit(model, restarts=3, diagnose=False)
+    assert all(set(r) == {"elbo_difference", "distance"} for r in fit.diagnostics["restarts"])
+    assert fit.elbo.value > np.log(0.55) + 2 * np.log(2 * np.pi)
