@@ -11,6 +11,8 @@ from jax.tree_util import keystr
 
 from advi.errors import describe
 
+FEISTEL_ROUNDS = 8
+
 
 class DataSpec(NamedTuple):
     """What compiled code depends on: the tree, the shapes and the dtypes, and the float type."""
@@ -136,15 +138,23 @@ class Rows:
         """Whole batches in the data; the rows left over change with every epoch."""
         return self.num_rows // self.batch_size
 
-    def permutation(self, key: Array, epoch: Array) -> Array:
-        """Return the order of the rows in one epoch, (N,)."""
-        return jax.random.permutation(jax.random.fold_in(key, epoch), self.num_rows)
+    def batch(self, data: Any, key: Array, step: Array) -> Any:
+        """Return the data of a step's batch.
 
-    def batch(self, data: Any, permutation: Array, position: Array) -> Any:
-        """Return the data of batch number `position` of an epoch."""
-        index = jax.lax.dynamic_slice_in_dim(
-            permutation, position * self.batch_size, self.batch_size
-        )
+        Every epoch goes through the rows in an order of its own, from the key and the epoch.
+
+        Parameters
+        ----------
+        data
+            Pytree of arrays of all rows.
+        key
+            Typed JAX key of the fit.
+        step
+            () number of the step, from 0.
+        """
+        epoch, position = jnp.divmod(step, self.steps_per_epoch)
+        places = position * self.batch_size + jnp.arange(self.batch_size)
+        index = shuffled(places, self.num_rows, jax.random.fold_in(key, epoch))
         leaves, treedef = jax.tree.flatten(data)
         return treedef.unflatten(
             [
@@ -160,6 +170,57 @@ class Rows:
             for (shape, dtype), row in zip(spec.leaves, self.per_row, strict=True)
         )
         return spec._replace(leaves=leaves)
+
+
+def shuffled(places: Array, num: int, key: Array) -> Array:
+    """Return the entries of a random permutation of 0 .. num - 1 at some places.
+
+    A Feistel network on the smallest even number of bits that holds `num`, applied again until
+    the result is below `num`: a bijection whose entries cost the same whatever `num` is, where
+    sorting all rows would cost more than the steps of an epoch. Every row is equally likely at
+    every place; of a handful of rows not quite all orders are.
+
+    Parameters
+    ----------
+    places
+        (B,) integers from 0 to num - 1.
+    num
+        Length of the permutation, below 2^32.
+    key
+        Typed JAX key; another key, another permutation.
+
+    References
+    ----------
+    Black & Rogaway (2002), Ciphers with Arbitrary Finite Domains, method 2.
+
+    Examples
+    --------
+    >>> sorted(shuffled(jnp.arange(5), 5, jax.random.key(0)).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    half = max(1, ((num - 1).bit_length() + 1) // 2)
+    mask = jnp.uint32((1 << half) - 1)
+    round_keys = jax.random.bits(key, (FEISTEL_ROUNDS,), jnp.uint32)
+
+    def permute(x: Array) -> Array:
+        left, right = x >> half, x & mask
+        for round_key in round_keys:
+            left, right = right, left ^ (_mixed(right ^ round_key) & mask)
+        return (left << half) | right
+
+    walked = jax.lax.while_loop(
+        lambda x: jnp.any(x >= num),
+        lambda x: jnp.where(x >= num, permute(x), x),
+        permute(places.astype(jnp.uint32)),
+    )
+    return walked.astype(jnp.int32)
+
+
+def _mixed(x: Array) -> Array:
+    """Return 32 bits that each depend on all bits of x (the finaliser of MurmurHash3)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
 
 
 def check_rows(rows: int, spec: DataSpec) -> tuple[bool, ...]:

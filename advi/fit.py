@@ -36,6 +36,7 @@ LEARNING_RATE, RATE_STEPS = 0.02, 1000
 START_SCALES = (0.1, 0.01, 0.001, 1e-4, 1e-6)
 FINAL_DRAWS = 256
 LAST_ERRORS = 2.0
+CHECK_DENSITIES, CHECK_WORK = 5000, 2**37  # elements read by a check: some seconds
 MIN_FINAL_DRAWS = 16
 FINAL_WORK = 2**32  # elements read by the final ELBO, which bounds its draws
 
@@ -111,8 +112,9 @@ def fit(
     progress
         Whether to show a progress bar; None shows one in a terminal.
     diagnose
-        Whether to examine the fit and give a verdict: 5,000 density evaluations, and gradients
-        where these are not enough.
+        Whether to examine the fit and give a verdict: 5,000 density evaluations on all data, and
+        gradients where these are not enough. Where they would take longer than some seconds it is
+        left to `Fit.check`.
 
     Returns
     -------
@@ -181,6 +183,8 @@ def _diagnosed(result: Fit) -> Fit:
     """Return a fit with its verdict; a check that is interrupted costs only the verdict."""
     if not result.structure.dim:
         return result  # an estimate has no posterior to compare with
+    if result.density.log_joint.cost > CHECK_WORK // CHECK_DENSITIES:
+        return result  # fit.check() examines it all the same
     try:
         return dataclasses.replace(result, checked=checked(result))
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 """The result of a fit: draws, moments and densities of the posterior approximation."""
 
+import dataclasses
 import html
 import math
 from collections.abc import Sequence
@@ -110,7 +111,7 @@ class Fit:
     def verdict(self) -> Verdict:
         """Whether means and sds can be trusted, why, and what to do next."""
         if self.checked is None:
-            return Verdict("not checked", action="fit with diagnose=True.")
+            return Verdict("not checked", action="call fit.check().")
         return self.checked.verdict
 
     @property
@@ -260,6 +261,10 @@ class Fit:
         There is no r_hat and no effective sample size: the draws are independent.
         """
         return self.moment_draws.summary(self.model.coordinates)
+
+    def check(self) -> "Fit":
+        """Return the fit with a verdict, however long the examination takes."""
+        return dataclasses.replace(self, checked=trust.checked(self))
 
     def linear_response(self) -> "Fit":
         """Return a full-rank fit with the same means and the linear-response covariance.

@@ -153,7 +153,10 @@ def _verdict_of(best: Better, alarms: tuple[str, ...]) -> Verdict:
 def _alarms(fit: "Fit") -> tuple[str, ...]:
     """Return reasons for distrust that no comparison of moments can see."""
     alarms = []
-    if fit.status != "converged":
+    steps_asked_for = (
+        fit.status == "max_steps" and bool(fit.trace) and fit.trace[-1].stage == "optimize"
+    )
+    if fit.status != "converged" and not steps_asked_for:
         alarms.append(f"The fit did not converge: {fit.status.message}.")
     for rival in fit.rivals:
         distances = _rival_figures(fit, rival)["distance"]

@@ -114,16 +114,35 @@ def test_epochs_visit_every_row_once():
 
     rows = Rows(10, 5, (True,))
     key = jax.random.key(0)
-    seen = []
-    for epoch in range(3):
-        order = rows.permutation(key, jnp.int32(epoch))
-        for position in range(rows.steps_per_epoch):
-            batch = rows.batch(np.arange(10), order, jnp.int32(position))
-            seen.append(np.asarray(batch))
+    seen = [np.asarray(rows.batch(np.arange(10), key, jnp.int32(step))) for step in range(6)]
     for epoch in range(3):
         epoch_rows = np.concatenate(seen[2 * epoch : 2 * epoch + 2])
         assert sorted(epoch_rows) == list(range(10))
     assert not np.array_equal(seen[0], seen[2])
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 37, 1000, 65_536, 65_537])
+def test_shuffled_is_a_permutation(num):
+    from advi.data import shuffled
+
+    order = np.asarray(shuffled(jnp.arange(num), num, jax.random.key(1)))
+    np.testing.assert_array_equal(np.sort(order), np.arange(num))
+
+
+def test_shuffled_places_are_uniform_and_uncorrelated():
+    from advi.data import shuffled
+
+    keys = jax.random.split(jax.random.key(2), 6000)
+    orders = np.asarray(jax.vmap(lambda key: shuffled(jnp.arange(37), 37, key))(keys))
+    for place in (0, 1, 36):
+        counts = np.bincount(orders[:, place], minlength=37)
+        expected = 6000 / 37
+        # chi-square with 36 degrees of freedom: mean 36, sd 8.5
+        assert np.sum((counts - expected) ** 2 / expected) < 36 + 5 * 8.5
+    centred = orders - 18.0
+    # neighbours in a random order have correlation -1 / (n - 1)
+    correlation = np.mean(centred[:, 1:] * centred[:, :-1]) / np.mean(centred**2)
+    assert abs(correlation + 1 / 36) < 5 / np.sqrt(6000 * 36)
 
 
 def sometimes_nan(z, data):

@@ -52,7 +52,6 @@ class State(NamedTuple):
     average: Average
     key: Array  # typed key
     step: Array  # () steps taken
-    order: Array  # (N,) the epoch's permutation of the rows; (0,) without minibatches
     fixed_eps: Array  # (M, noise_dim) draws of a line search; (0, noise_dim) when they are fresh
     skipped: Array  # () non-finite steps
     bad_run: Array  # () non-finite steps in a row up to now
@@ -90,8 +89,7 @@ class Stochastic(NamedTuple):
         if self.line_search:
             # without noise (points only) there is nothing to draw
             fixed = draws.fixed(rng, self.draws + self.draws % 2, dim) if dim else np.zeros((1, 0))
-        num_rows = self.rows.num_rows if self.rows is not None else 0
-        return _init(self.optimizer)(params, key, jax.device_put(fixed.astype(dtype)), num_rows)
+        return _init(self.optimizer)(params, key, jax.device_put(fixed.astype(dtype)))
 
     def windows(self, state: State) -> tuple[Gaussian, Gaussian]:
         """Return the averages over the two windows that end at this power of two."""
@@ -167,7 +165,7 @@ def _uses_value_fn(guide: Guide, optimizer: optax.GradientTransformation) -> boo
 
 @lru_cache(maxsize=64)
 def _init(optimizer: optax.GradientTransformation) -> Any:
-    def init(params: Any, key: Array, fixed_eps: Array, num_rows: int) -> State:
+    def init(params: Any, key: Array, fixed_eps: Array) -> State:
         zeros = jax.tree.map(jnp.zeros_like, params)
         count = jnp.zeros((), jnp.int32)
         return State(
@@ -176,13 +174,12 @@ def _init(optimizer: optax.GradientTransformation) -> Any:
             average=Average(zeros, zeros, count, count),
             key=key,
             step=count,
-            order=jnp.zeros((num_rows,), jnp.int32),
             fixed_eps=fixed_eps,
             skipped=count,
             bad_run=count,
         )
 
-    return jax.jit(init, static_argnums=3)
+    return jax.jit(init)
 
 
 @lru_cache(maxsize=64)
@@ -193,20 +190,8 @@ def _chunk(settings: Stochastic) -> Any:
     num_draws, line_search = settings.draws, settings.line_search
     scale = rows.scale if rows is not None else 1.0
 
-    def take_batch(state: State, data: Any) -> tuple[Array, Any]:
-        if rows is None:
-            return state.order, data
-        batches = rows
-        epoch, position = jnp.divmod(state.step, rows.steps_per_epoch)
-        order = jax.lax.cond(
-            position == 0,
-            lambda: batches.permutation(state.key, epoch).astype(state.order.dtype),
-            lambda: state.order,
-        )
-        return order, rows.batch(data, order, position)
-
     def step(state: State, data: Any) -> tuple[State, Array]:
-        order, batch = take_batch(state, data)
+        batch = data if rows is None else rows.batch(data, state.key, state.step)
         eps = state.fixed_eps
         if not line_search:
             # epochs fold in numbers from 0 up, steps from the other end
@@ -235,7 +220,6 @@ def _chunk(settings: Stochastic) -> Any:
             average=_averaged(state.average, params, state.step + 1),
             key=state.key,
             step=state.step + 1,
-            order=order,
             fixed_eps=state.fixed_eps,
             skipped=state.skipped + ~good,
             bad_run=jnp.where(good, 0, state.bad_run + 1),
