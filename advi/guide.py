@@ -21,6 +21,9 @@ NAMED = {"mean_field": MeanField(), "full_rank": FullRank()}
 # determine it stay below 10 MB.
 AUTO_FULL_RANK_DIM = 512
 
+# The plan holds 4 D draws with their gradients and a few D x D matrices, in double precision.
+FULL_RANK_BYTES, MAX_FULL_RANK_BYTES = 128, 2**33
+
 
 @dataclass(frozen=True)
 class Block:
@@ -162,7 +165,7 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
         If a name is unknown, or a latent is named twice.
     """
     if not isinstance(family, Mapping):
-        return Guide(model, (Block(tuple(model.latents), _family(family, model.size, auto)),))
+        family = {tuple(model.latents): family}
     blocks, owner = [], {}
     for key, value in family.items():
         wanted = key if isinstance(key, tuple) else (key,)
@@ -184,8 +187,21 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
     made = []
     for names, value in blocks:
         size = sum(model.latents[name].size for name in names)
-        made.append(Block(tuple(sorted(names, key=position)), _family(value, size, auto)))
+        family_ = _family(value, size, auto)
+        _check_memory(family_, size)
+        made.append(Block(tuple(sorted(names, key=position)), family_))
     return Guide(model, tuple(made))
+
+
+def _check_memory(family: Family, size: int) -> None:
+    """Raise ValueError if a full-rank block would take more memory than is sensible."""
+    needed = FULL_RANK_BYTES * size**2
+    if isinstance(family, FullRank) and needed > MAX_FULL_RANK_BYTES:
+        raise ValueError(
+            f"family: full rank over {size} coordinates would take about {needed / 2**30:.0f} GiB; "
+            f"expected at most {MAX_FULL_RANK_BYTES / 2**30:.0f} GiB. Use family='mean_field', or a "
+            "dict that couples fewer latents in each block."
+        )
 
 
 def _family(value: Any, size: int, auto: Family | None) -> Family:

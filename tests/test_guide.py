@@ -219,3 +219,15 @@ def test_a_tuple_of_latents_is_named_by_position():
     model = model_of((advi.real(), (advi.real(), advi.real(2))))
     guide = make_guide(model, {1: MF, "0": POINT})
     assert [block.names for block in guide.blocks] == [("1.0", "1.1"), ("0",)]
+
+
+def test_a_full_rank_block_too_large_for_memory_is_refused_before_it_is_allocated():
+    model = advi.Model(
+        lambda z, d: -z["x"] @ z["x"] - z["y"], {"x": advi.real(50_000), "y": advi.real()}
+    )
+    with pytest.raises(ValueError, match=r"50001 coordinates .* 298 GiB; .* mean_field"):
+        make_guide(model, "full_rank")
+    with pytest.raises(ValueError, match="50000 coordinates"):
+        make_guide(model, {"x": advi.FullRank()})
+    assert make_guide(model, "auto").description == "mean_field"
+    assert make_guide(model, {"y": "full_rank", "x": "mean_field"}).noise_dim == 50_001
