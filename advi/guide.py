@@ -199,8 +199,8 @@ def _check_memory(family: Family, size: int) -> None:
     if isinstance(family, FullRank) and needed > MAX_FULL_RANK_BYTES:
         raise ValueError(
             f"family: full rank over {size} coordinates would take about {needed / 2**30:.0f} GiB; "
-            f"expected at most {MAX_FULL_RANK_BYTES / 2**30:.0f} GiB. Use family='mean_field', or a "
-            "dict that couples fewer latents in each block."
+            f"expected at most {MAX_FULL_RANK_BYTES / 2**30:.0f} GiB. Use family='mean_field', or "
+            "a dict that couples fewer latents in each block."
         )
 
 
