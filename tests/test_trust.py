@@ -198,3 +198,22 @@ def test_restarts_report_where_other_starts_ended():
     fit = advi.fit(model, restarts=3, diagnose=False)
     assert all(set(r) == {"elbo_difference", "distance"} for r in fit.diagnostics["restarts"])
     assert fit.elbo.value > np.log(0.55) + 2 * np.log(2 * np.pi)
+
+
+@pytest.mark.parametrize("family", ["full_rank", "mean_field"])
+def test_corrected_moments_that_went_far_are_not_called_good(family):
+    """Centred eight schools, a funnel in tau: short chains settle before they have arrived."""
+    import numpyro.distributions as dist
+
+    from models.eight_schools import data
+
+    def centred(z, d):
+        prior = dist.Normal(0, 5).log_prob(z["mu"]) + dist.HalfCauchy(5).log_prob(z["tau"])
+        theta = dist.Normal(z["mu"], z["tau"]).log_prob(z["theta"]).sum()
+        return prior + theta + dist.Normal(z["theta"], d["sigma"]).log_prob(d["y"]).sum()
+
+    latents = {"mu": advi.real(), "tau": advi.positive(), "theta": advi.real(8)}
+    for key in range(3):
+        fit = advi.fit(advi.Model(centred, latents), data(), family=family, key=key)
+        assert fit.verdict.level == "poor"
+        assert fit.corrected().verdict.level == "poor"

@@ -111,6 +111,30 @@ def better_moments(
     return adapted, found
 
 
+def remoteness(target: Target, scale_tril: Floats, better: Better) -> tuple[float, float]:
+    """Return how far a correction went from its proposal, on the real scale.
+
+    Parameters
+    ----------
+    target
+        The posterior and its fit.
+    scale_tril
+        (dim, dim) scale of the first proposal.
+    better
+        The correction.
+
+    Returns
+    -------
+    shift, stretch
+        Largest difference of means in the proposal's sds, and largest ratio of sds, either way.
+    """
+    Y = better.draws.points[:, target.structure.noisy]
+    mean, sd = moments(Y, better.draws.weights)
+    scale = np.linalg.norm(scale_tril, axis=1)
+    stretch = np.exp(np.max(np.abs(np.log(sd / scale))))
+    return float(np.max(np.abs(mean - target.loc) / scale)), float(stretch)
+
+
 def _weighted(target: Target, draws: WeightedDraws, confident: bool) -> Better:
     # draws without weight may lie where a column overflows
     heavy = draws.weights > 0
