@@ -15,6 +15,7 @@ from advi.status import Estimate
 from advi.table import Table
 
 DRAWS = 1000
+DIGITS = 7  # an ELBO of thousands of nats may differ in the hundredths
 
 
 def compare(fits: Mapping[str, Fit], data: Any = None, *, key: Any = 0) -> Table:
@@ -71,7 +72,7 @@ def compare(fits: Mapping[str, Fit], data: Any = None, *, key: Any = 0) -> Table
         "difference": [d.value for d in differences],
         "s.e.": [d.mcse for d in differences],
     }
-    return Table(tuple(order), {name: np.array(values) for name, values in columns.items()})
+    return Table(tuple(order), {name: np.array(values) for name, values in columns.items()}, DIGITS)
 
 
 def _elbos(fit: Fit, data: Any, key: Any) -> np.ndarray:

@@ -64,6 +64,10 @@ class Structure(NamedTuple):
         """Whether any two coordinates share a block."""
         return len(np.unique(self.block)) < len(self.block)
 
+    def uncoupled(self) -> "Structure":
+        """Return the structure of a mean field over the same coordinates."""
+        return Structure(self.noisy, np.arange(len(self.noisy)))
+
     def same_block(self) -> NDArray[np.bool_]:
         """Return (D, D): whether two coordinates share a block."""
         return self.block[:, None] == self.block[None, :]

@@ -19,6 +19,8 @@ class Table:
         Names of the rows.
     columns
         Name of the column to its numbers, (n,).
+    digits
+        Significant digits that are printed.
 
     Examples
     --------
@@ -33,6 +35,7 @@ class Table:
 
     rows: tuple[str, ...]
     columns: dict[str, NDArray[Any]]
+    digits: int = 3
 
     def __getitem__(self, name: str) -> Any:
         """Return a column (n,) by its name, or a row as a dict by its name."""
@@ -59,7 +62,7 @@ class Table:
                     [f"... {len(self.rows) - MAX_PRINTED_ROWS} more", *("" for _ in self.columns)]
                 )
             else:
-                numbers = (f"{values[index]:.3g}" for values in self.columns.values())
+                numbers = (f"{values[index]:.{self.digits}g}" for values in self.columns.values())
                 cells.append([self.rows[index], *numbers])
         return cells
 

@@ -44,6 +44,7 @@ ELBO_DRAWS = 256
 # A correction begins at the fit, and short runs do not leave its neighbourhood: on posteriors
 # where it arrives, it goes .13 sd and a factor 1.5, on funnels where it does not, .5 sd or 2.
 MAX_REMOTE_SHIFT, MAX_REMOTE_STRETCH = 0.5, 2.0
+MIN_SHARE = 0.2  # effective share of importance draws that a correction is called good by
 
 
 def checked(fit: "Fit") -> Checked:
@@ -148,12 +149,14 @@ def _rival_figures(fit: "Fit", rival: Any) -> dict[str, Any]:
 
 def _verdict_of(best: Better, remote: tuple[float, float], alarms: tuple[str, ...]) -> Verdict:
     shift, stretch = remote
+    share = best.draws.ess / len(best.draws.weights)  # one for HMC, whose draws weigh the same
+    confident = best.confident and share >= MIN_SHARE
     size = f"{best.draws.ess:.0f} effective of {len(best.draws.weights)} draws"
     if alarms:
         return Verdict("poor", alarms, "fit with restarts=8, or write the model anew.")
-    if best.confident and shift <= MAX_REMOTE_SHIFT and stretch <= MAX_REMOTE_STRETCH:
+    if confident and shift <= MAX_REMOTE_SHIFT and stretch <= MAX_REMOTE_STRETCH:
         return Verdict("good", (f"Corrected by {best.method}: {size}.",))
-    if best.confident:
+    if confident:
         return Verdict(
             "poor",
             (
@@ -165,7 +168,7 @@ def _verdict_of(best: Better, remote: tuple[float, float], alarms: tuple[str, ..
         )
     return Verdict(
         "poor",
-        (f"Corrected by {best.method}, whose moments had not settled: {size}.",),
+        (f"Corrected by {best.method}, which had not settled: {size}.",),
         "other coordinates for the latents, or long MCMC runs.",
     )
 

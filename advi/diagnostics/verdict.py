@@ -49,7 +49,7 @@ class Verdict:
 class Comparison(NamedTuple):
     """One column: the fit's moments against better ones."""
 
-    shift: Floats  # (K,) |better mean - fit's mean| in the fit's sd, the worst estimate
+    shift: Floats  # (K,) |better mean - fit's mean| in the larger of the sds, the worst estimate
     log_ratio: Floats  # (K,) log of better sd over the fit's, the one farthest from zero
     method: str  # the last method used
 
@@ -103,7 +103,10 @@ def compare_moments(mean: Floats, sd: Floats, found: list[Better]) -> Comparison
     """Return how far every estimate is from the fit's means and sds, the worst of each column."""
     live = sd > 0
     safe = np.where(live, sd, 1.0)
-    shifts = np.array([np.where(live, np.abs(b.mean - mean) / safe, 0.0) for b in found])
+    # a mean-field sd can be a hundredth of the posterior's, which is what a mean is measured by
+    shifts = np.array(
+        [np.where(live, np.abs(b.mean - mean) / np.maximum(safe, b.sd), 0.0) for b in found]
+    )
     with np.errstate(divide="ignore"):
         ratios = np.array([np.where(live, np.log(b.sd / safe), 0.0) for b in found])
     # a moment that could not be computed is as far off as can be

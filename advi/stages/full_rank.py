@@ -12,7 +12,8 @@ from advi.stages.mean_field import STEP_CAP, Fitted, settled
 MAX_EVALS = 200
 NEWTON_GAIN = 0.1  # nats a Newton step must gain for another to follow
 NEWTON_DAMPING = (1.0, 0.5, 0.25)
-CURVATURE_RANGE = (1e-2, 1e4)
+CURVATURE_RANGE = (1e-2, 1e4)  # that a scale may change by in one step, squared
+MEAN_CURVATURE_RANGE = (1e-6, 1e4)  # a mean may have a thousand sds to go along a ridge
 
 
 def full_rank(
@@ -49,9 +50,7 @@ def full_rank(
     Fitted
     """
     frame = _Frame(E, structure)
-    if gaussian.scale.ndim == 1:
-        gaussian = Gaussian(gaussian.loc, np.diag(gaussian.scale))
-    gaussian = yield from _newton(gaussian, frame, accepted)
+    gaussian = yield from newton(gaussian, E, structure, accepted)
     minimum = yield from minimise(
         gaussian,
         frame.objective,
@@ -101,14 +100,31 @@ class _Frame:
         return Gaussian(q.loc + q.scale @ step[:dim], q.scale @ V)
 
 
-def _newton(
-    q: Gaussian, frame: _Frame, accepted: Callable[[Gaussian, float], None]
+def newton(
+    gaussian: Gaussian,
+    E: Floats,
+    structure: Structure,
+    accepted: Callable[[Gaussian, float], None],
 ) -> Stage[Gaussian]:
     """Take Newton steps with the Stein Hessian while they pay.
 
     In the frame of q the expected Hessian of -log p is H = -sym(E[g' e']) (Stein's identity), the
-    mean's step -H^-1 E[g'] and the optimal covariance H^-1.
+    mean's step -H^-1 E[g'] and a block's optimal covariance the inverse of its part of H. The
+    mean uses all of H, whatever the blocks: an ill-conditioned posterior is no obstacle to it.
+
+    Parameters
+    ----------
+    gaussian, E, structure, accepted
+        As of `full_rank`.
+
+    Returns
+    -------
+    Gaussian
+        With a (D, D) scale on the pattern of the blocks.
     """
+    frame, q = _Frame(E, structure), gaussian
+    if q.scale.ndim == 1:
+        q = Gaussian(q.loc, np.diag(q.scale))
     log_p, gradients = yield q.points(frame.E)
     value = frame.value(q, log_p)
     while True:
@@ -135,7 +151,7 @@ def _newton_step(q: Gaussian, gradients: Floats, frame: _Frame) -> Callable[[flo
     H[~noisy, :] = H[:, ~noisy] = 0
     H[~noisy, ~noisy] = 1
     h, Q = np.linalg.eigh(H)
-    u = Q @ ((Q.T @ W.mean(0)) / np.clip(h, *CURVATURE_RANGE))
+    u = Q @ ((Q.T @ W.mean(0)) / np.clip(h, *MEAN_CURVATURE_RANGE))
     block_h, block_Q = np.linalg.eigh(np.where(frame.same_block, H, 0.0))
     block_h = np.clip(block_h, *CURVATURE_RANGE)
 

@@ -6,13 +6,15 @@ from typing import NamedTuple
 import numpy as np
 
 from advi.gaussian import Floats, Gaussian, Structure
-from advi.stages.full_rank import full_rank
+from advi.stages.full_rank import full_rank, newton
 from advi.stages.lockstep import Stage
 from advi.stages.mean_field import MAX_EVALS, Fitted, mean_field
 from advi.stages.polish import polish
 from advi.status import Estimate
 
 MIN_DRAWS = 64
+NEWTON_DIM = 512  # the Newton steps hold a few D x D matrices
+NEAR_EVALS, LONG_EVALS = 20, 300  # of L-BFGS before the Newton steps, and instead of them
 MAX_DRAW_ELEMENTS = 2**24  # memory cap: draws times dimension
 MAX_DOUBLINGS = 3
 OVERFIT_NATS, OVERFIT_ERRORS = 1.0, 3.0
@@ -42,22 +44,36 @@ class Path(NamedTuple):
     held_out: HeldOut  # of the Gaussian that it leaves
 
 
-def first_mean_field(
+def whole_mean_field(
     gaussian: Gaussian,
     structure: Structure,
     rng: np.random.Generator,
     eps: float,
     accepted: Accepted,
-    max_evals: int = MAX_EVALS,
 ) -> Stage[Fitted]:
-    """Run the mean-field stage on fixed draws of its own."""
-    num = _even(max(MIN_DRAWS, 2 * structure.dim), len(gaussian.loc))
-    E = structure.fixed_draws(rng, num)
-    return (
-        yield from mean_field(
-            gaussian, E, structure, eps, lambda q, elbo: accepted("mean_field", q, elbo), max_evals
+    """Fit a mean field to the end: L-BFGS to come near, Newton steps, L-BFGS to settle.
+
+    The Newton steps carry the mean along ridges, where the diagonal metric takes hundreds of
+    evaluations and its progress can look like the end.
+    """
+    dim = len(gaussian.loc)
+    E = structure.fixed_draws(rng, even(max(MIN_DRAWS, 2 * structure.dim), dim))
+
+    def stage(q: Gaussian, max_evals: int) -> Stage[Fitted]:
+        return mean_field(
+            q, E, structure, eps, lambda q, elbo: accepted("mean_field", q, elbo), max_evals
         )
+
+    if dim > NEWTON_DIM:
+        return (yield from stage(gaussian, LONG_EVALS))
+    near = yield from stage(gaussian, NEAR_EVALS)
+    moved = yield from newton(
+        near.gaussian,
+        E,
+        structure,
+        lambda q, elbo: accepted("mean_field", Gaussian(q.loc, q.diagonal), elbo),
     )
+    return (yield from stage(Gaussian(moved.loc, moved.diagonal), MAX_EVALS))
 
 
 def path(
@@ -91,7 +107,8 @@ def path(
     """
     fitted = None
     if not (warm and structure.coupled):
-        fitted = yield from first_mean_field(gaussian, structure, rng, eps, accepted)
+        mean_field_only = structure.uncoupled()
+        fitted = yield from whole_mean_field(gaussian, mean_field_only, rng, eps, accepted)
         gaussian = fitted.gaussian
     if structure.coupled:
         fitted, held_out = yield from _coupled(
@@ -129,7 +146,7 @@ def _coupled(
     """Fit coupled blocks, with twice the draws as long as the fixed ones are overfitted."""
     num, doublings = max(MIN_DRAWS, 4 * structure.dim), 0
     while True:
-        E = structure.fixed_draws(rng, _even(num, len(gaussian.loc)))
+        E = structure.fixed_draws(rng, even(num, len(gaussian.loc)))
         fitted = yield from full_rank(
             gaussian, E, structure, eps, lambda q, elbo: accepted("full_rank", q, elbo)
         )
@@ -141,5 +158,6 @@ def _coupled(
         num, doublings = 2 * num, doublings + 1
 
 
-def _even(num: int, dim: int) -> int:
+def even(num: int, dim: int) -> int:
+    """Return an even number of draws near `num`, fewer where memory would not hold them."""
     return 2 * max(2, min(num, MAX_DRAW_ELEMENTS // max(dim, 1)) // 2)

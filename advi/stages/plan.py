@@ -9,8 +9,8 @@ from advi import draws
 from advi.density import Density
 from advi.gaussian import Floats, Gaussian, Structure
 from advi.stages.lockstep import Stage, lockstep
-from advi.stages.mean_field import Fitted
-from advi.stages.path import Path, evaluate_held_out, first_mean_field, path
+from advi.stages.mean_field import Fitted, mean_field
+from advi.stages.path import MIN_DRAWS, Path, evaluate_held_out, even, path
 from advi.stages.start import Climbed, Started, climb, distinct, select
 from advi.status import Estimate, Progress, Status
 
@@ -222,15 +222,21 @@ class _Plan:
 
     def race(self, entrants: list[Fitted]) -> list[Fitted]:
         """Run a short mean-field stage from every entrant; return them, the best first."""
-        seed = int(self.rng.integers(2**63))  # common draws make the ELBOs comparable
+        dim = len(entrants[0].gaussian.loc)
+        # common draws make the ELBOs comparable
+        E = self.structure.fixed_draws(self.rng, even(max(MIN_DRAWS, 2 * self.structure.dim), dim))
+
+        def accepted(q: Gaussian, elbo: float) -> None:
+            self.runner.accepted("mean_field", q, elbo)
+
         raced = self.runner.run(
             *(
-                first_mean_field(
+                mean_field(
                     entrant.gaussian,
+                    E,
                     self.structure,
-                    np.random.default_rng(seed),
                     self.eps,
-                    self.runner.accepted if entrant is entrants[0] else _ignore,
+                    accepted if entrant is entrants[0] else lambda q, elbo: None,
                     RACE_EVALS,
                 )
                 for entrant in entrants
