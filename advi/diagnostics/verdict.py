@@ -17,6 +17,7 @@ Level = Literal["good", "means_only", "poor", "not checked"]
 # moments themselves does not break the promise.
 MAX_SHIFT, MAX_RATIO = 0.15, 1.15
 RIVAL_NATS, RIVAL_SDS = 3.0, 0.5
+NARROW = 1.5  # ratio of sds beyond which a shift is measured in the larger
 NAMED = 3  # columns named in a reason
 
 
@@ -49,7 +50,7 @@ class Verdict:
 class Comparison(NamedTuple):
     """One column: the fit's moments against better ones."""
 
-    shift: Floats  # (K,) |better mean - fit's mean| in the larger of the sds, the worst estimate
+    shift: Floats  # (K,) |better mean - fit's mean| in sds, the worst estimate
     log_ratio: Floats  # (K,) log of better sd over the fit's, the one farthest from zero
     method: str  # the last method used
 
@@ -103,9 +104,11 @@ def compare_moments(mean: Floats, sd: Floats, found: list[Better]) -> Comparison
     """Return how far every estimate is from the fit's means and sds, the worst of each column."""
     live = sd > 0
     safe = np.where(live, sd, 1.0)
-    # a mean-field sd can be a hundredth of the posterior's, which is what a mean is measured by
+    # a mean-field sd can be a hundredth of the posterior's, which is what a mean is measured by;
+    # but where sds differ little the smaller one is the stricter measure
+    units = [np.where(b.sd > NARROW * safe, b.sd, safe) for b in found]
     shifts = np.array(
-        [np.where(live, np.abs(b.mean - mean) / np.maximum(safe, b.sd), 0.0) for b in found]
+        [np.where(live, np.abs(b.mean - mean) / u, 0.0) for b, u in zip(found, units, strict=True)]
     )
     with np.errstate(divide="ignore"):
         ratios = np.array([np.where(live, np.log(b.sd / safe), 0.0) for b in found])

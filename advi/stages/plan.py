@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from advi import draws
 from advi.density import Density
@@ -14,10 +15,12 @@ from advi.stages.path import MIN_DRAWS, Path, evaluate_held_out, even, path
 from advi.stages.start import Climbed, Started, climb, distinct, select
 from advi.status import Estimate, Progress, Status
 
-SCREENED = 64  # random points whose log density is looked at
-NUM_CLIMBS = 16  # the best of them, and the centre, are climbed from
+# Random points are screened by their log density in two boxes, and the best of each are climbed
+# from: the small one is where optima usually are, the large one is for those that hide.
+SCREENED = 32
+NUM_CLIMBS = 8
 NUM_STARTS = 3  # climbs that a scale is chosen for
-START_RADIUS = 2.0
+START_RADIUS, WIDE_RADIUS = 2.0, 6.0
 HELD_OUT_DRAWS = 256
 RACE_EVALS = 20  # mean-field evaluations of every start that may still win
 HOPELESS_NATS = 20.0  # a start so much lower, both in height and in ELBO, is given up
@@ -195,10 +198,17 @@ class _Plan:
     def start(self, first: Gaussian, restarts: int) -> list[Fitted]:
         """Climb from several points; return those that may win, the best first."""
         center, dim = first.loc, len(first.loc)
-        away = center + self.rng.uniform(-START_RADIUS, START_RADIUS, (SCREENED, dim))
-        [(heights, _)] = self.runner.run(_once(away))
-        order = np.argsort(-np.where(np.isfinite(heights), heights, -np.inf), kind="stable")
-        places = [center, *away[order[: max(NUM_CLIMBS, restarts) - 1]]]
+        near, wide = (
+            center + self.rng.uniform(-radius, radius, (SCREENED, dim))
+            for radius in (START_RADIUS, WIDE_RADIUS)
+        )
+        [(heights, _)] = self.runner.run(_once(np.concatenate([near, wide])))
+        num = max(NUM_CLIMBS, restarts)
+        places = [
+            center,
+            *near[_highest(heights[:SCREENED], num)],
+            *wide[_highest(heights[SCREENED:], num)],
+        ]
         climbs: list[Climbed] = self.runner.run(*(climb(x, center, self.eps) for x in places))
         [chosen] = self.runner.run(distinct(climbs, max(NUM_STARTS, restarts)))
         started: list[Started] = self.runner.run(
@@ -260,6 +270,11 @@ class _Plan:
                 for gaussian, child in zip(gaussians, self.rng.spawn(len(gaussians)), strict=True)
             )
         )
+
+
+def _highest(heights: Floats, num: int) -> NDArray[np.int_]:
+    finite = np.where(np.isfinite(heights), heights, -np.inf)
+    return np.argsort(-finite, kind="stable")[:num]
 
 
 def _once(points: Floats) -> Stage[tuple[Floats, Floats]]:
