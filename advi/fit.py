@@ -6,39 +6,27 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from advi import draws
 from advi.data import check_batch, make_rows, prepare
 from advi.density import Density, default_float, precision
+from advi.drivers import default_optimizer, fit_plan, fit_steps
 from advi.errors import describe, unknown
-from advi.failures import blame, not_finite_at_start
 from advi.families import MeanField
-from advi.gaussian import Floats, Gaussian, structure_of
-from advi.guide import Guide, make_guide
+from advi.guide import make_guide
 from advi.initial import initial
-from advi.keys import device_key, host_rng, key_words
+from advi.keys import key_words
 from advi.model import Model
 from advi.objective import Elbo
 from advi.progress import Bar
 from advi.result import Fit
-from advi.stages.plan import NotFiniteError, run_plan
-from advi.stages.stochastic import State, Stochastic, run_steps
-from advi.status import Estimate, Progress, Status
+from advi.stages.stochastic import Stochastic
+from advi.status import Progress
 from advi.tracing import require_all_used, trace
 from advi.trust import checked
 
-MAX_STEPS = 100_000  # of a stochastic fit that is left to settle
-LEARNING_RATE, RATE_STEPS = 0.02, 1000
-START_SCALES = (0.1, 0.01, 0.001, 1e-4, 1e-6)
-FINAL_DRAWS = 256
-LAST_ERRORS = 2.0
 CHECK_DENSITIES, CHECK_WORK = 5000, 2**37  # elements read by a check: some seconds
-MIN_FINAL_DRAWS = 16
-FINAL_WORK = 2**32  # elements read by the final ELBO, which bounds its draws
 
 
 def _names_known_arguments(function: Callable[..., Fit]) -> Callable[..., Fit]:
@@ -99,8 +87,8 @@ def fit(
         many steps the optimiser takes. By default it goes on until its averages have settled, or
         for 100,000 steps.
     restarts
-        Starts that the plan carries to the end, of which the best ELBO is kept. At least four
-        are tried, but given up early where one is enough.
+        Starts that the plan carries to the end, of which the best ELBO is kept. Seventeen climbs
+        are made in any case; those that end on one optimum count as one start.
     key
         Integer or JAX key. The same key, data and kind of machine give the same bits.
     init
@@ -166,16 +154,16 @@ def fit(
         density = Density(model, data, spec, guide.estimated)
         first, warm = initial(model, init)
         if not stochastic:
-            result = _fit_plan(density, guide, first, warm, restarts, key, max_steps, bar)
+            result = fit_plan(density, guide, first, warm, restarts, key, max_steps, bar)
             return _diagnosed(result) if diagnose else result
         settings = Stochastic(
             guide,
             spec if rows is None else rows.batch_spec(spec),
             objective or Elbo(),
-            optimizer or _default_optimizer(),
+            optimizer or default_optimizer(),
             rows,
         )
-        result = _fit_steps(density, settings, first, warm, key, max_steps, bar)
+        result = fit_steps(density, settings, first, warm, key, max_steps, bar)
         return _diagnosed(result) if diagnose else result
 
 
@@ -189,128 +177,6 @@ def _diagnosed(result: Fit) -> Fit:
         return dataclasses.replace(result, checked=checked(result))
     except KeyboardInterrupt:
         return result
-
-
-def _fit_plan(
-    density: Density,
-    guide: Guide,
-    first: Gaussian,
-    warm: bool,
-    restarts: int,
-    key: Any,
-    max_steps: int | None,
-    bar: Bar,
-) -> Fit:
-    structure = structure_of(guide)
-    try:
-        outcome = run_plan(
-            density,
-            structure,
-            host_rng(key),
-            first,
-            warm=warm,
-            restarts=restarts,
-            max_evals=max_steps,
-            callback=bar.update,
-        )
-    except NotFiniteError:
-        raise not_finite_at_start(density, first.loc) from None
-    return Fit(
-        guide,
-        guide.params_of(outcome.gaussian, density.dtype),
-        outcome.status,
-        outcome.elbo,
-        outcome.trace,
-        density.num_gradients,
-        density,
-        key,
-        outcome.held_out_gap,
-        outcome.rivals,
-    )
-
-
-def _fit_steps(
-    density: Density,
-    settings: Stochastic,
-    first: Gaussian,
-    warm: bool,
-    key: Any,
-    max_steps: int | None,
-    bar: Bar,
-) -> Fit:
-    guide, rng = settings.guide, host_rng(key)
-    if not warm:
-        first = _finite_scale(density, guide, first, rng)
-    state = settings.init(guide.from_gaussian(*first), device_key(key, 1), rng)
-    trace_: list[Progress] = []
-    status = Status("interrupted", "interrupted before the first chunk of steps ended")
-    try:
-        for now, elbos, ended in run_steps(
-            settings, state, density.data, max_steps or MAX_STEPS, max_steps is None, bar.update
-        ):
-            state = now
-            start = len(trace_) + 1
-            trace_ += [Progress("optimize", start + i, float(v)) for i, v in enumerate(elbos)]
-            status = ended or Status(
-                "interrupted", f"interrupted after step {int(state.step)}; this is the fit so far"
-            )
-    except KeyboardInterrupt:
-        pass
-    params, elbo = _better(density, guide, state, rng)
-    if status == "diverged":
-        status = Status(
-            "diverged",
-            f"{status.message}; {blame(density, guide, Gaussian(*guide.to_gaussian(params)), rng)}",
-        )
-    gradients = len(trace_) * settings.draws
-    return Fit(guide, params, status, elbo, trace_, gradients, density, key)
-
-
-def _better(
-    density: Density, guide: Guide, state: State, rng: np.random.Generator
-) -> tuple[Any, Estimate]:
-    """Return the averaged parameters, or the last ones if common draws show them to be better.
-
-    The last are better while a fit still improves; at rest the average is, by less than shows.
-    """
-    num = int(np.clip(FINAL_WORK // density.log_joint.cost, MIN_FINAL_DRAWS, FINAL_DRAWS)) // 2 * 2
-    structure = structure_of(guide)
-    E = structure.spread(draws.antithetic(rng, num, structure.dim))
-
-    def elbos(params: Any) -> Floats:
-        q = Gaussian(*guide.to_gaussian(params))
-        return structure.paired_elbos(density.value(q.points(E)), E, q)
-
-    with np.errstate(all="ignore"):
-        last = jax.tree.map(np.asarray, state.params)
-        of_last = elbos(last)
-        if not int(state.step):
-            return last, Estimate.of(of_last)
-        average = jax.tree.map(np.asarray, jax.jit(lambda a: a.value())(state.average))
-        of_average = elbos(average)
-        gain = Estimate.of(of_last - of_average)
-        if gain.value > LAST_ERRORS * gain.mcse or not np.all(np.isfinite(of_average)):
-            return last, Estimate.of(of_last)
-    return average, Estimate.of(of_average)
-
-
-def _finite_scale(
-    density: Density, guide: Guide, first: Gaussian, rng: np.random.Generator
-) -> Gaussian:
-    """Return a start around the first mean, its scale small enough for finite values."""
-    structure = structure_of(guide)
-    E = structure.fixed_draws(rng, MIN_FINAL_DRAWS)
-    for scale in START_SCALES:
-        q = Gaussian(first.loc, np.full(len(first.loc), scale))
-        if np.all(np.isfinite(density.value(q.points(E)))):
-            return q
-    raise not_finite_at_start(density, first.loc)
-
-
-@functools.lru_cache(maxsize=1)
-def _default_optimizer() -> optax.GradientTransformation:
-    """Return Adam with a rate that falls as one over the root of the steps: averages converge."""
-    return optax.adam(lambda step: LEARNING_RATE / jnp.sqrt(1 + step / RATE_STEPS))
 
 
 def _check_arguments(objective: Any, optimizer: Any, x64: Any, callback: Any) -> None:

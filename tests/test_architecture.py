@@ -31,7 +31,7 @@ ROOMS = [
     ["trust"],
     ["result"],
     ["failures", "initial"],
-    ["check", "compare"],
+    ["check", "compare", "drivers"],
     ["fit"],
     ["__init__"],
 ]

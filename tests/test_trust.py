@@ -61,6 +61,7 @@ def test_a_second_mode_is_never_good(key):
     model = advi.Model(two_modes, {"x": advi.real(4)})
     fit = advi.fit(model, key=key)
     assert fit.verdict.level == "poor"
+    assert any("more than one mode" in reason for reason in fit.verdict.reasons)
 
 
 def test_an_unfinished_fit_is_poor_and_an_unchecked_one_says_so():
@@ -215,5 +216,6 @@ def test_corrected_moments_that_went_far_are_not_called_good(family):
     latents = {"mu": advi.real(), "tau": advi.positive(), "theta": advi.real(8)}
     for key in range(3):
         fit = advi.fit(advi.Model(centred, latents), data(), family=family, key=key)
-        assert fit.verdict.level == "poor"
+        # of some keys tau's mean is right and only its sd is not
+        assert fit.verdict.level in ("means_only", "poor")
         assert fit.corrected().verdict.level == "poor"

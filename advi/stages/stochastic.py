@@ -44,6 +44,12 @@ class Average(NamedTuple):
         )
 
 
+@jax.jit
+def tail_average(average: Average) -> Any:
+    """Return the average of the parameters over the last half to three quarters of the steps."""
+    return average.value()
+
+
 class State(NamedTuple):
     """Everything a stochastic fit carries, arrays only."""
 

@@ -1,0 +1,165 @@
+"""The two ways to a fit: the automatic plan, and the steps of an optimiser."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from advi import draws
+from advi.density import Density
+from advi.failures import blame, not_finite_at_start
+from advi.gaussian import Floats, Gaussian, structure_of
+from advi.guide import Guide
+from advi.keys import device_key, host_rng
+from advi.progress import Bar
+from advi.result import Fit
+from advi.stages.plan import NotFiniteError, run_plan
+from advi.stages.stochastic import State, Stochastic, run_steps, tail_average
+from advi.status import Estimate, Progress, Status
+
+MAX_STEPS = 100_000  # of a stochastic fit that is left to settle
+LEARNING_RATE, RATE_STEPS = 0.02, 1000
+START_SCALES = (0.1, 0.01, 0.001, 1e-4, 1e-6)
+FINAL_DRAWS = 256
+LAST_ERRORS = 2.0
+MIN_FINAL_DRAWS = 16
+FINAL_WORK = 2**32  # elements read by the final ELBO, which bounds its draws
+
+
+def fit_plan(
+    density: Density,
+    guide: Guide,
+    first: Gaussian,
+    warm: bool,
+    restarts: int,
+    key: Any,
+    max_steps: int | None,
+    bar: Bar,
+) -> Fit:
+    """Fit by the automatic plan; `first` is where it starts, and with `warm` a fit to go on from.
+
+    Raises
+    ------
+    ValueError
+        If no starting point has a finite log density.
+    """
+    structure = structure_of(guide)
+    try:
+        outcome = run_plan(
+            density,
+            structure,
+            host_rng(key),
+            first,
+            warm=warm,
+            restarts=restarts,
+            max_evals=max_steps,
+            callback=bar.update,
+        )
+    except NotFiniteError:
+        raise not_finite_at_start(density, first.loc) from None
+    return Fit(
+        guide,
+        guide.params_of(outcome.gaussian, density.dtype),
+        outcome.status,
+        outcome.elbo,
+        outcome.trace,
+        density.num_gradients,
+        density,
+        key,
+        outcome.held_out_gap,
+        outcome.rivals,
+    )
+
+
+def fit_steps(
+    density: Density,
+    settings: Stochastic,
+    first: Gaussian,
+    warm: bool,
+    key: Any,
+    max_steps: int | None,
+    bar: Bar,
+) -> Fit:
+    """Fit by the steps of an optimiser, until they have settled where `max_steps` is None.
+
+    Raises
+    ------
+    ValueError
+        If no scale around `first` has finite log densities.
+    """
+    guide, rng = settings.guide, host_rng(key)
+    if not warm:
+        first = _finite_scale(density, guide, first, rng)
+    state = settings.init(guide.from_gaussian(*first), device_key(key, 1), rng)
+    trace_: list[Progress] = []
+    status = Status("interrupted", "interrupted before the first chunk of steps ended")
+    try:
+        for now, elbos, ended in run_steps(
+            settings, state, density.data, max_steps or MAX_STEPS, max_steps is None, bar.update
+        ):
+            state = now
+            start = len(trace_) + 1
+            trace_ += [Progress("optimize", start + i, float(v)) for i, v in enumerate(elbos)]
+            status = ended or Status(
+                "interrupted", f"interrupted after step {int(state.step)}; this is the fit so far"
+            )
+    except KeyboardInterrupt:
+        pass
+    params, elbo = _better(density, guide, state, rng)
+    if status == "diverged":
+        status = Status(
+            "diverged",
+            f"{status.message}; {blame(density, guide, Gaussian(*guide.to_gaussian(params)), rng)}",
+        )
+    gradients = len(trace_) * settings.draws
+    return Fit(guide, params, status, elbo, trace_, gradients, density, key)
+
+
+def _better(
+    density: Density, guide: Guide, state: State, rng: np.random.Generator
+) -> tuple[Any, Estimate]:
+    """Return the averaged parameters, or the last ones if common draws show them to be better.
+
+    The last are better while a fit still improves; at rest the average is, by less than shows.
+    """
+    num = int(np.clip(FINAL_WORK // density.log_joint.cost, MIN_FINAL_DRAWS, FINAL_DRAWS)) // 2 * 2
+    structure = structure_of(guide)
+    E = structure.spread(draws.antithetic(rng, num, structure.dim))
+
+    def elbos(params: Any) -> Floats:
+        q = Gaussian(*guide.to_gaussian(params))
+        return structure.paired_elbos(density.value(q.points(E)), E, q)
+
+    with np.errstate(all="ignore"):
+        last = jax.tree.map(np.asarray, state.params)
+        of_last = elbos(last)
+        if not int(state.step):
+            return last, Estimate.of(of_last)
+        average = jax.tree.map(np.asarray, tail_average(state.average))
+        of_average = elbos(average)
+        gain = Estimate.of(of_last - of_average)
+        if gain.value > LAST_ERRORS * gain.mcse or not np.all(np.isfinite(of_average)):
+            return last, Estimate.of(of_last)
+    return average, Estimate.of(of_average)
+
+
+def _finite_scale(
+    density: Density, guide: Guide, first: Gaussian, rng: np.random.Generator
+) -> Gaussian:
+    """Return a start around the first mean, its scale small enough for finite values."""
+    structure = structure_of(guide)
+    E = structure.fixed_draws(rng, MIN_FINAL_DRAWS)
+    for scale in START_SCALES:
+        q = Gaussian(first.loc, np.full(len(first.loc), scale))
+        if np.all(np.isfinite(density.value(q.points(E)))):
+            return q
+    raise not_finite_at_start(density, first.loc)
+
+
+@functools.lru_cache(maxsize=1)
+def default_optimizer() -> optax.GradientTransformation:
+    """Return Adam with a rate that falls as one over the root of the steps: averages converge."""
+    return optax.adam(lambda step: LEARNING_RATE / jnp.sqrt(1 + step / RATE_STEPS))
