@@ -5,11 +5,10 @@ import pytest
 
 import advi
 from advi.gaussian import Gaussian
-from advi.stages.stopping import due, rising, settled
+from advi.stages.stopping import distance, due, rising, settled
 from tests import targets
 
 STEPS = 4096
-AT_REST = Gaussian(np.zeros(2), np.ones(2))
 
 
 def course(mean, noise=1.0, seed=0):
@@ -57,18 +56,33 @@ def test_correlated_noise_is_not_taken_for_a_rise():
     assert np.mean([rising(walk(seed)) for seed in range(100)]) < 0.12
 
 
-def test_a_drift_of_the_parameters_is_seen_under_any_noise():
-    flat = course(np.full(STEPS, -1000.0), 1e4)
-    assert settled(AT_REST, AT_REST, flat) or rising(flat)
-    quiet = np.full(STEPS, -1000.0)
-    moved = Gaussian(np.array([0.0, 0.2]), np.ones(2))
+def test_distance_is_measured_in_the_sds_of_the_posterior():
+    at_rest = Gaussian(np.zeros(2), np.ones(2))
+    assert distance(at_rest, at_rest) == 0
+    assert distance(at_rest, Gaussian(np.array([0.0, 0.2]), np.ones(2))) == pytest.approx(0.2)
     wider = Gaussian(np.zeros(2), np.array([1.0, 1.2]))
-    assert settled(AT_REST, AT_REST, quiet)
-    assert not settled(AT_REST, moved, quiet)
-    assert not settled(AT_REST, wider, quiet)
-    # the scale that counts is the posterior's own
+    assert distance(at_rest, wider) == pytest.approx(np.log(1.2))
     tiny = Gaussian(np.zeros(2), np.full(2, 1e-6))
-    assert not settled(tiny, Gaussian(np.full(2, 1e-6), np.full(2, 1e-6)), quiet)
+    assert distance(tiny, Gaussian(np.full(2, 1e-6), np.full(2, 1e-6))) == pytest.approx(1)
+    point = Gaussian(np.zeros(2), np.array([1.0, 0.0]))
+    assert distance(point, Gaussian(np.array([0.1, 9.0]), point.scale)) == pytest.approx(0.1)
+
+
+def test_a_drift_settles_nothing_however_slow_and_however_noisy_the_elbo():
+    flat = course(np.full(STEPS, -1000.0), 1e4, seed=1)
+    assert not rising(flat)
+    for drift in (1e-6, 1e-3, 0.04):
+        assert not settled(drift, drift / 2, flat)  # at a constant rate
+        assert not settled(drift, drift / np.sqrt(2), flat)  # at a rate that falls as one by root
+    assert settled(0.04, 0.05, flat)
+    assert not settled(0.06, 0.5, flat)
+    assert not settled(0.0, None, flat)
+
+
+def test_an_elbo_that_rises_while_the_averages_close_in_is_a_falling_rate():
+    up = course(STILL_IMPROVING["slow"])
+    assert settled(0.03, 0.04, up)
+    assert not settled(0.03, 0.03, up)
 
 
 def test_non_finite_steps_are_skipped_and_too_few_finite_ones_settle_nothing():

@@ -16,7 +16,7 @@ from advi.density import log_density
 from advi.gaussian import Gaussian
 from advi.guide import Guide
 from advi.objective import Elbo
-from advi.stages.stopping import due, settled
+from advi.stages.stopping import distance, due, settled
 from advi.status import Progress, Status
 from advi.tracing import trace
 
@@ -120,6 +120,7 @@ def run_steps(
 ) -> Iterator[tuple[State, np.ndarray, Status | None]]:
     """Yield the state after every chunk, the chunk's ELBOs, and at the end the status."""
     course = np.zeros(0)
+    apart: float | None = None  # distance of the windows at the check before
     while True:
         left = max_steps - int(state.step)
         state, elbos = settings.chunk(state, data, min(CHUNK, left))
@@ -138,12 +139,14 @@ def run_steps(
             )
         elif callback is not None and callback(progress):
             status = Status("interrupted", f"the callback asked to stop at step {step}{note}")
-        elif until_settled and due(step) and settled(*settings.windows(state), course):
-            status = Status("converged", f"the averages settled after {step} steps{note}")
-        elif step >= max_steps and until_settled:
-            status = Status("max_steps", f"had not settled after {max_steps} steps{note}")
-        elif step >= max_steps:
-            status = Status("max_steps", f"took the {max_steps} steps asked for{note}")
+        elif until_settled and due(step):
+            previous, apart = apart, distance(*settings.windows(state))
+            if settled(apart, previous, course):
+                status = Status("converged", f"the averages settled after {step} steps{note}")
+        if status is None and step >= max_steps:
+            what = "had not settled after" if until_settled else "took the"
+            asked = "" if until_settled else " asked for"
+            status = Status("max_steps", f"{what} {max_steps} steps{asked}{note}")
         yield state, elbos, status
         if status is not None:
             return

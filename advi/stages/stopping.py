@@ -10,7 +10,8 @@ from advi.gaussian import Gaussian
 Floats = NDArray[np.float64]
 
 FIRST_CHECK = 1024  # steps; then at every power of two
-MAX_SHIFT = 0.05  # sds that a mean may differ between the windows, and log sds a scale may
+MAX_DISTANCE = 0.05  # sds that a mean may differ between the windows, and log sds a scale may
+MAX_GROWTH = 1.2  # of that distance from one check to the next: a drift grows by 1.4 to 2
 RISE_ERRORS = 2.0  # standard errors of the ELBO's rise that count as still rising
 MIN_BATCHES = 8
 
@@ -20,31 +21,35 @@ def due(step: int) -> bool:
     return step >= FIRST_CHECK and step & (step - 1) == 0
 
 
-def settled(older: Gaussian, newer: Gaussian, elbos: Floats) -> bool:
+def settled(distance: float, previous: float | None, elbos: Floats) -> bool:
     """Return whether a fit has settled after ``step = len(elbos)`` steps, a power of two.
 
-    The averages over steps [step / 4, step / 2) and [step / 2, step) must agree, the means to a
-    fraction of an sd and the scales to the same in logs, and the ELBO must not rise between them
-    by more than its noise. The windows double, so that a slow drift is the easier to see the
-    longer it lasts; noise alone, however large, does not keep a fit from settling, and a rise
-    hidden by noise is one that the parameters do not show either.
+    The averages over the last half of the steps and over the quarter before it must agree, and
+    their distance must not have grown since the check before: as the windows double, that of a
+    drift grows, however slow it is, and that of noise shrinks. The ELBO of the steps must not rise
+    beyond its noise, unless the distance shrinks: then the steps only become less noisy, as they
+    do when a learning rate falls.
 
     Parameters
     ----------
-    older, newer
-        Averages of the two windows.
+    distance
+        `distance` of the two windows' averages.
+    previous
+        The same at the check before; None at the first one, which settles nothing.
     elbos
         (step,) ELBO of every step, nats; higher is better. Steps that are not finite are skipped.
     """
-    return agree(older, newer) and not rising(elbos)
+    if previous is None or distance > MAX_DISTANCE or distance > MAX_GROWTH * previous:
+        return False
+    return distance < previous or not rising(elbos)
 
 
-def agree(older: Gaussian, newer: Gaussian) -> bool:
-    """Return whether two Gaussians have the same means and marginal sds, within `MAX_SHIFT`."""
+def distance(older: Gaussian, newer: Gaussian) -> float:
+    """Return the largest difference of two Gaussians' means, in sds, or of their log sds."""
     live = newer.sds > 0  # a point has no scale to measure by
     shift = np.abs(newer.loc - older.loc)[live] / newer.sds[live]
     stretch = np.abs(np.log(newer.sds[live] / older.sds[live]))
-    return bool(np.all(shift <= MAX_SHIFT) and np.all(stretch <= MAX_SHIFT))
+    return float(max(shift.max(initial=0.0), stretch.max(initial=0.0)))
 
 
 def rising(elbos: Floats) -> bool:
