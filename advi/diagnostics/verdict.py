@@ -104,9 +104,10 @@ def compare_moments(mean: Floats, sd: Floats, found: list[Better]) -> Comparison
     """Return how far every estimate is from the fit's means and sds, the worst of each column."""
     live = sd > 0
     safe = np.where(live, sd, 1.0)
-    # a mean-field sd can be a hundredth of the posterior's, which is what a mean is measured by;
-    # but where sds differ little the smaller one is the stricter measure
-    units = [np.where(b.sd > NARROW * safe, b.sd, safe) for b in found]
+    # A mean-field sd can be a hundredth of the posterior's, which is what a mean is measured by
+    # where it is known. Otherwise, and where sds differ little, the smaller is the stricter unit.
+    known = found[-1].confident
+    units = [np.where(known & (b.sd > NARROW * safe), b.sd, safe) for b in found]
     shifts = np.array(
         [np.where(live, np.abs(b.mean - mean) / u, 0.0) for b, u in zip(found, units, strict=True)]
     )
