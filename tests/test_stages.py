@@ -6,7 +6,7 @@ import pytest
 import advi
 from advi.gaussian import Gaussian, Structure, structure_of
 from advi.guide import make_guide
-from advi.stages.lbfgs import minimise, two_loop
+from advi.stages.lbfgs import Pair, minimise, two_loop
 from advi.stages.lockstep import lockstep
 from advi.stages.path import evaluate_held_out
 from advi.stages.polish import polish
@@ -94,8 +94,8 @@ def test_two_loop_recursion_satisfies_the_secant_equation():
     rng = np.random.default_rng(1)
     A = np.diag([1.0, 2.0, 5.0])
     steps = rng.standard_normal((3, 3))
-    pairs = [(s, A @ s) for s in steps]
-    np.testing.assert_allclose(two_loop(pairs[-1][1], pairs, np.ones(3)), steps[-1])
+    pairs = [Pair(s, A @ s, s @ A @ s) for s in steps]
+    np.testing.assert_allclose(two_loop(pairs[-1].y, pairs, np.ones(3)), steps[-1])
 
 
 def test_stages_in_lockstep_share_evaluations_and_end_on_their_own():

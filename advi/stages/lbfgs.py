@@ -33,7 +33,15 @@ class Minimum(NamedTuple):
     measure: Measure
 
 
-def two_loop(g: Floats, pairs: list[tuple[Floats, Floats]], h0: Floats) -> Floats:
+class Pair(NamedTuple):
+    """A step and what the gradient changed by on it."""
+
+    s: Floats  # (P,)
+    y: Floats  # (P,)
+    sy: float  # s'y > 0
+
+
+def two_loop(g: Floats, pairs: list[Pair], h0: Floats) -> Floats:
     """Return the L-BFGS inverse Hessian times g (Nocedal & Wright 2006, algorithm 7.4).
 
     Parameters
@@ -41,22 +49,21 @@ def two_loop(g: Floats, pairs: list[tuple[Floats, Floats]], h0: Floats) -> Float
     g
         (P,) gradient.
     pairs
-        Steps s and gradient differences y, oldest first, with s'y > 0.
+        The last steps, oldest first.
     h0
         (P,) diagonal of the initial inverse Hessian, before its scaling s'y / y'H0y.
     """
     if not pairs:
         return h0 * g
-    s, y = pairs[-1]
-    gamma = (s @ y) / (y @ (h0 * y))
     q, alphas = g.copy(), []
-    for s, y in reversed(pairs):
-        alpha = (s @ q) / (s @ y)
+    for s, y, sy in reversed(pairs):
+        alpha = (s @ q) / sy
         alphas.append(alpha)
         q -= alpha * y
-    r = gamma * h0 * q
-    for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
-        r += s * (alpha - (y @ r) / (s @ y))
+    _, y, sy = pairs[-1]
+    r = (sy / (y @ (h0 * y))) * h0 * q
+    for (s, y, sy), alpha in zip(pairs, reversed(alphas), strict=True):
+        r += (alpha - (y @ r) / sy) * s
     return r
 
 
@@ -101,7 +108,8 @@ def minimise(
     """
     value, g = yield from objective(point)
     accepted(point, value)
-    evals, values, pairs = 1, [value], []
+    evals, values = 1, [value]
+    pairs: list[Pair] = []
     while True:
         h0 = metric(point)
         p = -two_loop(g, pairs, h0)
@@ -141,8 +149,9 @@ def minimise(
             pairs.clear()  # a stale history can point uphill: once more along the metric
             continue
         s, y = t * p, trial_g - g
-        if s @ y > eps * np.sqrt((s @ s) * (y @ y)):
-            pairs.append((s, y))
+        sy = float(s @ y)
+        if sy > eps * np.sqrt((s @ s) * (y @ y)):
+            pairs.append(Pair(s, y, sy))
             del pairs[:-HISTORY]
         point, value, g = trial, trial_value, trial_g
         values.append(value)
