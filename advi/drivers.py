@@ -61,16 +61,16 @@ def fit_plan(
     except NotFiniteError:
         raise not_finite_at_start(density, first.loc) from None
     return Fit(
-        guide,
-        guide.params_of(outcome.gaussian, density.dtype),
-        outcome.status,
-        outcome.elbo,
-        outcome.trace,
-        density.num_gradients,
-        density,
-        key,
-        outcome.held_out_gap,
-        outcome.rivals,
+        guide=guide,
+        params=guide.params_of(outcome.gaussian, density.dtype),
+        status=outcome.status,
+        elbo=outcome.elbo,
+        trace=outcome.trace,
+        num_gradients=density.num_gradients,
+        density=density,
+        key=key,
+        held_out_gap=outcome.held_out_gap,
+        rivals=outcome.rivals,
     )
 
 
@@ -114,8 +114,16 @@ def fit_steps(
             "diverged",
             f"{status.message}; {blame(density, guide, Gaussian(*guide.to_gaussian(params)), rng)}",
         )
-    gradients = len(trace_) * settings.draws
-    return Fit(guide, params, status, elbo, trace_, gradients, density, key)
+    return Fit(
+        guide=guide,
+        params=params,
+        status=status,
+        elbo=elbo,
+        trace=trace_,
+        num_gradients=len(trace_) * settings.draws,
+        density=density,
+        key=key,
+    )
 
 
 def _better(

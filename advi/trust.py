@@ -1,5 +1,6 @@
 """What can be asked of a fit about trust: its verdict, corrected moments, linear response."""
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,9 @@ def corrected(fit: "Fit") -> "Fit":
     target = Target(fit.density, fit.gaussian, fit.structure, _column_function(fit))
     scale_tril = target.scale_tril
     if not fit.structure.coupled and fit.structure.dim > 1:
-        scale_tril = _response_scale(fit, scale_tril)
+        # without a response the fit's own scale will do
+        with contextlib.suppress(ValueError, np.linalg.LinAlgError):
+            scale_tril = _response_scale(fit)
     rng = host_rng(fit.key, CORRECT_STREAM)
     adapted, found = better_moments(target, scale_tril, rng, CORRECT_ROUNDS)
     best = found[-1]
@@ -75,10 +78,9 @@ def corrected(fit: "Fit") -> "Fit":
 
 def linear_response(fit: "Fit") -> "Fit":
     """Return the full-rank fit with the linear-response covariance."""
-    covariance = _response_covariance(fit)
     noisy = fit.structure.noisy
-    scale = np.zeros_like(covariance)
-    scale[np.ix_(noisy, noisy)] = np.linalg.cholesky(covariance[np.ix_(noisy, noisy)])
+    scale = np.zeros((fit.model.size, fit.model.size))
+    scale[np.ix_(noisy, noisy)] = _response_scale(fit)
     estimated = fit.guide.estimated
     names = [name for name in fit.model.latents if name not in estimated]
     blocks = [Block(tuple(names), FullRank())]
@@ -154,23 +156,17 @@ def _verdict_of(best: Better, remote: tuple[float, float], alarms: tuple[str, ..
     size = f"{best.draws.ess:.0f} effective of {len(best.draws.weights)} draws"
     if alarms:
         return Verdict("poor", alarms, "fit with restarts=8, or write the model anew.")
-    if confident and shift <= MAX_REMOTE_SHIFT and stretch <= MAX_REMOTE_STRETCH:
-        return Verdict("good", (f"Corrected by {best.method}: {size}.",))
-    if confident:
-        return Verdict(
-            "poor",
-            (
-                f"Corrected by {best.method}, {size}, but means moved by up to {shift:.2g} sd and "
-                f"sds changed by up to a factor {stretch:.2g}: where a correction goes so far, it "
-                "may have farther to go.",
-            ),
-            "other coordinates for the latents, or long MCMC runs.",
+    if not confident:
+        reason = f"Corrected by {best.method}, which had not settled: {size}."
+    elif not (shift <= MAX_REMOTE_SHIFT and stretch <= MAX_REMOTE_STRETCH):  # nor if they are NaN
+        reason = (
+            f"Corrected by {best.method}, {size}, but means moved by up to {shift:.2g} sd and sds "
+            f"changed by up to a factor {stretch:.2g}: where a correction goes so far, it may have "
+            "farther to go."
         )
-    return Verdict(
-        "poor",
-        (f"Corrected by {best.method}, which had not settled: {size}.",),
-        "other coordinates for the latents, or long MCMC runs.",
-    )
+    else:
+        return Verdict("good", (f"Corrected by {best.method}: {size}.",))
+    return Verdict("poor", (reason,), "other coordinates for the latents, or long MCMC runs.")
 
 
 def _alarms(fit: "Fit") -> tuple[str, ...]:
@@ -192,23 +188,15 @@ def _alarms(fit: "Fit") -> tuple[str, ...]:
     return tuple(alarms)
 
 
-def _response_covariance(fit: "Fit") -> Floats:
+def _response_scale(fit: "Fit") -> Floats:
+    """Return the linear-response scale (dim, dim) of the coordinates with noise."""
     rng = host_rng(fit.key, RESPONSE_STREAM)
     E = fit.structure.fixed_draws(rng, max(MIN_DRAWS, 2 * fit.structure.dim))
-    density = fit.density
-    return linear_response_covariance(
+    density, noisy = fit.density, fit.structure.noisy
+    covariance = linear_response_covariance(
         density.hessian_vector, density.value_and_grad, fit.gaussian, fit.structure, E
     )
-
-
-def _response_scale(fit: "Fit", scale_tril: Floats) -> Floats:
-    """Return the linear-response scale of the noise, or the fit's own where there is none."""
-    try:
-        covariance = _response_covariance(fit)
-        noisy = fit.structure.noisy
-        return np.asarray(np.linalg.cholesky(covariance[np.ix_(noisy, noisy)]), float)
-    except (ValueError, np.linalg.LinAlgError):
-        return scale_tril
+    return np.asarray(np.linalg.cholesky(covariance[np.ix_(noisy, noisy)]), float)
 
 
 def _elbo(fit: "Fit") -> Estimate:

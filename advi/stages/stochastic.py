@@ -36,18 +36,13 @@ class Average(NamedTuple):
     num_older: Array  # ()
     num_newer: Array  # ()
 
-    def value(self) -> Any:
-        """Return the average over the last half to three quarters of the steps."""
-        total = jnp.maximum(self.num_older + self.num_newer, 1)
-        return jax.tree.map(
-            lambda a, b: (self.num_older * a + self.num_newer * b) / total, self.older, self.newer
-        )
-
 
 @jax.jit
 def tail_average(average: Average) -> Any:
     """Return the average of the parameters over the last half to three quarters of the steps."""
-    return average.value()
+    older, newer, num_older, num_newer = average
+    total = jnp.maximum(num_older + num_newer, 1)
+    return jax.tree.map(lambda a, b: (num_older * a + num_newer * b) / total, older, newer)
 
 
 class State(NamedTuple):
@@ -119,12 +114,12 @@ def run_steps(
     callback: Callable[[Progress], object] | None,
 ) -> Iterator[tuple[State, np.ndarray, Status | None]]:
     """Yield the state after every chunk, the chunk's ELBOs, and at the end the status."""
-    course = np.zeros(0)
+    course: list[np.ndarray] = []
     apart: float | None = None  # distance of the windows at the check before
     while True:
         left = max_steps - int(state.step)
         state, elbos = settings.chunk(state, data, min(CHUNK, left))
-        course = np.concatenate([course, elbos])
+        course.append(elbos)
         step, skipped = int(state.step), int(state.skipped)
         note = f"; {skipped} non-finite steps were skipped" if skipped else ""
         status = None
@@ -141,7 +136,7 @@ def run_steps(
             status = Status("interrupted", f"the callback asked to stop at step {step}{note}")
         elif until_settled and due(step):
             previous, apart = apart, distance(*settings.windows(state))
-            if settled(apart, previous, course):
+            if settled(apart, previous, np.concatenate(course)):
                 status = Status("converged", f"the averages settled after {step} steps{note}")
         if status is None and step >= max_steps:
             what = "had not settled after" if until_settled else "took the"
