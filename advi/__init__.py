@@ -7,7 +7,7 @@ learning rate and no step count to choose.
 from advi.check import check
 from advi.compare import compare
 from advi.diagnostics.verdict import Verdict
-from advi.families import FullRank, MeanField, Point
+from advi.families import FullRank, LowRank, MeanField, Point
 from advi.fit import fit
 from advi.latents import (
     Latent,
@@ -41,6 +41,7 @@ __all__ = [
     "Fit",
     "FullRank",
     "Latent",
+    "LowRank",
     "MeanField",
     "Model",
     "Point",

@@ -72,9 +72,9 @@ def fit(
     data
         Pytree of arrays, passed on to the log-joint; rows along leading axes.
     family
-        "auto" (full rank up to dimension 512, else mean field; mean field on the stochastic
-        path), "mean_field", "full_rank", a family, or a dict from latent names, or tuples of
-        names to couple, to these.
+        "auto" (full rank up to dimension 1024, low rank up to 2896, else mean field; mean field
+        on the stochastic path), "mean_field", "low_rank", "full_rank", a family, or a dict from
+        latent names, or tuples of names to couple, to these.
     objective
         `Elbo`, on the stochastic path.
     optimizer

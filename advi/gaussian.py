@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advi import draws
+from advi.families import LowRank
 from advi.guide import Guide
+from advi.scales import LowRankScale, Scale, marginal_sds
 
 Floats = NDArray[np.float64]
 
@@ -20,32 +22,54 @@ class Gaussian(NamedTuple):
     """
 
     loc: Floats  # (D,)
-    scale: Floats  # (D,) if diagonal, else lower triangular (D, D)
+    scale: Scale  # (D,) if diagonal, lower triangular (D, D), or low rank
 
     def points(self, E: Floats) -> Floats:
         """Return the points (M, D) that standard normal draws E (M, D) stand for."""
-        return self.loc + (self.scale * E if self.scale.ndim == 1 else E @ self.scale.T)
+        return self.loc + self.moves(E)
+
+    def moves(self, E: Floats) -> Floats:
+        """Return the moves (M, D) of points that moves E (M, D) of the draws cause."""
+        if isinstance(self.scale, LowRankScale):
+            return self.scale.times(E)
+        return self.scale * E if self.scale.ndim == 1 else E @ self.scale.T
 
     def in_frame(self, gradients: Floats) -> Floats:
         """Return gradients (M, D) with respect to the draws instead of the points."""
+        if isinstance(self.scale, LowRankScale):
+            return self.scale.transposed_times(gradients)
         return gradients * self.scale if self.scale.ndim == 1 else gradients @ self.scale
 
     def revived(self) -> "Gaussian":
         """Return the Gaussian with a scale where it has none: what was a point may spread."""
+        if isinstance(self.scale, LowRankScale):
+            return Gaussian(self.loc, self.scale._replace(sd=_positive(self.scale.sd)))
         if self.scale.ndim == 1:
-            return Gaussian(self.loc, np.where(self.scale == 0, POINT_SD, self.scale))
+            return Gaussian(self.loc, _positive(self.scale))
         none = np.diag(self.scale) == 0
         return Gaussian(self.loc, self.scale + np.diag(np.where(none, POINT_SD, 0.0)))
 
+    def log_det(self, noisy: NDArray[np.bool_]) -> float:
+        """Return the log-determinant of the scale of the coordinates with noise."""
+        if isinstance(self.scale, LowRankScale):
+            return float(np.log(self.scale.sd[noisy]).sum() + np.log(self.scale.stretch).sum())
+        return float(np.log(self.diagonal[noisy]).sum())
+
     @property
     def diagonal(self) -> Floats:
-        """Diagonal of the scale (D,)."""
+        """Diagonal of a diagonal or triangular scale, the diagonal part of a low-rank one (D,)."""
+        if isinstance(self.scale, LowRankScale):
+            return self.scale.sd
         return self.scale if self.scale.ndim == 1 else np.diag(self.scale)
 
     @property
     def sds(self) -> Floats:
         """Marginal standard deviations (D,)."""
-        return self.scale if self.scale.ndim == 1 else np.linalg.norm(self.scale, axis=1)
+        return marginal_sds(self.scale)
+
+
+def _positive(sd: Floats) -> Floats:
+    return np.where(sd == 0, POINT_SD, sd)
 
 
 class Structure(NamedTuple):
@@ -53,6 +77,7 @@ class Structure(NamedTuple):
 
     noisy: NDArray[np.bool_]  # (D,)
     block: NDArray[np.int_]  # (D,) number of the coordinate's coupled block, its own if alone
+    directions: NDArray[np.bool_]  # (D, R) coordinates that each direction of low rank may involve
 
     @property
     def dim(self) -> int:
@@ -64,9 +89,15 @@ class Structure(NamedTuple):
         """Whether any two coordinates share a block."""
         return len(np.unique(self.block)) < len(self.block)
 
+    @property
+    def rank(self) -> int:
+        """Number of directions of low rank R."""
+        return self.directions.shape[1]
+
     def uncoupled(self) -> "Structure":
         """Return the structure of a mean field over the same coordinates."""
-        return Structure(self.noisy, np.arange(len(self.noisy)))
+        dim = len(self.noisy)
+        return Structure(self.noisy, np.arange(dim), np.zeros((dim, 0), bool))
 
     def same_block(self) -> NDArray[np.bool_]:
         """Return (D, D): whether two coordinates share a block."""
@@ -87,7 +118,7 @@ class Structure(NamedTuple):
     def elbos(self, log_p: Floats, E: Floats, gaussian: Gaussian) -> Floats:
         """Return log p - log q of every draw (M,), nats."""
         log_q = -0.5 * (E**2 + np.log(2 * np.pi))[:, self.noisy].sum(1)
-        return log_p - log_q + np.log(gaussian.diagonal[self.noisy]).sum()
+        return log_p - log_q + gaussian.log_det(self.noisy)
 
     def paired_elbos(self, log_p: Floats, E: Floats, gaussian: Gaussian) -> Floats:
         """Return log p - log q of antithetic draws [H; -H], averaged over pairs: (M / 2,)."""
@@ -95,13 +126,24 @@ class Structure(NamedTuple):
 
 
 def structure_of(guide: Guide) -> Structure:
-    """Return the structure of a guide."""
-    noisy = np.ones(guide.model.size, bool)
-    block = np.arange(guide.model.size)
+    """Return the structure of a guide.
+
+    Beside a block of low rank, one of full rank counts as one that may take every direction.
+    """
+    size = guide.model.size
+    noisy, block = np.ones(size, bool), np.arange(size)
+    directions = [np.zeros((size, 0), bool)]
+    low_rank = any(isinstance(member.family, LowRank) for member in guide.blocks)
     for member, index in zip(guide.blocks, guide.indices, strict=True):
-        probe = member.family.from_gaussian(np.zeros(len(index)), np.ones(len(index)))
+        dim = len(index)
+        noisy[index] = member.family.noise_dim(dim) > 0
+        probe = member.family.from_gaussian(np.zeros(dim), np.ones(dim))
         scale = member.family.to_gaussian(probe)[1]
-        if scale.ndim == 2:
+        rank = member.family.rank if isinstance(member.family, LowRank) else dim
+        if isinstance(scale, LowRankScale) or (scale.ndim == 2 and low_rank):
+            involved = np.zeros((size, min(rank, dim)), bool)
+            involved[index] = True
+            directions.append(involved)
+        elif scale.ndim == 2:
             block[index] = index[0]
-        noisy[index] = member.family.noise_dim(len(index)) > 0
-    return Structure(noisy, block)
+    return Structure(noisy, block, np.concatenate(directions, axis=1))

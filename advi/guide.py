@@ -1,7 +1,7 @@
 """Which family covers which latents: the variational distribution of a whole model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,14 +12,15 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.errors import describe, unknown
-from advi.families import Family, FullRank, MeanField, Point
+from advi.families import Family, FullRank, LowRank, MeanField, Point
 from advi.model import Model
+from advi.scales import LowRankScale, Scale, marginal, scale_tril
 
-NAMED = {"mean_field": MeanField(), "full_rank": FullRank()}
+NAMED = {"mean_field": MeanField(), "full_rank": FullRank(), "low_rank": LowRank()}
 
-# "auto" takes the full-rank Gaussian up to this dimension: its scale and the 4 D draws that
-# determine it stay below 10 MB.
-AUTO_FULL_RANK_DIM = 512
+# "auto" takes the richest Gaussian whose fixed draws are affordable: 4 D of them determine a full
+# scale, 32 MB of them at this dimension, and 2 D a low-rank one, 128 MB at this one.
+AUTO_FULL_RANK_DIM, AUTO_LOW_RANK_DIM = 1024, 2896
 
 # The plan holds 4 D draws with their gradients and a few D x D matrices, in double precision.
 FULL_RANK_BYTES, MAX_FULL_RANK_BYTES = 128, 2**33
@@ -43,10 +44,13 @@ class Guide:
         The model.
     blocks
         Its latents, each in exactly one block.
+    choices
+        What "auto" chose and why, a sentence for each block that left it the choice.
     """
 
     model: Model
     blocks: tuple[Block, ...]
+    choices: tuple[str, ...] = field(default=(), compare=False)
 
     @cached_property
     def indices(self) -> tuple[NDArray[np.int_], ...]:
@@ -83,31 +87,45 @@ class Guide:
         """Standard normals that one draw needs."""
         return sum(self.noise_dims)
 
-    def from_gaussian(self, loc: NDArray, scale: NDArray) -> tuple[Any, ...]:
-        """Return every block's parameters for a mean (D,) and a scale (D, D) or (D,)."""
+    def from_gaussian(self, loc: NDArray, scale: Scale) -> tuple[Any, ...]:
+        """Return every block's parameters for a mean (D,) and a scale."""
         return tuple(
-            b.family.from_gaussian(loc[i], scale[i] if scale.ndim == 1 else scale[np.ix_(i, i)])
+            b.family.from_gaussian(loc[i], marginal(scale, i))
             for b, i in zip(self.blocks, self.indices, strict=True)
         )
 
-    def params_of(self, gaussian: tuple[NDArray, NDArray], dtype: Any) -> tuple[Any, ...]:
+    def params_of(self, gaussian: tuple[NDArray, Scale], dtype: Any) -> tuple[Any, ...]:
         """Return the parameters for a mean and a scale, host arrays of a float type."""
         return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), self.from_gaussian(*gaussian))
 
-    def to_gaussian(self, params: tuple[Any, ...]) -> tuple[NDArray, NDArray]:
-        """Return the mean (D,) and the scale, (D, D) or where it is diagonal (D,)."""
+    def to_gaussian(self, params: tuple[Any, ...]) -> tuple[NDArray, Scale]:
+        """Return the mean (D,) and the scale of all latents, of the simplest kind that holds it."""
         parts = [b.family.to_gaussian(p) for b, p in zip(self.blocks, params, strict=True)]
-        dense = any(scale.ndim == 2 for _, scale in parts)
-        size = self.model.size
-        loc, scale = np.zeros(size), np.zeros((size, size) if dense else size)
-        for i, (block_loc, block_scale) in zip(self.indices, parts, strict=True):
+        loc = np.zeros(self.model.size)
+        for i, (block_loc, _) in zip(self.indices, parts, strict=True):
             loc[i] = block_loc
-            if dense:
-                is_diagonal = block_scale.ndim == 1
-                scale[np.ix_(i, i)] = np.diag(block_scale) if is_diagonal else block_scale
-            else:
-                scale[i] = block_scale
-        return loc, scale
+        return loc, self._joined([scale for _, scale in parts])
+
+    def _joined(self, scales: list[Scale]) -> Scale:
+        size = self.model.size
+        if all(isinstance(scale, LowRankScale) or scale.ndim == 1 for scale in scales):
+            sd, vectors, stretch = np.zeros(size), [], []
+            for i, scale in zip(self.indices, scales, strict=True):
+                if isinstance(scale, LowRankScale):
+                    padded = np.zeros((size, len(scale.stretch)))
+                    padded[i] = scale.vectors
+                    vectors.append(padded)
+                    stretch.append(scale.stretch)
+                    sd[i] = scale.sd
+                else:
+                    sd[i] = scale
+            if not vectors:
+                return sd
+            return LowRankScale(sd, np.concatenate(vectors, axis=1), np.concatenate(stretch))
+        dense = np.zeros((size, size))
+        for i, scale in zip(self.indices, scales, strict=True):
+            dense[np.ix_(i, i)] = scale_tril(scale)
+        return dense
 
     def draw(self, params: tuple[Any, ...], eps: Array) -> Array:
         """Return the draw (D,) that standard normal noise (noise_dim,) stands for."""
@@ -154,8 +172,8 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
         of names couples these latents in one block; a name of a subtree covers all below it.
         Latents that a dict leaves out form one block of the automatic family.
     auto
-        What "auto" stands for; by default full rank up to dimension `AUTO_FULL_RANK_DIM` and
-        mean field beyond.
+        What "auto" stands for; by default full rank up to dimension `AUTO_FULL_RANK_DIM`, low rank
+        up to `AUTO_LOW_RANK_DIM` and mean field beyond.
 
     Raises
     ------
@@ -184,13 +202,17 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
     if rest:
         blocks.append((rest, "auto"))
     position = list(model.latents).index
-    made = []
+    made, choices = [], []
     for names, value in blocks:
         size = sum(model.latents[name].size for name in names)
-        family_ = _family(value, size, auto)
-        _check_memory(family_, size)
-        made.append(Block(tuple(sorted(names, key=position)), family_))
-    return Guide(model, tuple(made))
+        if isinstance(value, str) and value == "auto":
+            chosen, why = (auto, "which an optimiser's steps move best") if auto else _richest(size)
+            choices.append(f"auto chose {_family_name(chosen)}, {why}")
+        else:
+            chosen = _family(value)
+        _check_memory(chosen, size)
+        made.append(Block(tuple(sorted(names, key=position)), chosen))
+    return Guide(model, tuple(made), tuple(choices))
 
 
 def _check_memory(family: Family, size: int) -> None:
@@ -199,14 +221,12 @@ def _check_memory(family: Family, size: int) -> None:
     if isinstance(family, FullRank) and needed > MAX_FULL_RANK_BYTES:
         raise ValueError(
             f"family: full rank over {size} coordinates would take about {needed / 2**30:.0f} GiB; "
-            f"expected at most {MAX_FULL_RANK_BYTES / 2**30:.0f} GiB. Use family='mean_field', or "
-            "a dict that couples fewer latents in each block."
+            f"expected at most {MAX_FULL_RANK_BYTES / 2**30:.0f} GiB. Use family='low_rank', or a "
+            "dict that couples fewer latents in each block."
         )
 
 
-def _family(value: Any, size: int, auto: Family | None) -> Family:
-    if isinstance(value, str) and value == "auto":
-        return auto or (FullRank() if size <= AUTO_FULL_RANK_DIM else MeanField())
+def _family(value: Any) -> Family:
     if isinstance(value, str):
         if value not in NAMED:
             raise ValueError(unknown("family", value, ["auto", *NAMED]))
@@ -221,6 +241,17 @@ def _family(value: Any, size: int, auto: Family | None) -> Family:
     return value
 
 
+def _richest(size: int) -> tuple[Family, str]:
+    """Return the richest family for a number of coordinates, and the reason in words."""
+    if size <= AUTO_FULL_RANK_DIM:
+        return FullRank(), f"the richest family, for up to {AUTO_FULL_RANK_DIM} coordinates"
+    if size <= AUTO_LOW_RANK_DIM:
+        return LowRank(), f"as full_rank is for up to {AUTO_FULL_RANK_DIM} coordinates"
+    return MeanField(), f"as low_rank is for up to {AUTO_LOW_RANK_DIM} coordinates"
+
+
 def _family_name(family: Family) -> str:
+    if isinstance(family, LowRank):
+        return f"low_rank({family.rank})"
     names = {repr(known): name for name, known in NAMED.items()}
     return names.get(repr(family), type(family).__name__.lower())

@@ -28,7 +28,8 @@ from advi.status import Estimate, Progress, Status
 from advi.table import Table
 
 SAMPLE_STREAM = 2
-MOMENT_DRAWS = 4000
+MOMENT_DRAWS, FEW_DRAWS = 4000, 100
+MOMENT_ELEMENTS = 2**27  # of all draws that moments come from
 ORTHOGONAL_DIM = 512  # above it orthogonal draws cost more than they save
 CHUNK_ELEMENTS = 2**22  # draws are mapped to the constrained scale in chunks of this size
 MAX_CHUNK = 1024
@@ -39,7 +40,8 @@ class Fit:
     """A posterior approximation and how it was found.
 
     Moments and quantiles are those of q on the constrained scale, computed from 4,000 orthogonal
-    antithetic draws: they are the same at every call, and for real latents exact.
+    antithetic draws (fewer above 30,000 coordinates): they are the same at every call, and for
+    real latents exact.
 
     Attributes
     ----------
@@ -323,7 +325,8 @@ class Fit:
         else:
             dim = self.guide.noise_dim
             make = draws.fixed if 0 < dim <= ORTHOGONAL_DIM else draws.antithetic
-            X = self.points(make(np.random.default_rng(0), MOMENT_DRAWS, dim))
+            num = int(np.clip(MOMENT_ELEMENTS // max(dim, 1), FEW_DRAWS, MOMENT_DRAWS)) // 2 * 2
+            X = self.points(make(np.random.default_rng(0), num, dim))
         values = self.constrain(X)
         return DrawSet({name: v.astype(np.float64) for name, v in values.items()}, weights)
 
@@ -354,6 +357,7 @@ class Fit:
         lines = [
             f"Fit: {kind}, {self.model.size} real "
             f"coordinate{'s' if self.model.size > 1 else ''}, {self.float_dtype}",
+            *self.guide.choices,
             f"status: {self.status}, {self.status.message}",
             f"ELBO: {self.elbo} nats",
         ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from advi import draws
 from advi.density import Density
 from advi.diagnostics.better import (
     CORRECT_ROUNDS,
+    MAX_ADAPTED_DIM,
+    MAX_DIM,
     Better,
     Target,
     better_moments,
@@ -27,10 +30,10 @@ from advi.diagnostics.verdict import (
     examine,
 )
 from advi.families import FullRank, Point
-from advi.gaussian import structure_of
+from advi.gaussian import Gaussian, structure_of
 from advi.guide import Block, Guide, make_guide
 from advi.keys import host_rng
-from advi.stages.path import MIN_DRAWS
+from advi.stages.path import MIN_DRAWS, even
 from advi.stages.plan import run_plan
 from advi.status import Estimate
 from advi.transforms import Circular
@@ -42,6 +45,7 @@ Floats = NDArray[np.float64]
 
 CHECK_STREAM, CORRECT_STREAM, RESPONSE_STREAM, REFINE_STREAM = 101, 102, 103, 104
 ELBO_DRAWS = 256
+RESPONSE_ELEMENTS = 2**17  # of the draws that a linear response averages over: 2 D up to D = 256
 # A correction begins at the fit, and short runs do not leave its neighbourhood: on posteriors
 # where it arrives, it goes .13 sd and a factor 1.5, on funnels where it does not, .5 sd or 2.
 MAX_REMOTE_SHIFT, MAX_REMOTE_STRETCH = 0.5, 2.0
@@ -50,6 +54,8 @@ MIN_SHARE = 0.2  # effective share of importance draws that a correction is call
 
 def checked(fit: "Fit") -> Checked:
     """Examine a fit."""
+    if fit.structure.dim > MAX_DIM:
+        return Checked(Verdict("not checked", (_too_many(fit),)), math.nan, None)
     plain = _columns(fit, fit.moment_draws.values)
     target = Target(fit.density, fit.gaussian, fit.structure, _column_function(fit))
     rng = host_rng(fit.key, CHECK_STREAM)
@@ -59,17 +65,19 @@ def checked(fit: "Fit") -> Checked:
 def corrected(fit: "Fit") -> "Fit":
     """Return the fit with draws nearer to the posterior."""
     target = Target(fit.density, fit.gaussian, fit.structure, _column_function(fit))
-    scale_tril = target.scale_tril
-    if not fit.structure.coupled and fit.structure.dim > 1:
+    first = target.marginal
+    if fit.structure.dim > MAX_DIM:
+        raise ValueError(f"corrected: {_too_many(fit)}")
+    if not fit.structure.coupled and 1 < fit.structure.dim <= MAX_ADAPTED_DIM:
         # without a response the fit's own scale will do
         with contextlib.suppress(ValueError, np.linalg.LinAlgError):
-            scale_tril = _response_scale(fit)
+            first = Gaussian(first.loc, _response_scale(fit))
     rng = host_rng(fit.key, CORRECT_STREAM)
-    adapted, found = better_moments(target, scale_tril, rng, CORRECT_ROUNDS)
+    adapted, found = better_moments(target, first, rng, CORRECT_ROUNDS)
     best = found[-1]
     plain = _columns(fit, fit.moment_draws.values)
     comparison = compare_moments(plain.mean(0), plain.std(0), [best])
-    verdict = _verdict_of(best, remoteness(target, scale_tril, best), _alarms(fit))
+    verdict = _verdict_of(best, remoteness(target, first, best), _alarms(fit))
     khat = pareto_smooth(adapted.log_ratios)[1]
     return dataclasses.replace(
         fit, corrected_draws=best.draws, checked=Checked(verdict, khat, comparison)
@@ -149,6 +157,10 @@ def _rival_figures(fit: "Fit", rival: Any) -> dict[str, Any]:
     return {"elbo_difference": rival.elbo_difference, "distance": distances}
 
 
+def _too_many(fit: "Fit") -> str:
+    return f"{fit.structure.dim} coordinates are more than the {MAX_DIM} that can be examined."
+
+
 def _verdict_of(best: Better, remote: tuple[float, float], alarms: tuple[str, ...]) -> Verdict:
     shift, stretch = remote
     share = best.draws.ess / len(best.draws.weights)  # one for HMC, whose draws weigh the same
@@ -191,7 +203,9 @@ def _alarms(fit: "Fit") -> tuple[str, ...]:
 def _response_scale(fit: "Fit") -> Floats:
     """Return the linear-response scale (dim, dim) of the coordinates with noise."""
     rng = host_rng(fit.key, RESPONSE_STREAM)
-    E = fit.structure.fixed_draws(rng, max(MIN_DRAWS, 2 * fit.structure.dim))
+    dim = fit.structure.dim
+    num = max(MIN_DRAWS, min(2 * dim, RESPONSE_ELEMENTS // dim))
+    E = fit.structure.fixed_draws(rng, even(num, dim))
     density, noisy = fit.density, fit.structure.noisy
     covariance = linear_response_covariance(
         density.hessian_vector, density.value_and_grad, fit.gaussian, fit.structure, E

@@ -14,7 +14,7 @@ ROOT = Path(advi.__file__).parent
 # Every room, from the bottom up: a module imports from rooms below its own, or from its own
 # package. A new module is given its place here.
 ROOMS = [
-    ["errors", "status", "table"],
+    ["errors", "scales", "status", "table"],
     ["keys", "progress", "draws", "moments"],
     ["transforms"],
     ["latents"],

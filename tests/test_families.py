@@ -1,5 +1,6 @@
 """Laws that every variational family obeys, over a catalogue of families and parameters."""
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import advi
 from advi import draws
 from advi.families import Family
 from advi.guide import make_guide
+from advi.scales import LowRankScale, marginal, marginal_sds, scale_tril
 
 LOC3 = np.array([0.5, -2.0, 3.0])
 TRIL3 = np.array([[0.3, 0.0, 0.0], [0.9, 2.0, 0.0], [-0.4, 0.7, 1.1]])
@@ -23,14 +25,21 @@ TRIL3 = np.array([[0.3, 0.0, 0.0], [0.9, 2.0, 0.0], [-0.4, 0.7, 1.1]])
 class Case:
     family: Family
     loc: Any
-    scale: Any  # (d,) or lower triangular (d, d), what the family holds exactly
+    scale: Any  # (d,), lower triangular (d, d) or low rank, what the family holds exactly
 
     def params(self):
         return jax.tree.map(jnp.asarray, self.family.from_gaussian(self.loc, self.scale))
 
     @property
-    def tril(self):
-        return np.diag(self.scale) if self.scale.ndim == 1 else self.scale
+    def matrix(self):
+        return dense(self.scale)
+
+
+def dense(scale):
+    """The matrix that maps noise to draws."""
+    if isinstance(scale, LowRankScale):
+        return scale.times(np.eye(len(scale.sd))).T
+    return np.diag(scale) if scale.ndim == 1 else scale
 
 
 GAUSSIAN = {
@@ -39,6 +48,19 @@ GAUSSIAN = {
     "full rank, 1": Case(advi.FullRank(), np.array([-1.0]), np.array([[3.0]])),
     "full rank, 3": Case(advi.FullRank(), LOC3, TRIL3),
 }
+# one direction is wider than the coordinates, one narrower, one as wide
+Q4 = np.linalg.qr(np.random.default_rng(4).standard_normal((4, 3)))[0]
+LOW_RANK = {
+    "low rank, 1": Case(
+        advi.LowRank(), np.array([2.0]), LowRankScale(np.array([0.3]), np.eye(1), np.array([4.0]))
+    ),
+    "low rank, 4": Case(
+        advi.LowRank(3),
+        np.array([*LOC3, 1.0]),
+        LowRankScale(np.array([0.1, 1.0, 20.0, 3.0]), Q4, np.array([5.0, 0.2, 1.0])),
+    ),
+}
+GAUSSIAN |= LOW_RANK
 POINT = {"point, 3": Case(advi.Point(), LOC3, np.zeros(3))}
 ALL = GAUSSIAN | POINT
 
@@ -62,16 +84,19 @@ def any_case(request):
 def test_families_are_hashable_settings(any_case):
     family = any_case.family
     assert isinstance(family, Family)
-    assert family == type(family)()
-    assert hash(family) == hash(type(family)())
-    assert repr(family) == f"{type(family).__name__}()"
+    same = dataclasses.replace(family)
+    assert family == same
+    assert hash(family) == hash(same)
+    assert repr(family).startswith(type(family).__name__)
 
 
 def test_gaussian_round_trip(any_case):
     loc, scale = any_case.family.to_gaussian(any_case.params())
     np.testing.assert_array_equal(loc, any_case.loc)
-    np.testing.assert_allclose(scale, any_case.scale, rtol=1e-14)  # exp(log(scale))
-    assert loc.dtype == scale.dtype == np.float64
+    # exp(log(scale)); a low-rank one is found again by its eigenvectors
+    rtol = 1e-12 if isinstance(scale, LowRankScale) else 1e-14
+    np.testing.assert_allclose(dense(scale), any_case.matrix, rtol=rtol, atol=1e-13)
+    assert all(leaf.dtype == np.float64 for leaf in jax.tree.leaves((loc, scale)))
 
 
 def test_from_gaussian_without_jax(any_case):
@@ -90,6 +115,51 @@ def test_full_rank_of_a_diagonal_scale():
     family = advi.FullRank()
     _, scale = family.to_gaussian(family.from_gaussian(LOC3, np.array([0.5, 1.0, 2.0])))
     np.testing.assert_allclose(scale, np.diag([0.5, 1.0, 2.0]), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("scale", [c.scale for c in LOW_RANK.values()], ids=LOW_RANK)
+def test_low_rank_scales_are_matrices(scale):
+    L, rng = dense(scale), np.random.default_rng(0)
+    E = rng.standard_normal((5, len(L)))
+    np.testing.assert_allclose(scale.transposed_times(E), E @ L, rtol=1e-12)
+    np.testing.assert_allclose(marginal_sds(scale), np.sqrt(np.diag(L @ L.T)), rtol=1e-12)
+    tril = scale_tril(scale)
+    np.testing.assert_allclose(tril @ tril.T, L @ L.T, rtol=1e-10)
+    assert np.all(np.diag(tril) > 0)
+    assert np.all(np.triu(tril, 1) == 0)
+    index = np.arange(len(L))[1:]
+    part = dense(marginal(scale, index))
+    np.testing.assert_allclose(part @ part.T, (L @ L.T)[np.ix_(index, index)], rtol=1e-10)
+
+
+def test_low_rank_of_a_dense_scale_has_the_best_directions():
+    """With all directions it is exact; with one it is the one that gains most."""
+    for rank, exact in ((3, True), (1, False)):
+        family = advi.LowRank(rank)
+        scale = family.to_gaussian(family.from_gaussian(LOC3, TRIL3))[1]
+        found, cov = dense(scale) @ dense(scale).T, TRIL3 @ TRIL3.T
+        assert np.allclose(found, cov, rtol=1e-9) == exact
+        # minimal over directions at this diagonal: nats of KL(q, p)
+        precision = np.linalg.inv(cov)
+        h = np.linalg.eigvalsh(precision / np.sqrt(np.outer(*2 * [np.diag(precision)])))
+        left = np.sort(0.5 * (h - 1 - np.log(h)))[: 3 - rank].sum()
+        trace = np.trace(precision @ found) - 3
+        kl = 0.5 * (trace - np.linalg.slogdet(found)[1] + np.linalg.slogdet(cov)[1])
+        np.testing.assert_allclose(kl, left, atol=1e-9)
+
+
+def test_low_rank_from_a_diagonal_has_directions_that_can_move():
+    family = advi.LowRank(2)
+    params = family.from_gaussian(LOC3, np.ones(3))
+    gradient = jax.grad(family.entropy)(jax.tree.map(jnp.asarray, params))
+    assert np.all(np.linalg.norm(gradient.wider, axis=0) > 0.01)
+    np.testing.assert_allclose(dense(family.to_gaussian(params)[1]), np.eye(3), atol=0.02)
+
+
+@pytest.mark.parametrize("rank", [0, -1, 1.5, True, "3"])
+def test_a_wrong_rank(rank):
+    with pytest.raises((TypeError, ValueError), match=r"LowRank rank: got .*; expected"):
+        advi.LowRank(rank)
 
 
 def test_full_rank_reads_nothing_above_the_diagonal():
@@ -113,12 +183,12 @@ def test_draws_are_affine_in_the_noise(any_case):
     X = jax.vmap(lambda eps: family.draw(params, eps))(E)
     expected = np.broadcast_to(any_case.loc, (5, len(any_case.loc)))
     if dim:
-        expected = expected + E @ any_case.tril.T
+        expected = expected + E @ any_case.matrix.T
     np.testing.assert_allclose(X, expected, rtol=1e-13)
 
 
 def test_densities_agree_with_scipy(case):
-    reference = multivariate_normal(case.loc, case.tril @ case.tril.T)
+    reference = multivariate_normal(case.loc, case.matrix @ case.matrix.T)
     X = case.loc + 3 * np.random.default_rng(1).standard_normal((7, len(case.loc)))
     log_q = jax.jit(jax.vmap(case.family.log_prob, in_axes=(None, 0)))(case.params(), X)
     # scipy goes through the covariance, whose condition number is up to 4e4

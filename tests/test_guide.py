@@ -10,7 +10,7 @@ import advi
 from advi import guide as guide_module
 from advi.guide import make_guide
 
-FR, MF, POINT = advi.FullRank(), advi.MeanField(), advi.Point()
+FR, LR, MF, POINT = advi.FullRank(), advi.LowRank(), advi.MeanField(), advi.Point()
 
 
 def model_of(latents):
@@ -177,9 +177,9 @@ def test_noise():
     assert float(all_points.entropy(params)) == 0.0
 
 
-def test_auto_is_full_rank_up_to_its_dimension():
-    limit = guide_module.AUTO_FULL_RANK_DIM
-    for size, family in [(limit, FR), (limit + 1, MF)]:
+def test_auto_is_the_richest_family_that_the_dimension_allows():
+    full, low = guide_module.AUTO_FULL_RANK_DIM, guide_module.AUTO_LOW_RANK_DIM
+    for size, family in [(full, FR), (full + 1, LR), (low, LR), (low + 1, MF)]:
         [block] = make_guide(model_of({"x": advi.real(size)}), "auto").blocks
         assert block.family == family
 
@@ -225,7 +225,7 @@ def test_a_full_rank_block_too_large_for_memory_is_refused_before_it_is_allocate
     model = advi.Model(
         lambda z, d: -z["x"] @ z["x"] - z["y"], {"x": advi.real(50_000), "y": advi.real()}
     )
-    with pytest.raises(ValueError, match=r"50001 coordinates .* 298 GiB; .*mean_field"):
+    with pytest.raises(ValueError, match=r"50001 coordinates .* 298 GiB; .*low_rank"):
         make_guide(model, "full_rank")
     with pytest.raises(ValueError, match="50000 coordinates"):
         make_guide(model, {"x": advi.FullRank()})

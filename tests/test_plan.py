@@ -1,15 +1,28 @@
 """The automatic plan, against closed forms."""
 
+import itertools
+
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from scipy.stats import gamma
 
 import advi
+from advi.scales import scale_tril
+from advi.stages import path as path_module
 from tests import targets
 
 
-@pytest.mark.parametrize("family", ["auto", "mean_field", "full_rank"])
+def divergence(fit, target):
+    """KL(q, p) in nats, in closed form."""
+    L = scale_tril(fit.gaussian.scale)
+    precision, r = np.linalg.inv(target.cov), fit.gaussian.loc - target.mean
+    trace = np.trace(precision @ L @ L.T) + r @ precision @ r - len(r)
+    return 0.5 * (trace + np.linalg.slogdet(target.cov)[1]) - np.log(np.diag(L)).sum()
+
+
+@pytest.mark.parametrize("family", ["auto", "mean_field", "low_rank", "full_rank"])
 @pytest.mark.parametrize("key", [0, 1])
 def test_conjugate_normal_is_exact_with_the_default_call(family, key):
     target = targets.conjugate_normal()
@@ -38,21 +51,7 @@ def test_full_rank_on_100_ill_conditioned_dimensions(x64):
     target = targets.ill_conditioned(100, 1e4, seed=3)
     fit = advi.fit(target.model, target.data, family="full_rank", x64=x64)
     assert fit.status == "converged"
-    loc, scale = fit.guide.to_gaussian(fit.params)
-    # KL(q, p) between Gaussians in closed form
-    precision = np.linalg.inv(target.cov)
-    r = loc - target.mean
-    gap = (
-        0.5
-        * (
-            np.trace(precision @ scale @ scale.T)
-            + r @ precision @ r
-            - len(loc)
-            + np.linalg.slogdet(target.cov)[1]
-        )
-        - np.log(np.diag(scale)).sum()
-    )
-    assert gap < 1e-3
+    assert divergence(fit, target) < 1e-3
     assert abs(fit.elbo.value) < 1e-3
     correct = np.sqrt(np.diag(target.cov))
     np.testing.assert_allclose(fit.sd()["x"], correct, rtol=1e-2)
@@ -111,8 +110,6 @@ def test_blocks_couple_what_is_named_together():
         return targets.gaussian_log_joint({"x": np.array([1.0]) * _stack(z)}, data)
 
     def _stack(z):
-        import jax.numpy as jnp
-
         return jnp.stack([z["a"], z["b"], z["c"]])
 
     model = advi.Model(log_joint, {"a": advi.real(), "b": advi.real(), "c": advi.real()})
@@ -123,6 +120,65 @@ def test_blocks_couple_what_is_named_together():
     np.testing.assert_allclose(fit.cov(["a", "c"]), block, rtol=5e-3)
     np.testing.assert_allclose(fit.cov("b"), [[1 / precision[1, 1]]], rtol=5e-3)
     np.testing.assert_allclose(fit.cov()[0, 1], 0, atol=5e-3)
+
+
+def low_rank_target(dim, stretch, seed):
+    """A Gaussian that is diagonal but for a few directions, wider and narrower."""
+    rng = np.random.default_rng(seed)
+    Q = np.linalg.qr(rng.standard_normal((dim, len(stretch))))[0]
+    L = np.exp(rng.standard_normal((dim, 1))) * (np.eye(dim) + Q * (np.array(stretch) - 1) @ Q.T)
+    return targets.gaussian(rng.standard_normal(dim), L @ L.T)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_low_rank_finds_wider_and_narrower_directions(x64):
+    target = low_rank_target(60, [6.0, 0.2, 3.0], seed=1)
+    fit = advi.fit(target.model, target.data, family=advi.LowRank(3), x64=x64)
+    assert fit.status == "converged"
+    assert divergence(fit, target) < 0.01  # nats; that of a mean field is 9
+    sd = np.sqrt(np.diag(target.cov))
+    np.testing.assert_allclose(fit.sd()["x"], sd, rtol=0.02)
+    np.testing.assert_allclose((fit.mean()["x"] - target.mean) / sd, 0, atol=0.02)
+    assert fit.verdict.level == "good"
+
+
+def test_low_rank_where_draws_are_fewer_than_coordinates(monkeypatch):
+    """The directions are those of the closed form then."""
+    monkeypatch.setattr(path_module, "MAX_DRAW_ELEMENTS", 60 * 64)
+    target = low_rank_target(60, [6.0, 0.2, 3.0], seed=1)
+    fit = advi.fit(target.model, target.data, family=advi.LowRank(3), diagnose=False)
+    rough = advi.fit(target.model, target.data, family="mean_field", diagnose=False)
+    assert divergence(fit, target) < divergence(rough, target) / 5
+
+
+def test_low_rank_block_beside_others():
+    target = low_rank_target(7, [5.0], seed=2)
+
+    def log_joint(z, data):
+        return targets.gaussian_log_joint({"x": jnp.concatenate([z["a"], z["b"], z["c"]])}, data)
+
+    model = advi.Model(log_joint, {"a": advi.real(4), "b": advi.real(2), "c": advi.real(1)})
+    families = [
+        {"a": advi.LowRank(4), "b": other, "c": "mean_field"} for other in ("auto", "mean_field")
+    ] + [{"a": "full_rank", "b": other, "c": "mean_field"} for other in ("auto", "mean_field")]
+    fits = [advi.fit(model, target.data, family=f, x64=True, diagnose=False) for f in families]
+    # with as many directions as coordinates, low rank is full rank
+    for low, full in zip(fits[:2], fits[2:], strict=True):
+        np.testing.assert_allclose(low.cov(), full.cov(), rtol=0.02, atol=0.02)
+        assert abs(divergence(low, target) - divergence(full, target)) < 1e-3
+    assert fits[0].guide.description == "low_rank(4)(a), full_rank(b), mean_field(c)"
+
+
+def test_low_rank_and_other_families_begin_at_each_other():
+    target = low_rank_target(12, [4.0, 0.3], seed=3)
+    for first, then in itertools.permutations(["mean_field", advi.LowRank(2), "full_rank"], 2):
+        begun = advi.fit(target.model, target.data, family=first, diagnose=False)
+        fit = advi.fit(target.model, target.data, family=then, init=begun, diagnose=False)
+        if then != "mean_field":
+            assert divergence(fit, target) < 0.01, f"{first}, {then}"
+        else:
+            cold = advi.fit(target.model, target.data, family=then, diagnose=False)
+            np.testing.assert_allclose(fit.sd()["x"], cold.sd()["x"], rtol=1e-2)
 
 
 def test_point_is_the_maximum_on_the_constrained_scale():

@@ -172,7 +172,7 @@ def test_elbos_of_a_gaussian_on_itself_are_zero():
     rng = np.random.default_rng(0)
     L = np.tril(rng.standard_normal((3, 3))) + 3 * np.eye(3)
     q = Gaussian(np.array([1.0, 2.0, 3.0]), L)
-    structure = Structure(np.ones(3, bool), np.zeros(3, int))
+    structure = Structure(np.ones(3, bool), np.zeros(3, int), np.zeros((3, 0), bool))
     E = rng.standard_normal((8, 3))
     from scipy.stats import multivariate_normal
 
@@ -181,7 +181,7 @@ def test_elbos_of_a_gaussian_on_itself_are_zero():
 
 
 def test_roughness_is_zero_for_a_gaussian_target_and_polish_stays_there():
-    structure = Structure(np.ones(2, bool), np.zeros(2, int))
+    structure = Structure(np.ones(2, bool), np.zeros(2, int), np.zeros((2, 0), bool))
     L = np.array([[1.0, 0.0], [0.5, 2.0]])
     precision = np.linalg.inv(L @ L.T)
     q = Gaussian(np.array([1.0, -1.0]), L)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import advi
+from advi import trust
 from tests import targets
 
 
@@ -109,7 +110,7 @@ def test_corrected_by_hmc_where_importance_sampling_fails():
     fit = advi.fit(target.model, target.data, family="mean_field", diagnose=False)
     view = Target(fit.density, fit.gaussian, fit.structure, lambda X: X)
     rng = np.random.default_rng(0)
-    adapted, found = better_moments(view, view.scale_tril, rng, rounds=5)
+    adapted, found = better_moments(view, view.marginal, rng, rounds=5)
     assert not adapted.reliable
     assert [b.method for b in found] == ["importance sampling", "HMC"]
     plain_ratio = fit.gaussian.scale / np.sqrt(np.diag(cov))
@@ -128,6 +129,38 @@ def test_linear_response_of_a_gaussian_is_exact(dim):
     np.testing.assert_allclose(responded.cov() / scale, target.cov / scale, atol=2e-3)
     np.testing.assert_allclose(responded.mean()["x"], fit.mean()["x"], atol=1e-6)
     assert responded.elbo.value > fit.elbo.value
+
+
+def test_linear_response_of_low_rank_is_exact_for_a_gaussian():
+    target = targets.ill_conditioned(8, 30, seed=5)
+    fit = advi.fit(target.model, target.data, family=advi.LowRank(2), diagnose=False, x64=True)
+    scale = np.sqrt(np.outer(np.diag(target.cov), np.diag(target.cov)))
+    assert np.max(np.abs(fit.cov() - target.cov) / scale) > 0.02
+    responded = fit.linear_response().cov()
+    np.testing.assert_allclose(responded / scale, target.cov / scale, atol=2e-3)
+
+
+def test_more_coordinates_than_can_be_examined_are_not(monkeypatch):
+    target = targets.gaussian(np.zeros(3), np.eye(3))
+    monkeypatch.setattr(trust, "MAX_DIM", 2)
+    fit = advi.fit(target.model, target.data)
+    assert fit.verdict.level == "not checked"
+    assert "3 coordinates are more than the 2 that can be examined" in str(fit)
+    with pytest.raises(ValueError, match="3 coordinates are more than the 2"):
+        fit.corrected()
+
+
+def test_many_coordinates_are_examined_without_adapted_proposals():
+    """Importance sampling where the fit is exact, HMC where it is not."""
+    dim = 600
+    for cov, method in (
+        (np.eye(dim), "importance sampling"),
+        (0.2 * np.ones((dim, dim)) + 0.8 * np.eye(dim), "HMC"),
+    ):
+        target = targets.gaussian(np.zeros(dim), cov)
+        fit = advi.fit(target.model, target.data, family="mean_field")
+        assert fit.diagnostics["method"] == method
+        assert (fit.verdict.level == "good") == (method == "importance sampling")
 
 
 def test_linear_response_of_blocks_and_points():

@@ -9,6 +9,7 @@ from scipy.special import gammaln
 
 from advi.diagnostics.psis import pareto_smooth
 from advi.diagnostics.weighted import WeightedDraws
+from advi.gaussian import Gaussian
 
 Floats = NDArray[np.float64]
 
@@ -23,8 +24,7 @@ class Adapted(NamedTuple):
     draws: WeightedDraws
     khat: float
     log_ratios: Floats  # (num,) log p - log q of the first round, drawn from the Gaussian itself
-    loc: Floats  # (D,)
-    scale_tril: Floats  # (D, D)
+    proposal: Gaussian
 
     @property
     def reliable(self) -> bool:
@@ -100,8 +100,41 @@ def adaptive_importance_sampling(
         except np.linalg.LinAlgError:
             factor = scale_tril  # too few distinct draws: try again from the same proposal
         proposals.append(((1 - keep) * mean + keep * loc, factor, DEGREES))
-    loc, scale_tril, _ = proposals[-1]
-    return Adapted(draws, khat, log_ratios, loc, scale_tril)
+    return Adapted(draws, khat, log_ratios, Gaussian(*proposals[-1][:2]))
+
+
+def importance_sampling(
+    log_p: Callable[[Floats], Floats],
+    gaussian: Gaussian,
+    rng: np.random.Generator,
+    num: int = ROUND_DRAWS,
+) -> Adapted:
+    """Weight antithetic draws of a Gaussian, which may have too many dimensions to adapt.
+
+    Parameters
+    ----------
+    log_p
+        Points (n, D) to log densities (n,), nats.
+    gaussian
+        The proposal.
+    rng
+        Generator.
+    num
+        Number of draws.
+
+    Returns
+    -------
+    Adapted
+    """
+    half = rng.standard_normal((num // 2, len(gaussian.loc)))
+    E = np.concatenate([half, -half])
+    Z = gaussian.points(E)
+    value = log_p(Z)
+    constant = 0.5 * E.shape[1] * np.log(2 * np.pi)
+    log_q = -0.5 * (E**2).sum(1) - constant - gaussian.log_det(np.ones(E.shape[1], bool))
+    log_ratios = np.where(np.isfinite(value), value, -np.inf) - log_q
+    weights, khat = pareto_smooth(log_ratios)
+    return Adapted(WeightedDraws(Z, weights), khat, log_ratios, gaussian)
 
 
 def _log_density(Z: Floats, loc: Floats, scale_tril: Floats, degrees: float) -> Floats:

@@ -10,15 +10,19 @@ from numpy.typing import NDArray
 
 from advi.density import Density
 from advi.diagnostics import hmc
-from advi.diagnostics.ais import Adapted, adaptive_importance_sampling
+from advi.diagnostics.ais import Adapted, adaptive_importance_sampling, importance_sampling
 from advi.diagnostics.weighted import WeightedDraws, moments
 from advi.gaussian import Gaussian, Structure
+from advi.scales import marginal, marginal_sds, scale_tril
 
 Floats = NDArray[np.float64]
 
 CHECK_ROUNDS, CORRECT_ROUNDS = 5, 8
 COSTLY = 2**20  # elements read by one density, above which fewer chains are run
 FEW_CHAINS = 100
+MAX_ADAPTED_DIM = 512  # above it importance weights have collapsed, and proposals grow costly
+MAX_ELEMENTS = 2**25  # of the points of all chains; and so the largest dimension is
+MAX_DIM = MAX_ELEMENTS // (hmc.STEPS * FEW_CHAINS)
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,10 @@ class Target:
     columns: Callable[[Floats], Floats]
 
     @cached_property
-    def loc(self) -> Floats:
-        """Mean of the coordinates with noise."""
-        return self.gaussian.loc[self.structure.noisy]
-
-    @cached_property
-    def scale_tril(self) -> Floats:
-        """Scale of the coordinates with noise."""
-        scale, noisy = self.gaussian.scale, self.structure.noisy
-        return np.diag(scale[noisy]) if scale.ndim == 1 else scale[np.ix_(noisy, noisy)]
+    def marginal(self) -> Gaussian:
+        """The fit of the coordinates with noise."""
+        noisy = np.flatnonzero(self.structure.noisy)
+        return Gaussian(self.gaussian.loc[noisy], marginal(self.gaussian.scale, noisy))
 
     def points(self, Y: Floats) -> Floats:
         """Return points (n, D) for coordinates with noise (n, dim)."""
@@ -80,7 +79,7 @@ class Better(NamedTuple):
 
 
 def better_moments(
-    target: Target, scale_tril: Floats, rng: np.random.Generator, rounds: int
+    target: Target, first: Gaussian, rng: np.random.Generator, rounds: int
 ) -> tuple[Adapted, list[Better]]:
     """Estimate the posterior's moments, by HMC too where importance sampling is unreliable.
 
@@ -88,12 +87,13 @@ def better_moments(
     ----------
     target
         The posterior and its fit.
-    scale_tril
-        (dim, dim) scale of the first proposal: the fit's own, or one from linear response.
+    first
+        The first proposal, over the coordinates with noise: the fit's own Gaussian, or one with
+        the scale of linear response.
     rng
         Generator.
     rounds
-        Rounds of adaptive importance sampling, of 1,000 draws each.
+        Rounds of adaptive importance sampling, of 1,000 draws each; one in many dimensions.
 
     Returns
     -------
@@ -103,7 +103,11 @@ def better_moments(
         One or two estimates, the more trustworthy last.
     """
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        adapted = adaptive_importance_sampling(target.value, target.loc, scale_tril, rng, rounds)
+        if len(first.loc) > MAX_ADAPTED_DIM:
+            adapted = importance_sampling(target.value, first, rng)
+        else:
+            L = scale_tril(first.scale)
+            adapted = adaptive_importance_sampling(target.value, first.loc, L, rng, rounds)
         draws = WeightedDraws(target.points(adapted.draws.points), adapted.draws.weights)
         found = [_weighted(target, draws, adapted.reliable)]
         if not adapted.reliable:
@@ -111,15 +115,15 @@ def better_moments(
     return adapted, found
 
 
-def remoteness(target: Target, scale_tril: Floats, better: Better) -> tuple[float, float]:
+def remoteness(target: Target, first: Gaussian, better: Better) -> tuple[float, float]:
     """Return how far a correction went from its proposal, on the real scale.
 
     Parameters
     ----------
     target
         The posterior and its fit.
-    scale_tril
-        (dim, dim) scale of the first proposal.
+    first
+        The first proposal.
     better
         The correction.
 
@@ -130,9 +134,9 @@ def remoteness(target: Target, scale_tril: Floats, better: Better) -> tuple[floa
     """
     Y = better.draws.points[:, target.structure.noisy]
     mean, sd = moments(Y, better.draws.weights)
-    scale = np.linalg.norm(scale_tril, axis=1)
+    scale = marginal_sds(first.scale)
     stretch = np.exp(np.max(np.abs(np.log(sd / scale))))
-    return float(np.max(np.abs(mean - target.loc) / scale)), float(stretch)
+    return float(np.max(np.abs(mean - first.loc) / scale)), float(stretch)
 
 
 def _weighted(target: Target, draws: WeightedDraws, confident: bool) -> Better:
@@ -144,9 +148,11 @@ def _weighted(target: Target, draws: WeightedDraws, confident: bool) -> Better:
 
 
 def _by_hmc(target: Target, adapted: Adapted, rng: np.random.Generator) -> Better:
+    fitting = MAX_ELEMENTS // (hmc.STEPS * len(adapted.proposal.loc))
     costly = target.density.log_joint.cost > COSTLY
-    start = adapted.draws.resample(FEW_CHAINS if costly else hmc.CHAINS, rng)
-    chains = hmc.short_hmc(target.value_and_grad, start, adapted.scale_tril, rng)
+    num = FEW_CHAINS if costly else int(np.clip(fitting, FEW_CHAINS, hmc.CHAINS))
+    start = adapted.draws.resample(num, rng)
+    chains = hmc.short_hmc(target.value_and_grad, start, adapted.proposal, rng)
     steps, num, _ = chains.points.shape
     columns = target.columns(target.points(chains.points.reshape(steps * num, -1)))
     settled = hmc.settled(columns.reshape(steps, num, -1))

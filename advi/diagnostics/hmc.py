@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from advi.gaussian import Gaussian
+
 Floats = NDArray[np.float64]
 
 STEPS, LEAPFROGS, CHAINS = 20, 4, 400
@@ -29,7 +31,7 @@ class Chains(NamedTuple):
 def short_hmc(
     value_and_grad: Callable[[Floats], tuple[Floats, Floats]],
     start: Floats,
-    scale_tril: Floats,
+    gaussian: Gaussian,
     rng: np.random.Generator,
     steps: int = STEPS,
 ) -> Chains:
@@ -41,8 +43,8 @@ def short_hmc(
         Points (n, D) to log densities (n,) and gradients (n, D).
     start
         (chains, D) starting points.
-    scale_tril
-        (D, D) scale of the preconditioner.
+    gaussian
+        The preconditioner, by its scale.
     rng
         Generator.
     steps
@@ -59,7 +61,7 @@ def short_hmc(
     chains, dim = start.shape
     z = start
     value, gradient = value_and_grad(z)
-    gradient = gradient @ scale_tril
+    gradient = gaussian.in_frame(gradient)
     step = min(MAX_STEP, 1.2 * dim**-0.25)
     points, accepted_share = [], []
     for _ in range(steps):
@@ -69,9 +71,9 @@ def short_hmc(
         proposal, proposed_value, force = z, value, gradient
         for _ in range(LEAPFROGS):
             momentum = momentum + 0.5 * sizes * force
-            proposal = proposal + (sizes * momentum) @ scale_tril.T
+            proposal = proposal + gaussian.moves(sizes * momentum)
             proposed_value, force = value_and_grad(proposal)
-            force = force @ scale_tril
+            force = gaussian.in_frame(force)
             momentum = momentum + 0.5 * sizes * force
         change = proposed_value - 0.5 * (momentum**2).sum(1) - energy
         change = np.where(np.isfinite(change), change, -np.inf)

@@ -78,8 +78,8 @@ def linear_response_covariance(
         solved = np.stack([_conjugate_gradients(system, b) for b in right.T], axis=1)
     inverse = np.zeros((dim, dim))
     inverse[np.ix_(wanted, wanted)] = solved[wanted]
-    L = gaussian.scale if gaussian.scale.ndim == 2 else np.diag(gaussian.scale)
-    covariance = L @ ((inverse + inverse.T) / 2) @ L.T
+    halfway = gaussian.moves((inverse + inverse.T) / 2)
+    covariance = gaussian.moves(halfway.T)
     covariance[~structure.noisy] = covariance[:, ~structure.noisy] = 0
     return covariance
 
@@ -88,7 +88,8 @@ class _System:
     """Hessian-vector products of the negative ELBO in the frame (u, V) of the fit.
 
     x(e) = m + L (u + exp-shear(V) e), so that at zero d x = L (u + V e) and the log scales on V's
-    diagonal bend: d2 x / d V_jj^2 = L_j e_j.
+    diagonal bend: d2 x / d V_jj^2 = L_j e_j. V is diagonal but for coupled blocks; for a low-rank
+    Gaussian these are the scales of the frame in which it is standard.
     """
 
     def __init__(
@@ -119,8 +120,7 @@ class _System:
         u, V = v[: self.dim], v[self.dim :]
         moved = np.tile(u, (len(self.E), 1))
         np.add.at(moved.T, self.rows, V[:, None] * self.E.T[self.columns])
-        scale = self.gaussian.scale
-        directions = moved * scale if scale.ndim == 1 else moved @ scale.T
+        directions = self.gaussian.moves(moved)
         curved = -self.gaussian.in_frame(self.hessian_vector(self.points, directions))
         shear = (curved[:, self.rows] * self.E[:, self.columns]).mean(0)
         return np.concatenate([curved.mean(0), shear + self.bend * V])

@@ -94,7 +94,7 @@ def examine(
     Checked
     """
     mean, sd = plain.mean(0), plain.std(0)
-    adapted, found = better_moments(target, target.scale_tril, rng, CHECK_ROUNDS)
+    adapted, found = better_moments(target, target.marginal, rng, CHECK_ROUNDS)
     khat = pareto_smooth(adapted.log_ratios)[1]
     comparison = compare_moments(mean, sd, found)
     return Checked(judge(names, comparison, alarms), khat, comparison)

@@ -2,7 +2,8 @@
 
 from advi.families.base import Family
 from advi.families.full_rank import FullRank
+from advi.families.low_rank import LowRank
 from advi.families.mean_field import MeanField
 from advi.families.point import Point
 
-__all__ = ["Family", "FullRank", "MeanField", "Point"]
+__all__ = ["Family", "FullRank", "LowRank", "MeanField", "Point"]

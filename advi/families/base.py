@@ -7,6 +7,8 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from advi.scales import Scale
+
 
 @runtime_checkable
 class Family(Protocol):
@@ -21,15 +23,15 @@ class Family(Protocol):
         """Return how many standard normals one draw needs."""
 
     @abstractmethod
-    def from_gaussian(self, loc: NDArray, scale: NDArray) -> Any:
+    def from_gaussian(self, loc: NDArray, scale: Scale) -> Any:
         """Return parameters with mean `loc` (d,) and, as near as can be, the given scale.
 
-        `scale` is a lower triangular matrix (d, d), or its diagonal (d,).
+        `scale` is a lower triangular matrix (d, d), its diagonal (d,), or a `LowRankScale`.
         """
 
     @abstractmethod
-    def to_gaussian(self, params: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the mean (d,) and the scale: lower triangular (d, d), or its diagonal (d,)."""
+    def to_gaussian(self, params: Any) -> tuple[NDArray[np.float64], Scale]:
+        """Return the mean (d,) and the scale, of one of the same kinds."""
 
     @abstractmethod
     def draw(self, params: Any, eps: Array) -> Array:

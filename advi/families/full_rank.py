@@ -10,6 +10,7 @@ from jax.scipy.linalg import solve_triangular
 from numpy.typing import NDArray
 
 from advi.families.mean_field import LOG_2PI
+from advi.scales import Scale, scale_tril
 
 
 class FullRankParams(NamedTuple):
@@ -43,10 +44,10 @@ class FullRank:
         """Return how many standard normals one draw needs."""
         return dim
 
-    def from_gaussian(self, loc: NDArray, scale: NDArray) -> FullRankParams:
+    def from_gaussian(self, loc: NDArray, scale: Scale) -> FullRankParams:
         """Return parameters with mean `loc` and scale `scale`."""
-        scale_tril = np.diag(scale) if scale.ndim == 1 else scale
-        raw = np.tril(scale_tril, -1) + np.diag(np.log(np.diag(scale_tril)))
+        L = scale_tril(scale)
+        raw = np.tril(L, -1) + np.diag(np.log(np.diag(L)))
         return FullRankParams(loc, raw)  # type: ignore[arg-type]
 
     def to_gaussian(
@@ -54,8 +55,8 @@ class FullRank:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the mean (d,) and the lower triangular scale (d, d)."""
         raw = np.asarray(params.raw_tril, np.float64)
-        scale_tril = np.tril(raw, -1) + np.diag(np.exp(np.diag(raw)))
-        return np.asarray(params.loc, np.float64), scale_tril
+        L = np.tril(raw, -1) + np.diag(np.exp(np.diag(raw)))
+        return np.asarray(params.loc, np.float64), L
 
     def draw(self, params: FullRankParams, eps: Array) -> Array:
         """Return loc + L eps."""

@@ -9,6 +9,8 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from advi.scales import Scale, marginal_sds
+
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -42,10 +44,9 @@ class MeanField:
         """Return how many standard normals one draw needs."""
         return dim
 
-    def from_gaussian(self, loc: NDArray, scale: NDArray) -> MeanFieldParams:
+    def from_gaussian(self, loc: NDArray, scale: Scale) -> MeanFieldParams:
         """Return parameters with mean `loc` and the marginal sds of `scale`."""
-        sd = scale if scale.ndim == 1 else np.linalg.norm(scale, axis=1)
-        return MeanFieldParams(loc, np.log(sd))  # type: ignore[arg-type]
+        return MeanFieldParams(loc, np.log(marginal_sds(scale)))  # type: ignore[arg-type]
 
     def to_gaussian(
         self, params: MeanFieldParams

@@ -8,6 +8,8 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from advi.scales import Scale
+
 
 class PointParams(NamedTuple):
     """Parameters of `Point`."""
@@ -33,7 +35,7 @@ class Point:
         """Return how many standard normals one draw needs: none."""
         return 0
 
-    def from_gaussian(self, loc: NDArray, scale: NDArray) -> PointParams:
+    def from_gaussian(self, loc: NDArray, scale: Scale) -> PointParams:
         """Return the parameters at `loc`."""
         return PointParams(loc)  # type: ignore[arg-type]
 

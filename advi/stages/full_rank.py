@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from advi.gaussian import Floats, Gaussian, Structure
+from advi.scales import scale_tril
 from advi.stages.lbfgs import minimise
 from advi.stages.lockstep import Stage
 from advi.stages.mean_field import STEP_CAP, Fitted, settled
@@ -82,7 +83,7 @@ class _Frame:
 
     def value(self, q: Gaussian, log_p: Floats) -> float:
         """Return minus the ELBO, up to `constant`."""
-        return float(-log_p.mean() - np.log(q.diagonal[self.structure.noisy]).sum())
+        return float(-log_p.mean()) - q.log_det(self.structure.noisy)
 
     def objective(self, q: Gaussian) -> Stage[tuple[float, Floats]]:
         """Return minus the ELBO and its gradient with respect to (u, V) at zero."""
@@ -122,9 +123,7 @@ def newton(
     Gaussian
         With a (D, D) scale on the pattern of the blocks.
     """
-    frame, q = _Frame(E, structure), gaussian
-    if q.scale.ndim == 1:
-        q = Gaussian(q.loc, np.diag(q.scale))
+    frame, q = _Frame(E, structure), Gaussian(gaussian.loc, scale_tril(gaussian.scale))
     log_p, gradients = yield q.points(frame.E)
     value = frame.value(q, log_p)
     while True:

@@ -1,4 +1,4 @@
-"""One path of the automatic plan after its start: mean field, coupled blocks, polish."""
+"""One path of the automatic plan after its start: mean field, a richer Gaussian, polish."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from advi.gaussian import Floats, Gaussian, Structure
+from advi.scales import LowRankScale
 from advi.stages.full_rank import full_rank, newton
 from advi.stages.lockstep import Stage
+from advi.stages.low_rank import low_rank
 from advi.stages.mean_field import MAX_EVALS, Fitted, mean_field
 from advi.stages.polish import polish
 from advi.status import Estimate
@@ -103,15 +105,17 @@ def path(
     accepted
         Called with the stage, every accepted Gaussian and its ELBO.
     warm
-        Leave the mean-field stage out where coupled blocks follow: `gaussian` is a fit.
+        Leave the mean-field stage out where a richer one follows: `gaussian` is a fit.
     """
-    fitted = None
-    if not (warm and structure.coupled):
+    fitted, richer = None, structure.coupled or structure.rank > 0
+    # what a low-rank scale is made from is a mean field's, or another one's diagonal
+    begun = structure.coupled or isinstance(gaussian.scale, LowRankScale) or gaussian.scale.ndim < 2
+    if not (warm and richer and begun):
         mean_field_only = structure.uncoupled()
         fitted = yield from whole_mean_field(gaussian, mean_field_only, rng, eps, accepted)
         gaussian = fitted.gaussian
-    if structure.coupled:
-        fitted, held_out = yield from _coupled(
+    if richer:
+        fitted, held_out = yield from _richer(
             gaussian, structure, rng, held_out_draws, eps, accepted
         )
     else:
@@ -135,7 +139,7 @@ def evaluate_held_out(gaussian: Gaussian, structure: Structure, E: Floats) -> St
     return HeldOut(gaussian, elbos, roughness)
 
 
-def _coupled(
+def _richer(
     gaussian: Gaussian,
     structure: Structure,
     rng: np.random.Generator,
@@ -143,13 +147,22 @@ def _coupled(
     eps: float,
     accepted: Accepted,
 ) -> Stage[tuple[Fitted, HeldOut]]:
-    """Fit coupled blocks, with twice the draws as long as the fixed ones are overfitted."""
-    num, doublings = max(MIN_DRAWS, 4 * structure.dim), 0
+    """Fit a full or low-rank scale, with twice the draws as long as the fixed ones are overfitted.
+
+    The more parameters a scale has, the more draws determine it.
+    """
+    per_coordinate = 4 if structure.coupled else 2
+    num, doublings = max(MIN_DRAWS, per_coordinate * structure.dim), 0
     while True:
         E = structure.fixed_draws(rng, even(num, len(gaussian.loc)))
-        fitted = yield from full_rank(
-            gaussian, E, structure, eps, lambda q, elbo: accepted("full_rank", q, elbo)
-        )
+        if structure.coupled:
+            fitted = yield from full_rank(
+                gaussian, E, structure, eps, lambda q, elbo: accepted("full_rank", q, elbo)
+            )
+        else:
+            fitted = yield from low_rank(
+                gaussian, E, structure, eps, lambda q, elbo: accepted("low_rank", q, elbo), rng
+            )
         gaussian = fitted.gaussian
         held_out = yield from evaluate_held_out(gaussian, structure, held_out_draws)
         bound = max(OVERFIT_NATS, OVERFIT_ERRORS * held_out.elbo.mcse)

@@ -1,9 +1,11 @@
 """A few averaged sticking-the-landing steps on fresh draws, near the optimum of fixed draws."""
 
+import jax
 import numpy as np
 
 from advi import draws
 from advi.gaussian import Floats, Gaussian, Structure
+from advi.scales import LowRankScale
 from advi.stages.lockstep import Stage
 
 STEPS, DRAWS = 30, 32
@@ -31,10 +33,7 @@ def polish(gaussian: Gaussian, structure: Structure, rng: np.random.Generator) -
     Gaussian
         The average over the steps after the first `BURN_IN`.
     """
-    diagonal = gaussian.scale.ndim == 1
-    pattern = np.tril(structure.same_block())
-    total_loc, total_scale, count = 0.0, 0.0, 0
-    q = gaussian
+    total, q = None, gaussian
     for step in range(STEPS):
         E = structure.spread(draws.antithetic(rng, DRAWS, structure.dim))
         _, gradients = yield q.points(E)
@@ -43,16 +42,31 @@ def polish(gaussian: Gaussian, structure: Structure, rng: np.random.Generator) -
         # gradient of log p - log q along the draw, in the frame where q is standard
         W = q.in_frame(gradients) + E
         loc_step = np.where(structure.noisy, _cut(W.mean(0)), 0.0)
-        if diagonal:
-            factor = np.exp(0.5 * _cut((W * E).mean(0)))
-            q = Gaussian(q.loc + q.scale * loc_step, q.scale * factor)
+        loc = q.loc + q.moves(loc_step[None])[0]
+        if isinstance(q.scale, LowRankScale):
+            q = Gaussian(loc, _low_rank_step(q.scale, gradients, E))
+        elif q.scale.ndim == 1:
+            q = Gaussian(loc, q.scale * np.exp(0.5 * _cut((W * E).mean(0))))
         else:
-            V = np.where(pattern, _cut((W.T @ E) / DRAWS), 0.0)
+            V = np.where(np.tril(structure.same_block()), _cut((W.T @ E) / DRAWS), 0.0)
             factor = np.tril(V, -1) + np.diag(np.exp(0.5 * np.diag(V)))
-            q = Gaussian(q.loc + q.scale @ loc_step, q.scale @ factor)
+            q = Gaussian(loc, q.scale @ factor)
         if step >= BURN_IN:
-            total_loc, total_scale, count = total_loc + q.loc, total_scale + q.scale, count + 1
-    return Gaussian(np.asarray(total_loc) / count, np.asarray(total_scale) / count)
+            total = q if total is None else jax.tree.map(np.add, total, q)
+    return jax.tree.map(lambda leaf: leaf / (STEPS - BURN_IN), total)
+
+
+def _low_rank_step(scale: LowRankScale, gradients: Floats, E: Floats) -> LowRankScale:
+    """Move the log sds and log stretches; the directions stay."""
+    sd, U, stretch = scale
+    EU = E @ U
+    G = gradients * sd + E + EU * (1 / stretch - 1) @ U.T
+    of_sd = (G * (E + EU * (stretch - 1) @ U.T)).mean(0)
+    of_stretch = (G @ U * EU).mean(0) * stretch
+    metric = 1 / (1 + (1 + U**2 @ (stretch**2 - 1)) * (1 + U**2 @ (stretch**-2.0 - 1)))
+    return LowRankScale(
+        sd * np.exp(metric * _cut(of_sd)), U, stretch * np.exp(0.5 * _cut(of_stretch))
+    )
 
 
 def _cut(gradient: Floats) -> Floats:

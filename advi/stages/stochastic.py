@@ -162,7 +162,7 @@ def _uses_value_fn(guide: Guide, optimizer: optax.GradientTransformation) -> boo
         )  # fmt: skip
 
     size = guide.model.size
-    params = guide.from_gaussian(np.zeros(size, np.float32), np.ones(size, np.float32))
+    params = guide.params_of((np.zeros(size), np.ones(size)), np.float32)
     jax.eval_shape(update, params)
     return bool(used)
 
