@@ -7,7 +7,7 @@ learning rate and no step count to choose.
 from advi.check import check
 from advi.compare import compare
 from advi.diagnostics.verdict import Verdict
-from advi.families import FullRank, LowRank, MeanField, Point
+from advi.families import Amortised, FullRank, LowRank, MeanField, PerRow, Point
 from advi.fit import fit
 from advi.latents import (
     Latent,
@@ -30,20 +30,23 @@ from advi.latents import (
     zero_sum,
 )
 from advi.model import Model, Terms
-from advi.objective import Elbo
+from advi.objective import Elbo, Iwae
 from advi.result import Fit
 from advi.status import Estimate, Progress, Status
 from advi.transforms import register_transform
 
 __all__ = [
+    "Amortised",
     "Elbo",
     "Estimate",
     "Fit",
     "FullRank",
+    "Iwae",
     "Latent",
     "LowRank",
     "MeanField",
     "Model",
+    "PerRow",
     "Point",
     "Progress",
     "Status",

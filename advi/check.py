@@ -5,16 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from advi.data import find_nan, prepare
+from advi.data import count_rows, find_nan, prepare
 from advi.density import Density, default_float, precision
 from advi.errors import describe
 from advi.keys import host_rng
 from advi.model import Model
+from advi.row_data import RowData
 from advi.stages.plan import START_RADIUS
 from advi.table import Table
 from advi.tracing import trace
 
 POINTS = 16
+ROWS = 256  # of a model with local latents, whose coordinates grow with them
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,14 @@ class Checkup:
         return "\n".join(lines)
 
 
-def check(model: Model, data: Any = None, *, key: Any = 0, x64: bool | None = None) -> Checkup:
+def check(
+    model: Model,
+    data: Any = None,
+    *,
+    num_rows: int | None = None,
+    key: Any = 0,
+    x64: bool | None = None,
+) -> Checkup:
     """Examine a model: shapes and dtypes, unused latents, finite values and gradients.
 
     Parameters
@@ -57,7 +66,9 @@ def check(model: Model, data: Any = None, *, key: Any = 0, x64: bool | None = No
     model
         The model.
     data
-        Its data.
+        Its data. Of a model with local latents the first 256 rows are looked at.
+    num_rows
+        As in `fit`.
     key
         Integer or JAX key, for the random points.
     x64
@@ -87,6 +98,10 @@ def check(model: Model, data: Any = None, *, key: Any = 0, x64: bool | None = No
     float_dtype = default_float(x64)
     with precision(float_dtype):
         data, spec = prepare(data, float_dtype)
+        if model.local:
+            rows = RowData.of(data, spec, count_rows(spec, num_rows, model.local))
+            data, spec = rows.head(ROWS)
+            model = model.with_rows(min(ROWS, len(rows.index)))
         density = Density(model, data, spec)
         log_joint = trace(model, spec)
         X = rng.uniform(-START_RADIUS, START_RADIUS, (POINTS, model.size))

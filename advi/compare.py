@@ -76,15 +76,15 @@ def compare(fits: Mapping[str, Fit], data: Any = None, *, key: Any = 0) -> Table
 
 
 def _elbos(fit: Fit, data: Any, key: Any) -> np.ndarray:
-    density = fit.density
+    density, q = fit.density, fit.gaussian
     if data is not None:
         with precision(fit.float_dtype):
             moved, spec = prepare(data, fit.float_dtype)
             density = Density(fit.model, moved, spec, fit.guide.estimated)
     # draws of all coordinates, so that points and inferred latents pair up too
     E = draws.antithetic(host_rng(key), DRAWS, fit.model.size) * fit.structure.noisy
-    log_p = density.value(fit.gaussian.points(E))
-    return fit.structure.paired_elbos(log_p, E, fit.gaussian)
+    log_p = density.value(q.points(E))
+    return fit.structure.paired_elbos(log_p, E, q)
 
 
 def _difference(

@@ -139,14 +139,16 @@ class Rows:
         return self.num_rows // self.batch_size
 
     def batch(self, data: Any, key: Array, step: Array) -> Any:
-        """Return the data of a step's batch.
+        """Return the data of a step's batch; the arguments are those of `index` and `take`."""
+        return self.take(data, self.index(key, step))
+
+    def index(self, key: Array, step: Array) -> Array:
+        """Return the rows (B,) of a step's batch.
 
         Every epoch goes through the rows in an order of its own, from the key and the epoch.
 
         Parameters
         ----------
-        data
-            Pytree of arrays of all rows.
         key
             Typed JAX key of the fit.
         step
@@ -154,7 +156,10 @@ class Rows:
         """
         epoch, position = jnp.divmod(step, self.steps_per_epoch)
         places = position * self.batch_size + jnp.arange(self.batch_size)
-        index = shuffled(places, self.num_rows, jax.random.fold_in(key, epoch))
+        return shuffled(places, self.num_rows, jax.random.fold_in(key, epoch))
+
+    def take(self, data: Any, index: Array) -> Any:
+        """Return the data of some rows (B,), of a pytree of arrays of all rows."""
         leaves, treedef = jax.tree.flatten(data)
         return treedef.unflatten(
             [
@@ -271,6 +276,45 @@ def make_rows(batch_size: Any, rows: int | None, spec: DataSpec) -> Rows:
     if not 1 <= batch_size <= rows:
         raise ValueError(f"batch_size: got {batch_size}; expected 1 to {rows}, the number of rows.")
     return Rows(rows, int(batch_size), check_rows(rows, spec))
+
+
+def count_rows(spec: DataSpec, num_rows: Any, names: frozenset[str]) -> int:
+    """Return the number of rows of the data that local latents have a value for.
+
+    Parameters
+    ----------
+    spec
+        The data's.
+    num_rows
+        What the user says it is, or None to find it.
+    names
+        The local latents.
+
+    Raises
+    ------
+    TypeError
+        If `num_rows` is not an integer.
+    ValueError
+        If the data has no rows, its leaves differ in their leading axes, or none has `num_rows`.
+    """
+    latents = ", ".join(map(repr, sorted(names)))
+    axes = {n: shape[0] for n, (shape, _) in zip(spec.names, spec.leaves, strict=True) if shape}
+    listed = ", ".join(f"{name}: {length}" for name, length in axes.items()) or "none"
+    if num_rows is not None:
+        if isinstance(num_rows, bool) or not isinstance(num_rows, (int, np.integer)):
+            raise TypeError(f"num_rows: got {describe(num_rows)}; expected an integer.")
+        if num_rows not in axes.values():
+            raise ValueError(
+                f"num_rows: got {num_rows}; expected the leading axis of a data leaf ({listed})."
+            )
+        return int(num_rows)
+    if len(set(axes.values())) != 1:
+        raise ValueError(
+            f"latent {latents} is local, one value per data row, but the leading axes of the data "
+            f"do not say how many rows there are ({listed}). Give num_rows=..., or arrays with "
+            "rows along their leading axis."
+        )
+    return next(iter(axes.values()))
 
 
 def check_batch(rows: Rows, num_rows: int | None) -> None:

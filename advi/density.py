@@ -25,17 +25,22 @@ MIN_POINTS, MAX_POINTS, WORK = 8, 64, 2**24
 
 
 def log_density(model: Model, log_joint: LogJoint, estimated: frozenset[str]) -> Any:
-    """Return the function (x, data) -> `Terms` of the log density on R^D.
+    """Return the function (real values by latent, data) -> `Terms` of the log density on R^D.
 
-    The log-Jacobian of every latent's transform is added to the shared term, except for latents
-    that are `estimated` as a point: a maximum is taken on the constrained scale.
+    The log-Jacobian of every latent's transform is added to the shared term, of a local latent to
+    its rows, except for latents that are `estimated` as a point: a maximum is taken on the
+    constrained scale.
     """
 
-    def function(x: Array, data: Any) -> Terms:
-        values, log_dets = model.unravel(x)
-        shared, rows = log_joint(values, data)
-        jacobian = sum(v for name, v in log_dets.items() if name not in estimated)
-        return Terms(shared + jacobian, rows)
+    def function(real: dict[str, Array], data: Any) -> Terms:
+        values, log_dets = model.constrain(real)
+        shared, rows, prior = log_joint(values, data)
+        inferred = {name: v for name, v in log_dets.items() if name not in estimated}
+        shared += sum(v for name, v in inferred.items() if name not in model.local)
+        of_rows = sum(v for name, v in inferred.items() if name in model.local)
+        if prior is None:
+            return Terms(shared, rows + of_rows)
+        return Terms(shared, rows, prior + of_rows)
 
     return function
 
@@ -48,7 +53,7 @@ def _compiled(
     log_p = log_density(model, trace(model, spec), estimated)
 
     def value(x: Array, data: Any) -> Array:
-        return log_p(x, data).total()
+        return log_p(model.split(x), data).total()
 
     def hessian_vector(x: Array, direction: Array, data: Any) -> Array:
         return jax.jvp(lambda point: jax.grad(value)(point, data), (x,), (direction,))[1]

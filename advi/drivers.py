@@ -1,7 +1,8 @@
 """The two ways to a fit: the automatic plan, and the steps of an optimiser."""
 
+import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +14,18 @@ from advi.density import Density
 from advi.failures import blame, not_finite_at_start
 from advi.gaussian import Floats, Gaussian, structure_of
 from advi.guide import Guide
+from advi.initial import initial
 from advi.keys import device_key, host_rng
 from advi.progress import Bar
 from advi.result import Fit
+from advi.row_fit import LAST_ERRORS, START_SCALES, RowEnds
 from advi.stages.plan import NotFiniteError, run_plan
-from advi.stages.stochastic import State, Stochastic, run_steps, tail_average
+from advi.stages.stochastic import Stochastic, run_steps
 from advi.status import Estimate, Progress, Status
 
 MAX_STEPS = 100_000  # of a stochastic fit that is left to settle
 LEARNING_RATE, RATE_STEPS = 0.02, 1000
-START_SCALES = (0.1, 0.01, 0.001, 1e-4, 1e-6)
 FINAL_DRAWS = 256
-LAST_ERRORS = 2.0
 MIN_FINAL_DRAWS = 16
 FINAL_WORK = 2**32  # elements read by the final ELBO, which bounds its draws
 
@@ -77,8 +78,7 @@ def fit_plan(
 def fit_steps(
     density: Density,
     settings: Stochastic,
-    first: Gaussian,
-    warm: bool,
+    init: Any,
     key: Any,
     max_steps: int | None,
     bar: Bar,
@@ -87,13 +87,13 @@ def fit_steps(
 
     Raises
     ------
-    ValueError
-        If no scale around `first` has finite log densities.
+    TypeError, ValueError
+        If `init` is not as `initial` takes it, or nothing around it has finite log densities.
     """
-    guide, rng = settings.guide, host_rng(key)
-    if not warm:
-        first = _finite_scale(density, guide, first, rng)
-    state = settings.init(guide.from_gaussian(*first), device_key(key, 1), rng)
+    guide = dataclasses.replace(settings.guide, model=density.model)
+    rng = host_rng(key)
+    ends = RowEnds.of(density, guide, key) if guide.local else FlatEnds(density, guide, rng)
+    state = settings.init(ends.start(init), device_key(key, 1), rng)
     trace_: list[Progress] = []
     status = Status("interrupted", "interrupted before the first chunk of steps ended")
     try:
@@ -108,12 +108,11 @@ def fit_steps(
             )
     except KeyboardInterrupt:
         pass
-    params, elbo = _better(density, guide, state, rng)
+    moved = int(state.step) > 0 and any(settings.averaged)
+    average = jax.tree.map(np.asarray, settings.average(state)) if moved else None
+    params, elbo = ends.better(average, jax.tree.map(np.asarray, state.params))
     if status == "diverged":
-        status = Status(
-            "diverged",
-            f"{status.message}; {blame(density, guide, Gaussian(*guide.to_gaussian(params)), rng)}",
-        )
+        status = Status("diverged", f"{status.message}; {ends.blame(params)}")
     return Fit(
         guide=guide,
         params=params,
@@ -126,45 +125,54 @@ def fit_steps(
     )
 
 
-def _better(
-    density: Density, guide: Guide, state: State, rng: np.random.Generator
-) -> tuple[Any, Estimate]:
-    """Return the averaged parameters, or the last ones if common draws show them to be better.
+class FlatEnds(NamedTuple):
+    """Where a stochastic fit starts and what it ends with, by points of R^D on the host."""
 
-    The last are better while a fit still improves; at rest the average is, by less than shows.
-    """
-    num = int(np.clip(FINAL_WORK // density.log_joint.cost, MIN_FINAL_DRAWS, FINAL_DRAWS)) // 2 * 2
-    structure = structure_of(guide)
-    E = structure.spread(draws.antithetic(rng, num, structure.dim))
+    density: Density
+    guide: Guide
+    rng: np.random.Generator
 
-    def elbos(params: Any) -> Floats:
-        q = Gaussian(*guide.to_gaussian(params))
-        return structure.paired_elbos(density.value(q.points(E)), E, q)
+    def start(self, init: Any) -> Any:
+        """Return the parameters to start from, their scale small enough for finite values."""
+        first, warm = initial(self.guide.model, init)
+        if warm:
+            return self.guide.from_gaussian(*first)
+        E = structure_of(self.guide).fixed_draws(self.rng, MIN_FINAL_DRAWS)
+        for scale in START_SCALES:
+            q = Gaussian(first.loc, np.full(len(first.loc), scale))
+            if np.all(np.isfinite(self.density.value(q.points(E)))):
+                return self.guide.from_gaussian(*q)
+        raise not_finite_at_start(self.density, first.loc)
 
-    with np.errstate(all="ignore"):
-        last = jax.tree.map(np.asarray, state.params)
-        of_last = elbos(last)
-        if not int(state.step):
-            return last, Estimate.of(of_last)
-        average = jax.tree.map(np.asarray, tail_average(state.average))
-        of_average = elbos(average)
-        gain = Estimate.of(of_last - of_average)
-        if gain.value > LAST_ERRORS * gain.mcse or not np.all(np.isfinite(of_average)):
-            return last, Estimate.of(of_last)
-    return average, Estimate.of(of_average)
+    def better(self, average: Any, last: Any) -> tuple[Any, Estimate]:
+        """Return the averaged parameters, or the last if common draws show them to be better.
 
+        The last are better while a fit still improves; at rest the average is, by less than
+        shows. There is no average, None, where nothing was averaged.
+        """
+        density, guide = self.density, self.guide
+        num = int(np.clip(FINAL_WORK // density.log_joint.cost, MIN_FINAL_DRAWS, FINAL_DRAWS))
+        structure = structure_of(guide)
+        E = structure.spread(draws.antithetic(self.rng, num // 2 * 2, structure.dim))
 
-def _finite_scale(
-    density: Density, guide: Guide, first: Gaussian, rng: np.random.Generator
-) -> Gaussian:
-    """Return a start around the first mean, its scale small enough for finite values."""
-    structure = structure_of(guide)
-    E = structure.fixed_draws(rng, MIN_FINAL_DRAWS)
-    for scale in START_SCALES:
-        q = Gaussian(first.loc, np.full(len(first.loc), scale))
-        if np.all(np.isfinite(density.value(q.points(E)))):
-            return q
-    raise not_finite_at_start(density, first.loc)
+        def elbos(params: Any) -> Floats:
+            q = Gaussian(*guide.to_gaussian(params))
+            return structure.paired_elbos(density.value(q.points(E)), E, q)
+
+        with np.errstate(all="ignore"):
+            of_last = elbos(last)
+            if average is None:
+                return last, Estimate.of(of_last)
+            of_average = elbos(average)
+            gain = Estimate.of(of_last - of_average)
+            if gain.value > LAST_ERRORS * gain.mcse or not np.all(np.isfinite(of_average)):
+                return last, Estimate.of(of_last)
+        return average, Estimate.of(of_average)
+
+    def blame(self, params: Any) -> str:
+        """Return what makes the log density or its gradient non-finite, in words."""
+        q = Gaussian(*self.guide.to_gaussian(params))
+        return blame(self.density, self.guide, q, self.rng)
 
 
 @functools.lru_cache(maxsize=1)

@@ -18,13 +18,13 @@ def not_finite_at_start(density: Density, x: Floats) -> ValueError:
     model = density.model
     log_p = jax.jit(log_density(model, density.log_joint, frozenset()))
     point = x.astype(density.dtype)
-    terms = log_p(point, density.data)
+    terms = log_p(model.split(point), density.data)
     values = jax.jit(lambda v: model.unravel(v)[0])(point)
     where = ", ".join(
         f"{name} = {format_value(v)}" for name, v in ((n, values[n]) for n in model.latents)
     )
     parts = [f"the log density is not finite at the start: {float(terms.total()):.4g} at {where}."]
-    rows = np.flatnonzero(~np.isfinite(np.asarray(terms.rows)))
+    rows = np.flatnonzero(~np.isfinite(np.asarray(terms.per_row)))
     if len(rows):
         parts.append(f"Rows that are not finite: {format_value(rows)}.")
     nan = find_nan(density.data, density.spec)

@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 import optax
 
-from advi.data import check_batch, make_rows, prepare
+from advi.data import check_batch, count_rows, make_rows, prepare
 from advi.density import Density, default_float, precision
 from advi.drivers import default_optimizer, fit_plan, fit_steps
 from advi.errors import describe, unknown
 from advi.families import MeanField
-from advi.guide import make_guide
 from advi.initial import initial
 from advi.keys import key_words
+from advi.make_guide import asks_for_rows, make_guide
 from advi.model import Model
-from advi.objective import Elbo
+from advi.objective import Elbo, Objective
 from advi.progress import Bar
 from advi.result import Fit
+from advi.stages.averaging import averaged_blocks
 from advi.stages.stochastic import Stochastic
 from advi.status import Progress
 from advi.tracing import require_all_used, trace
@@ -48,9 +49,10 @@ def fit(
     data: Any = None,
     *,
     family: Any = "auto",
-    objective: Elbo | None = None,
+    objective: Objective | None = None,
     optimizer: optax.GradientTransformation | None = None,
     batch_size: int | None = None,
+    num_rows: int | None = None,
     max_steps: int | None = None,
     restarts: int = 1,
     key: Any = 0,
@@ -74,18 +76,24 @@ def fit(
     family
         "auto" (full rank up to dimension 1024, low rank up to 2896, else mean field; mean field
         on the stochastic path), "mean_field", "low_rank", "full_rank", a family, or a dict from
-        latent names, or tuples of names to couple, to these.
+        latent names, or tuples of names to couple, to these. Of local latents, on the stochastic
+        path, every row has its own: `PerRow`, where nothing else is said, or `Amortised`, which
+        lead there by themselves.
     objective
-        `Elbo`, on the stochastic path.
+        `Elbo` or `Iwae`, on the stochastic path.
     optimizer
         An Optax optimiser, used instead of the plan; it is passed value, grad and value_fn.
     batch_size
         Rows per step, for a log-joint that returns `Terms`. Steps are Adam's, at a rate that
         falls, unless an `optimizer` is given.
+    num_rows
+        Rows in the data that local latents have values for. By default the leading axis of all
+        data leaves, where they agree.
     max_steps
         Evaluations of the plan at most (default: no limit but the stages' own), or exactly how
-        many steps the optimiser takes. By default it goes on until its averages have settled, or
-        for 100,000 steps.
+        many steps the optimiser takes, after which encoders, and latents estimated as a point,
+        are where the last step left them. By default it goes on until its averages have settled,
+        or for 100,000 steps.
     restarts
         Starts that the plan carries to the end, of which the best ELBO is kept. Seventeen climbs
         are made in any case; those that end on one optimum count as one start.
@@ -136,39 +144,56 @@ def fit(
     for name, number in (("max_steps", max_steps), ("restarts", restarts)):
         _check_count(name, number)
     key_words(key)
-    stochastic = optimizer is not None or batch_size is not None
-    guide = make_guide(model, family, auto=MeanField() if stochastic else None)
+    # tables and encoders are moved by an optimiser, on all rows if there are no batches
+    by_row = bool(model.local) and asks_for_rows(family)
+    stochastic = optimizer is not None or batch_size is not None or by_row
     if objective is not None and not stochastic:
         raise ValueError(
             "objective: the automatic plan chooses its own draws and estimator; give an "
             "`optimizer` or a `batch_size` with it, or leave it out."
         )
+    auto = MeanField() if stochastic else None
     float_dtype = default_float(x64)
     with precision(float_dtype), Bar(progress, callback) as bar:
         data, spec = prepare(data, float_dtype)
-        log_joint = trace(model, spec)
-        require_all_used(model, log_joint)
-        rows = None if batch_size is None else make_rows(batch_size, log_joint.num_rows, spec)
-        if rows is not None:
-            check_batch(rows, trace(model, rows.batch_spec(spec)).num_rows)
-        density = Density(model, data, spec, guide.estimated)
-        first, warm = initial(model, init)
+        whole = model
+        if model.local:
+            whole = model.with_rows(count_rows(spec, num_rows, model.local))
+        guide = make_guide(model if stochastic else whole, family, auto=auto)
+        log_joint = trace(whole, spec)
+        require_all_used(whole, log_joint)
+        density = Density(whole, data, spec, guide.estimated)
         if not stochastic:
+            first, warm = initial(whole, init)
             result = fit_plan(density, guide, first, warm, restarts, key, max_steps, bar)
             return _diagnosed(result) if diagnose else result
+        rows = None
+        if batch_size is not None or guide.local:
+            size = whole.num_rows if batch_size is None else batch_size
+            rows = make_rows(size, log_joint.num_rows, spec)
+            guide = guide.with_rows(rows.batch_size)
+            spec = rows.batch_spec(spec)
+            log_joint = trace(guide.model, spec)
+            check_batch(rows, log_joint.num_rows)
+            guide.check_encoders(spec, rows.per_row)
+        objective = objective or Elbo()
+        objective.check(guide, log_joint)
         settings = Stochastic(
             guide,
-            spec if rows is None else rows.batch_spec(spec),
-            objective or Elbo(),
+            spec,
+            objective,
             optimizer or default_optimizer(),
             rows,
+            averaged_blocks(guide, settle=max_steps is None),
         )
-        result = fit_steps(density, settings, first, warm, key, max_steps, bar)
+        result = fit_steps(density, settings, init, key, max_steps, bar)
         return _diagnosed(result) if diagnose else result
 
 
 def _diagnosed(result: Fit) -> Fit:
     """Return a fit with its verdict; a check that is interrupted costs only the verdict."""
+    if result.guide.local:
+        return result  # importance weights of all rows together tell nothing
     if not result.structure.dim:
         return result  # an estimate has no posterior to compare with
     if result.density.log_joint.cost > CHECK_WORK // CHECK_DENSITIES:
@@ -180,8 +205,10 @@ def _diagnosed(result: Fit) -> Fit:
 
 
 def _check_arguments(objective: Any, optimizer: Any, x64: Any, callback: Any) -> None:
-    if objective is not None and not isinstance(objective, Elbo):
-        raise TypeError(f"objective: got {describe(objective)}; expected advi.Elbo(...).")
+    if objective is not None and not isinstance(objective, Objective):
+        raise TypeError(
+            f"objective: got {describe(objective)}; expected advi.Elbo(...) or advi.Iwae(...)."
+        )
     if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(
             f"optimizer: got {describe(optimizer)}; expected an Optax optimiser such as "

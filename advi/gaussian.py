@@ -133,13 +133,13 @@ def structure_of(guide: Guide) -> Structure:
     size = guide.model.size
     noisy, block = np.ones(size, bool), np.arange(size)
     directions = [np.zeros((size, 0), bool)]
-    low_rank = any(isinstance(member.family, LowRank) for member in guide.blocks)
+    low_rank = any(isinstance(member.base, LowRank) for member in guide.blocks)
     for member, index in zip(guide.blocks, guide.indices, strict=True):
         dim = len(index)
-        noisy[index] = member.family.noise_dim(dim) > 0
-        probe = member.family.from_gaussian(np.zeros(dim), np.ones(dim))
-        scale = member.family.to_gaussian(probe)[1]
-        rank = member.family.rank if isinstance(member.family, LowRank) else dim
+        noisy[index] = member.base.noise_dim(dim) > 0
+        probe = member.base.from_gaussian(np.zeros(dim), np.ones(dim))
+        scale = member.base.to_gaussian(probe)[1]
+        rank = member.base.rank if isinstance(member.base, LowRank) else dim
         if isinstance(scale, LowRankScale) or (scale.ndim == 2 and low_rank):
             involved = np.zeros((size, min(rank, dim)), bool)
             involved[index] = True

@@ -1,7 +1,8 @@
 """Which family covers which latents: the variational distribution of a whole model."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,32 +12,59 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi.errors import describe, unknown
-from advi.families import Family, FullRank, LowRank, MeanField, Point
-from advi.model import Model
-from advi.scales import LowRankScale, Scale, marginal, scale_tril
+from advi.data import DataSpec
+from advi.families import (
+    Amortised,
+    Family,
+    FullRank,
+    LowRank,
+    MeanField,
+    PerRow,
+    Point,
+    RowFamily,
+)
+from advi.model import Model, Terms
+from advi.scales import LowRankScale, Scale, marginal, marginal_sds, scale_tril
 
 NAMED = {"mean_field": MeanField(), "full_rank": FullRank(), "low_rank": LowRank()}
-
-# "auto" takes the richest Gaussian whose fixed draws are affordable: 4 D of them determine a full
-# scale, 32 MB of them at this dimension, and 2 D a low-rank one, 128 MB at this one.
-AUTO_FULL_RANK_DIM, AUTO_LOW_RANK_DIM = 1024, 2896
-
-# The plan holds 4 D draws with their gradients and a few D x D matrices, in double precision.
-FULL_RANK_BYTES, MAX_FULL_RANK_BYTES = 128, 2**33
 
 
 @dataclass(frozen=True)
 class Block:
-    """Latents covered by one family, in the model's order."""
+    """Latents covered by one family, in the model's order.
+
+    Attributes
+    ----------
+    names
+        The latents.
+    family
+        Family of all their coordinates; of local latents a `PerRow` or `Amortised`.
+    """
 
     names: tuple[str, ...]
-    family: Family
+    family: Family | RowFamily
+
+    @property
+    def local(self) -> bool:
+        """Whether every data row has parameters of its own."""
+        return isinstance(self.family, RowFamily)
+
+    @property
+    def base(self) -> Family:
+        """Family of one vector: of all coordinates, or of a local block of one row's."""
+        return self.family.base if isinstance(self.family, RowFamily) else self.family
+
+    def over_rows(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of one vector's parameters for all rows of a local block."""
+        return jax.vmap(function) if self.local else function
 
 
 @dataclass(frozen=True)
 class Guide:
     """Variational distribution q of all latents: independent blocks, one family each.
+
+    Draws and densities are of the latents' real values, a dict by name. They stay apart, each in
+    an array of its own, so that a network's weights are never copied into one long vector.
 
     Attributes
     ----------
@@ -64,22 +92,57 @@ class Guide:
     @cached_property
     def estimated(self) -> frozenset[str]:
         """Latents that are estimated as a point."""
-        return frozenset(
-            name for b in self.blocks if isinstance(b.family, Point) for name in b.names
-        )
+        return frozenset(name for b in self.blocks if isinstance(b.base, Point) for name in b.names)
+
+    @cached_property
+    def local(self) -> frozenset[str]:
+        """Latents of which every data row has parameters of its own."""
+        return frozenset(name for b in self.blocks if b.local for name in b.names)
 
     @property
     def description(self) -> str:
         """The family in words, as printed with a fit."""
-        if len(self.blocks) == 1:
-            return _family_name(self.blocks[0].family)
-        return ", ".join(f"{_family_name(b.family)}({', '.join(b.names)})" for b in self.blocks)
+        parts = [(family_name(b.family), b.names) for b in self.blocks if b.family != Point()]
+        estimated = tuple(n for b in self.blocks if b.family == Point() for n in b.names)
+        if estimated:
+            parts.append(("point", self.abridged(estimated)))
+        if len(parts) == 1:
+            return parts[0][0]
+        return ", ".join(f"{family}({', '.join(names)})" for family, names in parts)
+
+    def abridged(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return names of latents, a whole tree of them by its own name."""
+        tops = [name.split(".")[0] for name in names]
+        whole = {top for top in tops if set(self.model.resolve(top)) <= set(names)}
+        pairs = zip(names, tops, strict=True)
+        return tuple(dict.fromkeys(top if top in whole else name for name, top in pairs))
+
+    def with_rows(self, num: int) -> "Guide":
+        """Return the guide for data of `num` rows."""
+        return replace(self, model=self.model.with_rows(num))
+
+    def tabled(self) -> "Guide":
+        """Return the guide whose encoders are replaced by tables of what they compute."""
+        tables = (Block(b.names, PerRow(b.base)) if b.local else b for b in self.blocks)
+        return replace(self, blocks=tuple(tables))
+
+    def part(self, chosen: Sequence[bool]) -> "Guide":
+        """Return the guide of some of the blocks alone."""
+        blocks = (b for b, c in zip(self.blocks, chosen, strict=True) if c)
+        return replace(self, blocks=tuple(blocks))
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that local latents have a value for: one where there are no rows."""
+        return self.model.num_rows or 1
 
     @cached_property
     def noise_dims(self) -> tuple[int, ...]:
         """Standard normals that one draw of every block needs."""
+        rows = [self.num_rows if b.local else 1 for b in self.blocks]
         return tuple(
-            b.family.noise_dim(len(i)) for b, i in zip(self.blocks, self.indices, strict=True)
+            n * b.base.noise_dim(len(i) // n)
+            for b, i, n in zip(self.blocks, self.indices, rows, strict=True)
         )
 
     @property
@@ -89,10 +152,17 @@ class Guide:
 
     def from_gaussian(self, loc: NDArray, scale: Scale) -> tuple[Any, ...]:
         """Return every block's parameters for a mean (D,) and a scale."""
-        return tuple(
-            b.family.from_gaussian(loc[i], marginal(scale, i))
-            for b, i in zip(self.blocks, self.indices, strict=True)
-        )
+        made = []
+        for block, i in zip(self.blocks, self.indices, strict=True):
+            if isinstance(block.family, RowFamily):
+                # (2, N, d): means and sds, latents side by side
+                both = np.stack([loc, marginal_sds(scale)])
+                spans = [slice(*self.model.spans[name]) for name in block.names]
+                rows = np.concatenate([both[:, s].reshape(2, self.num_rows, -1) for s in spans], 2)
+                made.append(block.family.initial(rows[0], rows[1, 0]))
+            else:
+                made.append(block.family.from_gaussian(loc[i], marginal(scale, i)))
+        return tuple(made)
 
     def params_of(self, gaussian: tuple[NDArray, Scale], dtype: Any) -> tuple[Any, ...]:
         """Return the parameters for a mean and a scale, host arrays of a float type."""
@@ -100,7 +170,7 @@ class Guide:
 
     def to_gaussian(self, params: tuple[Any, ...]) -> tuple[NDArray, Scale]:
         """Return the mean (D,) and the scale of all latents, of the simplest kind that holds it."""
-        parts = [b.family.to_gaussian(p) for b, p in zip(self.blocks, params, strict=True)]
+        parts = [b.base.to_gaussian(p) for b, p in zip(self.blocks, params, strict=True)]
         loc = np.zeros(self.model.size)
         for i, (block_loc, _) in zip(self.indices, parts, strict=True):
             loc[i] = block_loc
@@ -127,130 +197,105 @@ class Guide:
             dense[np.ix_(i, i)] = scale_tril(scale)
         return dense
 
-    def draw(self, params: tuple[Any, ...], eps: Array) -> Array:
-        """Return the draw (D,) that standard normal noise (noise_dim,) stands for."""
-        splits = np.cumsum(self.noise_dims)[:-1]
-        noise = jnp.split(eps, splits)
-        return self._join(
-            [b.family.draw(p, e) for b, p, e in zip(self.blocks, params, noise, strict=True)]
+    def marginals(self, params: tuple[Any, ...]) -> dict[str, tuple[NDArray, NDArray]]:
+        """Return means and sds of the real coordinates of every shared latent, by name."""
+        found = {}
+        for block, p in zip(self.blocks, params, strict=True):
+            if not block.local:
+                loc, scale = block.base.to_gaussian(p)
+                sd = marginal_sds(scale)
+                stops = np.cumsum([self.model.latents[name].size for name in block.names])[:-1]
+                pairs = zip(np.split(loc, stops), np.split(sd, stops), strict=True)
+                found |= dict(zip(block.names, pairs, strict=True))
+        return found
+
+    def at_rows(self, params: tuple[Any, ...], batch: Any, per_row: Sequence[bool]) -> Any:
+        """Return the parameters at a batch of data, an encoder's replaced by what it computes.
+
+        Parameters
+        ----------
+        params
+            Of every block; a table's for the rows of the batch.
+        batch
+            Pytree of data.
+        per_row
+            For every data leaf whether its leading axis runs over rows.
+        """
+        axes = jax.tree.unflatten(jax.tree.structure(batch), [0 if r else None for r in per_row])
+        return tuple(
+            b.family.at_rows(p, batch, axes) if isinstance(b.family, RowFamily) else p
+            for b, p in zip(self.blocks, params, strict=True)
         )
 
-    def entropy(self, params: tuple[Any, ...]) -> Array:
-        """Return the entropy of q on R^D in nats."""
-        return sum(
-            (b.family.entropy(p) for b, p in zip(self.blocks, params, strict=True)),
-            start=jnp.zeros(()),
+    def check_encoders(self, spec: DataSpec, per_row: Sequence[bool]) -> None:
+        """Raise ValueError unless every encoder returns its base family's parameters.
+
+        Parameters
+        ----------
+        spec
+            Of a batch of data.
+        per_row
+            As for `at_rows`.
+        """
+        shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves]
+        batch = jax.tree.unflatten(spec.treedef, shapes)
+        axes = jax.tree.unflatten(spec.treedef, [0 if row else None for row in per_row])
+        for block, index in zip(self.blocks, self.indices, strict=True):
+            if isinstance(block.family, Amortised):
+                dim = len(index) // self.num_rows
+                block.family.check(dim, batch, axes, spec.float_dtype)
+
+    def draw(self, params: tuple[Any, ...], eps: Array) -> dict[str, Array]:
+        """Return the draw that standard normal noise (noise_dim,) stands for, by latent."""
+        noise = jnp.split(eps, np.cumsum(self.noise_dims)[:-1])
+        real: dict[str, Array] = {}
+        for b, p, e in zip(self.blocks, params, noise, strict=True):
+            if b.local:
+                e = e.reshape(self.num_rows, e.size // self.num_rows)
+            real |= self._apart(b, b.over_rows(b.base.draw)(p, e))
+        return {name: real[name] for name in self.model.latents if name in real}
+
+    def entropy(self, params: tuple[Any, ...]) -> Terms:
+        """Return the entropy of q on R^D in nats, that of local latents by row."""
+        return self._terms(
+            b.over_rows(b.base.entropy)(p) for b, p in zip(self.blocks, params, strict=True)
         )
 
-    def log_prob(self, params: tuple[Any, ...], x: Array) -> Array:
-        """Return log q(x) in nats of one point x (D,) on the unconstrained scale."""
-        return sum(
-            (
-                b.family.log_prob(p, x[i])
-                for b, p, i in zip(self.blocks, params, self.indices, strict=True)
-            ),
-            start=jnp.zeros(()),
+    def log_prob(self, params: tuple[Any, ...], real: Mapping[str, Array]) -> Terms:
+        """Return log q in nats of real values by latent, that of local latents by row."""
+        return self._terms(
+            b.over_rows(b.base.log_prob)(p, self._vector(b, real))
+            for b, p in zip(self.blocks, params, strict=True)
         )
 
-    def _join(self, parts: list[Array]) -> Array:
-        joined = jnp.concatenate(parts)
-        order = np.concatenate(self.indices)
-        if np.all(np.diff(order) == 1):
-            return joined
-        return joined[np.argsort(order)]
+    def _terms(self, values: Iterable[Array]) -> Terms:
+        shared, rows = jnp.zeros(()), jnp.zeros((self.num_rows,))
+        for block, value in zip(self.blocks, values, strict=True):
+            shared, rows = (shared, rows + value) if block.local else (shared + value, rows)
+        return Terms(shared, rows)
+
+    def _apart(self, block: Block, vector: Array) -> dict[str, Array]:
+        """Return a block's vector (d,), or vectors (N, d), by latent."""
+        shapes = [self.model.latents[name].unconstrained_shape for name in block.names]
+        rows = self.num_rows if block.local else 1
+        stops = np.cumsum([math.prod(shape) // rows for shape in shapes])
+        parts = jnp.split(vector, stops[:-1], axis=-1)
+        return {n: x.reshape(s) for n, x, s in zip(block.names, parts, shapes, strict=True)}
+
+    def _vector(self, block: Block, real: Mapping[str, Any]) -> Any:
+        """Return a block's vector (d,), or vectors (N, d), of values by latent."""
+        shape = (self.num_rows, -1) if block.local else (-1,)
+        if len(block.names) == 1:
+            return real[block.names[0]].reshape(shape)
+        return jnp.concatenate([real[name].reshape(shape) for name in block.names], axis=-1)
 
 
-def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guide:
-    """Return the guide that a `family` argument asks for.
-
-    Parameters
-    ----------
-    model
-        The model.
-    family
-        "auto", "mean_field", "full_rank", a family, or a dict from latent names to these. A tuple
-        of names couples these latents in one block; a name of a subtree covers all below it.
-        Latents that a dict leaves out form one block of the automatic family.
-    auto
-        What "auto" stands for; by default full rank up to dimension `AUTO_FULL_RANK_DIM`, low rank
-        up to `AUTO_LOW_RANK_DIM` and mean field beyond.
-
-    Raises
-    ------
-    TypeError
-        If something is not a family.
-    ValueError
-        If a name is unknown, or a latent is named twice.
-    """
-    if not isinstance(family, Mapping):
-        family = {tuple(model.latents): family}
-    blocks, owner = [], {}
-    for key, value in family.items():
-        wanted = key if isinstance(key, tuple) else (key,)
-        names = [name for part in wanted for name in model.resolve(str(part))]
-        if not names:
-            raise ValueError(f"family: got {key!r}, which names no latent; expected at least one.")
-        for name in names:
-            if name in owner:
-                raise ValueError(
-                    f"family: latent {name!r} is named twice, by {owner[name]!r} and {key!r}; "
-                    "expected each latent at most once."
-                )
-            owner[name] = key
-        blocks.append((names, value))
-    rest = [name for name in model.latents if name not in owner]
-    if rest:
-        blocks.append((rest, "auto"))
-    position = list(model.latents).index
-    made, choices = [], []
-    for names, value in blocks:
-        size = sum(model.latents[name].size for name in names)
-        if isinstance(value, str) and value == "auto":
-            chosen, why = (auto, "which an optimiser's steps move best") if auto else _richest(size)
-            choices.append(f"auto chose {_family_name(chosen)}, {why}")
-        else:
-            chosen = _family(value)
-        _check_memory(chosen, size)
-        made.append(Block(tuple(sorted(names, key=position)), chosen))
-    return Guide(model, tuple(made), tuple(choices))
-
-
-def _check_memory(family: Family, size: int) -> None:
-    """Raise ValueError if a full-rank block would take more memory than is sensible."""
-    needed = FULL_RANK_BYTES * size**2
-    if isinstance(family, FullRank) and needed > MAX_FULL_RANK_BYTES:
-        raise ValueError(
-            f"family: full rank over {size} coordinates would take about {needed / 2**30:.0f} GiB; "
-            f"expected at most {MAX_FULL_RANK_BYTES / 2**30:.0f} GiB. Use family='low_rank', or a "
-            "dict that couples fewer latents in each block."
-        )
-
-
-def _family(value: Any) -> Family:
-    if isinstance(value, str):
-        if value not in NAMED:
-            raise ValueError(unknown("family", value, ["auto", *NAMED]))
-        return NAMED[value]
-    if isinstance(value, type):
-        raise TypeError(f"family: got the class {value.__name__}; call it: {value.__name__}().")
-    if not isinstance(value, Family):
-        raise TypeError(
-            f"family: got {describe(value)}; expected 'auto', {', '.join(map(repr, NAMED))}, a "
-            "family such as advi.MeanField(), or a dict from latent names to these."
-        )
-    return value
-
-
-def _richest(size: int) -> tuple[Family, str]:
-    """Return the richest family for a number of coordinates, and the reason in words."""
-    if size <= AUTO_FULL_RANK_DIM:
-        return FullRank(), f"the richest family, for up to {AUTO_FULL_RANK_DIM} coordinates"
-    if size <= AUTO_LOW_RANK_DIM:
-        return LowRank(), f"as full_rank is for up to {AUTO_FULL_RANK_DIM} coordinates"
-    return MeanField(), f"as low_rank is for up to {AUTO_LOW_RANK_DIM} coordinates"
-
-
-def _family_name(family: Family) -> str:
+def family_name(family: Family | RowFamily) -> str:
+    """Return a family in words."""
+    if isinstance(family, PerRow):
+        return f"{family_name(family.base)} per row"
+    if isinstance(family, Amortised):
+        return f"amortised {family_name(family.base)}"
     if isinstance(family, LowRank):
         return f"low_rank({family.rank})"
     names = {repr(known): name for name, known in NAMED.items()}

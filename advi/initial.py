@@ -69,10 +69,15 @@ def initial(model: Model, init: Any) -> tuple[Gaussian, bool]:
 
 
 def _from_fit(model: Model, fit: Fit) -> Gaussian:
+    check_same_latents(model, fit)
+    return fit.gaussian.revived()
+
+
+def check_same_latents(model: Model, fit: Fit) -> None:
+    """Raise ValueError unless a fit has the latents of a model."""
     shapes = {name: latent.shape for name, latent in model.latents.items()}
     got = {name: latent.shape for name, latent in fit.model.latents.items()}
     if got != shapes:
         raise ValueError(
             f"init: got a fit of latents {got}; expected a fit of the same latents, {shapes}."
         )
-    return fit.gaussian.revived()

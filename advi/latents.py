@@ -1,7 +1,7 @@
 """Latents: what a model's unknowns are, where they live and how they reach the real line."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -27,7 +27,10 @@ class Latent:
         NumPyro constraint.
     shape
         Shape of the whole value, the support's own axes last: ``(5, 3)`` for five simplexes of
-        three components.
+        three components. For a local latent the shape of one row's value.
+    local
+        Whether every data row has a value of its own. The log-joint then gets an array of shape
+        ``(B, *shape)`` for data of B rows, and returns `Terms`.
     transform
         ``None`` for the registered transform, ``"exp"`` or ``"softplus"`` for a positive latent,
         or a transform.
@@ -37,7 +40,8 @@ class Latent:
     Raises
     ------
     TypeError
-        If `support` is not a constraint, is discrete, or has no transform.
+        If `support` is not a constraint, is discrete, or has no transform, or `local` is not a
+        bool.
     ValueError
         If `shape` lacks the support's own axes, or `init` does not have that shape.
 
@@ -49,6 +53,7 @@ class Latent:
 
     support: Constraint
     shape: tuple[int, ...] = ()
+    local: bool = field(default=False, kw_only=True)
     transform: Any = field(default=None, kw_only=True)
     init: ArrayLike | None = field(default=None, kw_only=True)
     bijection: Transform = field(init=False, repr=False)
@@ -60,6 +65,8 @@ class Latent:
                 "numpyro.distributions.constraints.positive. advi.positive() and its relatives "
                 "make the whole latent."
             )
+        if not isinstance(self.local, bool):
+            raise TypeError(f"local: got {describe(self.local)}; expected True or False.")
         bijection = transform_for(self.support, self.transform)
         shape = self.shape
         if not isinstance(shape, (tuple, list)) or not all(
@@ -95,8 +102,16 @@ class Latent:
         """Number of real coordinates."""
         return math.prod(self.unconstrained_shape)
 
+    def with_rows(self, num: int) -> "Latent":
+        """Return the latent of `num` rows: the same value for each, if it has one to start from."""
+        shape = (num, *self.shape)
+        init = None if self.init is None else np.broadcast_to(np.asarray(self.init), shape)
+        return replace(self, shape=shape, local=False, init=init)
 
-def real(*shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+
+def real(
+    *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
     """Real numbers.
 
     Examples
@@ -104,45 +119,62 @@ def real(*shape: int, transform: Any = None, init: ArrayLike | None = None) -> L
     >>> real(8).size
     8
     """
-    return Latent(constraints.real, shape, transform=transform, init=init)
+    return Latent(constraints.real, shape, local=local, transform=transform, init=init)
 
 
-def positive(*shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+def positive(
+    *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
     """Positive numbers, by ``exp``; ``transform="softplus"`` is the other choice."""
-    return Latent(constraints.positive, shape, transform=transform, init=init)
+    return Latent(constraints.positive, shape, local=local, transform=transform, init=init)
 
 
 def interval(
     low: Bound,
     high: Bound,
     *shape: int,
+    local: bool = False,
     transform: Any = None,
     init: ArrayLike | None = None,
 ) -> Latent:
     """Numbers between `low` and `high`."""
-    return Latent(constraints.interval(low, high), shape, transform=transform, init=init)
+    return Latent(
+        constraints.interval(low, high), shape, local=local, transform=transform, init=init
+    )
 
 
 def greater_than(
-    low: Bound, *shape: int, transform: Any = None, init: ArrayLike | None = None
+    low: Bound,
+    *shape: int,
+    local: bool = False,
+    transform: Any = None,
+    init: ArrayLike | None = None,
 ) -> Latent:
     """Numbers above `low`."""
-    return Latent(constraints.greater_than(low), shape, transform=transform, init=init)
+    return Latent(constraints.greater_than(low), shape, local=local, transform=transform, init=init)
 
 
 def less_than(
-    high: Bound, *shape: int, transform: Any = None, init: ArrayLike | None = None
+    high: Bound,
+    *shape: int,
+    local: bool = False,
+    transform: Any = None,
+    init: ArrayLike | None = None,
 ) -> Latent:
     """Numbers below `high`."""
-    return Latent(constraints.less_than(high), shape, transform=transform, init=init)
+    return Latent(constraints.less_than(high), shape, local=local, transform=transform, init=init)
 
 
-def unit_interval(*shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+def unit_interval(
+    *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
     """Numbers between 0 and 1."""
-    return Latent(constraints.unit_interval, shape, transform=transform, init=init)
+    return Latent(constraints.unit_interval, shape, local=local, transform=transform, init=init)
 
 
-def simplex(k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+def simplex(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
     """`k` positive numbers that sum to one; value of shape ``(*shape, k)``.
 
     Examples
@@ -151,60 +183,86 @@ def simplex(k: int, *shape: int, transform: Any = None, init: ArrayLike | None =
     >>> latent.shape, latent.size
     ((5, 3), 10)
     """
-    return Latent(constraints.simplex, (*shape, k), transform=transform, init=init)
+    return Latent(constraints.simplex, (*shape, k), local=local, transform=transform, init=init)
 
 
-def ordered(k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+def ordered(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
     """`k` increasing numbers; value of shape ``(*shape, k)``."""
-    return Latent(constraints.ordered_vector, (*shape, k), transform=transform, init=init)
+    return Latent(
+        constraints.ordered_vector, (*shape, k), local=local, transform=transform, init=init
+    )
 
 
 def positive_ordered(
-    k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
 ) -> Latent:
     """`k` increasing positive numbers; value of shape ``(*shape, k)``."""
-    return Latent(constraints.positive_ordered_vector, (*shape, k), transform=transform, init=init)
+    return Latent(
+        constraints.positive_ordered_vector,
+        (*shape, k),
+        local=local,
+        transform=transform,
+        init=init,
+    )
 
 
 def corr_cholesky(
-    k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
 ) -> Latent:
     """Lower Cholesky factor of a correlation matrix; value of shape ``(*shape, k, k)``."""
-    return Latent(constraints.corr_cholesky, (*shape, k, k), transform=transform, init=init)
+    return Latent(
+        constraints.corr_cholesky, (*shape, k, k), local=local, transform=transform, init=init
+    )
 
 
 def corr_matrix(
-    k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
 ) -> Latent:
     """Correlation matrix; value of shape ``(*shape, k, k)``."""
-    return Latent(constraints.corr_matrix, (*shape, k, k), transform=transform, init=init)
+    return Latent(
+        constraints.corr_matrix, (*shape, k, k), local=local, transform=transform, init=init
+    )
 
 
-def cov_matrix(k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+def cov_matrix(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
     """Positive definite matrix; value of shape ``(*shape, k, k)``."""
-    return Latent(constraints.positive_definite, (*shape, k, k), transform=transform, init=init)
+    return Latent(
+        constraints.positive_definite, (*shape, k, k), local=local, transform=transform, init=init
+    )
 
 
-def scale_tril(k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+def scale_tril(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
     """Lower triangular matrix with positive diagonal; value of shape ``(*shape, k, k)``."""
-    return Latent(constraints.lower_cholesky, (*shape, k, k), transform=transform, init=init)
+    return Latent(
+        constraints.lower_cholesky, (*shape, k, k), local=local, transform=transform, init=init
+    )
 
 
-def zero_sum(k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+def zero_sum(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
     """`k` numbers that sum to zero; value of shape ``(*shape, k)``."""
-    return Latent(constraints.zero_sum(1), (*shape, k), transform=transform, init=init)
+    return Latent(constraints.zero_sum(1), (*shape, k), local=local, transform=transform, init=init)
 
 
 def unit_vector(
-    k: int, *shape: int, transform: Any = None, init: ArrayLike | None = None
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
 ) -> Latent:
     """Point on the unit sphere in `k` dimensions; value of shape ``(*shape, k)``."""
-    return Latent(constraints.sphere, (*shape, k), transform=transform, init=init)
+    return Latent(constraints.sphere, (*shape, k), local=local, transform=transform, init=init)
 
 
-def circular(*shape: int, transform: Any = None, init: ArrayLike | None = None) -> Latent:
+def circular(
+    *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
     """Angles in [-pi, pi) that wrap around."""
-    return Latent(constraints.circular, shape, transform=transform, init=init)
+    return Latent(constraints.circular, shape, local=local, transform=transform, init=init)
 
 
 def tree(pytree: Any) -> Any:

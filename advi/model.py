@@ -26,7 +26,10 @@ class Terms(NamedTuple):
     shared
         Scalar, nats: priors and whatever belongs to no single row.
     rows
-        (B,), nats: one log-likelihood per data row.
+        (B,), nats: one log-likelihood per data row. What depends on a local latent belongs here.
+    prior
+        (B,), nats, optional: the log prior density of the local latents of every row, told apart
+        from `rows` so that `Elbo(beta=...)` can temper it. Without it `rows` holds both.
 
     Examples
     --------
@@ -36,10 +39,16 @@ class Terms(NamedTuple):
 
     shared: Any
     rows: Any
+    prior: Any = None
+
+    @property
+    def per_row(self) -> Any:
+        """(B,) nats: all that belongs to each row."""
+        return self.rows if self.prior is None else self.rows + self.prior
 
     def total(self, scale: float | Array = 1.0) -> Array:
-        """Return ``shared + scale * rows.sum()``; `scale` is N/B for a minibatch of B rows of N."""
-        return self.shared + scale * self.rows.sum()
+        """Return ``shared + scale * per_row.sum()``; `scale` is N/B for a batch of B rows of N."""
+        return self.shared + scale * self.per_row.sum()
 
 
 class Model:
@@ -53,6 +62,8 @@ class Model:
         contain the log-Jacobian of any transform: that is added here.
     latents
         Pytree (dict, nested dict, tuple) of `Latent`, or of NumPyro constraints for scalars.
+    num_rows
+        Rows of the data, of which each local latent has as many values. `fit` finds it.
 
     Attributes
     ----------
@@ -60,7 +71,9 @@ class Model:
         Name to `Latent`, in the order they were declared. A nested latent is named by its path,
         "scale.tau".
     size : int
-        Number of real coordinates D.
+        Number of real coordinates D; while `num_rows` is None those of one row.
+    local : frozenset of str
+        Names of the local latents.
 
     Raises
     ------
@@ -78,7 +91,9 @@ class Model:
     (['mu', 's.tau'], 2)
     """
 
-    def __init__(self, log_joint: Callable[[Any, Any], Any], latents: Any) -> None:
+    def __init__(
+        self, log_joint: Callable[[Any, Any], Any], latents: Any, num_rows: int | None = None
+    ) -> None:
         if not callable(log_joint):
             raise TypeError(
                 f"log_joint: got {describe(log_joint)}; expected a function log_joint(z, data). "
@@ -102,9 +117,16 @@ class Model:
                 raise ValueError(f"latents: two are named {name!r}; rename one of them.")
         declared = sorted(range(len(paths)), key=lambda i: _declared_position(latents, paths[i][0]))
         self.log_joint = log_joint
+        self.num_rows = num_rows
+        self._tree = latents
         self.latents = {
             _name(paths[i][0]): _as_latent(_name(paths[i][0]), paths[i][1]) for i in declared
         }
+        self.local = frozenset(name for name, v in self.latents.items() if v.local)
+        if num_rows is not None:
+            self.latents = {
+                name: v.with_rows(num_rows) if v.local else v for name, v in self.latents.items()
+            }
         # leaf i of the tree is entry self._order[i] of self.latents
         self._order = tuple(int(k) for k in np.argsort(declared))
         stops = tuple(itertools.accumulate(latent.size for latent in self.latents.values()))
@@ -114,7 +136,27 @@ class Model:
             _Identity(log_joint) if log_joint.__hash__ is None else log_joint,
             self._treedef,
             tuple((name, v.bijection, v.shape) for name, v in self.latents.items()),
+            self.local,
+            num_rows,
         )
+
+    def with_rows(self, num: int) -> "Model":
+        """Return the model for data of `num` rows: each local latent gets a leading axis.
+
+        Every density, draw and transform then is that of an ordinary model; only the log-Jacobian
+        of what was local belongs to the rows. Without local latents it is the model itself.
+
+        Examples
+        --------
+        >>> import advi
+        >>> model = Model(lambda z, y: Terms(0.0, rows=-(y - z["h"]) ** 2),
+        ...               {"h": advi.real(local=True)})
+        >>> model.with_rows(5).latents["h"].shape
+        (5,)
+        """
+        if not self.local or self.num_rows == num:
+            return self
+        return Model(self.log_joint, self._tree, num)
 
     def __eq__(self, other: object) -> bool:
         # compiled code is found again by equality: the same log_joint over the same latents
@@ -141,13 +183,14 @@ class Model:
     @cached_property
     def coordinates(self) -> dict[str, tuple[str, ...]]:
         """Names of the constrained coordinates of every latent, such as "eta[0]"."""
-        return {
-            name: tuple(
-                name + (f"[{','.join(map(str, index))}]" if index else "")
-                for index in np.ndindex(latent.shape)
-            )
-            for name, latent in self.latents.items()
-        }
+        return {name: self.coordinates_of(name) for name in self.latents}
+
+    def coordinates_of(self, name: str) -> tuple[str, ...]:
+        """Return the names of the constrained coordinates of one latent."""
+        return tuple(
+            name + (f"[{','.join(map(str, index))}]" if index else "")
+            for index in np.ndindex(self.latents[name].shape)
+        )
 
     def resolve(self, name: str) -> list[str]:
         """Return the latents a name stands for: itself, or all below it ("decoder").
@@ -190,14 +233,29 @@ class Model:
         values : dict
             Name to constrained value.
         log_dets : dict
-            Name to the log-Jacobian of that latent's transform, a scalar.
+            Name to the log-Jacobian of that latent's transform: a scalar, or of a local latent one
+            number per row.
+        """
+        return self.constrain(self.split(x))
+
+    def split(self, x: Any) -> dict[str, Any]:
+        """Return flat real coordinates (D,) by latent, each of its unconstrained shape."""
+        return {
+            name: x[slice(*self.spans[name])].reshape(latent.unconstrained_shape)
+            for name, latent in self.latents.items()
+        }
+
+    def constrain(self, real: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Map real values of some or all latents, by name, to constrained ones.
+
+        The log-Jacobian of a local latent is one number per row.
         """
         values, log_dets = {}, {}
-        for name, latent in self.latents.items():
-            start, stop = self.spans[name]
-            real_value = x[start:stop].reshape(latent.unconstrained_shape)
-            values[name], log_det = latent.bijection.forward(real_value)
-            log_dets[name] = log_det.sum()
+        for name, real_value in real.items():
+            values[name], log_det = self.latents[name].bijection.forward(real_value)
+            # a transform's own axes are summed already; what is left leads
+            batch = tuple(range(1 if name in self.local else 0, log_det.ndim))
+            log_dets[name] = log_det.sum(batch)
         return values, log_dets
 
     def ravel(self, values: Mapping[str, Array]) -> Array:

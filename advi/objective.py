@@ -1,5 +1,6 @@
-"""The evidence lower bound: a pure function of parameters, draws and data."""
+"""Objectives: lower bounds on the evidence, pure functions of parameters, draws and data."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -7,12 +8,16 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 from jax import Array
+from jax.scipy.special import logsumexp
 
+from advi import draws
 from advi.errors import describe, unknown
 from advi.guide import Guide
 from advi.model import Terms
+from advi.tracing import LogJoint
 
 Estimator = Literal["auto", "entropy", "stl"]
+LogDensity = Callable[[dict[str, Array]], Terms]  # of real values by latent
 
 
 @dataclass(frozen=True)
@@ -29,53 +34,79 @@ class Elbo:
         draw with its parameters held, whose gradient has no noise where q equals the posterior.
         "auto": "entropy", which is the safer one away from the optimum. The automatic plan, which
         is used when `fit` gets no optimiser, chooses by its stage and takes no objective.
+    beta
+        Factor of the Kullback-Leibler divergence of the local latents from their prior, or a
+        function of the step that returns it, such as an Optax schedule. The log-joint tells the
+        prior apart: ``Terms(shared, rows, prior=...)``. With 1, the default, this is the evidence
+        lower bound. `Fit.elbo_trace` is what was maximised; `Fit.elbo` always has a factor of 1.
 
     References
     ----------
     Kucukelbir et al. (2017), Automatic Differentiation Variational Inference, eq. 5.
     Roeder, Wu & Duvenaud (2017), Sticking the Landing, section 3.
+    Higgins et al. (2017), beta-VAE, eq. 4; Bowman et al. (2016), section 3.1, for a schedule.
 
     Examples
     --------
     >>> Elbo(draws=4)
-    Elbo(draws=4, estimator='auto')
+    Elbo(draws=4, estimator='auto', beta=1.0)
     """
 
     draws: int | None = None
     estimator: Estimator = "auto"
+    beta: float | Callable[[Array], Any] = 1.0
 
     def __post_init__(self) -> None:
-        if self.draws is not None and (
-            isinstance(self.draws, bool)
-            or not isinstance(self.draws, (int, np.integer))
-            or self.draws < 1
+        if self.draws is not None:
+            _check_draws("Elbo", self.draws)
+        if not callable(self.beta) and not (
+            isinstance(self.beta, (int, float, np.number)) and 0 <= self.beta < np.inf
         ):
-            raise ValueError(f"Elbo draws: got {describe(self.draws)}; expected an integer >= 1.")
+            raise ValueError(
+                f"beta: got {describe(self.beta)}; expected a number >= 0, or a function of the "
+                "step such as optax.linear_schedule(0.0, 1.0, 1000)."
+            )
         if self.estimator not in get_args(Estimator):
             raise ValueError(unknown("estimator", str(self.estimator), get_args(Estimator)))
 
+    def check(self, guide: Guide, log_joint: LogJoint) -> None:
+        """Raise ValueError if this objective is not defined for a guide and a log-joint."""
+        if self.beta != 1 and not (guide.local and log_joint.has_prior):
+            raise ValueError(
+                f"beta: got {describe(self.beta)}, which tempers the divergence of local latents "
+                "from their prior; expected a log-joint that tells their prior apart: "
+                "advi.Terms(shared, rows=log_likelihood, prior=log_prior), each of them (B,)."
+            )
+
+    def noise(self, key: Array, num: int, dim: int) -> Array:
+        """Return the noise (num, dim) of a step: antithetic."""
+        return draws.fresh(key, num, dim)
+
     def value(
         self,
-        log_p: Callable[[Array], Terms],
+        log_p: LogDensity,
         guide: Guide,
         params: Any,
         eps: Array,
         scale: float = 1.0,
+        step: Any = 0,
     ) -> Array:
         """Return the Monte Carlo ELBO, whose gradient is the reparameterisation gradient.
 
         Parameters
         ----------
         log_p
-            Point (D,) to the `Terms` of the log density on R^D.
+            Real values by latent to the `Terms` of the log density on R^D.
         guide
             The variational distribution.
         params
-            Its parameters.
+            Its parameters at the rows of the data.
         eps
             (M, noise_dim) standard normal draws.
         scale
             N/B, the factor of the rows.
+        step
+            () steps taken, for `beta`.
 
         Returns
         -------
@@ -84,11 +115,91 @@ class Elbo:
         """
         stl = self.estimator == "stl"
         held = jax.lax.stop_gradient(params)
+        beta = self.beta(step) if callable(self.beta) else self.beta
 
         def per_draw(e: Array) -> Array:
-            x = guide.draw(params, e)
-            value = log_p(x).total(scale)
-            return value - guide.log_prob(held, x) if stl else value
+            real = guide.draw(params, e)
+            p = log_p(real)
+            value = p.shared + scale * p.rows.sum()
+            if p.prior is not None:
+                value += scale * beta * p.prior.sum()
+            return value - guide.log_prob(held, real).total(scale * beta) if stl else value
 
         average = jax.vmap(per_draw)(eps).mean()
-        return average if stl else average + guide.entropy(params)
+        return average if stl else average + guide.entropy(params).total(scale * beta)
+
+
+@dataclass(frozen=True)
+class Iwae:
+    """Importance-weighted bound, sum_n E[log 1/K sum_k p(x_n, h_nk) / q(h_nk)], nats.
+
+    A tighter bound than the ELBO on the log evidence of models with local latents h_n, and the
+    same with one draw. Everything else has to be estimated as a `Point`: the weights of a row would
+    otherwise have to share draws with those of all other rows.
+
+    Parameters
+    ----------
+    draws
+        K, independent draws of each row's latents.
+
+    References
+    ----------
+    Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, eq. 8.
+
+    Examples
+    --------
+    >>> Iwae(50)
+    Iwae(draws=50)
+    """
+
+    draws: int
+
+    def __post_init__(self) -> None:
+        _check_draws("Iwae", self.draws)
+
+    def check(self, guide: Guide, log_joint: LogJoint) -> None:
+        """Raise ValueError if this objective is not defined for a guide and a log-joint."""
+        if not guide.local:
+            raise ValueError(
+                "Iwae weighs the draws of every row's own latents, but none is local; expected "
+                "one, such as advi.real(2, local=True). Use advi.Elbo()."
+            )
+        shared = [n for n in guide.model.latents if n not in guide.local | guide.estimated]
+        if shared:
+            raise ValueError(
+                f"Iwae: the latent {', '.join(map(repr, shared))} is shared by all rows and has a "
+                "distribution; expected all such latents as advi.Point(), since one row's weights "
+                "say nothing about them. Use advi.Elbo()."
+            )
+
+    def noise(self, key: Array, num: int, dim: int) -> Array:
+        """Return the noise (num, dim) of a step: independent draws."""
+        return jax.random.normal(key, (num, dim))
+
+    def value(
+        self,
+        log_p: LogDensity,
+        guide: Guide,
+        params: Any,
+        eps: Array,
+        scale: float = 1.0,
+        step: Any = 0,
+    ) -> Array:
+        """Return the Monte Carlo bound; the parameters are those of `Elbo.value`."""
+
+        def per_draw(e: Array) -> tuple[Array, Array]:
+            real = guide.draw(params, e)
+            p, q = log_p(real), guide.log_prob(params, real)
+            return p.shared, p.per_row - q.rows
+
+        shared, log_weights = jax.vmap(per_draw)(eps)
+        rows = logsumexp(log_weights, axis=0) - math.log(len(eps))
+        return shared.mean() + scale * rows.sum()
+
+
+Objective = Elbo | Iwae
+
+
+def _check_draws(name: str, draws: Any) -> None:
+    if isinstance(draws, bool) or not isinstance(draws, (int, np.integer)) or draws < 1:
+        raise ValueError(f"{name} draws: got {describe(draws)}; expected an integer >= 1.")

@@ -3,7 +3,7 @@
 import dataclasses
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -18,11 +18,15 @@ from advi.density import Density, default_float, precision
 from advi.diagnostics.verdict import Checked, Verdict, khat_words
 from advi.diagnostics.weighted import WeightedDraws
 from advi.errors import describe
+from advi.families import Amortised, PerRow
 from advi.gaussian import Gaussian, Structure, structure_of
 from advi.guide import Guide
-from advi.keys import host_rng
+from advi.keys import device_key, host_rng
 from advi.model import Model
 from advi.moments import DrawSet
+from advi.objective import Iwae
+from advi.row_data import RowData
+from advi.row_posterior import RowPosterior, RowValues
 from advi.stages.plan import Rival
 from advi.status import Estimate, Progress, Status
 from advi.table import Table
@@ -96,8 +100,24 @@ class Fit:
 
     @cached_property
     def gaussian(self) -> Gaussian:
-        """Mean and scale of q on R^D, host arrays."""
+        """Mean and scale of q on R^D, host arrays.
+
+        Raises
+        ------
+        ValueError
+            If every data row has parameters of its own, which are too many for one vector.
+        """
+        self._require_one_vector()
         return Gaussian(*self.guide.to_gaussian(self.params))
+
+    def _require_one_vector(self) -> None:
+        if self.guide.local:
+            raise ValueError(
+                f"{', '.join(map(repr, sorted(self.guide.local)))} is local, with parameters for "
+                "every data row, and this needs all coordinates in one vector. Known for such a "
+                "fit: sample, mean, sd, quantile, summary, elbo, log_marginal, and "
+                "advi.amortisation_gap."
+            )
 
     @cached_property
     def structure(self) -> Structure:
@@ -112,6 +132,13 @@ class Fit:
     @property
     def verdict(self) -> Verdict:
         """Whether means and sds can be trusted, why, and what to do next."""
+        if self.checked is None and self.guide.local:
+            return Verdict(
+                "not checked",
+                ("Importance weights of all rows' latents together would tell nothing.",),
+                "compare fit.log_marginal(data) with the ELBO, or see "
+                "advi.amortisation_gap(fit, data).",
+            )
         if self.checked is None:
             return Verdict("not checked", action="call fit.check().")
         return self.checked.verdict
@@ -126,7 +153,7 @@ class Fit:
         """The figures behind the verdict, by name."""
         return trust.diagnostics(self)
 
-    def sample(self, n: int, key: Any = 0, *, corrected: bool = False) -> Any:
+    def sample(self, n: int, key: Any = 0, data: Any = None, *, corrected: bool = False) -> Any:
         """Draw from the approximation.
 
         Parameters
@@ -135,19 +162,24 @@ class Fit:
             Number of draws.
         key
             Integer or JAX key; the same key gives the same draws.
+        data
+            New rows whose local latents an encoder computes, a tree like the data of the fit with
+            any number of rows; by default the rows that were fitted. Leaves that the encoder does
+            not read may be left out.
         corrected
             Draw from `corrected()` instead.
 
         Returns
         -------
         pytree
-            The tree of the latents, every leaf (n, *shape), on the constrained scale: JAX arrays,
-            or NumPy arrays for a float64 fit where JAX has 64 bits switched off.
+            The tree of the latents, every leaf (n, *shape), of a local latent (n, rows, *shape),
+            on the constrained scale: JAX arrays, or NumPy arrays for a float64 fit where JAX has
+            64 bits switched off.
 
         Raises
         ------
         ValueError
-            If `n` is not a positive integer.
+            If `n` is not a positive integer, or `data` is given where no encoder reads it.
 
         Examples
         --------
@@ -161,6 +193,8 @@ class Fit:
         if corrected:
             return self.corrected().sample(n, key)
         rng = host_rng(key, SAMPLE_STREAM)
+        if self.guide.local or data is not None:
+            return self._device_tree(self.rows(data).sample(n, rng))
         if self.corrected_draws is not None:
             X = self.corrected_draws.resample(n, rng)
         else:
@@ -169,11 +203,11 @@ class Fit:
 
     def mean(self) -> Any:
         """Return posterior means, a tree of arrays shaped like the latents."""
-        return self._device_tree(self.moment_draws.mean())
+        return self._device_tree(self._moments(DrawSet.mean))
 
     def sd(self) -> Any:
         """Return posterior standard deviations, a tree of arrays shaped like the latents."""
-        return self._device_tree(self.moment_draws.sd())
+        return self._device_tree(self._moments(DrawSet.sd))
 
     def quantile(self, q: float | Sequence[float]) -> Any:
         """Return posterior quantiles.
@@ -190,7 +224,10 @@ class Fit:
         """
         if not np.all((np.asarray(q) >= 0) & (np.asarray(q) <= 1)):
             raise ValueError(f"q: got {q}; expected probabilities between 0 and 1.")
-        return self._device_tree(self.moment_draws.quantile(q))
+        return self._device_tree(self._moments(lambda draws: draws.quantile(q)))
+
+    def _moments(self, reduce: Callable[[DrawSet], dict[str, Any]]) -> dict[str, Any]:
+        return self.rows().moments(reduce) if self.guide.local else reduce(self.moment_draws)
 
     def cov(self, names: Sequence[str] | str | None = None) -> NDArray[np.float64]:
         """Return the covariance of the scalar coordinates of some latents.
@@ -236,8 +273,9 @@ class Fit:
         ------
         ValueError
             If the tree or a shape does not fit, or a latent's transform has no inverse (unit
-            vectors and circular latents).
+            vectors and circular latents), or every data row has parameters of its own.
         """
+        self._require_one_vector()
         many_to_one = [n for n, v in self.model.latents.items() if not v.bijection.bijective]
         if many_to_one:
             raise ValueError(
@@ -260,9 +298,82 @@ class Fit:
     def summary(self) -> Table:
         """Return mean, sd and 5 %, 50 % and 95 % quantiles of every scalar coordinate.
 
-        There is no r_hat and no effective sample size: the draws are independent.
+        There is no r_hat and no effective sample size: the draws are independent. Where every
+        data row has latents of its own only those that all rows share, and that are inferred, are
+        in the table.
         """
+        if self.guide.local:
+            shared = self.rows().shared()
+            names = {name: self.model.coordinates_of(name) for name in shared.values}
+            return shared.summary(names) if names else Table((), {})
         return self.moment_draws.summary(self.model.coordinates)
+
+    def log_marginal(self, data: Any = None, draws: int = 5000, key: Any = 0) -> RowValues:
+        """Estimate each row's log p(x), its local latents integrated out, by importance draws.
+
+        Parameters
+        ----------
+        data
+            New rows, as for `sample`, or the rows that were fitted. `Terms.shared` is left out.
+        draws
+            Draws from q of each row's latents. Fewer give a lower estimate on average: with one
+            it is the row's ELBO.
+        key
+            Integer or JAX key.
+
+        Returns
+        -------
+        RowValues
+            ``rows`` (n,), nats, and ``mean``, over rows, with its standard error as an estimate
+            for all rows like these.
+
+        Raises
+        ------
+        ValueError
+            If no latent is local, a shared latent is inferred instead of estimated as a `Point`,
+            or `draws` is not a positive integer.
+
+        References
+        ----------
+        Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, section 5.
+        """
+        rows = self.rows(data)
+        Iwae(draws).check(self.guide, self.density.log_joint)
+        return rows.log_marginal(draws, device_key(key, SAMPLE_STREAM))
+
+    def rows(self, data: Any = None) -> RowPosterior:
+        """Return the variational distribution at the rows of some data, or at those fitted.
+
+        Raises
+        ------
+        ValueError
+            If no latent is local, or new data is given where a table knows the fitted rows only.
+        """
+        if not self.guide.local:
+            raise ValueError(
+                "data: no latent has parameters by data row, so that draws do not depend on data; "
+                "expected a fit with an advi.Amortised or advi.PerRow family."
+            )
+        if data is None:
+            return self._fitted_rows
+        tables = [b for b in self.guide.blocks if isinstance(b.family, PerRow)]
+        if tables:
+            raise ValueError(
+                f"data: {', '.join(map(repr, tables[0].names))} has a table of parameters, one for "
+                "each row that was fitted; expected data=None. For new rows fit with "
+                "advi.Amortised(encode, params), or fit the new rows."
+            )
+        with precision(self.float_dtype):
+            new = self._fitted_data.new(data)
+        return RowPosterior(self.guide, self.params, new)
+
+    @cached_property
+    def _fitted_data(self) -> RowData:
+        return RowData.of(self.density.data, self.density.spec, self.guide.num_rows)
+
+    @cached_property
+    def _fitted_rows(self) -> RowPosterior:
+        return RowPosterior(self.guide, self.params, self._fitted_data)
 
     def check(self) -> "Fit":
         """Return the fit with a verdict, however long the examination takes."""
@@ -345,10 +456,11 @@ class Fit:
             }
 
     def __repr__(self) -> str:
-        return f"{self._headline()}\n\n{self.summary()}"
+        return "\n\n".join(part for part in [self._headline(), *self._tables()] if part)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(self._headline())}</pre>{self.summary()._repr_html_()}"
+        text = "\n\n".join([self._headline(), *self._tables()[1:]])
+        return f"<pre>{html.escape(text)}</pre>{self.summary()._repr_html_()}"
 
     def _headline(self) -> str:
         kind = self.guide.description
@@ -364,6 +476,25 @@ class Fit:
         if self.checked is not None:
             lines[-1] += f", {khat_words(self.khat)}"
         return "\n".join([*lines, str(self.verdict)])
+
+    def _tables(self) -> list[str]:
+        """Return what is printed below the headline: the table, and lines for what is too much."""
+        if not self.guide.local:
+            return [str(self.summary())]
+        lines, rows, latents = [], self.guide.num_rows, self.model.latents
+        for block in self.guide.blocks:
+            kind = "amortised" if isinstance(block.family, Amortised) else "a table"
+            lines += [
+                f"{name}: {latents[name].size // rows} per row, {rows:,} rows, {kind}"
+                for name in block.names
+                if block.local
+            ]
+        estimated = [n for n in latents if n in self.guide.estimated - self.guide.local]
+        for name in self.guide.abridged(estimated):
+            size = sum(latents[part].size for part in self.model.resolve(name))
+            lines.append(f"{name}: {size:,} estimated")
+        table = self.summary()
+        return [str(table) if table.rows else "", "\n".join(lines)]
 
     def _device_tree(self, values: dict[str, Any]) -> Any:
         arrays: dict[str, Any] = {k: np.asarray(v, self.float_dtype) for k, v in values.items()}
@@ -383,7 +514,7 @@ def _log_prob_program(guide: Guide, batched: bool) -> Any:
     def one(params: Any, values: dict[str, Array]) -> Array:
         x = guide.model.ravel(values)
         log_dets = guide.model.unravel(x)[1]
-        jacobian = sum(v for name, v in log_dets.items() if name not in guide.estimated)
-        return guide.log_prob(params, x) - jacobian
+        jacobian = sum(v.sum() for name, v in log_dets.items() if name not in guide.estimated)
+        return guide.log_prob(params, guide.model.split(x)).total() - jacobian
 
     return jax.jit(jax.vmap(one, in_axes=(None, 0)) if batched else one)

@@ -16,6 +16,7 @@ import jax.extend.core as jex_core
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from advi.data import DataSpec, check_rows
 from advi.model import Model, Terms
@@ -41,6 +42,8 @@ class LogJoint:
         Names of the latents that the result depends on.
     num_rows
         Length of `Terms.rows`, or None where the log-joint returned a scalar.
+    has_prior
+        Whether the prior density of the local latents is told apart, in `Terms.prior`.
     cost
         Array elements read and written by one evaluation: a measure of its work.
     """
@@ -48,12 +51,12 @@ class LogJoint:
     flat: Callable[..., Sequence[Array]]
     used: frozenset[str]
     num_rows: int | None
+    has_prior: bool
     cost: int
 
     def __call__(self, values: dict[str, Array], data: Any) -> Terms:
         """Return the log-joint, without any log-Jacobian, as `Terms`."""
-        shared, rows = self.flat(*values.values(), *jax.tree.leaves(data))
-        return Terms(shared, rows)
+        return Terms(*self.flat(*values.values(), *jax.tree.leaves(data)))
 
 
 @lru_cache(maxsize=64)
@@ -107,9 +110,12 @@ def trace(model: Model, spec: DataSpec) -> LogJoint:
     num_rows = None if scalar[-1] else closed.out_avals[1].shape[0]
     if num_rows is not None:
         check_rows(num_rows, spec)
+    if model.local:
+        _check_local(model, closed.jaxpr, num_rows)
     live = _live_inputs(closed.jaxpr)
     used = frozenset(name for name, alive in zip(model.latents, live, strict=False) if alive)
-    return LogJoint(jex_core.jaxpr_as_fun(closed), used, num_rows, _cost(closed.jaxpr))
+    has_prior = len(closed.out_avals) > 2
+    return LogJoint(jex_core.jaxpr_as_fun(closed), used, num_rows, has_prior, _cost(closed.jaxpr))
 
 
 def require_all_used(model: Model, log_joint: LogJoint) -> None:
@@ -120,6 +126,35 @@ def require_all_used(model: Model, log_joint: LogJoint) -> None:
             f"log_joint never uses {', '.join(map(repr, unused))}: the posterior of an unused "
             "latent is improper. Give it a prior term, or remove it from the latents. "
             f"Latents used: {', '.join(sorted(log_joint.used)) or 'none'}."
+        )
+
+
+def _check_local(model: Model, jaxpr: Any, num_rows: int | None) -> None:
+    """Raise ValueError unless all that depends on local latents belongs to rows."""
+    names = ", ".join(map(repr, sorted(model.local)))
+    if num_rows is None:
+        raise ValueError(
+            f"log_joint returned a scalar, but latent {names} is local: one value per data row. "
+            "Return advi.Terms(shared, rows) with one number per row, the prior density of that "
+            "row's latents included."
+        )
+    if num_rows != model.num_rows:
+        raise ValueError(
+            f"Terms.rows has length {num_rows}; expected {model.num_rows}, the rows of the data "
+            f"and of the local latent {names}."
+        )
+    only_shared = [True, *(False for _ in jaxpr.outvars[1:])]
+    reaches = dce_jaxpr(jaxpr, only_shared)[1]
+    misplaced = [
+        name
+        for name, reached in zip(model.latents, reaches, strict=False)
+        if reached and name in model.local
+    ]
+    if misplaced:
+        raise ValueError(
+            f"Terms.shared depends on the local latent {', '.join(map(repr, misplaced))}; expected "
+            "it in Terms.rows (or Terms.prior), one number per row: shared terms are counted once, "
+            "rows for every row. Sum over every axis but the first."
         )
 
 
@@ -154,7 +189,15 @@ def _as_terms(out: Any) -> Terms:
                 f"Terms.rows has shape {rows.shape}; expected one axis, (B,), one "
                 "log-likelihood per data row. Sum over every other axis."
             )
-        return Terms(shared, rows)
+        if out.prior is None:
+            return Terms(shared, rows)
+        prior = _as_float(out.prior, "Terms.prior")
+        if prior.shape != rows.shape:
+            raise ValueError(
+                f"Terms.prior has shape {prior.shape}; expected that of Terms.rows, {rows.shape}: "
+                "the log prior density of each row's local latents."
+            )
+        return Terms(shared, rows, prior)
     value = _as_float(out, "log_joint returned")
     if value.shape != ():
         raise ValueError(

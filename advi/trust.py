@@ -31,8 +31,9 @@ from advi.diagnostics.verdict import (
 )
 from advi.families import FullRank, Point
 from advi.gaussian import Gaussian, structure_of
-from advi.guide import Block, Guide, make_guide
+from advi.guide import Block, Guide
 from advi.keys import host_rng
+from advi.make_guide import make_guide
 from advi.stages.path import MIN_DRAWS, even
 from advi.stages.plan import run_plan
 from advi.status import Estimate

@@ -23,8 +23,8 @@ from jax import Array
 
 import advi
 from advi.data import prepare
-from advi.guide import make_guide
 from advi.keys import device_key
+from advi.make_guide import make_guide
 from advi.stages.stochastic import CHUNK, Stochastic
 from benchmarks.common import medians, print_header, print_table, save, take_turns
 
@@ -52,7 +52,7 @@ def engine(data: Any, dim: int, draws: int, seed: int) -> Callable[[], object]:
     model = advi.Model(log_joint, {"w": advi.real(dim)})
     data, spec = prepare(data, "float32")
     guide = make_guide(model, "mean_field")
-    settings = Stochastic(guide, spec, advi.Elbo(draws=draws), optax.adam(1e-3), None)
+    settings = Stochastic(guide, spec, advi.Elbo(draws=draws), optax.adam(1e-3), None, (True,))
     params = guide.from_gaussian(np.zeros(dim), np.full(dim, 0.1))
     state = settings.init(params, device_key(seed, 0), np.random.default_rng(seed))
     return lambda: settings.chunk(state, data, CHUNK)  # returns host arrays: it has waited

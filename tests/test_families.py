@@ -14,7 +14,7 @@ from scipy.stats import multivariate_normal
 import advi
 from advi import draws
 from advi.families import Family
-from advi.guide import make_guide
+from advi.make_guide import make_guide
 from advi.scales import LowRankScale, marginal, marginal_sds, scale_tril
 
 LOC3 = np.array([0.5, -2.0, 3.0])
@@ -246,13 +246,15 @@ GUIDES = {"mean_field": np.array([0.7, 1.6]), "full_rank": np.array([[0.7, 0.0],
 CENTER = np.array([0.4, -0.3])
 
 
-def skewed(x):
+def skewed(z):
     """A log density that no Gaussian has."""
+    x = z["x"]
     value = -jnp.exp(0.7 * x[0]) - 0.1 * x[1] ** 4 + x[0] - jnp.sin(x[0] * x[1])
     return advi.Terms(value, jnp.zeros(0))
 
 
-def quadratic(x):
+def quadratic(z):
+    x = z["x"]
     precision = jnp.array([[2.0, 0.8], [0.8, 1.0]])
     return advi.Terms(-0.5 * x @ precision @ x + x[0], jnp.zeros(0))
 
@@ -315,8 +317,8 @@ def test_sticking_the_landing_has_no_noise_at_the_posterior(family):
     params = jax.tree.map(jnp.asarray, guide.from_gaussian(CENTER, GUIDES[family]))
     posterior = params
 
-    def log_p(x):
-        return advi.Terms(guide.log_prob(posterior, x) + 1.25, jnp.zeros(0))
+    def log_p(z):
+        return advi.Terms(guide.log_prob(posterior, z).total() + 1.25, jnp.zeros(0))
 
     @jax.jit
     def elbo(eps):
@@ -338,7 +340,7 @@ def test_the_elbo_scales_rows_only():
     def value(scale, estimator):
         return float(
             advi.Elbo(estimator=estimator).value(
-                lambda x: advi.Terms(-x[0], x[1] * jnp.ones(3)), guide, params, eps, scale
+                lambda z: advi.Terms(-z["x"][0], z["x"][1] * jnp.ones(3)), guide, params, eps, scale
             )
         )
 

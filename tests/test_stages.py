@@ -5,7 +5,7 @@ import pytest
 
 import advi
 from advi.gaussian import Gaussian, Structure, structure_of
-from advi.guide import make_guide
+from advi.make_guide import make_guide
 from advi.stages.lbfgs import Pair, minimise, two_loop
 from advi.stages.lockstep import lockstep
 from advi.stages.path import evaluate_held_out

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 import advi
-from advi.stages.stochastic import MAX_BAD_RUN, _averaged, tail_average
+from advi.stages.averaging import Average, tail_average, with_step
+from advi.stages.stochastic import MAX_BAD_RUN
 from tests import targets
 
 OPTIMISERS = {
@@ -64,9 +65,9 @@ def test_line_search_gets_fixed_draws():
 
 def test_average_covers_the_last_half_to_three_quarters():
     params = jnp.float32(0)
-    average = advi.stages.stochastic.Average(params, params, jnp.int32(0), jnp.int32(0))
+    average = Average(params, params, jnp.int32(0), jnp.int32(0))
     for step in range(1, 101):
-        average = _averaged(average, jnp.float32(step), jnp.int32(step))
+        average = with_step(average, jnp.float32(step), jnp.int32(step))
         last_power = 1 << ((step - 1).bit_length() - 1) if step > 1 else 0
         first = last_power // 2 + 1
         assert float(tail_average(average)) == pytest.approx(np.mean(np.arange(first, step + 1)))
@@ -204,7 +205,7 @@ def test_same_key_same_bits():
 def test_gradient_of_both_estimators_is_unbiased():
     """Against the closed-form gradient of the ELBO on a Gaussian, to 4 standard errors."""
     from advi.draws import fresh
-    from advi.guide import make_guide
+    from advi.make_guide import make_guide
     from advi.model import Terms
 
     precision = jnp.array([[2.0, 0.5], [0.5, 1.0]])
@@ -213,8 +214,8 @@ def test_gradient_of_both_estimators_is_unbiased():
     loc, scale = np.array([0.3, -0.2]), np.array([[0.7, 0.0], [0.2, 1.3]])
     params = jax.tree.map(jnp.asarray, guide.from_gaussian(loc, scale))
 
-    def log_p(x):
-        return Terms(-0.5 * x @ precision @ x, jnp.zeros(0))
+    def log_p(real):
+        return Terms(-0.5 * real["x"] @ precision @ real["x"], jnp.zeros(0))
 
     expected_loc = -np.asarray(precision) @ loc
     # d/dL of -tr(P L L')/2 + log det L; the diagonal is parametrised by its log

@@ -42,7 +42,7 @@ def test_the_trace_of_terms_knows_its_rows():
 
     _, data, traced_ = traced(log_joint, {"mu": advi.real()}, {"y": np.arange(4.0)})
     assert traced_.num_rows == 4
-    shared, rows = traced_({"mu": jnp.float32(2.0)}, data)
+    shared, rows, _ = traced_({"mu": jnp.float32(2.0)}, data)
     assert float(shared) == -4.0
     np.testing.assert_array_equal(rows, [-4.0, -1.0, 0.0, -1.0])
     assert traced(everything, LATENTS, {"y": np.ones(2)})[2].num_rows is None

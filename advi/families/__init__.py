@@ -5,5 +5,15 @@ from advi.families.full_rank import FullRank
 from advi.families.low_rank import LowRank
 from advi.families.mean_field import MeanField
 from advi.families.point import Point
+from advi.families.rows import Amortised, PerRow, RowFamily
 
-__all__ = ["Family", "FullRank", "LowRank", "MeanField", "Point"]
+__all__ = [
+    "Amortised",
+    "Family",
+    "FullRank",
+    "LowRank",
+    "MeanField",
+    "PerRow",
+    "Point",
+    "RowFamily",
+]

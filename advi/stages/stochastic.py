@@ -13,36 +13,19 @@ from jax import Array
 from advi import draws
 from advi.data import DataSpec, Rows
 from advi.density import log_density
+from advi.families import Family, PerRow
 from advi.gaussian import Gaussian
 from advi.guide import Guide
-from advi.objective import Elbo
+from advi.objective import Objective
+from advi.stages.averaging import Average, chosen, tail_average, with_step
 from advi.stages.stopping import distance, due, settled
+from advi.stages.tables import rows_of, tables_of, with_rows
 from advi.status import Progress, Status
 from advi.tracing import trace
 
-CHUNK = 128  # steps between two looks of the host; a power of two, as the checks are
+CHUNK = 128  # steps between two looks of the host, at least; a power of two, as the checks are
 MAX_BAD_RUN = 100  # non-finite steps in a row that end a fit
 LINE_SEARCH_DRAWS = 64
-
-
-class Average(NamedTuple):
-    """Averages of the parameters since the last power of two steps, and from the one before to it.
-
-    After 2^k steps they cover the steps (2^(k-2), 2^(k-1)] and (2^(k-1), 2^k].
-    """
-
-    older: Any
-    newer: Any
-    num_older: Array  # ()
-    num_newer: Array  # ()
-
-
-@jax.jit
-def tail_average(average: Average) -> Any:
-    """Return the average of the parameters over the last half to three quarters of the steps."""
-    older, newer, num_older, num_newer = average
-    total = jnp.maximum(num_older + num_newer, 1)
-    return jax.tree.map(lambda a, b: (num_older * a + num_newer * b) / total, older, newer)
 
 
 class State(NamedTuple):
@@ -63,9 +46,26 @@ class Stochastic(NamedTuple):
 
     guide: Guide
     spec: DataSpec  # of one batch
-    objective: Elbo
+    objective: Objective
     optimizer: optax.GradientTransformation
     rows: Rows | None
+    averaged: tuple[bool, ...]  # which blocks end with the average of their steps
+
+    @property
+    def sparse(self) -> bool:
+        """Whether a step sees only some rows of a table."""
+        tables = any(isinstance(b.family, PerRow) for b in self.guide.blocks)
+        return tables and self.rows is not None and self.rows.scale > 1
+
+    @property
+    def chunk_steps(self) -> int:
+        """Steps between two looks of the host, a power of two.
+
+        Every chunk begins with a copy of the state. Where that holds a table of all rows, a chunk
+        goes through most of them, so that a step costs the same however many there are.
+        """
+        epoch = self.rows.steps_per_epoch if self.sparse and self.rows is not None else 1
+        return max(CHUNK, 1 << (epoch.bit_length() - 1))
 
     @property
     def draws(self) -> int:
@@ -74,7 +74,7 @@ class Stochastic(NamedTuple):
             return self.objective.draws
         if self.line_search:
             return LINE_SEARCH_DRAWS
-        return 2 if self.rows is not None else 8
+        return 2 if self.rows is not None and self.rows.scale > 1 else 8
 
     @property
     def line_search(self) -> bool:
@@ -90,16 +90,33 @@ class Stochastic(NamedTuple):
         if self.line_search:
             # without noise (points only) there is nothing to draw
             fixed = draws.fixed(rng, self.draws + self.draws % 2, dim) if dim else np.zeros((1, 0))
-        return _init(self.optimizer)(params, key, jax.device_put(fixed.astype(dtype)))
+        program = _init(self.optimizer, self.averaged)
+        return program(params, key, jax.device_put(fixed.astype(dtype)))
 
-    def windows(self, state: State) -> tuple[Gaussian, Gaussian]:
-        """Return the averages over the two windows that end at this power of two."""
+    def drift(self, state: State) -> float:
+        """Return how far apart the averages over the last two windows are, as `distance` has it.
+
+        Blocks of local latents have too many parameters to compare: of these the ELBO tells.
+        """
         average = jax.tree.map(np.asarray, state.average)
-        older, newer = (self.guide.to_gaussian(p) for p in (average.older, average.newer))
-        return Gaussian(*older), Gaussian(*newer)
+        return max(
+            distance(Gaussian(*b.family.to_gaussian(older)), Gaussian(*b.family.to_gaussian(newer)))
+            if isinstance(b.family, Family)
+            else 0.0
+            for b, older, newer in zip(self.guide.blocks, average.older, average.newer, strict=True)
+        )
+
+    def average(self, state: State) -> Any:
+        """Return the parameters averaged over the last half to three quarters of the steps.
+
+        Those of blocks that are not `averaged` are the last ones.
+        """
+        average = tail_average(state.average)
+        parts = zip(self.averaged, average, state.params, strict=True)
+        return tuple(mean if averaged else last for averaged, mean, last in parts)
 
     def chunk(self, state: State, data: Any, num_steps: int) -> tuple[State, np.ndarray]:
-        """Take at most `CHUNK` steps; return the state and every step's ELBO in nats."""
+        """Take at most `chunk_steps` steps; return the state and every step's ELBO in nats."""
         new, elbos = _chunk(self)(state, data, num_steps)
         taken = int(new.step) - int(state.step)
         return new, np.asarray(elbos)[:taken]
@@ -118,7 +135,7 @@ def run_steps(
     apart: float | None = None  # distance of the windows at the check before
     while True:
         left = max_steps - int(state.step)
-        state, elbos = settings.chunk(state, data, min(CHUNK, left))
+        state, elbos = settings.chunk(state, data, min(settings.chunk_steps, left))
         course.append(elbos)
         step, skipped = int(state.step), int(state.skipped)
         note = f"; {skipped} non-finite steps were skipped" if skipped else ""
@@ -135,7 +152,7 @@ def run_steps(
         elif callback is not None and callback(progress):
             status = Status("interrupted", f"the callback asked to stop at step {step}{note}")
         elif until_settled and due(step):
-            previous, apart = apart, distance(*settings.windows(state))
+            previous, apart = apart, settings.drift(state)
             if settled(apart, previous, np.concatenate(course)):
                 status = Status("converged", f"the averages settled after {step} steps{note}")
         if status is None and step >= max_steps:
@@ -168,9 +185,9 @@ def _uses_value_fn(guide: Guide, optimizer: optax.GradientTransformation) -> boo
 
 
 @lru_cache(maxsize=64)
-def _init(optimizer: optax.GradientTransformation) -> Any:
+def _init(optimizer: optax.GradientTransformation, averaged: tuple[bool, ...]) -> Any:
     def init(params: Any, key: Array, fixed_eps: Array) -> State:
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        zeros = jax.tree.map(jnp.zeros_like, chosen(params, averaged))
         count = jnp.zeros((), jnp.int32)
         return State(
             params=params,
@@ -192,36 +209,50 @@ def _chunk(settings: Stochastic) -> Any:
     log_p = log_density(guide.model, trace(guide.model, settings.spec), guide.estimated)
     optimizer = optax.with_extra_args_support(settings.optimizer)
     num_draws, line_search = settings.draws, settings.line_search
+    per_row = rows.per_row if rows is not None else (False,) * len(settings.spec.leaves)
     scale = rows.scale if rows is not None else 1.0
 
     def step(state: State, data: Any) -> tuple[State, Array]:
-        batch = data if rows is None else rows.batch(data, state.key, state.step)
+        batch, index = data, jnp.zeros(0, jnp.int32)
+        if rows is not None and rows.scale > 1:
+            index = rows.index(state.key, state.step)
+            batch = rows.take(data, index)
+        tables, in_state = tables_of(
+            settings.sparse, guide, optimizer, state.opt_state, state.params
+        )
+        old_params = rows_of(state.params, tables, index)
+        old_opt_state = rows_of(state.opt_state, in_state, index)
         eps = state.fixed_eps
         if not line_search:
             # epochs fold in numbers from 0 up, steps from the other end
             key = jax.random.fold_in(state.key, -1 - state.step)
-            eps = draws.fresh(key, num_draws, guide.noise_dim)
+            eps = objective.noise(key, num_draws, guide.noise_dim)
 
         def loss(params: Any) -> Array:
-            return -objective.value(lambda x: log_p(x, batch), guide, params, eps, scale)
+            params = guide.at_rows(params, batch, per_row)
+            return -objective.value(
+                lambda real: log_p(real, batch), guide, params, eps, scale, state.step
+            )
 
-        value, gradients = jax.value_and_grad(loss)(state.params)
+        value, gradients = jax.value_and_grad(loss)(old_params)
         updates, opt_state = optimizer.update(
-            gradients, state.opt_state, state.params, value=value, grad=gradients, value_fn=loss
+            gradients, old_opt_state, old_params, value=value, grad=gradients, value_fn=loss
         )
-        params = optax.apply_updates(state.params, updates)
+        params = optax.apply_updates(old_params, updates)
         good = jnp.isfinite(value)
         for leaf in (*jax.tree.leaves(gradients), *jax.tree.leaves(params)):
             good &= jnp.all(jnp.isfinite(leaf))
         params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(good, new, old),
             (params, opt_state),
-            (state.params, state.opt_state),
+            (old_params, old_opt_state),
         )
+        params = with_rows(state.params, params, tables, index)
+        opt_state = with_rows(state.opt_state, opt_state, in_state, index)
         new = State(
             params=params,
             opt_state=opt_state,
-            average=_averaged(state.average, params, state.step + 1),
+            average=with_step(state.average, chosen(params, settings.averaged), state.step + 1),
             key=state.key,
             step=state.step + 1,
             fixed_eps=state.fixed_eps,
@@ -240,20 +271,8 @@ def _chunk(settings: Stochastic) -> Any:
             state, elbo = step(state, data)
             return state, elbos.at[i].set(elbo.astype(elbos.dtype)), i + 1
 
-        elbos = jnp.full((CHUNK,), jnp.nan, settings.spec.float_dtype)
+        elbos = jnp.full((settings.chunk_steps,), jnp.nan, settings.spec.float_dtype)
         state, elbos, _ = jax.lax.while_loop(more, body, (state, elbos, jnp.zeros((), jnp.int32)))
         return state, elbos
 
     return jax.jit(chunk)
-
-
-def _averaged(average: Average, params: Any, step: Array) -> Average:
-    """Return the averages with one step more; both windows move on after powers of two."""
-    move = ((step - 1) & (step - 2)) == 0
-    older = jax.tree.map(lambda a, b: jnp.where(move, b, a), average.older, average.newer)
-    num_older = jnp.where(move, average.num_newer, average.num_older)
-    count = jnp.where(move, 1, average.num_newer + 1)
-    newer = jax.tree.map(
-        lambda mean, p: jnp.where(move, p, mean + (p - mean) / count), average.newer, params
-    )
-    return Average(older, newer, num_older, count)

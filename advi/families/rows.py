@@ -1,0 +1,193 @@
+"""Families of local latents: every data row gets its own parameters of a base family."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.errors import describe
+from advi.families.base import Family
+from advi.families.mean_field import MeanField
+
+
+@dataclass(frozen=True)
+class PerRow:
+    """A table of parameters: each data row has its own, of a base family.
+
+    The default for local latents where an optimiser takes the steps. A step moves the parameters,
+    and the optimiser's state, of the rows in its batch only, so its cost does not grow with the
+    number of rows.
+
+    Parameters
+    ----------
+    base
+        Family of one row's latents.
+
+    References
+    ----------
+    Hoffman, Blei, Wang & Paisley (2013), Stochastic Variational Inference, section 2.
+
+    Examples
+    --------
+    >>> PerRow().initial(np.zeros((3, 2)), np.ones(2)).log_sd.shape
+    (3, 2)
+    """
+
+    base: Family = field(default_factory=MeanField)
+
+    def __post_init__(self) -> None:
+        _check_base("PerRow", self.base)
+
+    def initial(self, loc: NDArray, sd: NDArray) -> Any:
+        """Return parameters with means `loc` (N, d), a row each, and the same sds (d,) in all."""
+        one = self.base.from_gaussian(np.zeros(len(sd)), sd)
+        table = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (len(loc), *leaf.shape)), one)
+        return table._replace(loc=loc)
+
+    def at_rows(self, params: Any, batch: Any, axes: Any) -> Any:
+        """Return the base family's parameters, a row each: the table's own rows."""
+        return params
+
+
+@dataclass(frozen=True, eq=False)
+class Amortised:
+    """An encoder: a function computes each data row's parameters of a base family from that row.
+
+    Parameters
+    ----------
+    encode
+        ``encode(params, row)``: the parameters of `base` for one row of the data. `row` is the
+        data with the leading axis of every leaf that runs over rows taken away. For `MeanField` it
+        returns ``(loc, log_sd)``, each (d,), where d counts the real coordinates of one row's
+        latents; for other families the tuple of their parameters. It must be a pure function:
+        state such as that of batch normalisation is not supported.
+    params
+        Pytree of arrays, where the optimiser starts from.
+    base
+        Family of one row's latents.
+
+    Notes
+    -----
+    Two are equal, and share compiled code, if `encode`, `base` and the shapes of `params` are.
+
+    References
+    ----------
+    Kingma & Welling (2014), Auto-Encoding Variational Bayes, section 2.
+
+    Examples
+    --------
+    >>> def encode(params, row):
+    ...     return params["w"] @ row["x"], params["log_sd"]
+    >>> start = {"w": np.zeros((2, 5)), "log_sd": np.zeros(2)}
+    >>> Amortised(encode, start) == Amortised(encode, start)
+    True
+    """
+
+    encode: Callable[[Any, Any], Any]
+    params: Any
+    base: Family = field(default_factory=MeanField)
+
+    def __post_init__(self) -> None:
+        if not callable(self.encode):
+            raise TypeError(
+                f"Amortised: got {describe(self.encode)}; expected a function encode(params, row)."
+            )
+        _check_base("Amortised", self.base)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(self.params)[0]:
+            if not hasattr(leaf, "dtype") or not np.issubdtype(leaf.dtype, np.floating):
+                where = jax.tree_util.keystr(path, simple=True, separator=".") or "params"
+                raise TypeError(
+                    f"Amortised params, {where}: got {describe(leaf)}; expected arrays of floats. "
+                    "Give the arrays alone, and close over the rest in `encode`."
+                )
+
+    @cached_property
+    def _key(self) -> tuple[Any, ...]:
+        leaves, treedef = jax.tree.flatten(self.params)
+        return self.encode, treedef, tuple(leaf.shape for leaf in leaves), self.base
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Amortised) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        name = getattr(self.encode, "__name__", type(self.encode).__name__)
+        return f"Amortised({name}, base={self.base})"
+
+    def initial(self, loc: NDArray, sd: NDArray) -> Any:
+        """Return the encoder's parameters, as given."""
+        return self.params
+
+    def at_rows(self, params: Any, batch: Any, axes: Any) -> Any:
+        """Return the base family's parameters, a row each, of every row in a batch of data.
+
+        Parameters
+        ----------
+        params
+            The encoder's.
+        batch
+            Pytree of data.
+        axes
+            The same tree: 0 for a leaf that runs over rows, None for one that does not.
+        """
+        kind = type(self.base.from_gaussian(np.zeros(1), np.ones(1)))
+        return kind(*jax.vmap(self.encode, in_axes=(None, axes))(params, batch))
+
+    def check(self, dim: int, batch: Any, axes: Any, float_dtype: str) -> None:
+        """Raise ValueError unless `encode` returns the base family's parameters.
+
+        Parameters
+        ----------
+        dim
+            Real coordinates of one row's latents.
+        batch
+            Shapes and dtypes of the data.
+        axes
+            As for `at_rows`.
+        float_dtype
+            Of the parameters.
+        """
+        params = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, float_dtype), self.params
+        )
+        row = jax.tree.map(
+            lambda axis, leaf: (
+                leaf if axis is None else jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+            ),
+            axes,
+            batch,
+            is_leaf=lambda node: node is None,
+        )
+        try:
+            got = jax.eval_shape(self.encode, params, row)
+        except Exception as error:
+            shapes = jax.tree.map(lambda leaf: leaf.shape, row)
+            error.add_note(f"advi called encode(params, row) with row of shapes {shapes}.")
+            raise
+        expected = self.base.from_gaussian(np.zeros(dim), np.ones(dim))
+        wanted = ", ".join(f"{k} {v.shape}" for k, v in expected._asdict().items())
+        shapes = [getattr(leaf, "shape", None) for leaf in got] if isinstance(got, tuple) else None
+        if shapes != [leaf.shape for leaf in expected]:
+            found = jax.tree.map(lambda leaf: leaf.shape, got)
+            raise ValueError(
+                f"encode returned arrays of shapes {found}; expected the parameters of one row, "
+                f"the tuple ({wanted}) of {type(self.base).__name__}, and nothing else: state such "
+                "as that of batch normalisation is not supported, use layers without it."
+            )
+
+
+RowFamily = PerRow | Amortised
+
+
+def _check_base(name: str, base: Any) -> None:
+    if isinstance(base, RowFamily | type) or not isinstance(base, Family):
+        raise TypeError(
+            f"{name} base: got {describe(base)}; expected a family for one row, such as "
+            "advi.MeanField()."
+        )
