@@ -4,6 +4,7 @@ Write a log-joint over constrained latents, call `fit`, and get a posterior appr
 learning rate and no step count to choose.
 """
 
+from advi.amortisation import AmortisationGap, amortisation_gap
 from advi.check import check
 from advi.compare import compare
 from advi.diagnostics.verdict import Verdict
@@ -36,6 +37,7 @@ from advi.status import Estimate, Progress, Status
 from advi.transforms import register_transform
 
 __all__ = [
+    "AmortisationGap",
     "Amortised",
     "Elbo",
     "Estimate",
@@ -52,6 +54,7 @@ __all__ = [
     "Status",
     "Terms",
     "Verdict",
+    "amortisation_gap",
     "check",
     "circular",
     "compare",

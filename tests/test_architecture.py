@@ -36,7 +36,7 @@ ROOMS = [
     ["result"],
     ["failures", "initial"],
     ["row_fit"],
-    ["check", "compare", "drivers"],
+    ["amortisation", "check", "compare", "drivers"],
     ["fit"],
     ["__init__"],
 ]
