@@ -186,6 +186,12 @@ def fit(
             rows,
             averaged_blocks(guide, settle=max_steps is None),
         )
+        if settings.sparse and settings.line_search:
+            raise ValueError(
+                "optimizer: got one that searches along lines, which moves all parameters at once; "
+                "expected one that moves each by itself, such as optax.adam(1e-2), where a batch "
+                "sees only some rows of a table. Or leave batch_size out."
+            )
         result = fit_steps(density, settings, init, key, max_steps, bar)
         return _diagnosed(result) if diagnose else result
 

@@ -58,7 +58,7 @@ class Elbo:
 
     def __post_init__(self) -> None:
         if self.draws is not None:
-            _check_draws("Elbo", self.draws)
+            check_draws("Elbo", self.draws)
         if not callable(self.beta) and not (
             isinstance(self.beta, (int, float, np.number)) and 0 <= self.beta < np.inf
         ):
@@ -155,22 +155,11 @@ class Iwae:
     draws: int
 
     def __post_init__(self) -> None:
-        _check_draws("Iwae", self.draws)
+        check_draws("Iwae", self.draws)
 
     def check(self, guide: Guide, log_joint: LogJoint) -> None:
         """Raise ValueError if this objective is not defined for a guide and a log-joint."""
-        if not guide.local:
-            raise ValueError(
-                "Iwae weighs the draws of every row's own latents, but none is local; expected "
-                "one, such as advi.real(2, local=True). Use advi.Elbo()."
-            )
-        shared = [n for n in guide.model.latents if n not in guide.local | guide.estimated]
-        if shared:
-            raise ValueError(
-                f"Iwae: the latent {', '.join(map(repr, shared))} is shared by all rows and has a "
-                "distribution; expected all such latents as advi.Point(), since one row's weights "
-                "say nothing about them. Use advi.Elbo()."
-            )
+        check_weights("Iwae", guide)
 
     def noise(self, key: Array, num: int, dim: int) -> Array:
         """Return the noise (num, dim) of a step: independent draws."""
@@ -200,6 +189,23 @@ class Iwae:
 Objective = Elbo | Iwae
 
 
-def _check_draws(name: str, draws: Any) -> None:
+def check_weights(name: str, guide: Guide) -> None:
+    """Raise ValueError unless every row's own draws can be weighted by themselves."""
+    if not guide.local:
+        raise ValueError(
+            f"{name} weighs draws of every row's own latents, but none is local; expected one, "
+            "such as advi.real(2, local=True), with a family for each row."
+        )
+    shared = [n for n in guide.model.latents if n not in guide.local | guide.estimated]
+    if shared:
+        raise ValueError(
+            f"{name}: the latent {', '.join(map(repr, shared))} is shared by all rows and has a "
+            "distribution; expected all such latents as advi.Point(), since one row's weights say "
+            "nothing about them."
+        )
+
+
+def check_draws(name: str, draws: Any) -> None:
+    """Raise ValueError unless a number of draws is a positive integer."""
     if isinstance(draws, bool) or not isinstance(draws, (int, np.integer)) or draws < 1:
         raise ValueError(f"{name} draws: got {describe(draws)}; expected an integer >= 1.")

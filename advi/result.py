@@ -24,7 +24,7 @@ from advi.guide import Guide
 from advi.keys import device_key, host_rng
 from advi.model import Model
 from advi.moments import DrawSet
-from advi.objective import Iwae
+from advi.objective import check_draws, check_weights
 from advi.row_data import RowData
 from advi.row_posterior import RowPosterior, RowValues
 from advi.stages.plan import Rival
@@ -337,8 +337,9 @@ class Fit:
         ----------
         Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, section 5.
         """
+        check_draws("log_marginal", draws)
+        check_weights("log_marginal", self.guide)
         rows = self.rows(data)
-        Iwae(draws).check(self.guide, self.density.log_joint)
         return rows.log_marginal(draws, device_key(key, SAMPLE_STREAM))
 
     def rows(self, data: Any = None) -> RowPosterior:

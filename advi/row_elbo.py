@@ -41,7 +41,8 @@ def row_elbos(guide: Guide, params: Any, rows: RowData, seed: int) -> RowElbos:
     total = len(rows.index)
     rows = rows.sample(ELBO_ROWS, rng)
     share = len(rows.index) / total
-    num_draws = max(2, ELBO_DRAWS * CHUNK_ROWS // len(rows.index))
+    num_chunks = -(-len(rows.index) // CHUNK_ROWS)
+    num_draws = max(2, ELBO_DRAWS // num_chunks)
     totals = []
     for terms, _, count in RowPosterior(guide, params, rows).terms(rng, num_draws):
         of_rows = terms.rows[:, :count].sum(1) / share

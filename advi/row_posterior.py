@@ -103,7 +103,7 @@ class RowPosterior:
         eps = rng.standard_normal((num * size, self._row_dim))
         local = self._draw(np.tile(np.arange(size), num), eps)
         found = {name: v.reshape(num, size, *v.shape[1:]) for name, v in local.items()}
-        found |= self._shared(rng.standard_normal((num, self._inferred.noise_dim)))
+        found |= self._shared(rng.standard_normal((num, self._part(_is_inferred)[0].noise_dim)))
         for name, value in self.points.items():
             found[name] = np.broadcast_to(value, (num, *value.shape))
         return {name: found[name] for name in self.guide.model.latents}
@@ -141,7 +141,7 @@ class RowPosterior:
 
     def shared(self) -> DrawSet:
         """Return draws of the latents that are shared and inferred."""
-        dim = self._inferred.noise_dim
+        dim = self._part(_is_inferred)[0].noise_dim
         rng = np.random.default_rng(0)
         return DrawSet(self._shared(draws.antithetic(rng, SHARED_DRAWS, dim)))
 
@@ -183,10 +183,6 @@ class RowPosterior:
         return self.guide.with_rows(CHUNK_ROWS).tabled()
 
     @property
-    def _inferred(self) -> Guide:
-        return self._part(lambda b: not b.local and b.base.noise_dim(1) > 0)[0]
-
-    @property
     def _row_dim(self) -> int:
         """Standard normals that one draw of one row's latents needs."""
         return self._part(lambda b: b.local)[0].with_rows(1).noise_dim
@@ -199,7 +195,7 @@ class RowPosterior:
 
     def _shared(self, eps: Floats) -> dict[str, NDArray]:
         """Return constrained draws of the latents that are shared and inferred."""
-        guide, params = self._part(lambda b: not b.local and b.base.noise_dim(1) > 0)
+        guide, params = self._part(_is_inferred)
         if not guide.blocks:
             return {}
         with self._precision():
@@ -229,6 +225,11 @@ class RowPosterior:
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         return precision(self.rows.spec.float_dtype)
+
+
+def _is_inferred(block: Block) -> bool:
+    """Return whether a block's latents are shared by all rows and have a distribution."""
+    return not block.local and block.base.noise_dim(1) > 0
 
 
 @lru_cache(maxsize=64)

@@ -419,6 +419,10 @@ BAD_FITS = {
         {"family": {"h": advi.Amortised(encode, ZERO)}, "init": {"h": np.zeros((N, K))}},
         "an encoder computes 'h'",
     ),
+    "a line search on some rows": (
+        {"optimizer": optax.lbfgs(), "family": {"w": advi.Point()}},
+        "searches along lines",
+    ),
     "num_rows of nothing": ({"num_rows": 7}, "num_rows: got 7; expected the leading axis"),
 }
 
