@@ -154,7 +154,10 @@ class Rows:
         """
         epoch, position = jnp.divmod(step, self.steps_per_epoch)
         places = position * self.batch_size + jnp.arange(self.batch_size)
-        index = shuffled(places, self.num_rows, jax.random.fold_in(key, epoch))
+        return self.take(data, shuffled(places, self.num_rows, jax.random.fold_in(key, epoch)))
+
+    def take(self, data: Any, index: Array) -> Any:
+        """Return the data of some rows, given by their numbers."""
         leaves, treedef = jax.tree.flatten(data)
         return treedef.unflatten(
             [

@@ -26,7 +26,7 @@ ROOMS = [
     ["guide"],
     ["gaussian"],
     ["diagnostics"],
-    ["objective"],
+    ["objective", "unbiased"],
     ["stages"],
     ["trust"],
     ["result"],
