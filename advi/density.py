@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi.data import DataSpec
+from advi.data import DataSpec, prepare
 from advi.model import Model, Terms
 from advi.tracing import LogJoint, trace
 
@@ -82,13 +82,19 @@ class Density:
     def __init__(
         self, model: Model, data: Any, spec: DataSpec, estimated: frozenset[str] = frozenset()
     ) -> None:
-        self.model, self.data, self.spec = model, data, spec
+        self.model, self.data, self.spec, self.estimated = model, data, spec, estimated
         self.log_joint = trace(model, spec)
         self.dtype = np.dtype(spec.float_dtype)
         self.num_gradients = self.num_values = self.num_hessian_vectors = 0
         self._program = partial(_compiled, model, spec, estimated)
         fitting = WORK // max(self.log_joint.cost, 1)
         self._points = int(np.clip(2 ** int(np.log2(max(fitting, 1))), MIN_POINTS, MAX_POINTS))
+
+    def on(self, data: Any) -> "Density":
+        """Return the log density of the same model on other data, of its form but any rows."""
+        with precision(self.spec.float_dtype):
+            moved, spec = prepare(data, self.spec.float_dtype)
+            return Density(self.model, moved, spec, self.estimated)
 
     def value_and_grad(self, X: Floats) -> tuple[Floats, Floats]:
         """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""

@@ -3,7 +3,7 @@
 import dataclasses
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi import draws, trust
+from advi import draws, predict, trust
 from advi.density import Density, default_float, precision
 from advi.diagnostics.verdict import Checked, Verdict, khat_words
 from advi.diagnostics.weighted import WeightedDraws
@@ -21,6 +21,7 @@ from advi.errors import describe
 from advi.gaussian import Gaussian, Structure, structure_of
 from advi.guide import Guide
 from advi.keys import host_rng
+from advi.loo import Loo, psis_loo
 from advi.model import Model
 from advi.moments import DrawSet
 from advi.stages.plan import Rival
@@ -263,6 +264,100 @@ class Fit:
         There is no r_hat and no effective sample size: the draws are independent.
         """
         return self.moment_draws.summary(self.model.coordinates)
+
+    def predict(self, fn: Callable[..., Any], n: int, data: Any = None, key: Any = 0) -> Any:
+        """Apply a function to posterior draws, such as the prediction for new data.
+
+        Parameters
+        ----------
+        fn
+            ``fn(z, data)`` of one draw, `z` in the tree of the latents, or ``fn(z, data, key)``
+            with a JAX key of the draw's own; it returns a pytree of arrays. It is compiled once
+            for data of one shape.
+        n
+            Number of draws, those of `sample`.
+        data
+            What `fn` is given, rows of any number; by default the data of the fit.
+        key
+            Integer or JAX key.
+
+        Returns
+        -------
+        pytree
+            What `fn` returns with one more leading axis, (n, ...): NumPy arrays, since together
+            they may exceed the memory of the device, which holds some draws' at a time.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `fn` is no such function, or `n` no positive integer.
+
+        Examples
+        --------
+        >>> import advi
+        >>> model = advi.Model(lambda z, data: -0.5 * z["x"] ** 2, {"x": advi.real()})
+        >>> fit = advi.fit(model)
+        >>> fit.predict(lambda z, data: z["x"] * data, 100, np.array([1.0, -1.0])).shape
+        (100, 2)
+        """
+        return predict.predict(self, fn, n, data, key)
+
+    def log_likelihood(self, data: Any = None, n: int = 1000, key: Any = 0) -> NDArray:
+        """Return the log-likelihood of every row of data at posterior draws.
+
+        Parameters
+        ----------
+        data
+            Data as the log-joint takes it, rows of any number; by default those of the fit. The
+            log-joint is compiled again for another number of rows.
+        n
+            Number of draws, those of `sample`.
+        key
+            Integer or JAX key.
+
+        Returns
+        -------
+        NDArray
+            (n, N), nats: `Terms.rows`, never scaled.
+
+        Raises
+        ------
+        ValueError
+            If the log-joint returns a scalar.
+        """
+        return predict.log_likelihood(self, data, n, key)
+
+    def loo(self, data: Any = None, n: int = 1000, key: Any = 0) -> Loo:
+        """Estimate the log predictive density of rows that are left out one at a time.
+
+        Pareto-smoothed importance sampling from q, whose error as an approximation of the
+        posterior is part of the weights. It holds n N numbers in memory.
+
+        Parameters
+        ----------
+        data
+            The data of the fit, where the fit does not hold them itself.
+        n
+            Number of draws.
+        key
+            Integer or JAX key.
+
+        Returns
+        -------
+        Loo
+
+        Raises
+        ------
+        ValueError
+            If the log-joint returns a scalar.
+
+        References
+        ----------
+        Vehtari, Gelman & Gabry (2017), Practical Bayesian model evaluation using leave-one-out
+        cross-validation and WAIC. Magnusson, Andersen, Jonasson & Vehtari (2019), Bayesian
+        leave-one-out cross-validation for large data, eq. 5.
+        """
+        return psis_loo(self, data, n, key)
 
     def check(self) -> "Fit":
         """Return the fit with a verdict, however long the examination takes."""

@@ -69,7 +69,7 @@ def bias(
     whole_spec, batch_spec = every.batch_spec(spec), rows.batch_spec(spec)
     note = f"minibatches of {batch} rows against the {kept} rows that they are parts of"
     if kept < num_rows:
-        data = every.take(data, np.sort(rng.choice(num_rows, kept, replace=False)))
+        data = every.take(data, jnp.sort(rng.choice(num_rows, kept, replace=False)))
     try:
         for rows_, spec_ in ((every, whole_spec), (rows, batch_spec)):
             check_batch(rows_, trace(model, spec_).num_rows)

@@ -1,9 +1,8 @@
-"""Minibatches against the whole: log-joints for which they are right, and ways to get them wrong."""
+"""Minibatches against the whole: log-joints they are right for, and ways to get them wrong."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 import pytest
 
 import advi
@@ -16,11 +15,11 @@ LATENTS = {"w": advi.real(3), "s": advi.positive()}
 
 
 def prior(z):
-    return dist.Normal(0, 10).log_prob(z["w"]).sum() + dist.HalfNormal(1).log_prob(z["s"])
+    return -0.5 * z["w"] @ z["w"] - z["s"]
 
 
 def rows(z, d):
-    return dist.Normal(d["x"] @ z["w"], z["s"]).log_prob(d["y"])
+    return -0.5 * ((d["y"] - d["x"] @ z["w"]) / z["s"]) ** 2 - jnp.log(z["s"])
 
 
 def found(log_joint, data=DATA):
@@ -31,7 +30,7 @@ def right(z, d):
     return advi.Terms(prior(z), rows(z, d))
 
 
-@pytest.mark.parametrize("num_rows", [2, 31, 100])
+@pytest.mark.parametrize("num_rows", [2, 31])
 def test_a_right_log_joint_has_no_problem(num_rows):
     checkup = found(right, {"x": X[:num_rows], "y": DATA["y"][:num_rows]})
     assert checkup.ok, checkup.problems
@@ -45,10 +44,6 @@ def test_large_terms_beside_small_ones_are_no_problem():
 
 def scaled_by_hand(z, d):
     return advi.Terms(prior(z), 100 / d["y"].shape[0] * rows(z, d))
-
-
-def averaged(z, d):
-    return advi.Terms(prior(z), rows(z, d) / d["y"].shape[0])
 
 
 def prior_shared_out(z, d):
@@ -70,15 +65,12 @@ def rows_in_shared(z, d):
 
 
 def normaliser_in_shared(z, d):
-    return advi.Terms(
-        prior(z) - d["y"].shape[0] * jnp.log(z["s"]),
-        -0.5 * (d["y"] / z["s"]) ** 2 + d["x"] @ z["w"],
-    )
+    normaliser = d["y"].shape[0] * jnp.log(z["s"])
+    return advi.Terms(prior(z) - normaliser, rows(z, d) + jnp.log(z["s"]))
 
 
 WRONG = {
     scaled_by_hand: "the term of one row changes",
-    averaged: "the term of one row changes",
     prior_shared_out: "the term of one row changes",
     centred: "the term of one row changes",
     autoregression: "the term of one row changes",
