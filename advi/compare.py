@@ -74,7 +74,7 @@ def compare(fits: Mapping[str, Fit], data: Any = None, *, key: Any = 0) -> Table
 
 
 def _elbos(fit: Fit, data: Any, key: Any) -> np.ndarray:
-    density = fit.density if data is None else fit.density.on(data)
+    density = fit.density.on(data)
     # draws of all coordinates, so that points and inferred latents pair up too
     E = draws.antithetic(host_rng(key), DRAWS, fit.model.size) * fit.structure.noisy
     log_p = density.value(fit.gaussian.points(E))

@@ -47,14 +47,19 @@ def prepare(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
     ValueError
         If an integer does not fit into 32 bits in a float32 fit.
     """
+    arrays, spec = converted(data, float_dtype)
+    # jax.device_put moves without compiling anything, unlike jnp.asarray with a dtype
+    return jax.tree.map(jax.device_put, arrays), spec
+
+
+def converted(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
+    """Return what `prepare` does, where the data are: nothing is moved."""
     paths, treedef = jax.tree_util.tree_flatten_with_path(
         data, is_leaf=lambda node: isinstance(node, list)
     )
     names = tuple(keystr(path, simple=True, separator=".") or "data" for path, _ in paths)
-    # jax.device_put moves without compiling anything, unlike jnp.asarray with a dtype
     leaves = [
-        jax.device_put(_as_array(name, leaf, float_dtype))
-        for name, (_, leaf) in zip(names, paths, strict=True)
+        _as_array(name, leaf, float_dtype) for name, (_, leaf) in zip(names, paths, strict=True)
     ]
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     return jax.tree.unflatten(treedef, leaves), DataSpec(treedef, shapes, names, float_dtype)
@@ -122,11 +127,15 @@ class Rows:
         B, rows in one step.
     per_row
         For every data leaf whether its leading axis runs over rows.
+    block
+        Steps whose rows are in memory at a time, of rows that are read from a stream; 0 where all
+        rows are in memory.
     """
 
     num_rows: int
     batch_size: int
     per_row: tuple[bool, ...]
+    block: int = 0
 
     @property
     def scale(self) -> float:
@@ -139,25 +148,30 @@ class Rows:
         return self.num_rows // self.batch_size
 
     def batch(self, data: Any, key: Array, step: Array) -> Any:
-        """Return the data of a step's batch.
+        """Return the data of a step's batch; the arguments are those of `index` and `take`."""
+        return self.take(data, self.index(key, step))
 
-        Every epoch goes through the rows in an order of its own, from the key and the epoch.
+    def index(self, key: Array, step: Array) -> Array:
+        """Return the rows (B,) of a step's batch, as places in the data.
+
+        Every epoch goes through the rows in an order of its own, from the key and the epoch. The
+        rows of a stream's block are taken as they come.
 
         Parameters
         ----------
-        data
-            Pytree of arrays of all rows.
         key
             Typed JAX key of the fit.
         step
             () number of the step, from 0.
         """
+        if self.block:
+            return step % self.block * self.batch_size + jnp.arange(self.batch_size)
         epoch, position = jnp.divmod(step, self.steps_per_epoch)
         places = position * self.batch_size + jnp.arange(self.batch_size)
-        return self.take(data, shuffled(places, self.num_rows, jax.random.fold_in(key, epoch)))
+        return shuffled(places, self.num_rows, jax.random.fold_in(key, epoch))
 
     def take(self, data: Any, index: Array) -> Any:
-        """Return the data of some rows, given by their numbers."""
+        """Return the data of some rows (B,), of a pytree of arrays of all rows."""
         leaves, treedef = jax.tree.flatten(data)
         return treedef.unflatten(
             [
@@ -258,8 +272,6 @@ def make_rows(batch_size: Any, rows: int | None, spec: DataSpec) -> Rows:
         If the log-joint has no rows, there is no data to take batches of, or `batch_size` is not
         between 1 and the number of rows.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
-        raise TypeError(f"batch_size: got {describe(batch_size)}; expected an integer.")
     if rows is None:
         raise ValueError(
             f"batch_size={batch_size} needs to know which part of the log-joint belongs to rows, "
@@ -271,9 +283,16 @@ def make_rows(batch_size: Any, rows: int | None, spec: DataSpec) -> Rows:
             f"batch_size={batch_size} takes batches of `data`, but data is None. Pass the rows as "
             "data instead of closing over them."
         )
+    return Rows(rows, check_batch_size(batch_size, rows), check_rows(rows, spec))
+
+
+def check_batch_size(batch_size: Any, rows: int) -> int:
+    """Return a batch size if it is an integer from 1 to the number of rows, or raise."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
+        raise TypeError(f"batch_size: got {describe(batch_size)}; expected an integer.")
     if not 1 <= batch_size <= rows:
         raise ValueError(f"batch_size: got {batch_size}; expected 1 to {rows}, the number of rows.")
-    return Rows(rows, int(batch_size), check_rows(rows, spec))
+    return int(batch_size)
 
 
 def check_batch(rows: Rows, num_rows: int | None) -> None:

@@ -1,6 +1,7 @@
 """The two ways to a fit: the automatic plan, and the steps of an optimiser."""
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -13,12 +14,14 @@ from advi.density import Density
 from advi.failures import blame, not_finite_at_start
 from advi.gaussian import Floats, Gaussian, structure_of
 from advi.guide import Guide
+from advi.held_out import HeldOut
 from advi.keys import device_key, host_rng
 from advi.progress import Bar
 from advi.result import Fit
 from advi.stages.plan import NotFiniteError, run_plan
 from advi.stages.stochastic import State, Stochastic, run_steps, tail_average
 from advi.status import Estimate, Progress, Status
+from advi.streams import Reader, StreamError
 
 MAX_STEPS = 100_000  # of a stochastic fit that is left to settle
 LEARNING_RATE, RATE_STEPS = 0.02, 1000
@@ -82,8 +85,13 @@ def fit_steps(
     key: Any,
     max_steps: int | None,
     bar: Bar,
+    held_out: HeldOut | None = None,
+    reader: Reader | None = None,
 ) -> Fit:
     """Fit by the steps of an optimiser, until they have settled where `max_steps` is None.
+
+    The steps are on the density's data, or on what a reader reads: then the density is that of
+    the first rows of the stream.
 
     Raises
     ------
@@ -97,18 +105,36 @@ def fit_steps(
     trace_: list[Progress] = []
     status = Status("interrupted", "interrupted before the first chunk of steps ended")
     try:
-        for now, elbos, ended in run_steps(
-            settings, state, density.data, max_steps or MAX_STEPS, max_steps is None, bar.update
+        for now, elbos, progress, ended in run_steps(
+            settings,
+            state,
+            itertools.repeat(density.data) if reader is None else reader,
+            max_steps or MAX_STEPS,
+            max_steps is None,
+            bar.update,
+            held_out,
         ):
             state = now
             start = len(trace_) + 1
             trace_ += [Progress("optimize", start + i, float(v)) for i, v in enumerate(elbos)]
+            trace_[-1] = trace_[-1]._replace(eval_elbo=progress.eval_elbo)
             status = ended or Status(
                 "interrupted", f"interrupted after step {int(state.step)}; this is the fit so far"
             )
     except KeyboardInterrupt:
         pass
-    params, elbo = _better(density, guide, state, rng)
+    except StreamError as error:
+        if not trace_:
+            raise
+        status = Status("interrupted", f"interrupted after step {len(trace_)}: {error}")
+    densities = [density]
+    if reader is not None:
+        scale = density.scale
+        densities = [
+            Density(density.model, batch, settings.spec, density.estimated, scale)
+            for batch in reader.kept
+        ]
+    params, elbo = _better(densities, guide, state, rng)
     if status == "diverged":
         status = Status(
             "diverged",
@@ -127,19 +153,26 @@ def fit_steps(
 
 
 def _better(
-    density: Density, guide: Guide, state: State, rng: np.random.Generator
+    densities: list[Density], guide: Guide, state: State, rng: np.random.Generator
 ) -> tuple[Any, Estimate]:
     """Return the averaged parameters, or the last ones if common draws show them to be better.
 
     The last are better while a fit still improves; at rest the average is, by less than shows.
+    Several densities are those of batches, each with draws of its own: what they say of the whole
+    differs by their rows too, and so does the error.
     """
-    num = int(np.clip(FINAL_WORK // density.log_joint.cost, MIN_FINAL_DRAWS, FINAL_DRAWS)) // 2 * 2
+    work = sum(density.log_joint.cost for density in densities)
+    num = int(np.clip(FINAL_WORK // work, MIN_FINAL_DRAWS, FINAL_DRAWS)) // 2 * 2
     structure = structure_of(guide)
-    E = structure.spread(draws.antithetic(rng, num, structure.dim))
+    noise = [structure.spread(draws.antithetic(rng, num, structure.dim)) for _ in densities]
 
     def elbos(params: Any) -> Floats:
         q = Gaussian(*guide.to_gaussian(params))
-        return structure.paired_elbos(density.value(q.points(E)), E, q)
+        values = [
+            structure.paired_elbos(density.value(q.points(E)), E, q)
+            for density, E in zip(densities, noise, strict=True)
+        ]
+        return values[0] if len(values) == 1 else np.array([v.mean() for v in values])
 
     with np.errstate(all="ignore"):
         last = jax.tree.map(np.asarray, state.params)

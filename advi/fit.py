@@ -1,5 +1,6 @@
 """fit(): from a model and data to a posterior approximation."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -15,17 +16,20 @@ from advi.drivers import default_optimizer, fit_plan, fit_steps
 from advi.errors import describe, unknown
 from advi.families import MeanField
 from advi.guide import make_guide
+from advi.held_out import hold_out
 from advi.initial import initial
-from advi.keys import key_words
+from advi.keys import device_key, host_rng, key_words
 from advi.model import Model
 from advi.objective import Elbo
 from advi.progress import Bar
 from advi.result import Fit
 from advi.stages.stochastic import Stochastic
 from advi.status import Progress
+from advi.streams import Reader, open_stream
 from advi.tracing import require_all_used, trace
 from advi.trust import checked
 
+EVAL_STREAM, READ_STREAM = 201, 202
 CHECK_DENSITIES, CHECK_WORK = 5000, 2**37  # elements read by a check: some seconds
 
 
@@ -51,11 +55,13 @@ def fit(
     objective: Elbo | None = None,
     optimizer: optax.GradientTransformation | None = None,
     batch_size: int | None = None,
+    num_rows: int | None = None,
     max_steps: int | None = None,
     restarts: int = 1,
     key: Any = 0,
     init: Any = None,
     x64: bool | None = None,
+    eval_data: Any = None,
     callback: Callable[[Progress], object] | None = None,
     progress: bool | None = None,
     diagnose: bool = True,
@@ -70,7 +76,12 @@ def fit(
     model
         The model.
     data
-        Pytree of arrays, passed on to the log-joint; rows along leading axes.
+        Pytree of arrays, passed on to the log-joint; rows along leading axes. With a `batch_size`,
+        memory-mapped arrays (`numpy.memmap`) are read a few rows at a time. Or a stream of
+        batches, each such a pytree: a list of them, anything else that can be iterated over again
+        and again, such as a data loader, or a function without arguments that returns an iterator
+        of one epoch. Its batches may differ in their number of rows: they are joined and cut into
+        steps of `batch_size` rows, and what is left of an epoch begins the next.
     family
         "auto" (full rank up to dimension 1024, low rank up to 2896, else mean field; mean field
         on the stochastic path), "mean_field", "low_rank", "full_rank", a family, or a dict from
@@ -81,7 +92,10 @@ def fit(
         An Optax optimiser, used instead of the plan; it is passed value, grad and value_fn.
     batch_size
         Rows per step, for a log-joint that returns `Terms`. Steps are Adam's, at a rate that
-        falls, unless an `optimizer` is given.
+        falls, unless an `optimizer` is given. Of a stream, by default the rows of its first batch.
+    num_rows
+        Rows in one epoch of a stream, by which its batches are scaled; the last ones may be left
+        out, fewer than a batch.
     max_steps
         Evaluations of the plan at most (default: no limit but the stages' own), or exactly how
         many steps the optimiser takes. By default it goes on until its averages have settled, or
@@ -95,6 +109,11 @@ def fit(
         A `Fit` to start from, or a dict of constrained values for some or all latents.
     x64
         True computes this fit in float64, False in float32; None follows JAX's setting.
+    eval_data
+        Held-out rows, a pytree like the data, on the stochastic path. Now and then the ELBO is
+        evaluated with them in place of the data's, scaled to as many: `Progress.eval_elbo` and
+        `Fit.eval_trace`, in nats and comparable with `Fit.elbo_trace`. At most 4,096 of them are
+        used, drawn at random, and about a twentieth of the time.
     callback
         Called with a `Progress` as the fit goes on; a true result ends it.
     progress
@@ -136,34 +155,59 @@ def fit(
     for name, number in (("max_steps", max_steps), ("restarts", restarts)):
         _check_count(name, number)
     key_words(key)
-    stochastic = optimizer is not None or batch_size is not None
+    float_dtype = default_float(x64)
+    with precision(float_dtype):
+        stream = open_stream(model, data, num_rows, batch_size, float_dtype)
+    if num_rows is not None and stream is None:
+        raise ValueError(
+            f"num_rows: got {describe(num_rows)} for data in memory, whose number of rows is that "
+            "of Terms.rows; expected it for a stream of batches only. Leave it out."
+        )
+    stochastic = optimizer is not None or batch_size is not None or stream is not None
     guide = make_guide(model, family, auto=MeanField() if stochastic else None)
     if objective is not None and not stochastic:
         raise ValueError(
             "objective: the automatic plan chooses its own draws and estimator; give an "
             "`optimizer` or a `batch_size` with it, or leave it out."
         )
-    float_dtype = default_float(x64)
-    with precision(float_dtype), Bar(progress, callback) as bar:
-        data, spec = prepare(data, float_dtype)
-        log_joint = trace(model, spec)
+    if eval_data is not None and not stochastic:
+        raise ValueError(
+            "eval_data: the automatic plan works on a fixed objective, whose course says nothing "
+            "about other rows; give a `batch_size` or an `optimizer` with it, or use fit.loo()."
+        )
+    with precision(float_dtype), Bar(progress, callback) as bar, contextlib.ExitStack() as opened:
+        reader = None
+        if stream is not None:
+            rows, spec = stream.rows, stream.spec
+            log_joint = trace(model, spec)
+        else:
+            data, spec = prepare(data, float_dtype)
+            log_joint = trace(model, spec)
+            rows = None if batch_size is None else make_rows(batch_size, log_joint.num_rows, spec)
         require_all_used(model, log_joint)
-        rows = None if batch_size is None else make_rows(batch_size, log_joint.num_rows, spec)
+        batch_spec = spec if rows is None else rows.batch_spec(spec)
         if rows is not None:
-            check_batch(rows, trace(model, rows.batch_spec(spec)).num_rows)
-        density = Density(model, data, spec, guide.estimated)
+            check_batch(rows, trace(model, batch_spec).num_rows)
         first, warm = initial(model, init)
         if not stochastic:
+            density = Density(model, data, spec, guide.estimated)
             result = fit_plan(density, guide, first, warm, restarts, key, max_steps, bar)
             return _diagnosed(result) if diagnose else result
         settings = Stochastic(
-            guide,
-            spec if rows is None else rows.batch_spec(spec),
-            objective or Elbo(),
-            optimizer or default_optimizer(),
-            rows,
+            guide, batch_spec, objective or Elbo(), optimizer or default_optimizer(), rows
         )
-        result = fit_steps(density, settings, first, warm, key, max_steps, bar)
+        held_out = None
+        if eval_data is not None:
+            num_rows = log_joint.num_rows if rows is None else rows.num_rows
+            rng = host_rng(key, EVAL_STREAM)
+            held_out = hold_out(eval_data, guide, batch_spec, num_rows, settings.draws, rng)
+        if stream is not None:
+            reader = Reader(stream, device_key(key, 1), host_rng(key, READ_STREAM))
+            opened.enter_context(reader)
+            data = reader.first_batch()
+        scale = 1.0 if stream is None else stream.rows.scale
+        density = Density(model, data, spec, guide.estimated, scale)
+        result = fit_steps(density, settings, first, warm, key, max_steps, bar, held_out, reader)
         return _diagnosed(result) if diagnose else result
 
 

@@ -75,7 +75,7 @@ class Loo:
 
 def psis_loo(fit: "Fit", data: Any, n: int, key: Any) -> Loo:
     """Weight draws of the fit so that they stand for the posterior without each row in turn."""
-    density = fit.density if data is None else fit.density.on(data)
+    density = fit.density.on(data)
     rng = host_rng(key, LOO_STREAM)
     if fit.corrected_draws is not None:
         X = fit.corrected_draws.resample(n, rng)

@@ -37,7 +37,7 @@ def predict(fit: "Fit", fn: Callable[..., Any], n: int, data: Any, key: Any) -> 
     with_key = _wants_key(fn)
     spec = fit.density.spec
     if data is None:
-        data = fit.density.data
+        data = fit.density.on(None).data
     else:
         with precision(fit.float_dtype):
             data, spec = prepare(data, fit.float_dtype)
@@ -46,7 +46,7 @@ def predict(fit: "Fit", fn: Callable[..., Any], n: int, data: Any, key: Any) -> 
 
 def log_likelihood(fit: "Fit", data: Any, n: int, key: Any) -> NDArray:
     """Return the log-likelihood of every row at `n` posterior draws, a host array (n, N)."""
-    density = fit.density if data is None else fit.density.on(data)
+    density = fit.density.on(data)
     return row_terms(density, fit.sample(n, key))
 
 

@@ -25,7 +25,7 @@ from advi.loo import Loo, psis_loo
 from advi.model import Model
 from advi.moments import DrawSet
 from advi.stages.plan import Rival
-from advi.status import Estimate, Progress, Status
+from advi.status import Estimate, EvalTrace, Progress, Status
 from advi.table import Table
 
 SAMPLE_STREAM = 2
@@ -109,6 +109,13 @@ class Fit:
     def elbo_trace(self) -> NDArray[np.float64]:
         """ELBO in nats over the course of the fit, (steps,)."""
         return np.array([progress.elbo for progress in self.trace])
+
+    @property
+    def eval_trace(self) -> EvalTrace:
+        """Held-out ELBO in nats over the course of a fit that was given `eval_data`."""
+        found = [p for p in self.trace if math.isfinite(p.eval_elbo)]
+        steps = np.array([p.step for p in found], dtype=np.int64)
+        return EvalTrace(steps, np.array([p.eval_elbo for p in found], dtype=np.float64))
 
     @property
     def verdict(self) -> Verdict:
@@ -456,7 +463,7 @@ class Fit:
             f"status: {self.status}, {self.status.message}",
             f"ELBO: {self.elbo} nats",
         ]
-        if self.checked is not None:
+        if not math.isnan(self.khat):
             lines[-1] += f", {khat_words(self.khat)}"
         return "\n".join([*lines, str(self.verdict)])
 

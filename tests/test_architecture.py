@@ -15,7 +15,7 @@ ROOT = Path(advi.__file__).parent
 # package. A new module is given its place here.
 ROOMS = [
     ["errors", "scales", "status", "table"],
-    ["keys", "progress", "draws", "moments"],
+    ["keys", "progress", "prefetch", "draws", "moments"],
     ["transforms"],
     ["latents"],
     ["model"],
@@ -27,7 +27,8 @@ ROOMS = [
     ["gaussian"],
     ["diagnostics"],
     ["objective", "unbiased"],
-    ["stages"],
+    ["held_out"],
+    ["stages", "streams"],
     ["predict", "trust"],
     ["loo"],
     ["result"],

@@ -15,6 +15,7 @@ from advi.data import DataSpec, Rows
 from advi.density import log_density
 from advi.gaussian import Gaussian
 from advi.guide import Guide
+from advi.held_out import HeldOut
 from advi.objective import Elbo
 from advi.stages.stopping import distance, due, settled
 from advi.status import Progress, Status
@@ -108,23 +109,32 @@ class Stochastic(NamedTuple):
 def run_steps(
     settings: Stochastic,
     state: State,
-    data: Any,
+    blocks: Iterator[Any],
     max_steps: int,
     until_settled: bool,
     callback: Callable[[Progress], object] | None,
-) -> Iterator[tuple[State, np.ndarray, Status | None]]:
-    """Yield the state after every chunk, the chunk's ELBOs, and at the end the status."""
+    held_out: HeldOut | None = None,
+) -> Iterator[tuple[State, np.ndarray, Progress, Status | None]]:
+    """Yield the state after every chunk, the chunk's ELBOs, progress, and at the end the status.
+
+    Every chunk is of the steps on one block of the data: all of it, or a part of a stream.
+    """
     course: list[np.ndarray] = []
     apart: float | None = None  # distance of the windows at the check before
+    longest = (settings.rows.block if settings.rows else 0) or CHUNK
+    due_to_eval = 0 if held_out is None else held_out.every
     while True:
         left = max_steps - int(state.step)
-        state, elbos = settings.chunk(state, data, min(CHUNK, left))
+        state, elbos = settings.chunk(state, next(blocks), min(longest, left))
         course.append(elbos)
         step, skipped = int(state.step), int(state.skipped)
         note = f"; {skipped} non-finite steps were skipped" if skipped else ""
         status = None
         finite = elbos[np.isfinite(elbos)]
         progress = Progress("optimize", step, float(finite.mean()) if len(finite) else np.nan)
+        if held_out is not None and (step >= due_to_eval or step >= max_steps):
+            progress = progress._replace(eval_elbo=held_out.elbo(state.params))
+            due_to_eval = step + held_out.every
         if int(state.bad_run) >= MAX_BAD_RUN:
             first = step - int(state.bad_run) + 1
             status = Status(
@@ -142,7 +152,7 @@ def run_steps(
             what = "had not settled after" if until_settled else "took the"
             asked = "" if until_settled else " asked for"
             status = Status("max_steps", f"{what} {max_steps} steps{asked}{note}")
-        yield state, elbos, status
+        yield state, elbos, progress, status
         if status is not None:
             return
 
