@@ -166,8 +166,9 @@ def _epochs(data: Any, num_rows: Any) -> Epochs | None:
             "Give the function that makes it, data=make_batches without calling it, or a list."
         )
     if isinstance(data, list):
-        first = data[0] if data else None
-        if not isinstance(first, (Mapping, tuple)) and not (num_rows and np.ndim(first) > 0):
+        if not any(isinstance(batch, Mapping) for batch in data) and (
+            num_rows is None or not all(_is_batch(batch) for batch in data)
+        ):
             return None  # one array
     elif not jax.tree_util.all_leaves([data]) or isinstance(data, (_Array, str, bytes, Mapping)):
         return None
@@ -175,8 +176,7 @@ def _epochs(data: Any, num_rows: Any) -> Epochs | None:
         not isinstance(data, Iterable) or (num_rows is None and isinstance(data, Sequence))
     ):
         return None  # a number, or numbers such as a range
-    whole = isinstance(num_rows, (int, np.integer)) and not isinstance(num_rows, bool)
-    if not whole or num_rows < 1:
+    if isinstance(num_rows, bool) or not isinstance(num_rows, (int, np.integer)) or num_rows < 1:
         raise ValueError(
             f"num_rows: got {describe(num_rows)}; expected the number of rows in one epoch of the "
             "stream, by which its batches are scaled. If `data` was meant as one array, write "
@@ -191,6 +191,10 @@ def _epochs(data: Any, num_rows: Any) -> Epochs | None:
         return iter(made)
 
     return epoch
+
+
+def _is_batch(entry: Any) -> bool:
+    return isinstance(entry, (Mapping, tuple)) or (isinstance(entry, _Array) and np.ndim(entry) > 0)
 
 
 def _batches(
@@ -261,7 +265,7 @@ def _cut(
                 continue
             joined = [
                 np.concatenate(parts) if row and len(parts) > 1 else parts[-1]
-                for parts, row in zip(zip(*held, strict=True), rows.per_row, strict=True)
+                for parts, row in zip(map(list, zip(*held, strict=True)), rows.per_row, strict=True)
             ]
             for start in range(0, count - size + 1, size):
                 yield _slice(joined, rows, start, start + size)
