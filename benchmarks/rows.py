@@ -107,10 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         ["rows", "step", "reading alone", "ratio of steps to the fewest rows", "without reading"],
         [
             [name, f"{us[name]:.1f}", f"{us[f'{name}, reading']:.1f}"]
-            + [
-                f"{one / first:.3f}"
-                for one, first in zip(left(us, name), left(us, names[0]), strict=True)
-            ]
+            + [f"{t / first:.3f}" for t, first in zip(left(us, name), fewest, strict=True)]
             for name in names
         ],
     )
