@@ -81,7 +81,8 @@ def fit(
         batches, each such a pytree: a list of them, anything else that can be iterated over again
         and again, such as a data loader, or a function without arguments that returns an iterator
         of one epoch. Its batches may differ in their number of rows: they are joined and cut into
-        steps of `batch_size` rows, and what is left of an epoch begins the next.
+        steps of `batch_size` rows, and what is left of an epoch begins the next. A thread reads
+        ahead; what a stream raises is raised as it is.
     family
         "auto" (full rank up to dimension 1024, low rank up to 2896, else mean field; mean field
         on the stochastic path), "mean_field", "low_rank", "full_rank", a family, or a dict from

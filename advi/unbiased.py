@@ -80,7 +80,7 @@ def bias(
     differences = _differences(model, whole_spec, batch_spec, rows)
     found = differences(X.astype(spec.float_dtype), data, order)
     mean, gradient, shared, row = (float(np.max(x)) for x in found)
-    if max(mean, gradient) <= TOLERANCE:  # nor if they are NaN
+    if mean <= TOLERANCE and gradient <= TOLERANCE:  # not if they are NaN
         return None, f"{note}: equal on average, to {max(mean, gradient, 1e-16):.0e} of their size"
     reasons = []
     if not shared <= TOLERANCE * max(1.0, row):
@@ -95,8 +95,9 @@ def bias(
             "neighbours once from all data, and pass them as data; leave the factor N/B, and the "
             "number of rows, to the engine"
         )
-    reason = "; and ".join(reasons) or "the rows are not those of the batch"
-    return f"minibatches are biased, by {max(mean, gradient):.1g} of the whole: {reason}.", note
+    reason = "; and ".join(reasons) or "the terms agree, but their gradients do not"
+    size = np.max([mean, gradient])  # NaN if one of them is
+    return f"minibatches are biased, by {size:.1g} of the whole: {reason}.", note
 
 
 @lru_cache(maxsize=8)

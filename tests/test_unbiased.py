@@ -110,7 +110,15 @@ def test_a_gradient_alone_may_be_biased():
         return advi.Terms(prior(z), terms if d["y"].shape[0] > 20 else held)
 
     [problem] = found(log_joint).problems
-    assert "minibatches are biased" in problem
+    assert "the terms agree, but their gradients do not" in problem
+
+
+def test_batches_that_are_not_finite_are_a_problem():
+    def log_joint(z, d):
+        return advi.Terms(prior(z), rows(z, d) + jnp.where(d["y"].shape[0] > 20, 0.0, jnp.nan))
+
+    [problem] = found(log_joint).problems
+    assert problem.startswith("minibatches are biased, by nan")
 
 
 def test_many_rows_are_examined_by_a_part(monkeypatch):
