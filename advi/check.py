@@ -14,8 +14,9 @@ from advi.row_data import RowData
 from advi.stages.plan import START_RADIUS
 from advi.table import Table
 from advi.tracing import trace
+from advi.unbiased import bias
 
-POINTS = 16
+POINTS, BIAS_POINTS = 16, 4
 ROWS = 256  # of a model with local latents, whose coordinates grow with them
 
 
@@ -59,7 +60,10 @@ def check(
     key: Any = 0,
     x64: bool | None = None,
 ) -> Checkup:
-    """Examine a model: shapes and dtypes, unused latents, finite values and gradients.
+    """Examine a model: shapes and dtypes, unused latents, finite values and gradients, minibatches.
+
+    Where the log-joint has rows, batches of them that add up to all must give its value and its
+    gradient on average: a minibatch fit of a log-joint for which they do not ends elsewhere.
 
     Parameters
     ----------
@@ -107,9 +111,15 @@ def check(
         X = rng.uniform(-START_RADIUS, START_RADIUS, (POINTS, model.size))
         X[0] = 0
         values, gradients = density.value_and_grad(X)
+        finite = np.isfinite(values)
+        biased, bias_notes = None, []
+        if spec.leaves and (log_joint.num_rows or 0) > 1 and finite.any():
+            biased, note = bias(model, data, spec, X[finite][:BIAS_POINTS], rng)
+            bias_notes.append(note)
     unused = [name for name in model.latents if name not in log_joint.used]
     problems = [f"log_joint never uses {name!r}: its posterior is improper" for name in unused]
-    finite = np.isfinite(values)
+    if biased:
+        problems.append(biased)
     finite_gradient = np.isfinite(gradients)
     if not finite.any():
         problems.append("the log density is finite at none of the points tried")
@@ -138,6 +148,7 @@ def check(
             f"data {n}: {shape} {dtype}"
             for n, (shape, dtype) in zip(spec.names, spec.leaves, strict=True)
         ),
+        *bias_notes,
         *notes_nan,
     )
     sizes = np.array([latent.size for latent in model.latents.values()])

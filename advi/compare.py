@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 
 from advi import draws
-from advi.data import prepare
-from advi.density import Density, precision
 from advi.errors import describe
 from advi.keys import host_rng
 from advi.result import Fit
@@ -76,11 +74,7 @@ def compare(fits: Mapping[str, Fit], data: Any = None, *, key: Any = 0) -> Table
 
 
 def _elbos(fit: Fit, data: Any, key: Any) -> np.ndarray:
-    density, q = fit.density, fit.gaussian
-    if data is not None:
-        with precision(fit.float_dtype):
-            moved, spec = prepare(data, fit.float_dtype)
-            density = Density(fit.model, moved, spec, fit.guide.estimated)
+    q, density = fit.gaussian, fit.density.on(data)
     # draws of all coordinates, so that points and inferred latents pair up too
     E = draws.antithetic(host_rng(key), DRAWS, fit.model.size) * fit.structure.noisy
     log_p = density.value(q.points(E))

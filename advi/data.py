@@ -1,5 +1,6 @@
 """Data: checked and moved to the device once; rows, minibatches, and the factor N/B."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from jax import Array
 from jax.tree_util import keystr
 
 from advi.errors import describe
+from advi.model import Model
 
 FEISTEL_ROUNDS = 8
 
@@ -47,14 +49,19 @@ def prepare(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
     ValueError
         If an integer does not fit into 32 bits in a float32 fit.
     """
+    arrays, spec = converted(data, float_dtype)
+    # jax.device_put moves without compiling anything, unlike jnp.asarray with a dtype
+    return jax.tree.map(jax.device_put, arrays), spec
+
+
+def converted(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
+    """Return what `prepare` does, where the data are: nothing is moved."""
     paths, treedef = jax.tree_util.tree_flatten_with_path(
         data, is_leaf=lambda node: isinstance(node, list)
     )
     names = tuple(keystr(path, simple=True, separator=".") or "data" for path, _ in paths)
-    # jax.device_put moves without compiling anything, unlike jnp.asarray with a dtype
     leaves = [
-        jax.device_put(_as_array(name, leaf, float_dtype))
-        for name, (_, leaf) in zip(names, paths, strict=True)
+        _as_array(name, leaf, float_dtype) for name, (_, leaf) in zip(names, paths, strict=True)
     ]
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     return jax.tree.unflatten(treedef, leaves), DataSpec(treedef, shapes, names, float_dtype)
@@ -122,16 +129,25 @@ class Rows:
         B, rows in one step.
     per_row
         For every data leaf whether its leading axis runs over rows.
+    block
+        Steps whose rows are in memory at a time, of rows that are read from a stream; 0 where all
+        rows are in memory.
     """
 
     num_rows: int
     batch_size: int
     per_row: tuple[bool, ...]
+    block: int = 0
 
     @property
     def scale(self) -> float:
         """N/B, the factor of the sum over a batch's rows."""
         return self.num_rows / self.batch_size
+
+    @property
+    def whole(self) -> bool:
+        """Whether a step sees all that is in memory."""
+        return self.block == 1 or (self.block == 0 and self.scale == 1)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -143,9 +159,10 @@ class Rows:
         return self.take(data, self.index(key, step))
 
     def index(self, key: Array, step: Array) -> Array:
-        """Return the rows (B,) of a step's batch.
+        """Return the rows (B,) of a step's batch, as places in the data.
 
-        Every epoch goes through the rows in an order of its own, from the key and the epoch.
+        Every epoch goes through the rows in an order of its own, from the key and the epoch. The
+        rows of a stream's block are taken as they come.
 
         Parameters
         ----------
@@ -154,6 +171,8 @@ class Rows:
         step
             () number of the step, from 0.
         """
+        if self.block:
+            return step % self.block * self.batch_size + jnp.arange(self.batch_size)
         epoch, position = jnp.divmod(step, self.steps_per_epoch)
         places = position * self.batch_size + jnp.arange(self.batch_size)
         return shuffled(places, self.num_rows, jax.random.fold_in(key, epoch))
@@ -180,38 +199,39 @@ class Rows:
 def shuffled(places: Array, num: int, key: Array) -> Array:
     """Return the entries of a random permutation of 0 .. num - 1 at some places.
 
-    A Feistel network on the smallest even number of bits that holds `num`, applied again until
-    the result is below `num`: a bijection whose entries cost the same whatever `num` is, where
-    sorting all rows would cost more than the steps of an epoch. Every row is equally likely at
-    every place; of a handful of rows not quite all orders are.
+    A Feistel network on the pairs of a rectangle that holds `num` places and little more, applied
+    again until the result is below `num`: a bijection whose entries cost the same whatever `num`
+    is, where sorting all rows would cost more than the steps of an epoch. Every row is equally
+    likely at every place; of a handful of rows not quite all orders are.
 
     Parameters
     ----------
     places
         (B,) integers from 0 to num - 1.
     num
-        Length of the permutation, below 2^32.
+        Length of the permutation, below 2^31.
     key
         Typed JAX key; another key, another permutation.
 
     References
     ----------
-    Black & Rogaway (2002), Ciphers with Arbitrary Finite Domains, method 2.
+    Black & Rogaway (2002), Ciphers with Arbitrary Finite Domains, methods 2 and 3.
 
     Examples
     --------
     >>> sorted(shuffled(jnp.arange(5), 5, jax.random.key(0)).tolist())
     [0, 1, 2, 3, 4]
     """
-    half = max(1, ((num - 1).bit_length() + 1) // 2)
-    mask = jnp.uint32((1 << half) - 1)
+    height = math.isqrt(num - 1) + 1
+    width = -(-num // height)
     round_keys = jax.random.bits(key, (FEISTEL_ROUNDS,), jnp.uint32)
 
     def permute(x: Array) -> Array:
-        left, right = x >> half, x & mask
-        for round_key in round_keys:
-            left, right = right, left ^ (_mixed(right ^ round_key) & mask)
-        return (left << half) | right
+        up, along = x // width, x % width
+        for up_key, along_key in round_keys.reshape(-1, 2):
+            up = _rotated(up, height, along ^ up_key)
+            along = _rotated(along, width, up ^ along_key)
+        return up * width + along
 
     walked = jax.lax.while_loop(
         lambda x: jnp.any(x >= num),
@@ -219,6 +239,13 @@ def shuffled(places: Array, num: int, key: Array) -> Array:
         permute(places.astype(jnp.uint32)),
     )
     return walked.astype(jnp.int32)
+
+
+def _rotated(x: Array, size: int, by: Array) -> Array:
+    """Return x, below `size`, moved on around 0 .. size - 1 by a hash of `by`."""
+    # the upper half of the hash as a fraction of `size`: a product of 16 bits each, no division
+    moved = x + (((_mixed(by) >> 16) * jnp.uint32(size)) >> 16)
+    return jnp.where(moved >= size, moved - size, moved)
 
 
 def _mixed(x: Array) -> Array:
@@ -260,8 +287,6 @@ def make_rows(batch_size: Any, rows: int | None, spec: DataSpec) -> Rows:
         If the log-joint has no rows, there is no data to take batches of, or `batch_size` is not
         between 1 and the number of rows.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
-        raise TypeError(f"batch_size: got {describe(batch_size)}; expected an integer.")
     if rows is None:
         raise ValueError(
             f"batch_size={batch_size} needs to know which part of the log-joint belongs to rows, "
@@ -273,9 +298,16 @@ def make_rows(batch_size: Any, rows: int | None, spec: DataSpec) -> Rows:
             f"batch_size={batch_size} takes batches of `data`, but data is None. Pass the rows as "
             "data instead of closing over them."
         )
+    return Rows(rows, check_batch_size(batch_size, rows), check_rows(rows, spec))
+
+
+def check_batch_size(batch_size: Any, rows: int) -> int:
+    """Return a batch size if it is an integer from 1 to the number of rows, or raise."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
+        raise TypeError(f"batch_size: got {describe(batch_size)}; expected an integer.")
     if not 1 <= batch_size <= rows:
         raise ValueError(f"batch_size: got {batch_size}; expected 1 to {rows}, the number of rows.")
-    return Rows(rows, int(batch_size), check_rows(rows, spec))
+    return int(batch_size)
 
 
 def count_rows(spec: DataSpec, num_rows: Any, names: frozenset[str]) -> int:
@@ -315,6 +347,11 @@ def count_rows(spec: DataSpec, num_rows: Any, names: frozenset[str]) -> int:
             "rows along their leading axis."
         )
     return next(iter(axes.values()))
+
+
+def for_rows(model: Model, spec: DataSpec, num_rows: Any = None) -> Model:
+    """Return the model for the rows of some data; `num_rows` is as for `count_rows`."""
+    return model.with_rows(count_rows(spec, num_rows, model.local)) if model.local else model
 
 
 def check_batch(rows: Rows, num_rows: int | None) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi.data import DataSpec
+from advi.data import DataSpec, for_rows, prepare
 from advi.model import Model, Terms
 from advi.tracing import LogJoint, trace
 
@@ -22,6 +22,8 @@ Quantity = Literal["value", "value_and_grad", "hessian_vector"]
 # keep its work near WORK elements, so that cheap models are not all dispatch and a costly one
 # does not pay for padding when few points are asked for.
 MIN_POINTS, MAX_POINTS, WORK = 8, 64, 2**24
+
+SOME_ROWS = "the fit read its rows a few at a time and holds only some of them"
 
 
 def log_density(model: Model, log_joint: LogJoint, estimated: frozenset[str]) -> Any:
@@ -47,13 +49,13 @@ def log_density(model: Model, log_joint: LogJoint, estimated: frozenset[str]) ->
 
 @lru_cache(maxsize=64)
 def _compiled(
-    model: Model, spec: DataSpec, estimated: frozenset[str], quantity: Quantity
+    model: Model, spec: DataSpec, estimated: frozenset[str], scale: float, quantity: Quantity
 ) -> Callable[..., Any]:
     """Return the compiled function of points (n, D), further arrays (n, D) and data."""
     log_p = log_density(model, trace(model, spec), estimated)
 
     def value(x: Array, data: Any) -> Array:
-        return log_p(model.split(x), data).total()
+        return log_p(model.split(x), data).total(scale)
 
     def hessian_vector(x: Array, direction: Array, data: Any) -> Array:
         return jax.jvp(lambda point: jax.grad(value)(point, data), (x,), (direction,))[1]
@@ -77,6 +79,8 @@ class Density:
         Its `DataSpec`.
     estimated
         Latents that are estimated as a point, whose log-Jacobian is left out.
+    scale
+        Factor of the rows: above one where the data are some of the rows, and stand for all.
 
     Attributes
     ----------
@@ -85,15 +89,37 @@ class Density:
     """
 
     def __init__(
-        self, model: Model, data: Any, spec: DataSpec, estimated: frozenset[str] = frozenset()
+        self,
+        model: Model,
+        data: Any,
+        spec: DataSpec,
+        estimated: frozenset[str] = frozenset(),
+        scale: float = 1.0,
     ) -> None:
-        self.model, self.data, self.spec = model, data, spec
+        self.model, self.data, self.spec, self.estimated = model, data, spec, estimated
+        self.scale = scale
         self.log_joint = trace(model, spec)
         self.dtype = np.dtype(spec.float_dtype)
         self.num_gradients = self.num_values = self.num_hessian_vectors = 0
-        self._program = partial(_compiled, model, spec, estimated)
+        self._program = partial(_compiled, model, spec, estimated, scale)
         fitting = WORK // max(self.log_joint.cost, 1)
         self._points = int(np.clip(2 ** int(np.log2(max(fitting, 1))), MIN_POINTS, MAX_POINTS))
+
+    def on(self, data: Any) -> "Density":
+        """Return the log density on other data, of its form but any rows, or with None on its own.
+
+        Raises
+        ------
+        ValueError
+            If `data` is None and there are only some of the rows.
+        """
+        if data is not None:
+            with precision(self.spec.float_dtype):
+                moved, spec = prepare(data, self.spec.float_dtype)
+                return Density(for_rows(self.model, spec), moved, spec, self.estimated)
+        if self.scale != 1:
+            raise ValueError(f"{SOME_ROWS}, and this needs all: give data=... where it is taken.")
+        return self
 
     def value_and_grad(self, X: Floats) -> tuple[Floats, Floats]:
         """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""

@@ -1,7 +1,7 @@
 """The two ways to a fit: the automatic plan, and the steps of an optimiser."""
 
-import dataclasses
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from advi.density import Density
 from advi.failures import blame, not_finite_at_start
 from advi.gaussian import Floats, Gaussian, structure_of
 from advi.guide import Guide
+from advi.held_out import HeldOut
 from advi.initial import initial
 from advi.keys import device_key, host_rng
 from advi.progress import Bar
@@ -22,6 +23,7 @@ from advi.row_fit import LAST_ERRORS, START_SCALES, RowEnds
 from advi.stages.plan import NotFiniteError, run_plan
 from advi.stages.stochastic import Stochastic, run_steps
 from advi.status import Estimate, Progress, Status
+from advi.streams import Reader, StreamError
 
 MAX_STEPS = 100_000  # of a stochastic fit that is left to settle
 LEARNING_RATE, RATE_STEPS = 0.02, 1000
@@ -82,32 +84,53 @@ def fit_steps(
     key: Any,
     max_steps: int | None,
     bar: Bar,
+    held_out: HeldOut | None = None,
+    reader: Reader | None = None,
 ) -> Fit:
     """Fit by the steps of an optimiser, until they have settled where `max_steps` is None.
+
+    The steps are on the density's data, or on what a reader reads: then the density is that of
+    the first rows of the stream.
 
     Raises
     ------
     TypeError, ValueError
         If `init` is not as `initial` takes it, or nothing around it has finite log densities.
     """
-    guide = dataclasses.replace(settings.guide, model=density.model)
-    rng = host_rng(key)
-    ends = RowEnds.of(density, guide, key) if guide.local else FlatEnds(density, guide, rng)
+    guide, rng = settings.guide, host_rng(key)
+    if guide.local and settings.rows is not None:
+        guide = guide.with_rows(settings.rows.num_rows)
+        ends = RowEnds.of(density, guide, key)
+    else:
+        ends = FlatEnds((density,), guide, rng)
     state = settings.init(ends.start(init), device_key(key, 1), rng)
     trace_: list[Progress] = []
     status = Status("interrupted", "interrupted before the first chunk of steps ended")
     try:
-        for now, elbos, ended in run_steps(
-            settings, state, density.data, max_steps or MAX_STEPS, max_steps is None, bar.update
+        for now, elbos, progress, ended in run_steps(
+            settings,
+            state,
+            itertools.repeat(density.data) if reader is None else reader,
+            max_steps or MAX_STEPS,
+            max_steps is None,
+            bar.update,
+            held_out,
         ):
             state = now
             start = len(trace_) + 1
             trace_ += [Progress("optimize", start + i, float(v)) for i, v in enumerate(elbos)]
+            trace_[-1] = trace_[-1]._replace(eval_elbo=progress.eval_elbo)
             status = ended or Status(
                 "interrupted", f"interrupted after step {int(state.step)}; this is the fit so far"
             )
     except KeyboardInterrupt:
         pass
+    except StreamError as error:
+        if not trace_:
+            raise
+        status = Status("interrupted", f"interrupted after step {len(trace_)}: {error}")
+    if reader is not None:
+        ends = ends.judged_by(reader.kept)
     moved = int(state.step) > 0 and any(settings.averaged)
     average = jax.tree.map(np.asarray, settings.average(state)) if moved else None
     params, elbo = ends.better(average, jax.tree.map(np.asarray, state.params))
@@ -128,9 +151,19 @@ def fit_steps(
 class FlatEnds(NamedTuple):
     """Where a stochastic fit starts and what it ends with, by points of R^D on the host."""
 
-    density: Density
+    densities: tuple[Density, ...]  # of all data, or of batches that each stand for all
     guide: Guide
     rng: np.random.Generator
+
+    def judged_by(self, batches: list[Any]) -> "FlatEnds":
+        """Return the ends of a fit to a stream, of which some batches were kept."""
+        [first] = self.densities
+        return self._replace(
+            densities=tuple(
+                Density(first.model, batch, first.spec, first.estimated, first.scale)
+                for batch in batches
+            )
+        )
 
     def start(self, init: Any) -> Any:
         """Return the parameters to start from, their scale small enough for finite values."""
@@ -140,24 +173,32 @@ class FlatEnds(NamedTuple):
         E = structure_of(self.guide).fixed_draws(self.rng, MIN_FINAL_DRAWS)
         for scale in START_SCALES:
             q = Gaussian(first.loc, np.full(len(first.loc), scale))
-            if np.all(np.isfinite(self.density.value(q.points(E)))):
+            if np.all(np.isfinite(self.densities[0].value(q.points(E)))):
                 return self.guide.from_gaussian(*q)
-        raise not_finite_at_start(self.density, first.loc)
+        raise not_finite_at_start(self.densities[0], first.loc)
 
     def better(self, average: Any, last: Any) -> tuple[Any, Estimate]:
         """Return the averaged parameters, or the last if common draws show them to be better.
 
         The last are better while a fit still improves; at rest the average is, by less than
-        shows. There is no average, None, where nothing was averaged.
+        shows. There is no average, None, where nothing was averaged. Several densities are those
+        of batches, each with draws of its own: what they say of the whole differs by their rows
+        too, and so does the error.
         """
-        density, guide = self.density, self.guide
-        num = int(np.clip(FINAL_WORK // density.log_joint.cost, MIN_FINAL_DRAWS, FINAL_DRAWS))
-        structure = structure_of(guide)
-        E = structure.spread(draws.antithetic(self.rng, num // 2 * 2, structure.dim))
+        work = sum(density.log_joint.cost for density in self.densities)
+        num = int(np.clip(FINAL_WORK // work, MIN_FINAL_DRAWS, FINAL_DRAWS)) // 2 * 2
+        structure = structure_of(self.guide)
+        noise = [
+            structure.spread(draws.antithetic(self.rng, num, structure.dim)) for _ in self.densities
+        ]
 
         def elbos(params: Any) -> Floats:
-            q = Gaussian(*guide.to_gaussian(params))
-            return structure.paired_elbos(density.value(q.points(E)), E, q)
+            q = Gaussian(*self.guide.to_gaussian(params))
+            values = [
+                structure.paired_elbos(density.value(q.points(E)), E, q)
+                for density, E in zip(self.densities, noise, strict=True)
+            ]
+            return values[0] if len(values) == 1 else np.array([v.mean() for v in values])
 
         with np.errstate(all="ignore"):
             of_last = elbos(last)
@@ -172,7 +213,7 @@ class FlatEnds(NamedTuple):
     def blame(self, params: Any) -> str:
         """Return what makes the log density or its gradient non-finite, in words."""
         q = Gaussian(*self.guide.to_gaussian(params))
-        return blame(self.density, self.guide, q, self.rng)
+        return blame(self.densities[0], self.guide, q, self.rng)
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,5 +1,6 @@
 """fit(): from a model and data to a posterior approximation."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -9,13 +10,14 @@ from typing import Any
 import numpy as np
 import optax
 
-from advi.data import check_batch, count_rows, make_rows, prepare
+from advi.data import check_batch, for_rows, make_rows, prepare
 from advi.density import Density, default_float, precision
 from advi.drivers import default_optimizer, fit_plan, fit_steps
 from advi.errors import describe, unknown
 from advi.families import MeanField
+from advi.held_out import hold_out
 from advi.initial import initial
-from advi.keys import key_words
+from advi.keys import device_key, host_rng, key_words
 from advi.make_guide import asks_for_rows, make_guide
 from advi.model import Model
 from advi.objective import Elbo, Objective
@@ -24,9 +26,11 @@ from advi.result import Fit
 from advi.stages.averaging import averaged_blocks
 from advi.stages.stochastic import Stochastic
 from advi.status import Progress
+from advi.streams import Reader, open_stream
 from advi.tracing import require_all_used, trace
 from advi.trust import checked
 
+EVAL_STREAM, READ_STREAM = 201, 202
 CHECK_DENSITIES, CHECK_WORK = 5000, 2**37  # elements read by a check: some seconds
 
 
@@ -58,6 +62,7 @@ def fit(
     key: Any = 0,
     init: Any = None,
     x64: bool | None = None,
+    eval_data: Any = None,
     callback: Callable[[Progress], object] | None = None,
     progress: bool | None = None,
     diagnose: bool = True,
@@ -72,7 +77,13 @@ def fit(
     model
         The model.
     data
-        Pytree of arrays, passed on to the log-joint; rows along leading axes.
+        Pytree of arrays, passed on to the log-joint; rows along leading axes. With a `batch_size`,
+        memory-mapped arrays (`numpy.memmap`) are read a few rows at a time. Or a stream of
+        batches, each such a pytree: a list of them, anything else that can be iterated over again
+        and again, such as a data loader, or a function without arguments that returns an iterator
+        of one epoch. Its batches may differ in their number of rows: they are joined and cut into
+        steps of `batch_size` rows, and what is left of an epoch begins the next. A thread reads
+        ahead; what a stream raises is raised as it is.
     family
         "auto" (full rank up to dimension 1024, low rank up to 2896, else mean field; mean field
         on the stochastic path), "mean_field", "low_rank", "full_rank", a family, or a dict from
@@ -85,10 +96,11 @@ def fit(
         An Optax optimiser, used instead of the plan; it is passed value, grad and value_fn.
     batch_size
         Rows per step, for a log-joint that returns `Terms`. Steps are Adam's, at a rate that
-        falls, unless an `optimizer` is given.
+        falls, unless an `optimizer` is given. Of a stream, by default the rows of its first batch.
     num_rows
-        Rows in the data that local latents have values for. By default the leading axis of all
-        data leaves, where they agree.
+        Rows in one epoch of a stream, by which its batches are scaled; the last ones may be left
+        out, fewer than a batch. Or the rows in the data that local latents have values for, by
+        default the leading axis of all data leaves, where they agree.
     max_steps
         Evaluations of the plan at most (default: no limit but the stages' own), or exactly how
         many steps the optimiser takes, after which encoders, and latents estimated as a point,
@@ -103,6 +115,11 @@ def fit(
         A `Fit` to start from, or a dict of constrained values for some or all latents.
     x64
         True computes this fit in float64, False in float32; None follows JAX's setting.
+    eval_data
+        Held-out rows, a pytree like the data, on the stochastic path. Now and then the ELBO is
+        evaluated with them in place of the data's, scaled to as many: `Progress.eval_elbo` and
+        `Fit.eval_trace`, in nats and comparable with `Fit.elbo_trace`. At most 4,096 of them are
+        used, drawn at random, and about a twentieth of the time.
     callback
         Called with a `Progress` as the fit goes on; a true result ends it.
     progress
@@ -144,56 +161,92 @@ def fit(
     for name, number in (("max_steps", max_steps), ("restarts", restarts)):
         _check_count(name, number)
     key_words(key)
+    float_dtype = default_float(x64)
+    with precision(float_dtype):
+        stream = open_stream(model, data, num_rows, batch_size, float_dtype)
+    if num_rows is not None and stream is None and not model.local:
+        raise ValueError(
+            f"num_rows: got {describe(num_rows)} for data in memory, whose number of rows is that "
+            "of Terms.rows; expected it for a stream of batches only. Leave it out."
+        )
     # tables and encoders are moved by an optimiser, on all rows if there are no batches
     by_row = bool(model.local) and asks_for_rows(family)
-    stochastic = optimizer is not None or batch_size is not None or by_row
+    stochastic = optimizer is not None or batch_size is not None or stream is not None or by_row
     if objective is not None and not stochastic:
         raise ValueError(
             "objective: the automatic plan chooses its own draws and estimator; give an "
             "`optimizer` or a `batch_size` with it, or leave it out."
         )
-    auto = MeanField() if stochastic else None
-    float_dtype = default_float(x64)
-    with precision(float_dtype), Bar(progress, callback) as bar:
-        data, spec = prepare(data, float_dtype)
-        whole = model
-        if model.local:
-            whole = model.with_rows(count_rows(spec, num_rows, model.local))
+    if eval_data is not None and not stochastic:
+        raise ValueError(
+            "eval_data: the automatic plan works on a fixed objective, whose course says nothing "
+            "about other rows; give a `batch_size` or an `optimizer` with it, or use fit.loo()."
+        )
+    with precision(float_dtype), Bar(progress, callback) as bar, contextlib.ExitStack() as opened:
+        if stream is None:
+            data, spec = prepare(data, float_dtype)
+            whole = for_rows(model, spec, num_rows)
+        else:
+            spec, whole = stream.spec, model.with_rows(stream.rows.batch_size)
+        auto = MeanField() if stochastic else None
         guide = make_guide(model if stochastic else whole, family, auto=auto)
         log_joint = trace(whole, spec)
         require_all_used(whole, log_joint)
-        density = Density(whole, data, spec, guide.estimated)
         if not stochastic:
+            density = Density(whole, data, spec, guide.estimated)
             first, warm = initial(whole, init)
             result = fit_plan(density, guide, first, warm, restarts, key, max_steps, bar)
             return _diagnosed(result) if diagnose else result
-        rows = None
-        if batch_size is not None or guide.local:
+        rows = None if stream is None else stream.rows
+        if rows is None and (batch_size is not None or guide.local):
             size = whole.num_rows if batch_size is None else batch_size
             rows = make_rows(size, log_joint.num_rows, spec)
+        batch_spec = spec if rows is None else rows.batch_spec(spec)
+        if rows is not None:
             guide = guide.with_rows(rows.batch_size)
-            spec = rows.batch_spec(spec)
-            log_joint = trace(guide.model, spec)
+            log_joint = trace(guide.model, batch_spec)
             check_batch(rows, log_joint.num_rows)
-            guide.check_encoders(spec, rows.per_row)
+            guide.check_encoders(batch_spec, rows.per_row)
         objective = objective or Elbo()
         objective.check(guide, log_joint)
         settings = Stochastic(
             guide,
-            spec,
+            batch_spec,
             objective,
             optimizer or default_optimizer(),
             rows,
             averaged_blocks(guide, settle=max_steps is None),
         )
-        if settings.sparse and settings.line_search:
-            raise ValueError(
-                "optimizer: got one that searches along lines, which moves all parameters at once; "
-                "expected one that moves each by itself, such as optax.adam(1e-2), where a batch "
-                "sees only some rows of a table. Or leave batch_size out."
-            )
-        result = fit_steps(density, settings, init, key, max_steps, bar)
+        _check_tables(settings, stream is not None)
+        held_out = reader = None
+        if eval_data is not None:
+            num_rows = log_joint.num_rows if rows is None else rows.num_rows
+            rng = host_rng(key, EVAL_STREAM)
+            held_out = hold_out(eval_data, guide, batch_spec, num_rows, settings.draws, rng)
+        scale = 1.0
+        if stream is not None:
+            reader = Reader(stream, device_key(key, 1), host_rng(key, READ_STREAM))
+            opened.enter_context(reader)
+            data, scale = reader.first_batch(), stream.rows.scale
+        density = Density(whole, data, spec, guide.estimated, scale)
+        result = fit_steps(density, settings, init, key, max_steps, bar, held_out, reader)
         return _diagnosed(result) if diagnose else result
+
+
+def _check_tables(settings: Stochastic, streamed: bool) -> None:
+    """Raise ValueError if a table of parameters cannot be moved in this way."""
+    if settings.guide.tables and streamed:
+        raise ValueError(
+            f"family: {settings.guide.tables[0]!r} has a table of parameters, one for each row, "
+            "and a stream does not say which row is which; expected "
+            "advi.Amortised(encode, params), or data in memory."
+        )
+    if settings.sparse and settings.line_search:
+        raise ValueError(
+            "optimizer: got one that searches along lines, which moves all parameters at once; "
+            "expected one that moves each by itself, such as optax.adam(1e-2), where a batch "
+            "sees only some rows of a table. Or leave batch_size out."
+        )
 
 
 def _diagnosed(result: Fit) -> Fit:

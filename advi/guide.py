@@ -132,6 +132,12 @@ class Guide:
         return replace(self, blocks=tuple(blocks))
 
     @property
+    def tables(self) -> tuple[str, ...]:
+        """Local latents with a table of parameters, one for each row."""
+        tables = [b.names for b in self.blocks if isinstance(b.family, PerRow)]
+        return tuple(name for names in tables for name in names)
+
+    @property
     def num_rows(self) -> int:
         """Rows that local latents have a value for: one where there are no rows."""
         return self.model.num_rows or 1

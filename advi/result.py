@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi import draws, trust
+from advi import draws, predict, trust
 from advi.density import Density, default_float, precision
 from advi.diagnostics.verdict import Checked, Verdict, khat_words
 from advi.diagnostics.weighted import WeightedDraws
@@ -22,13 +22,14 @@ from advi.families import Amortised, PerRow
 from advi.gaussian import Gaussian, Structure, structure_of
 from advi.guide import Guide
 from advi.keys import device_key, host_rng
+from advi.loo import Loo, psis_loo
 from advi.model import Model
 from advi.moments import DrawSet
 from advi.objective import check_draws, check_weights
 from advi.row_data import RowData
 from advi.row_posterior import RowPosterior, RowValues
 from advi.stages.plan import Rival
-from advi.status import Estimate, Progress, Status
+from advi.status import Estimate, EvalTrace, Progress, Status
 from advi.table import Table
 
 SAMPLE_STREAM = 2
@@ -128,6 +129,13 @@ class Fit:
     def elbo_trace(self) -> NDArray[np.float64]:
         """ELBO in nats over the course of the fit, (steps,)."""
         return np.array([progress.elbo for progress in self.trace])
+
+    @property
+    def eval_trace(self) -> EvalTrace:
+        """Held-out ELBO in nats over the course of a fit that was given `eval_data`."""
+        found = [p for p in self.trace if math.isfinite(p.eval_elbo)]
+        steps = np.array([p.step for p in found], dtype=np.int64)
+        return EvalTrace(steps, np.array([p.eval_elbo for p in found], dtype=np.float64))
 
     @property
     def verdict(self) -> Verdict:
@@ -303,7 +311,7 @@ class Fit:
         in the table.
         """
         if self.guide.local:
-            shared = self.rows().shared()
+            shared = self._fitted_rows.shared()
             names = {name: self.model.coordinates_of(name) for name in shared.values}
             return shared.summary(names) if names else Table((), {})
         return self.moment_draws.summary(self.model.coordinates)
@@ -356,6 +364,7 @@ class Fit:
                 "expected a fit with an advi.Amortised or advi.PerRow family."
             )
         if data is None:
+            self.density.on(None)  # which may not have all of the rows
             return self._fitted_rows
         tables = [b for b in self.guide.blocks if isinstance(b.family, PerRow)]
         if tables:
@@ -370,11 +379,106 @@ class Fit:
 
     @cached_property
     def _fitted_data(self) -> RowData:
-        return RowData.of(self.density.data, self.density.spec, self.guide.num_rows)
+        density = self.density
+        return RowData.of(density.data, density.spec, density.model.num_rows or 1)
 
     @cached_property
     def _fitted_rows(self) -> RowPosterior:
         return RowPosterior(self.guide, self.params, self._fitted_data)
+
+    def predict(self, fn: Callable[..., Any], n: int, data: Any = None, key: Any = 0) -> Any:
+        """Apply a function to posterior draws, such as the prediction for new data.
+
+        Parameters
+        ----------
+        fn
+            ``fn(z, data)`` of one draw, `z` in the tree of the latents, or ``fn(z, data, key)``
+            with a JAX key of the draw's own; it returns a pytree of arrays. It is compiled once
+            for data of one shape.
+        n
+            Number of draws, those of `sample`.
+        data
+            What `fn` is given, rows of any number; by default the data of the fit.
+        key
+            Integer or JAX key.
+
+        Returns
+        -------
+        pytree
+            What `fn` returns with one more leading axis, (n, ...): NumPy arrays, since together
+            they may exceed the memory of the device, which holds some draws' at a time.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `fn` is no such function, or `n` no positive integer.
+
+        Examples
+        --------
+        >>> import advi
+        >>> model = advi.Model(lambda z, data: -0.5 * z["x"] ** 2, {"x": advi.real()})
+        >>> fit = advi.fit(model)
+        >>> fit.predict(lambda z, data: z["x"] * data, 100, np.array([1.0, -1.0])).shape
+        (100, 2)
+        """
+        return predict.predict(self, fn, n, data, key)
+
+    def log_likelihood(self, data: Any = None, n: int = 1000, key: Any = 0) -> NDArray:
+        """Return the log-likelihood of every row of data at posterior draws.
+
+        Parameters
+        ----------
+        data
+            Data as the log-joint takes it, rows of any number; by default those of the fit. The
+            log-joint is compiled again for another number of rows.
+        n
+            Number of draws, those of `sample`.
+        key
+            Integer or JAX key.
+
+        Returns
+        -------
+        NDArray
+            (n, N), nats: `Terms.rows`, never scaled.
+
+        Raises
+        ------
+        ValueError
+            If the log-joint returns a scalar.
+        """
+        return predict.log_likelihood(self, data, n, key)
+
+    def loo(self, data: Any = None, n: int = 1000, key: Any = 0) -> Loo:
+        """Estimate the log predictive density of rows that are left out one at a time.
+
+        Pareto-smoothed importance sampling from q, whose error as an approximation of the
+        posterior is part of the weights. It holds n N numbers in memory.
+
+        Parameters
+        ----------
+        data
+            The data of the fit, where the fit does not hold them itself.
+        n
+            Number of draws.
+        key
+            Integer or JAX key.
+
+        Returns
+        -------
+        Loo
+
+        Raises
+        ------
+        ValueError
+            If the log-joint returns a scalar.
+
+        References
+        ----------
+        Vehtari, Gelman & Gabry (2017), Practical Bayesian model evaluation using leave-one-out
+        cross-validation and WAIC. Magnusson, Andersen, Jonasson & Vehtari (2019), Bayesian
+        leave-one-out cross-validation for large data, eq. 5.
+        """
+        return psis_loo(self, data, n, key)
 
     def check(self) -> "Fit":
         """Return the fit with a verdict, however long the examination takes."""
@@ -474,7 +578,7 @@ class Fit:
             f"status: {self.status}, {self.status.message}",
             f"ELBO: {self.elbo} nats",
         ]
-        if self.checked is not None:
+        if not math.isnan(self.khat):
             lines[-1] += f", {khat_words(self.khat)}"
         return "\n".join([*lines, str(self.verdict)])
 

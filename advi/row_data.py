@@ -69,6 +69,22 @@ class RowData:
             )
         return RowData(data, spec, tuple(per_row), np.arange(next(iter(lengths.values()))))
 
+    def joined(self, batches: list[Any]) -> "RowData":
+        """Return the rows of several batches, each like the data."""
+        parts = zip(*map(jax.tree.leaves, batches), strict=True)
+        leaves = [
+            np.concatenate(part) if row else part[0]
+            for part, row in zip(parts, self.per_row, strict=True)
+        ]
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        num = next(len(leaf) for leaf, row in zip(leaves, self.per_row, strict=True) if row)
+        return replace(
+            self,
+            data=self.spec.treedef.unflatten(leaves),
+            spec=self.spec._replace(leaves=shapes),
+            index=np.arange(num),
+        )
+
     def sample(self, num: int, rng: np.random.Generator) -> "RowData":
         """Return a random sample of the rows, or all where there are not more than `num`."""
         if len(self.index) <= num:

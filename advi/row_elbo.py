@@ -36,11 +36,13 @@ class RowElbos(NamedTuple):
 
 
 def row_elbos(guide: Guide, params: Any, rows: RowData, seed: int) -> RowElbos:
-    """Evaluate the ELBO on fresh draws; the same seed gives the same draws and rows."""
+    """Evaluate the ELBO on fresh draws; the same seed gives the same draws and rows.
+
+    Where the guide is for more rows than are given, these stand for all.
+    """
     rng = np.random.default_rng(seed)
-    total = len(rows.index)
     rows = rows.sample(ELBO_ROWS, rng)
-    share = len(rows.index) / total
+    share = len(rows.index) / guide.num_rows
     num_chunks = -(-len(rows.index) // CHUNK_ROWS)
     num_draws = max(2, ELBO_DRAWS // num_chunks)
     totals = []

@@ -35,9 +35,13 @@ class RowEnds(NamedTuple):
 
     @classmethod
     def of(cls, density: Density, guide: Guide, key: Any) -> "RowEnds":
-        """Return the ends of a fit to some data."""
-        rows = RowData.of(density.data, density.spec, guide.num_rows)
+        """Return the ends of a fit to some data, or to a stream that begins with them."""
+        rows = RowData.of(density.data, density.spec, density.model.num_rows or 1)
         return cls(guide, rows, int(host_rng(key, ROWS_STREAM).integers(2**32)))
+
+    def judged_by(self, batches: list[Any]) -> "RowEnds":
+        """Return the ends of a fit to a stream, of which some batches were kept."""
+        return self._replace(rows=self.rows.joined(batches))
 
     def start(self, init: Any) -> Any:
         """Return the parameters to start from, host arrays, where the ELBO is finite.

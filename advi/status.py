@@ -62,9 +62,17 @@ class Estimate(NamedTuple):
         return f"{self.value:.{digits}f} ± {self.mcse:.{digits}f}"
 
 
+class EvalTrace(NamedTuple):
+    """The held-out ELBO over the course of a fit."""
+
+    steps: NDArray[np.int64]  # (E,) steps taken
+    values: NDArray[np.float64]  # (E,) nats
+
+
 class Progress(NamedTuple):
     """Where a fit is, as passed to `callback`."""
 
     stage: str
     step: int  # evaluations of the plan, or optimiser steps
     elbo: float  # nats, on the draws of the stage or the last chunk of steps
+    eval_elbo: float = math.nan  # nats, of the model with the held-out rows in place of its own

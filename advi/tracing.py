@@ -115,7 +115,7 @@ def trace(model: Model, spec: DataSpec) -> LogJoint:
     live = _live_inputs(closed.jaxpr)
     used = frozenset(name for name, alive in zip(model.latents, live, strict=False) if alive)
     has_prior = len(closed.out_avals) > 2
-    return LogJoint(jex_core.jaxpr_as_fun(closed), used, num_rows, has_prior, _cost(closed.jaxpr))
+    return LogJoint(jex_core.jaxpr_as_fun(closed), used, num_rows, has_prior, cost(closed.jaxpr))
 
 
 def require_all_used(model: Model, log_joint: LogJoint) -> None:
@@ -228,8 +228,8 @@ def _live_inputs(jaxpr: Any) -> list[bool]:
     return [id(v) in needed for v in jaxpr.invars]
 
 
-def _cost(jaxpr: Any) -> int:
-    """Return the largest operand or result of every operation, in elements, summed."""
+def cost(jaxpr: Any) -> int:
+    """Return the work of a jaxpr: the largest operand or result of every operation, summed."""
     total = 0
     for eqn in jaxpr.eqns:
         inner = [
@@ -240,7 +240,7 @@ def _cost(jaxpr: Any) -> int:
         ]
         repeats = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
         if inner:
-            total += repeats * sum(_cost(sub) for sub in inner)
+            total += repeats * sum(cost(sub) for sub in inner)
         else:
             sizes = [np.prod(v.aval.shape, dtype=int) for v in (*eqn.invars, *eqn.outvars)]
             total += int(max(sizes, default=0))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advi import draws
-from advi.density import Density
+from advi.density import SOME_ROWS, Density
 from advi.diagnostics.better import (
     CORRECT_ROUNDS,
     MAX_ADAPTED_DIM,
@@ -50,11 +50,15 @@ RESPONSE_ELEMENTS = 2**17  # of the draws that a linear response averages over: 
 # A correction begins at the fit, and short runs do not leave its neighbourhood: on posteriors
 # where it arrives, it goes .13 sd and a factor 1.5, on funnels where it does not, .5 sd or 2.
 MAX_REMOTE_SHIFT, MAX_REMOTE_STRETCH = 0.5, 2.0
+NEXT_OF_STREAM = "fit rows that memory holds in the same way, and check that fit."
 MIN_SHARE = 0.2  # effective share of importance draws that a correction is called good by
 
 
 def checked(fit: "Fit") -> Checked:
-    """Examine a fit."""
+    """Examine a fit, or say why that cannot be done."""
+    if fit.density.scale != 1:
+        reason = f"The posterior cannot be compared with: {SOME_ROWS}."
+        return Checked(Verdict("not checked", (reason,), NEXT_OF_STREAM), math.nan, None)
     if fit.structure.dim > MAX_DIM:
         return Checked(Verdict("not checked", (_too_many(fit),)), math.nan, None)
     plain = _columns(fit, fit.moment_draws.values)
@@ -65,7 +69,7 @@ def checked(fit: "Fit") -> Checked:
 
 def corrected(fit: "Fit") -> "Fit":
     """Return the fit with draws nearer to the posterior."""
-    target = Target(fit.density, fit.gaussian, fit.structure, _column_function(fit))
+    target = Target(fit.density.on(None), fit.gaussian, fit.structure, _column_function(fit))
     first = target.marginal
     if fit.structure.dim > MAX_DIM:
         raise ValueError(f"corrected: {_too_many(fit)}")
@@ -107,7 +111,8 @@ def linear_response(fit: "Fit") -> "Fit":
 def refined(fit: "Fit", family: Any) -> "Fit":
     """Return the automatic plan's fit of a family, begun at the fit, with a verdict."""
     guide = make_guide(fit.model, family)
-    density = Density(fit.model, fit.density.data, fit.density.spec, guide.estimated)
+    density = fit.density.on(None)
+    density = Density(fit.model, density.data, density.spec, guide.estimated)
     outcome = run_plan(
         density,
         structure_of(guide),
@@ -207,7 +212,7 @@ def _response_scale(fit: "Fit") -> Floats:
     dim = fit.structure.dim
     num = max(MIN_DRAWS, min(2 * dim, RESPONSE_ELEMENTS // dim))
     E = fit.structure.fixed_draws(rng, even(num, dim))
-    density, noisy = fit.density, fit.structure.noisy
+    density, noisy = fit.density.on(None), fit.structure.noisy
     covariance = linear_response_covariance(
         density.hessian_vector, density.value_and_grad, fit.gaussian, fit.structure, E
     )

@@ -14,6 +14,8 @@ from benchmarks import (
     make_references,
     overhead,
     posteriordb,
+    rows,
+    streams,
     targets,
     verdict,
 )
@@ -49,6 +51,25 @@ def test_overhead_smoke(tmp_path, capsys):
     assert result["settings"]["rows"] == 50
     assert len(result["ms_per_step"]) == 2
     assert result["machine"]["device"]
+
+
+def test_rows_smoke(tmp_path, capsys):
+    size = ["--rows", "300", "600", "--agree", "300", "--predictors", "2", "--repeats", "2"]
+    rows.main([*size, "--batch-size", "100", "--out", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "the bar of 1.25 is" in text
+    assert "sd for means" in text
+    result = json.loads((tmp_path / "rows.json").read_text())
+    assert {"300", "600", "300, reading"} < set(result["us_per_step"])
+
+
+def test_streams_smoke(tmp_path, capsys):
+    size = ["--gib", "0.001", "--rows", "600", "--dim", "3", "--batch-size", "8"]
+    streams.main([*size, "--steps", "300", "--repeats", "1", "--out", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "GiB more; the bar of 1.00 is met" in text
+    result = json.loads((tmp_path / "streams.json").read_text())
+    assert all(rate > 0 for [rate] in result["steps_per_second"].values())
 
 
 def test_overhead_candidates_compute_the_same_gradient():

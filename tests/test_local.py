@@ -507,3 +507,71 @@ def test_check_looks_at_local_latents():
     assert checkup.ok
     assert checkup.latents["s"]["real coordinates"] == 12
     assert isinstance(make_guide(model, "mean_field"), Guide)
+
+
+# Rows that are read in batches, held-out rows, predictions.
+
+
+def test_an_encoder_learns_from_a_stream_as_from_memory():
+    family = {"h": advi.Amortised(encode, ZERO), "w": advi.Point()}
+    settings = {
+        "family": family,
+        "optimizer": optax.adam(optax.cosine_decay_schedule(0.03, 1000)),
+        "objective": advi.Elbo(draws=2, estimator="stl"),
+        "max_steps": 1000,
+    }
+    batches = [{"x": part} for part in np.split(DATA["x"], 4)]
+    streamed = advi.fit(ppca(), batches, num_rows=N, **settings)
+    in_memory = advi.fit(ppca(), DATA, batch_size=100, **settings)
+    best = N * exact(LOADINGS).mean() - 0.5e-4 * np.sum(LOADINGS**2)
+    for fit in (streamed, in_memory):  # half way in the rate's fall: .05 nat a row
+        assert abs(fit.elbo.value - best) < 0.05 * N + 2 * fit.elbo.mcse
+        assert fit.elbo.mcse < 0.02 * N
+    assert "400 rows" in str(streamed)
+    assert streamed.sample(2, data={"x": DATA["x"][:7]})["h"].shape == (2, 7, K)
+    with pytest.raises(ValueError, match="only some of them"):
+        streamed.sample(2)
+
+
+def test_a_table_cannot_be_streamed_nor_held_out():
+    batches = [{"x": part} for part in np.split(DATA["x"], 4)]
+    with pytest.raises(ValueError, match="'h' has a table .* stream does not say which row"):
+        advi.fit(ppca(), batches, num_rows=N)
+    with pytest.raises(ValueError, match="eval_data: 'h' has a table"):
+        advi.fit(ppca(), DATA, batch_size=50, eval_data=DATA)
+
+
+def test_held_out_rows_and_predictions_of_an_encoder(best_fit):
+    family = {"h": advi.Amortised(encode, BEST), "w": advi.Point()}
+    held_out = {"x": DATA["x"][:150]}
+    fit = advi.fit(
+        ppca(),
+        DATA,
+        batch_size=50,
+        family=family,
+        optimizer=STILL,
+        max_steps=2,
+        eval_data=held_out,
+    )
+    # q is the exact posterior of every row: the ELBO is their log evidence, scaled to all rows
+    shared = -0.5e-4 * np.sum(LOADINGS**2)
+    expected = N * exact(LOADINGS, held_out["x"]).mean() + shared
+    assert fit.eval_trace.values[-1] == pytest.approx(expected, rel=5e-3)
+    new = {"x": DATA["x"][:30]}
+    rebuilt = best_fit.predict(lambda z, d: z["h"] @ z["w"].T - d["x"], 400, new)
+    assert rebuilt.shape == (400, 30, D)
+    mean = optimal(LOADINGS)[0]
+    np.testing.assert_allclose(rebuilt.mean(0), new["x"] @ mean.T @ LOADINGS.T - new["x"], atol=0.1)
+    rows = best_fit.log_likelihood(new, n=3)
+    assert rows.shape == (3, 30)
+
+
+def test_check_adds_up_minibatches_of_local_latents():
+    assert advi.check(ppca(), DATA).ok
+
+    def centred(z, d):
+        terms = log_joint(z, d)
+        return terms._replace(rows=terms.rows - jnp.mean(z["h"]) ** 2)
+
+    model = advi.Model(centred, {"h": advi.real(K, local=True), "w": advi.real(D, K)})
+    assert any("minibatches are biased" in p for p in advi.check(model, DATA).problems)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optax
 import pytest
 
 import advi
@@ -15,6 +16,7 @@ from models import (
     coin_toss,
     diabetes_regression,
     eight_schools,
+    logistic_regression,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -156,6 +158,34 @@ def test_breast_cancer_beats_the_base_rate_and_stands_beside_the_ridge(printed):
     assert abs(fit[0] - ridge[0]) < 0.05
     assert fit[0] > base[0] + 0.2
     assert fit[1] > base[1] / 3
+
+
+def test_logistic_regression_prints_both_fits(capsys):
+    logistic_regression.main(["--rows", "2000", "--batch-size", "256"])
+    text = capsys.readouterr().out
+    assert "2,000 rows in minibatches of 256" in text
+    assert "1,000 rows as a whole" in text
+    truth, apart, ratio = (float(line.split(": ")[1].split()[0].rstrip(",")) for line in
+                           text.splitlines()[-3:])  # fmt: skip
+    # the largest of eleven standard normal distances
+    assert truth < 4
+    assert apart < 4
+    assert ratio == pytest.approx(np.sqrt(2), rel=0.05)
+
+
+@pytest.mark.parametrize("num_rows", [2000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_logistic_minibatches_end_where_all_rows_do(num_rows):
+    rows = logistic_regression.data(num_rows).rows
+    model = logistic_regression.model()
+    steps = 16_384
+    small = advi.fit(
+        model, rows, batch_size=256, family="full_rank", max_steps=steps, diagnose=False,
+        optimizer=optax.adam(optax.cosine_decay_schedule(0.02, steps)),
+    )  # fmt: skip
+    whole = advi.fit(model, rows, diagnose=False)
+    (mean, sd), (exact, exact_sd) = (logistic_regression.moments(f) for f in (small, whole))
+    assert np.all(np.abs(mean - exact) < 0.05 * exact_sd)
+    assert np.all(np.abs(sd / exact_sd - 1) < 0.03)
 
 
 def test_held_out_rows_are_not_seen_when_standardising():

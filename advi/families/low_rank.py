@@ -128,7 +128,7 @@ def _log_det(params: LowRankParams) -> Array:
 
 
 def _plus_one(A: Array) -> Array:
-    return A + jnp.eye(len(A), dtype=A.dtype)
+    return A + np.eye(len(A), dtype=A.dtype)
 
 
 def _directions(dim: int, num: int) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from advi.density import log_density
 from advi.families import Family, PerRow
 from advi.gaussian import Gaussian
 from advi.guide import Guide
+from advi.held_out import HeldOut
 from advi.objective import Objective
 from advi.stages.averaging import Average, chosen, tail_average, with_step
 from advi.stages.stopping import distance, due, settled
@@ -62,8 +63,11 @@ class Stochastic(NamedTuple):
         """Steps between two looks of the host, a power of two.
 
         Every chunk begins with a copy of the state. Where that holds a table of all rows, a chunk
-        goes through most of them, so that a step costs the same however many there are.
+        goes through most of them, so that a step costs the same however many there are. Of a
+        stream it takes the steps of one block.
         """
+        if self.rows is not None and self.rows.block:
+            return self.rows.block
         epoch = self.rows.steps_per_epoch if self.sparse and self.rows is not None else 1
         return max(CHUNK, 1 << (epoch.bit_length() - 1))
 
@@ -125,23 +129,31 @@ class Stochastic(NamedTuple):
 def run_steps(
     settings: Stochastic,
     state: State,
-    data: Any,
+    blocks: Iterator[Any],
     max_steps: int,
     until_settled: bool,
     callback: Callable[[Progress], object] | None,
-) -> Iterator[tuple[State, np.ndarray, Status | None]]:
-    """Yield the state after every chunk, the chunk's ELBOs, and at the end the status."""
+    held_out: HeldOut | None = None,
+) -> Iterator[tuple[State, np.ndarray, Progress, Status | None]]:
+    """Yield the state after every chunk, the chunk's ELBOs, progress, and at the end the status.
+
+    Every chunk is of the steps on one block of the data: all of it, or a part of a stream.
+    """
     course: list[np.ndarray] = []
     apart: float | None = None  # distance of the windows at the check before
+    due_to_eval = 0 if held_out is None else held_out.every
     while True:
         left = max_steps - int(state.step)
-        state, elbos = settings.chunk(state, data, min(settings.chunk_steps, left))
+        state, elbos = settings.chunk(state, next(blocks), min(settings.chunk_steps, left))
         course.append(elbos)
         step, skipped = int(state.step), int(state.skipped)
         note = f"; {skipped} non-finite steps were skipped" if skipped else ""
         status = None
         finite = elbos[np.isfinite(elbos)]
         progress = Progress("optimize", step, float(finite.mean()) if len(finite) else np.nan)
+        if held_out is not None and (step >= due_to_eval or step >= max_steps):
+            progress = progress._replace(eval_elbo=held_out.elbo(state.params))
+            due_to_eval = step + held_out.every
         if int(state.bad_run) >= MAX_BAD_RUN:
             first = step - int(state.bad_run) + 1
             status = Status(
@@ -159,7 +171,7 @@ def run_steps(
             what = "had not settled after" if until_settled else "took the"
             asked = "" if until_settled else " asked for"
             status = Status("max_steps", f"{what} {max_steps} steps{asked}{note}")
-        yield state, elbos, status
+        yield state, elbos, progress, status
         if status is not None:
             return
 
@@ -214,7 +226,7 @@ def _chunk(settings: Stochastic) -> Any:
 
     def step(state: State, data: Any) -> tuple[State, Array]:
         batch, index = data, jnp.zeros(0, jnp.int32)
-        if rows is not None and rows.scale > 1:
+        if rows is not None and not rows.whole:
             index = rows.index(state.key, state.step)
             batch = rows.take(data, index)
         tables, in_state = tables_of(

@@ -1,0 +1,141 @@
+"""Functions of posterior draws: predictions for new data, and the log-likelihood of every row."""
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.extend.core as jex_core
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from advi.data import DataSpec, prepare
+from advi.density import Density, precision
+from advi.errors import describe
+from advi.keys import device_key
+from advi.model import Model
+from advi.tracing import cost, trace
+
+if TYPE_CHECKING:
+    from advi.result import Fit
+
+PREDICT_STREAM = 3
+MAX_DRAWS, WORK = 256, 2**24  # draws in one call, and elements that they may read and write
+
+
+class Program(NamedTuple):
+    """A compiled function of many draws, and how many it takes at once."""
+
+    call: Callable[..., Any]  # (leaves of z (num, ...), data, key, numbers of the draws (num,))
+    num: int
+
+
+def predict(fit: "Fit", fn: Callable[..., Any], n: int, data: Any, key: Any) -> Any:
+    """Return `fn` of `n` posterior draws, a tree of host arrays (n, ...)."""
+    with_key = _wants_key(fn)
+    spec, given = fit.density.spec, data
+    if data is None:
+        data = fit.density.on(None).data
+    else:
+        with precision(fit.float_dtype):
+            data, spec = prepare(data, fit.float_dtype)
+    return _over_draws(fn, with_key, _draws(fit, n, key, given), data, spec, key)
+
+
+def log_likelihood(fit: "Fit", data: Any, n: int, key: Any) -> NDArray:
+    """Return the log-likelihood of every row at `n` posterior draws, a host array (n, N)."""
+    density = fit.density.on(data)
+    return row_terms(density, _draws(fit, n, key, data))
+
+
+def _draws(fit: "Fit", n: int, key: Any, data: Any) -> Any:
+    """Return posterior draws, where latents have parameters by row those at the rows of data."""
+    return fit.sample(n, key, data=data) if fit.guide.local else fit.sample(n, key)
+
+
+def row_terms(density: Density, z: Any) -> NDArray:
+    """Return `Terms.rows`, unscaled, at draws `z` with leaves (n, *shape): (n, N), nats.
+
+    Raises
+    ------
+    ValueError
+        If the log-joint has no rows.
+    """
+    if density.log_joint.num_rows is None:
+        raise ValueError(
+            "log_joint returned a scalar, which does not say what belongs to one row; return "
+            "advi.Terms(shared, rows) with one log-likelihood per data row."
+        )
+    rows = _rows_of(density.model, density.spec)
+    return _over_draws(rows, False, z, density.data, density.spec, 0)
+
+
+@lru_cache(maxsize=16)
+def _rows_of(model: Model, spec: DataSpec) -> Callable[[Any, Any], Array]:
+    log_joint = trace(model, spec)
+    return lambda z, data: log_joint(model.from_tree(z), data).rows
+
+
+def _wants_key(fn: Any) -> bool:
+    if not callable(fn):
+        raise TypeError(f"fn: got {describe(fn)}; expected a function fn(z, data) of one draw.")
+    try:
+        signature = inspect.signature(fn)
+    except ValueError:
+        return False  # a built-in without a signature
+    for arguments in (2, 3):
+        try:
+            signature.bind(*[None] * arguments)
+        except TypeError:
+            continue
+        return arguments == 3
+    raise TypeError(
+        f"fn{signature}: expected a function fn(z, data), or fn(z, data, key) that draws at random."
+    )
+
+
+def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec, key: Any) -> Any:
+    """Apply a function of one draw to all, a few at a time, and gather the results on the host."""
+    with precision(spec.float_dtype):
+        leaves, treedef = jax.tree.flatten(z)
+        leaves = [np.asarray(leaf, spec.float_dtype) for leaf in leaves]
+        n = len(leaves[0])
+        shapes = tuple(leaf.shape[1:] for leaf in leaves)
+        most = min(MAX_DRAWS, 1 << (n - 1).bit_length())
+        program = _program(fn, with_key, treedef, shapes, spec, most)
+        index = np.arange(-(-n // program.num) * program.num)  # the last draw repeated is cut off
+        noise = device_key(key, PREDICT_STREAM)
+        parts = []
+        for numbers in index.reshape(-1, program.num):
+            chunk = [leaf[np.minimum(numbers, n - 1)] for leaf in leaves]
+            out = program.call(chunk, data, noise, numbers)
+            parts.append(jax.tree.map(np.asarray, out))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays)[:n], *parts)
+
+
+@lru_cache(maxsize=16)
+def _program(
+    fn: Callable, with_key: bool, treedef: Any, shapes: tuple, spec: DataSpec, most: int
+) -> Program:
+    def one(leaves: list[Array], data_leaves: list[Array], key: Array, number: Array) -> Any:
+        z, data = treedef.unflatten(leaves), spec.treedef.unflatten(data_leaves)
+        return fn(z, data, jax.random.fold_in(key, number)) if with_key else fn(z, data)
+
+    jaxpr, out = jax.make_jaxpr(one, return_shape=True)(
+        [jax.ShapeDtypeStruct(shape, spec.float_dtype) for shape in shapes],
+        [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves],
+        jax.eval_shape(lambda: jax.random.key(0)),
+        np.int32(0),
+    )
+    flat, out_tree = jex_core.jaxpr_as_fun(jaxpr), jax.tree.structure(out)
+
+    def call(leaves: list[Array], data: Any, key: Array, numbers: Array) -> Any:
+        def at(leaves: list[Array], number: Array) -> Any:
+            return out_tree.unflatten(flat(*leaves, *jax.tree.leaves(data), key, number))
+
+        return jax.vmap(at)(leaves, numbers)
+
+    fitting = max(WORK // max(cost(jaxpr.jaxpr), 1), 1)
+    return Program(jax.jit(call), min(most, 1 << (fitting.bit_length() - 1)))

@@ -1,0 +1,353 @@
+"""Rows that do not fit into memory: batches of the user's own making, and memory-mapped arrays.
+
+Either is read in blocks of some steps' rows, which a thread moves to the device while the steps
+on the block before are taken.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax import Array
+
+from advi.data import DataSpec, Rows, check_batch_size, check_rows, converted, for_rows, make_rows
+from advi.density import precision
+from advi.errors import describe
+from advi.model import Model
+from advi.prefetch import Prefetch
+from advi.tracing import trace
+
+Block = list[np.ndarray]  # the leaves of some rows, on the host
+Epochs = Callable[[], Iterator[Any]]
+
+BLOCK_STEPS, BLOCK_BYTES = 128, 2**24  # of one block, at most; at least one step
+SAMPLED, KEPT, KEPT_BYTES = 4, 32, 2**26  # batches kept of one block, and of all
+
+
+class StreamError(ValueError):
+    """A stream that is not what its first batch and `num_rows` said."""
+
+
+@runtime_checkable
+class _Array(Protocol):
+    def __array__(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Rows to be read in blocks.
+
+    Attributes
+    ----------
+    rows
+        How many there are, in a batch and in a block.
+    spec
+        Of one batch.
+    blocks
+        Begins to read, given the key of the fit; endless.
+    """
+
+    rows: Rows
+    spec: DataSpec
+    blocks: Callable[[Array], Generator[Block, None, None]]
+
+
+class Reader:
+    """A stream that is being read: an iterator of blocks on the device.
+
+    A uniform sample of the batches read so far is kept, by which the fit is judged at its end.
+
+    Parameters
+    ----------
+    stream
+        What is read.
+    key
+        Typed JAX key of the fit.
+    rng
+        Generator of the sample.
+    """
+
+    def __init__(self, stream: Stream, key: Array, rng: np.random.Generator) -> None:
+        self._stream, self._rng = stream, rng
+        self._prefetch = Prefetch(stream.blocks(key), self._ready)
+        self._pick = np.random.default_rng(rng.integers(2**32))  # of the thread's own
+        self._offered = 0
+        size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in stream.spec.leaves)
+        self._most = int(np.clip(KEPT_BYTES // max(size, 1), SAMPLED, KEPT))
+        self.kept: list[Any] = []
+        self._pending: list[Any] = []
+
+    def __enter__(self) -> "Reader":
+        self._prefetch.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._prefetch.__exit__(*error)
+
+    def __iter__(self) -> "Reader":
+        return self
+
+    def first_batch(self) -> Any:
+        """Return a batch of the first block, before any block is taken."""
+        self._pending.append(next(self))
+        return self.kept[0]
+
+    def __next__(self) -> Any:
+        if self._pending:
+            return self._pending.pop()
+        block, batches = next(self._prefetch)
+        for batch in batches:  # reservoir sampling: every batch is as likely to be kept
+            self._offered += 1
+            place = int(self._rng.integers(self._offered))
+            if len(self.kept) < self._most:
+                self.kept.append(batch)
+            elif place < self._most:
+                self.kept[place] = batch
+        return block
+
+    def _ready(self, block: Block) -> tuple[Any, list[Any]]:
+        rows, spec = self._stream.rows, self._stream.spec
+        chosen = self._pick.permutation(rows.block)[:SAMPLED]
+        batches = []
+        for part in chosen:
+            span = slice(part * rows.batch_size, (part + 1) * rows.batch_size)
+            of_rows = zip(block, rows.per_row, strict=True)
+            leaves = [leaf[span].copy() if row else leaf for leaf, row in of_rows]
+            batches.append(spec.treedef.unflatten(leaves))
+        with precision(spec.float_dtype):
+            moved = [jax.device_put(leaf) for leaf in block]
+            return spec.treedef.unflatten(moved), batches
+
+
+def open_stream(
+    model: Model, data: Any, num_rows: int | None, batch_size: int | None, float_dtype: str
+) -> Stream | None:
+    """Return the stream that data are, or None where they are in memory or to be taken there.
+
+    Parameters
+    ----------
+    model
+        The model.
+    data
+        A re-iterable of batches, a function without arguments that returns an iterator of them,
+        or a pytree with memory-mapped leaves.
+    num_rows
+        Rows in one epoch of a re-iterable.
+    batch_size
+        Rows in a step; None for that of the first batch.
+    float_dtype
+        As in `prepare`.
+
+    Raises
+    ------
+    TypeError
+        If `data` can be read only once.
+    ValueError
+        If `num_rows` is not given, there is no batch, or it does not suit the log-joint.
+    """
+    epochs = _epochs(data, num_rows)
+    if epochs is not None:
+        return _batches(model, epochs, num_rows, batch_size, float_dtype)
+    if batch_size is not None and any(isinstance(x, np.memmap) for x in jax.tree.leaves(data)):
+        return _mapped(model, data, batch_size, float_dtype)
+    return None
+
+
+def _epochs(data: Any, num_rows: Any) -> Epochs | None:
+    """Return what begins an epoch of batches, or None if the data are no stream."""
+    if isinstance(data, Iterator):
+        raise TypeError(
+            f"data: got {describe(data)}, which can be read only once; a fit takes many epochs. "
+            "Give the function that makes it, data=make_batches without calling it, or a list."
+        )
+    if isinstance(data, list):
+        if not any(isinstance(batch, Mapping) for batch in data) and (
+            num_rows is None or not all(_is_batch(batch) for batch in data)
+        ):
+            return None  # one array
+    elif not jax.tree_util.all_leaves([data]) or isinstance(data, (_Array, str, bytes, Mapping)):
+        return None
+    elif not callable(data) and (
+        not isinstance(data, Iterable) or (num_rows is None and isinstance(data, Sequence))
+    ):
+        return None  # a number, or numbers such as a range
+    if isinstance(num_rows, bool) or not isinstance(num_rows, (int, np.integer)) or num_rows < 1:
+        raise ValueError(
+            f"num_rows: got {describe(num_rows)}; expected the number of rows in one epoch of the "
+            "stream, by which its batches are scaled. If `data` was meant as one array, write "
+            "numpy.asarray(data)."
+        )
+    begin: Any = data if callable(data) else lambda: data
+
+    def epoch() -> Iterator[Any]:
+        made = begin()
+        if not isinstance(made, Iterable):
+            raise TypeError(f"data(): returned {describe(made)}; expected an iterator of batches.")
+        return iter(made)
+
+    return epoch
+
+
+def _is_batch(entry: Any) -> bool:
+    return isinstance(entry, (Mapping, tuple)) or (isinstance(entry, _Array) and np.ndim(entry) > 0)
+
+
+def _batches(
+    model: Model, epochs: Epochs, num_rows: Any, batch_size: int | None, float_dtype: str
+) -> Stream:
+    epoch = epochs()
+    try:
+        batch = next(epoch)
+    except StopIteration:
+        raise ValueError("data: the stream is empty; expected at least one batch.") from None
+    _, first = converted(_as_tree(batch), float_dtype)
+    size = trace(for_rows(model, first), first).num_rows
+    if size is None:
+        raise ValueError(
+            "data: a stream gives some rows at a time, but log_joint returned a scalar, which does "
+            "not say what belongs to rows. Return advi.Terms(shared, rows) with one log-likelihood "
+            "per data row."
+        )
+    per_row = check_rows(size, first)
+    if not 1 <= size <= num_rows:
+        raise ValueError(
+            f"num_rows: got {num_rows}, and a first batch of {size} rows; expected at least "
+            "one row in it, and the number of rows in one epoch."
+        )
+    batch_size = size if batch_size is None else check_batch_size(batch_size, num_rows)
+    rows = _with_block(num_rows, batch_size, per_row, first)
+
+    def blocks(key: Array) -> Generator[Block, None, None]:
+        begun = itertools.chain([batch], epoch)
+        return _cut(begun, epochs, rows, first, size)
+
+    return Stream(rows, rows.batch_spec(first), blocks)
+
+
+def _with_block(num_rows: int, batch_size: int, per_row: tuple[bool, ...], spec: DataSpec) -> Rows:
+    """Return the rows of a stream, as many steps in a block as memory allows for."""
+    batch = Rows(num_rows, batch_size, per_row).batch_spec(spec)
+    size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in batch.leaves)
+    fitting = int(np.clip(BLOCK_BYTES // max(size, 1), 1, BLOCK_STEPS))
+    # a power of two, as the steps are after which a fit may have settled
+    return Rows(num_rows, batch_size, per_row, 1 << (fitting.bit_length() - 1))
+
+
+def _as_tree(batch: Any) -> Any:
+    """Return a batch as a pytree: a list, as loaders make them, is a tuple of arrays."""
+    return tuple(batch) if isinstance(batch, list) else batch
+
+
+def _cut(
+    epoch: Iterator[Any], epochs: Epochs, rows: Rows, first: DataSpec, most: int
+) -> Generator[Block, None, None]:
+    """Yield blocks of the stream's rows, in their order.
+
+    The rows left over at the end of an epoch begin the next block, so that every row counts as
+    often as every other whatever the sizes of the batches.
+    """
+    size = rows.block * rows.batch_size
+    held: list[Block] = []
+    count = 0
+    for number in itertools.count(1):
+        seen = 0
+        for place, batch in enumerate(epoch, 1):
+            leaves = _checked(batch, rows, first, f"batch {place} of epoch {number}")
+            length = len(leaves[rows.per_row.index(True)])
+            seen, count = seen + length, count + length
+            held.append(leaves)
+            if count < size:
+                continue
+            joined = [
+                np.concatenate(parts) if row and len(parts) > 1 else parts[-1]
+                for parts, row in zip(map(list, zip(*held, strict=True)), rows.per_row, strict=True)
+            ]
+            for start in range(0, count - size + 1, size):
+                yield _slice(joined, rows, start, start + size)
+            held, count = [_slice(joined, rows, count - count % size, count)], count % size
+        if not rows.num_rows - most < seen <= rows.num_rows:  # a short last batch may be left out
+            hint = (
+                " Give a function that makes a new iterator each time." if not seen else
+                " Each epoch must give every row once."
+            )  # fmt: skip
+            raise StreamError(
+                f"epoch {number} of the stream had {seen} rows; expected "
+                f"num_rows={rows.num_rows}.{hint}"
+            )
+        epoch = epochs()
+
+
+def _slice(leaves: Block, rows: Rows, start: int, stop: int) -> Block:
+    of_rows = zip(leaves, rows.per_row, strict=True)
+    return [leaf[start:stop] if row else leaf for leaf, row in of_rows]
+
+
+def _checked(batch: Any, rows: Rows, first: DataSpec, what: str) -> Block:
+    """Return the leaves of a batch that is like the first but for the number of its rows."""
+    tree, spec = converted(_as_tree(batch), first.float_dtype)
+    if spec.treedef != first.treedef:
+        raise StreamError(f"{what}: got the tree {spec.treedef}; expected {first.treedef}.")
+    lengths = {
+        shape[0] for (shape, _), row in zip(spec.leaves, rows.per_row, strict=True) if row and shape
+    }
+    like_first = all(
+        got[1] == expected[1] and (got[0][1:] == expected[0][1:] if row else got[0] == expected[0])
+        for got, expected, row in zip(spec.leaves, first.leaves, rows.per_row, strict=True)
+    )
+    if len(lengths) != 1 or not like_first:
+        raise StreamError(
+            f"{what}: got {_described(spec)}; expected leaves like those of the first batch, "
+            f"{_described(first)}, but for one number of rows."
+        )
+    # copies: a loader may write its next batch into the same memory
+    return [np.array(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def _described(spec: DataSpec) -> str:
+    leaves = zip(spec.names, spec.leaves, strict=True)
+    return ", ".join(f"{name}: {shape} {dtype}" for name, (shape, dtype) in leaves)
+
+
+def _mapped(model: Model, data: Any, batch_size: Any, float_dtype: str) -> Stream:
+    """Return memory-mapped rows as a stream, in the order in which a fit in memory takes them."""
+    leaves, treedef = jax.tree.flatten(data, is_leaf=lambda node: isinstance(node, list))
+    mapped = [isinstance(leaf, np.memmap) and leaf.ndim > 0 for leaf in leaves]
+    # one row tells the dtype without reading the others
+    read = [leaf[:1] if on_disk else leaf for leaf, on_disk in zip(leaves, mapped, strict=True)]
+    tree, spec = converted(treedef.unflatten(read), float_dtype)
+    shapes = [
+        (leaf.shape if on_disk else shape, dtype)
+        for leaf, on_disk, (shape, dtype) in zip(leaves, mapped, spec.leaves, strict=True)
+    ]
+    spec = spec._replace(leaves=tuple(shapes))
+    num_rows = trace(for_rows(model, spec), spec).num_rows
+    every = make_rows(batch_size, num_rows, spec)
+    rows = _with_block(every.num_rows, every.batch_size, every.per_row, spec)
+    sources = [
+        leaf if on_disk else np.asarray(in_memory)
+        for leaf, on_disk, in_memory in zip(leaves, mapped, jax.tree.leaves(tree), strict=True)
+    ]
+
+    def blocks(key: Array) -> Generator[Block, None, None]:
+        for first_step in itertools.count(0, rows.block):
+            with precision(float_dtype):
+                steps = np.arange(first_step, first_step + rows.block, dtype=np.int32)
+                index = np.asarray(_indices(every)(key, steps)).ravel()
+            part = [
+                source[index] if row else source
+                for source, row in zip(sources, rows.per_row, strict=True)
+            ]
+            tree, _ = converted(spec.treedef.unflatten(part), float_dtype)
+            yield [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+    return Stream(rows, rows.batch_spec(spec), blocks)
+
+
+@lru_cache(maxsize=8)
+def _indices(rows: Rows) -> Any:
+    return jax.jit(jax.vmap(rows.index, in_axes=(None, 0)))

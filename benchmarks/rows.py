@@ -1,0 +1,143 @@
+"""Many rows: what a minibatch step costs as the data grow, and whether it ends where all rows do.
+
+A step sees as many rows whatever their number, so that its cost may grow only by what it takes to
+find them: the entries of a random permutation, and rows that lie farther apart in memory.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+import advi
+from advi.data import make_rows, prepare
+from advi.drivers import default_optimizer
+from advi.keys import device_key
+from advi.make_guide import make_guide
+from advi.stages.stochastic import CHUNK, Stochastic
+from advi.tracing import trace
+from benchmarks.common import medians, print_header, print_table, save, take_turns
+from models import logistic_regression as logistic
+
+BAR = 1.25  # a step on the most rows may cost this many steps on the fewest
+MAX_SHIFT, MAX_STRETCH = 0.05, 0.03  # sds between means, and relative, between the two fits
+
+
+def step_tasks(rows: Any, num_predictors: int, batch_size: int) -> tuple[Any, Any]:
+    """Return the tasks of a chunk of steps, by the default optimiser, and of reading its rows."""
+    model = logistic.model(num_predictors)
+    data, spec = prepare(rows, "float32")
+    minibatch = make_rows(batch_size, trace(model, spec).num_rows, spec)
+    guide = make_guide(model, "mean_field")
+    settings = Stochastic(
+        guide, minibatch.batch_spec(spec), advi.Elbo(), default_optimizer(), minibatch, (True,)
+    )
+    params = guide.from_gaussian(np.zeros(model.size), np.full(model.size, 0.1))
+    state = settings.init(params, device_key(0, 0), np.random.default_rng(0))
+
+    @jax.jit
+    def read(data: Any, key: Array) -> Array:
+        def add(total: Array, step: Array) -> tuple[Array, None]:
+            batch = minibatch.batch(data, key, step)
+            # used, so that nothing of it can be left out
+            return total + sum(leaf.sum() for leaf in jax.tree.leaves(batch)), None
+
+        return jax.lax.scan(add, jnp.zeros(()), jnp.arange(CHUNK))[0]
+
+    return (
+        lambda: settings.chunk(state, data, CHUNK),  # returns host arrays: it has waited
+        lambda: jax.block_until_ready(read(data, state.key)),
+    )
+
+
+def left(us: dict[str, float], name: str) -> tuple[float, float]:
+    """Return the time of a step, and what is left of it without reading its rows."""
+    return us[name], us[name] - us[f"{name}, reading"]
+
+
+def agreement(num_rows: int, num_predictors: int, batch_size: int) -> dict[str, Any]:
+    """Return how far a minibatch fit and the fit of all rows are apart, and their seconds."""
+    rows = logistic.data(num_rows, num_predictors).rows
+    model = logistic.model(num_predictors)
+    begin = time.perf_counter()
+    small = advi.fit(
+        model, rows, family="full_rank", batch_size=batch_size, diagnose=False, progress=False
+    )
+    middle = time.perf_counter()
+    whole = advi.fit(model, rows, diagnose=False, progress=False)
+    seconds = (middle - begin, time.perf_counter() - middle)
+    (mean, sd), (exact, exact_sd) = logistic.moments(small), logistic.moments(whole)
+    return {
+        "rows": num_rows,
+        "seconds": seconds,
+        "shift": float(np.max(np.abs(mean - exact) / exact_sd)),
+        "stretch": float(np.max(np.abs(sd / exact_sd - 1))),
+        "status": small.status.message,
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--rows", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7])
+    parser.add_argument("--agree", type=int, nargs="+", default=[20_000, 100_000])
+    parser.add_argument("--predictors", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=25)
+    parser.add_argument("--out", type=Path, help="folder for the results")
+    args = parser.parse_args(arguments)
+
+    size = args.predictors, args.batch_size
+    print_header("Logistic regression, {} predictors, {} rows a step".format(*size))
+    tasks = {}
+    for n in args.rows:
+        rows = logistic.data(n, args.predictors).rows
+        tasks[f"{n:,}"], tasks[f"{n:,}, reading"] = step_tasks(rows, *size)
+    seconds = take_turns(tasks, args.repeats)
+    us = {name: 1e6 * s / CHUNK for name, s in medians(seconds).items()}
+    names = [f"{n:,}" for n in args.rows]
+    fewest = left(us, names[0])
+    print(f"medians of {args.repeats} repeats of {CHUNK} steps, microseconds a step\n")
+    print_table(
+        ["rows", "step", "reading alone", "ratio of steps to the fewest rows", "without reading"],
+        [
+            [name, f"{us[name]:.1f}", f"{us[f'{name}, reading']:.1f}"]
+            + [f"{t / first:.3f}" for t, first in zip(left(us, name), fewest, strict=True)]
+            for name in names
+        ],
+    )
+    worst = max(us[name] for name in names) / us[names[0]]
+    verdict = "met" if worst <= BAR else "missed"
+    print(f"largest ratio {worst:.3f}; the bar of {BAR:.2f} is {verdict}")
+
+    print("\nMinibatches until they settle against the automatic plan on all rows, full rank\n")
+    found = [agreement(n, *size) for n in args.agree]
+    table = [
+        [
+            f"{f['rows']:,}", *(f"{s:.1f}" for s in f["seconds"]), f"{f['shift']:.3f}",
+            f"{f['stretch']:.3f}", f["status"],
+        ]
+        for f in found
+    ]  # fmt: skip
+    print_table(["rows", "seconds", "all rows", "mean off, sd", "sd off", "status"], table)
+    agree = all(f["shift"] <= MAX_SHIFT and f["stretch"] <= MAX_STRETCH for f in found)
+    print(
+        f"the bar of {MAX_SHIFT} sd for means and {MAX_STRETCH:.0%} for sds is "
+        f"{'met' if agree else 'missed'}"
+    )
+
+    def draw(axes: Any) -> None:
+        axes.semilogx(args.rows, [us[name] for name in names], "o-")
+        axes.set(xlabel="rows", ylabel="microseconds a step", ylim=(0, None))
+
+    settings = {k: v for k, v in vars(args).items() if k != "out"}
+    save("rows", {"settings": settings, "us_per_step": us, "agreement": found}, draw, args.out)
+
+
+if __name__ == "__main__":
+    main()

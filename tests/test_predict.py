@@ -1,0 +1,180 @@
+"""Functions of posterior draws: predict(), log_likelihood() and loo()."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import advi
+from advi import predict
+from advi.diagnostics.weighted import WeightedDraws
+from tests import targets
+
+TARGET = targets.conjugate_normal(n=60)
+Y = TARGET.data["y"]
+
+
+@pytest.fixture(scope="module")
+def fit():
+    return advi.fit(TARGET.model, TARGET.data, diagnose=False)
+
+
+def test_predict_is_the_function_of_every_draw(fit):
+    x = np.arange(7.0, dtype=np.float32)
+    out = fit.predict(lambda z, d: {"line": z["x"][0] * d, "mean": z["x"]}, 50, x, key=3)
+    draws = np.asarray(fit.sample(50, key=3)["x"])
+    np.testing.assert_allclose(out["line"], draws * x, rtol=1e-6)
+    np.testing.assert_array_equal(out["mean"], draws)
+
+
+def test_predict_takes_the_data_of_the_fit_and_rows_of_any_number(fit):
+    def standardised(z, d):
+        return d["y"] - z["x"][0]
+
+    assert fit.predict(standardised, 3).shape == (3, 60)
+    assert fit.predict(standardised, 3, {"y": np.ones(11)}).shape == (3, 11)
+
+
+def test_predict_compiles_once_whatever_the_number_of_draws(fit):
+    calls = []
+
+    def counted(z, d):
+        calls.append(1)
+        return z["x"] + d["y"].sum()
+
+    outs = [fit.predict(counted, n, {"y": y}) for n, y in ((300, Y), (280, Y), (300, Y + 1))]
+    assert len(calls) == 1
+    assert [len(out) for out in outs] == [300, 280, 300]
+
+
+def test_draws_are_mapped_in_chunks_that_change_nothing(fit, monkeypatch):
+    def noisy(z, d, key):
+        return z["x"] + jax.random.normal(key, (4,))
+
+    whole = fit.predict(noisy, 37)
+    monkeypatch.setattr(predict, "MAX_DRAWS", 4)
+    np.testing.assert_allclose(fit.predict(noisy, 37), whole, rtol=1e-6)
+
+
+def test_every_draw_has_a_key_of_its_own(fit):
+    def noise(z, d, key):
+        return jax.random.normal(key)
+
+    out = fit.predict(noise, 4000, key=1)
+    # 24 bits of each: two of 4,000 agree by chance, not more
+    assert len(set(out.tolist())) > 3990
+    assert abs(out.std() - 1) < 5 / np.sqrt(2 * 4000)
+    np.testing.assert_array_equal(fit.predict(noise, 4000, key=1), out)
+    assert np.all(fit.predict(noise, 10, key=2) != out[:10])
+
+
+def test_a_wide_function_is_mapped_one_draw_at_a_time(fit):
+    wide = 2**23
+
+    def sums(z, d):
+        return (z["x"][0] + jnp.arange(wide)).sum()
+
+    assert fit.predict(sums, 3).shape == (3,)
+    treedef = jax.tree.structure({"x": 0})
+    program = predict._program(sums, False, treedef, ((1,),), fit.density.spec, 4)
+    assert program.num == 1
+
+
+@pytest.mark.parametrize(
+    ("fn", "error", "words"),
+    [
+        ("x", TypeError, "expected a function fn"),
+        (lambda z: z, TypeError, "or fn"),
+        (lambda z, d, key, more: z, TypeError, "expected a function fn"),
+    ],
+)
+def test_what_is_no_such_function_is_refused(fit, fn, error, words):
+    with pytest.raises(error, match=words):
+        fit.predict(fn, 3)
+    with pytest.raises(ValueError, match="number of draws"):
+        fit.predict(lambda z, d: z["x"], 0)
+
+
+def test_double_precision_is_kept():
+    fit = advi.fit(TARGET.model, TARGET.data, x64=True, diagnose=False)
+    assert fit.predict(lambda z, d: z["x"] + d["y"][0], 3).dtype == np.float64
+    assert fit.log_likelihood(n=3).dtype == np.float64
+    assert not jax.config.jax_enable_x64
+
+
+def test_log_likelihood_is_that_of_the_rows(fit):
+    new = np.array([0.5, -1.0, 2.0])
+    for data, y in ((None, Y), ({"y": new}, new)):
+        got = fit.log_likelihood(data, n=20, key=4)
+        draws = np.asarray(fit.sample(20, key=4)["x"])
+        expected = -0.5 * (y - draws) ** 2 - 0.5 * np.log(2 * np.pi)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_log_likelihood_of_a_minibatch_fit_is_not_scaled(fit):
+    small = advi.fit(TARGET.model, TARGET.data, batch_size=6, max_steps=128, diagnose=False)
+    draws = np.asarray(small.sample(5)["x"])
+    expected = -0.5 * (Y - draws) ** 2 - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(small.log_likelihood(n=5), expected, rtol=1e-5)
+
+
+def test_a_scalar_log_joint_has_no_rows():
+    target = targets.gaussian([0.0], [[1.0]])
+    fit = advi.fit(target.model, target.data, diagnose=False)
+    for ask in (fit.log_likelihood, fit.loo):
+        with pytest.raises(ValueError, match=r"returned a scalar.*advi\.Terms"):
+            ask()
+
+
+def left_out(y):
+    """The exact log predictive density of each row given the others."""
+    variance = 1 / (len(y) - 1 + 1 / 100)
+    mean = variance * (y.sum() - y)
+    return -0.5 * np.log(2 * np.pi * (1 + variance)) - 0.5 * (y - mean) ** 2 / (1 + variance)
+
+
+def test_loo_is_the_exact_one(fit):
+    found = fit.loo(n=4000)
+    exact = left_out(Y)
+    # a draw's log-likelihood has an sd of about |y - mean| / sqrt(60), of 4,000 draws
+    assert np.all(np.abs(found.pointwise - exact) < 5 * (0.1 + np.abs(Y - Y.mean())) / 7 / 60)
+    assert found.elpd == pytest.approx(exact.sum(), abs=0.1)
+    assert found.se == pytest.approx(np.sqrt(60 * exact.var(ddof=1)), rel=0.02)
+    # of one mean: about the variance of the rows about it, in units of theirs
+    assert found.p_loo == pytest.approx(Y.var(), rel=0.15)
+    assert len(found.bad) == 0
+    assert "below 0.70 in all rows" in repr(found)
+
+
+def test_loo_corrects_for_an_approximation_that_is_off(fit):
+    """A q of 1.3 times the sd and a mean half an sd away gives the same leave-one-out density."""
+    loc, log_sd = fit.gaussian.loc, fit.gaussian.sds
+    params = fit.guide.params_of((loc + 0.5 * log_sd, 1.3 * log_sd[:, None]), np.float32)
+    off = dataclasses.replace(fit, params=params)
+    found = off.loo(n=4000)
+    assert found.elpd == pytest.approx(left_out(Y).sum(), abs=0.1)
+    naive = off.log_likelihood(n=4000).astype(float)
+    uncorrected = -np.log(np.mean(np.exp(-naive), axis=0)).sum()
+    assert abs(uncorrected - left_out(Y).sum()) > 3 * abs(found.elpd - left_out(Y).sum())
+
+
+def test_loo_of_corrected_draws_needs_no_ratio_of_densities(fit):
+    X = fit.points(np.random.default_rng(0).standard_normal((5000, 1)))
+    corrected = dataclasses.replace(
+        fit, corrected_draws=WeightedDraws(X, np.full(len(X), 1 / len(X)))
+    )
+    assert corrected.loo(n=4000).elpd == pytest.approx(left_out(Y).sum(), abs=0.1)
+
+
+def test_loo_of_given_data(fit):
+    assert fit.loo({"y": Y}).elpd == fit.loo().elpd
+
+
+def test_a_row_that_pulls_the_fit_has_a_bad_khat():
+    y = np.append(np.zeros(2), 40.0)
+    fit = advi.fit(TARGET.model, {"y": y}, diagnose=False)
+    found = fit.loo()
+    assert 2 in found.bad
+    assert "there the density is too high, as a rule" in repr(found)

@@ -1,0 +1,138 @@
+"""Minibatches against the whole: log-joints they are right for, and ways to get them wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import advi
+from advi import unbiased
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((100, 3))
+DATA = {"x": X, "y": X @ np.array([1.0, -2.0, 0.5]) + RNG.standard_normal(100)}
+LATENTS = {"w": advi.real(3), "s": advi.positive()}
+
+
+def prior(z):
+    return -0.5 * z["w"] @ z["w"] - z["s"]
+
+
+def rows(z, d):
+    return -0.5 * ((d["y"] - d["x"] @ z["w"]) / z["s"]) ** 2 - jnp.log(z["s"])
+
+
+def found(log_joint, data=DATA):
+    return advi.check(advi.Model(log_joint, LATENTS), data)
+
+
+def right(z, d):
+    return advi.Terms(prior(z), rows(z, d))
+
+
+@pytest.mark.parametrize("num_rows", [2, 31])
+def test_a_right_log_joint_has_no_problem(num_rows):
+    checkup = found(right, {"x": X[:num_rows], "y": DATA["y"][:num_rows]})
+    assert checkup.ok, checkup.problems
+    assert any("equal on average" in note for note in checkup.notes)
+
+
+def test_large_terms_beside_small_ones_are_no_problem():
+    assert found(lambda z, d: advi.Terms(prior(z), 1e6 * rows(z, d))).ok
+    assert found(lambda z, d: advi.Terms(1e6 * prior(z), rows(z, d))).ok
+
+
+def scaled_by_hand(z, d):
+    return advi.Terms(prior(z), 100 / d["y"].shape[0] * rows(z, d))
+
+
+def prior_shared_out(z, d):
+    return advi.Terms(0.0, rows(z, d) + prior(z) / d["y"].shape[0])
+
+
+def centred(z, d):
+    x = d["x"] - d["x"].mean(0)
+    return advi.Terms(prior(z), rows(z, {"x": x, "y": d["y"]}))
+
+
+def autoregression(z, d):
+    before = jnp.concatenate([jnp.zeros(1), d["y"][:-1]])
+    return advi.Terms(prior(z), rows(z, {"x": d["x"], "y": d["y"] - before}))
+
+
+def rows_in_shared(z, d):
+    return advi.Terms(prior(z) + rows(z, d).sum(), jnp.zeros(d["y"].shape[0]))
+
+
+def normaliser_in_shared(z, d):
+    normaliser = d["y"].shape[0] * jnp.log(z["s"])
+    return advi.Terms(prior(z) - normaliser, rows(z, d) + jnp.log(z["s"]))
+
+
+WRONG = {
+    scaled_by_hand: "the term of one row changes",
+    prior_shared_out: "the term of one row changes",
+    centred: "the term of one row changes",
+    autoregression: "the term of one row changes",
+    rows_in_shared: "Terms.shared changes with the batch",
+    normaliser_in_shared: "Terms.shared changes with the batch",
+}
+
+
+@pytest.mark.parametrize("log_joint", WRONG)
+def test_a_wrong_log_joint_is_a_problem_in_words(log_joint):
+    [problem] = found(log_joint).problems
+    assert problem.startswith("minibatches are biased, by ")
+    assert WRONG[log_joint] in problem
+    # only what is wrong is named
+    assert ("Terms.shared changes" in problem) != ("one row changes" in problem)
+
+
+@pytest.mark.parametrize(
+    ("log_joint", "words"),
+    [
+        (lambda z, d: advi.Terms(prior(z), rows(z, d) + jnp.zeros(100)), "incompatible shapes"),
+        (lambda z, d: advi.Terms(prior(z), rows(z, DATA) + 0 * d["y"].sum()), "has length 100"),
+    ],
+)
+def test_a_number_of_rows_from_elsewhere_is_a_problem(log_joint, words):
+    [problem] = found(log_joint).problems
+    assert words in problem
+    assert problem.count("Take every row, and the number of rows, from `data`.") == 1
+
+
+def test_a_gradient_alone_may_be_biased():
+    """A stopped gradient in the values of one batch: the value itself is right."""
+
+    def log_joint(z, d):
+        terms = rows(z, d)
+        held = jax.lax.stop_gradient(terms)
+        return advi.Terms(prior(z), terms if d["y"].shape[0] > 20 else held)
+
+    [problem] = found(log_joint).problems
+    assert "the terms agree, but their gradients do not" in problem
+
+
+def test_batches_that_are_not_finite_are_a_problem():
+    def log_joint(z, d):
+        return advi.Terms(prior(z), rows(z, d) + jnp.where(d["y"].shape[0] > 20, 0.0, jnp.nan))
+
+    [problem] = found(log_joint).problems
+    assert problem.startswith("minibatches are biased, by nan")
+
+
+def test_many_rows_are_examined_by_a_part(monkeypatch):
+    monkeypatch.setattr(unbiased, "MAX_ROWS", 64)
+    checkup = found(right)
+    assert checkup.ok
+    assert any("against the 64 rows" in note for note in checkup.notes)
+    assert not found(centred).ok
+    assert not found(scaled_by_hand).ok
+
+
+def test_one_row_or_none_of_data_has_no_minibatches():
+    checkup = found(right, {"x": X[:1], "y": DATA["y"][:1]})
+    assert checkup.ok
+    assert not any("on average" in note for note in checkup.notes)
+    closed = advi.check(advi.Model(lambda z, d: right(z, DATA), LATENTS))
+    assert closed.ok
