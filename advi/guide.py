@@ -170,7 +170,8 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
     family
         "auto", "mean_field", "full_rank", a family, or a dict from latent names to these. A tuple
         of names couples these latents in one block; a name of a subtree covers all below it.
-        Latents that a dict leaves out form one block of the automatic family.
+        Latents that a dict leaves out form one block of the automatic family. A latent to which
+        the model gives a family keeps it, unless a dict names the latent.
     auto
         What "auto" stands for; by default full rank up to dimension `AUTO_FULL_RANK_DIM`, low rank
         up to `AUTO_LOW_RANK_DIM` and mean field beyond.
@@ -183,7 +184,9 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
         If a name is unknown, or a latent is named twice.
     """
     if not isinstance(family, Mapping):
-        family = {tuple(model.latents): family}
+        free = tuple(name for name in model.latents if name not in model.families)
+        _family(family, 0, auto)  # checked even where it covers nothing
+        family = {free: family} if free else {}
     blocks, owner = [], {}
     for key, value in family.items():
         wanted = key if isinstance(key, tuple) else (key,)
@@ -199,8 +202,9 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
             owner[name] = key
         blocks.append((names, value))
     rest = [name for name in model.latents if name not in owner]
-    if rest:
-        blocks.append((rest, "auto"))
+    for own in dict.fromkeys(model.families.get(name, "auto") for name in rest):
+        names = [name for name in rest if model.families.get(name, "auto") == own]
+        blocks.append((names, own))
     position = list(model.latents).index
     made, choices = [], []
     for names, value in blocks:

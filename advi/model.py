@@ -16,6 +16,7 @@ from numpyro.distributions.constraints import Constraint
 
 from advi.errors import describe, unknown
 from advi.latents import Latent
+from advi.moments import entry_names
 
 
 class Terms(NamedTuple):
@@ -42,6 +43,16 @@ class Terms(NamedTuple):
         return self.shared + scale * self.rows.sum()
 
 
+class Derived(NamedTuple):
+    """Quantities computed from latents and data, which are shown beside the latents."""
+
+    names: tuple[str, ...]
+    function: Callable[[Any, Any], dict[str, Array]]  # (z, data) -> an array for each name
+
+
+NOTHING = Derived((), lambda z, data: {})
+
+
 class Model:
     """A log-joint density over constrained latents.
 
@@ -53,6 +64,10 @@ class Model:
         contain the log-Jacobian of any transform: that is added here.
     latents
         Pytree (dict, nested dict, tuple) of `Latent`, or of NumPyro constraints for scalars.
+    families
+        Latent's name to the family it has unless a fit names another.
+    derived
+        What else to show with draws and moments; the tree of latents is then a dict.
 
     Attributes
     ----------
@@ -78,7 +93,14 @@ class Model:
     (['mu', 's.tau'], 2)
     """
 
-    def __init__(self, log_joint: Callable[[Any, Any], Any], latents: Any) -> None:
+    def __init__(
+        self,
+        log_joint: Callable[[Any, Any], Any],
+        latents: Any,
+        *,
+        families: Mapping[str, Any] | None = None,
+        derived: Derived = NOTHING,
+    ) -> None:
         if not callable(log_joint):
             raise TypeError(
                 f"log_joint: got {describe(log_joint)}; expected a function log_joint(z, data). "
@@ -110,10 +132,15 @@ class Model:
         stops = tuple(itertools.accumulate(latent.size for latent in self.latents.values()))
         self.size = stops[-1]
         self.spans = dict(zip(self.latents, zip((0, *stops[:-1]), stops, strict=True), strict=True))
+        self.derived = derived
+        self.families = {
+            name: family for part, family in (families or {}).items() for name in self.resolve(part)
+        }
         self._key = (
-            _Identity(log_joint) if log_joint.__hash__ is None else log_joint,
+            identified(log_joint),
             self._treedef,
             tuple((name, v.bijection, v.shape) for name, v in self.latents.items()),
+            identified(derived.function),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -141,13 +168,7 @@ class Model:
     @cached_property
     def coordinates(self) -> dict[str, tuple[str, ...]]:
         """Names of the constrained coordinates of every latent, such as "eta[0]"."""
-        return {
-            name: tuple(
-                name + (f"[{','.join(map(str, index))}]" if index else "")
-                for index in np.ndindex(latent.shape)
-            )
-            for name, latent in self.latents.items()
-        }
+        return {name: entry_names(name, latent.shape) for name, latent in self.latents.items()}
 
     def resolve(self, name: str) -> list[str]:
         """Return the latents a name stands for: itself, or all below it ("decoder").
@@ -209,9 +230,11 @@ class Model:
         return jnp.concatenate(parts)
 
     def to_tree(self, values: Mapping[str, Any]) -> Any:
-        """Arrange values by name in the tree of the latents."""
-        ordered = list(values.values())
-        return jax.tree.unflatten(self._treedef, [ordered[k] for k in self._order])
+        """Arrange values by name in the tree of the latents, and derived ones beside them."""
+        ordered = [values[name] for name in self.latents]
+        tree = jax.tree.unflatten(self._treedef, [ordered[k] for k in self._order])
+        beside = {name: values[name] for name in self.derived.names if name in values}
+        return {**tree, **beside} if beside else tree
 
     def from_tree(self, z: Any) -> dict[str, Any]:
         """Arrange a tree shaped like the latents by name.
@@ -222,7 +245,7 @@ class Model:
             If the tree is not that of the latents, or a leaf has another shape (leading axes
             common to all are allowed).
         """
-        got = self.named(z)
+        got = {k: v for k, v in self.named(z).items() if k not in self.derived.names}
         if set(got) != set(self.latents):
             missing = [name for name in self.latents if name not in got]
             extra = [name for name in got if name not in self.latents]
@@ -240,15 +263,24 @@ class Model:
 
 
 class _Identity(NamedTuple):
-    """A callable without a hash, compared by what it is."""
+    """Something without a hash, compared by what it is."""
 
-    function: Any
+    value: Any
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self.function is other.function
+        return isinstance(other, _Identity) and self.value is other.value
 
     def __hash__(self) -> int:
-        return id(self.function)
+        return id(self.value)
+
+
+def identified(value: Any) -> Any:
+    """Return what stands for a value in a key: itself, or without a hash its identity."""
+    try:
+        hash(value)
+    except TypeError:
+        return _Identity(value)
+    return value
 
 
 def _is_latent(node: Any) -> bool:

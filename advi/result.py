@@ -142,7 +142,8 @@ class Fit:
         -------
         pytree
             The tree of the latents, every leaf (n, *shape), on the constrained scale: JAX arrays,
-            or NumPy arrays for a float64 fit where JAX has 64 bits switched off.
+            or NumPy arrays for a float64 fit where JAX has 64 bits switched off. A NumPyro model's
+            deterministic sites stand beside the latents, here and in moments.
 
         Raises
         ------
@@ -165,15 +166,15 @@ class Fit:
             X = self.corrected_draws.resample(n, rng)
         else:
             X = self.points(rng.standard_normal((n, self.guide.noise_dim)))
-        return self._device_tree(self.constrain(X))
+        return self._device_tree(self.derive(self.constrain(X)))
 
     def mean(self) -> Any:
         """Return posterior means, a tree of arrays shaped like the latents."""
-        return self._device_tree(self.moment_draws.mean())
+        return self._device_tree(self.shown_draws.mean())
 
     def sd(self) -> Any:
         """Return posterior standard deviations, a tree of arrays shaped like the latents."""
-        return self._device_tree(self.moment_draws.sd())
+        return self._device_tree(self.shown_draws.sd())
 
     def quantile(self, q: float | Sequence[float]) -> Any:
         """Return posterior quantiles.
@@ -190,7 +191,7 @@ class Fit:
         """
         if not np.all((np.asarray(q) >= 0) & (np.asarray(q) <= 1)):
             raise ValueError(f"q: got {q}; expected probabilities between 0 and 1.")
-        return self._device_tree(self.moment_draws.quantile(q))
+        return self._device_tree(self.shown_draws.quantile(q))
 
     def cov(self, names: Sequence[str] | str | None = None) -> NDArray[np.float64]:
         """Return the covariance of the scalar coordinates of some latents.
@@ -262,7 +263,7 @@ class Fit:
 
         There is no r_hat and no effective sample size: the draws are independent.
         """
-        return self.moment_draws.summary(self.model.coordinates)
+        return self.shown_draws.summary()
 
     def check(self) -> "Fit":
         """Return the fit with a verdict, however long the examination takes."""
@@ -330,18 +331,42 @@ class Fit:
         values = self.constrain(X)
         return DrawSet({name: v.astype(np.float64) for name, v in values.items()}, weights)
 
+    @cached_property
+    def shown_draws(self) -> DrawSet:
+        """`moment_draws` and what the model derives from them."""
+        values, weights = self.moment_draws
+        derived = self.derive({k: v.astype(self.float_dtype) for k, v in values.items()})
+        return DrawSet(
+            {k: values[k] if k in values else v.astype(np.float64) for k, v in derived.items()},
+            weights,
+        )
+
     def constrain(self, X: NDArray[np.float64]) -> dict[str, NDArray]:
         """Return points (n, D) on the constrained scale, by name, host arrays (n, *shape)."""
-        n, dim = X.shape
-        chunk = int(np.clip(2 ** int(np.log2(CHUNK_ELEMENTS / dim)), 1, MAX_CHUNK))
-        padded = np.zeros((-(-n // chunk) * chunk, dim), self.float_dtype)
-        padded[:n] = X
+        points = X.astype(self.float_dtype)
+        found = self._in_chunks(_constrain_program(self.model), points, X.shape[1])
+        return {name: found[name] for name in self.model.latents}
+
+    def derive(self, values: dict[str, NDArray]) -> dict[str, NDArray]:
+        """Return values by name, (n, *shape), followed by what the model derives from them."""
+        if not self.model.derived.names:
+            return values
+        program, data = _derived_program(self.model), self.density.data
+        work = self.density.log_joint.cost
+        found = self._in_chunks(lambda part: program(part, data), values, work)
+        return values | {name: found[name] for name in self.model.derived.names}
+
+    def _in_chunks(self, program: Any, points: Any, elements: int) -> dict[str, NDArray]:
+        """Return a program's values at points (n, ...) of so many elements each, host arrays."""
+        n = len(jax.tree.leaves(points)[0])
+        chunk = int(np.clip(2 ** int(np.log2(max(CHUNK_ELEMENTS / elements, 1))), 1, MAX_CHUNK))
+        # a chunk that is not full repeats its first point
+        rows = np.minimum(np.arange(-(-n // chunk) * chunk), n - 1).reshape(-1, chunk)
         with precision(self.float_dtype):
-            program = _constrain_program(self.model)
-            parts = [program(part) for part in padded.reshape(-1, chunk, dim)]
+            parts = [program(jax.tree.map(lambda v, i=i: v[i], points)) for i in rows]
             return {
                 name: np.concatenate([np.asarray(part[name]) for part in parts])[:n]
-                for name in self.model.latents
+                for name in parts[0]
             }
 
     def __repr__(self) -> str:
@@ -376,6 +401,14 @@ class Fit:
 @lru_cache(maxsize=64)
 def _constrain_program(model: Model) -> Any:
     return jax.jit(jax.vmap(lambda x: model.unravel(x)[0]))
+
+
+@lru_cache(maxsize=64)
+def _derived_program(model: Model) -> Any:
+    def one(values: dict[str, Array], data: Any) -> dict[str, Array]:
+        return model.derived.function(model.to_tree(values), data)
+
+    return jax.jit(jax.vmap(one, in_axes=(0, None)))
 
 
 @lru_cache(maxsize=64)
