@@ -9,6 +9,7 @@ from advi.compare import compare
 from advi.diagnostics.verdict import Verdict
 from advi.families import FullRank, LowRank, MeanField, Point
 from advi.fit import fit
+from advi.interop.numpyro import from_numpyro
 from advi.latents import (
     Latent,
     circular,
@@ -56,6 +57,7 @@ __all__ = [
     "corr_matrix",
     "cov_matrix",
     "fit",
+    "from_numpyro",
     "greater_than",
     "interval",
     "less_than",

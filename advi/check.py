@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from advi.data import find_nan, prepare
+from advi.deferred import Deferred, bound, check_model
 from advi.density import Density, default_float, precision
 from advi.errors import describe
 from advi.keys import host_rng
@@ -49,13 +50,15 @@ class Checkup:
         return "\n".join(lines)
 
 
-def check(model: Model, data: Any = None, *, key: Any = 0, x64: bool | None = None) -> Checkup:
+def check(
+    model: Model | Deferred, data: Any = None, *, key: Any = 0, x64: bool | None = None
+) -> Checkup:
     """Examine a model: shapes and dtypes, unused latents, finite values and gradients.
 
     Parameters
     ----------
     model
-        The model.
+        The model, or what `from_numpyro` returns.
     data
         Its data.
     key
@@ -79,14 +82,14 @@ def check(model: Model, data: Any = None, *, key: Any = 0, x64: bool | None = No
     >>> print(advi.check(model).problems[0])
     log_joint never uses 'b': its posterior is improper
     """
-    if not isinstance(model, Model):
-        raise TypeError(f"model: got {describe(model)}; expected an advi.Model.")
+    check_model(model)
     rng = host_rng(key)
     if x64 not in (None, True, False):
         raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")
     float_dtype = default_float(x64)
     with precision(float_dtype):
         data, spec = prepare(data, float_dtype)
+        model = bound(model, data, spec)
         density = Density(model, data, spec)
         log_joint = trace(model, spec)
         X = rng.uniform(-START_RADIUS, START_RADIUS, (POINTS, model.size))

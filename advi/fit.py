@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from advi.data import check_batch, make_rows, prepare
+from advi.deferred import Deferred, bound, check_model
 from advi.density import Density, default_float, precision
 from advi.drivers import default_optimizer, fit_plan, fit_steps
 from advi.errors import describe, unknown
@@ -44,7 +45,7 @@ def _names_known_arguments(function: Callable[..., Fit]) -> Callable[..., Fit]:
 
 @_names_known_arguments
 def fit(
-    model: Model,
+    model: Model | Deferred,
     data: Any = None,
     *,
     family: Any = "auto",
@@ -68,7 +69,7 @@ def fit(
     Parameters
     ----------
     model
-        The model.
+        The model, or what `from_numpyro` returns.
     data
         Pytree of arrays, passed on to the log-joint; rows along leading axes.
     family
@@ -127,17 +128,12 @@ def fit(
     >>> str(result.status), round(float(result.mean()["mu"]), 2), round(float(result.sd()["mu"]), 2)
     ('converged', 1.5, 0.5)
     """
-    if not isinstance(model, Model):
-        raise TypeError(
-            f"model: got {describe(model)}; expected an advi.Model. "
-            "Write advi.Model(log_joint, latents)."
-        )
+    check_model(model)
     _check_arguments(objective, optimizer, x64, callback)
     for name, number in (("max_steps", max_steps), ("restarts", restarts)):
         _check_count(name, number)
     key_words(key)
     stochastic = optimizer is not None or batch_size is not None
-    guide = make_guide(model, family, auto=MeanField() if stochastic else None)
     if objective is not None and not stochastic:
         raise ValueError(
             "objective: the automatic plan chooses its own draws and estimator; give an "
@@ -146,6 +142,8 @@ def fit(
     float_dtype = default_float(x64)
     with precision(float_dtype), Bar(progress, callback) as bar:
         data, spec = prepare(data, float_dtype)
+        model = bound(model, data, spec)
+        guide = make_guide(model, family, auto=MeanField() if stochastic else None)
         log_joint = trace(model, spec)
         require_all_used(model, log_joint)
         rows = None if batch_size is None else make_rows(batch_size, log_joint.num_rows, spec)

@@ -185,7 +185,8 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
     """
     if not isinstance(family, Mapping):
         free = tuple(name for name in model.latents if name not in model.families)
-        _family(family, 0, auto)  # checked even where it covers nothing
+        if not free and family != "auto":
+            _family(family)  # checked even where it covers nothing
         family = {free: family} if free else {}
     blocks, owner = [], {}
     for key, value in family.items():

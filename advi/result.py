@@ -3,7 +3,7 @@
 import dataclasses
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -166,7 +166,8 @@ class Fit:
             X = self.corrected_draws.resample(n, rng)
         else:
             X = self.points(rng.standard_normal((n, self.guide.noise_dim)))
-        return self._device_tree(self.derive(self.constrain(X)))
+        values = self.constrain(X)
+        return self._device_tree(values | self.derive(values))
 
     def mean(self) -> Any:
         """Return posterior means, a tree of arrays shaped like the latents."""
@@ -335,11 +336,8 @@ class Fit:
     def shown_draws(self) -> DrawSet:
         """`moment_draws` and what the model derives from them."""
         values, weights = self.moment_draws
-        derived = self.derive({k: v.astype(self.float_dtype) for k, v in values.items()})
-        return DrawSet(
-            {k: values[k] if k in values else v.astype(np.float64) for k, v in derived.items()},
-            weights,
-        )
+        derived = {name: v.astype(np.float64) for name, v in self.derive(values).items()}
+        return DrawSet({**values, **derived}, weights)
 
     def constrain(self, X: NDArray[np.float64]) -> dict[str, NDArray]:
         """Return points (n, D) on the constrained scale, by name, host arrays (n, *shape)."""
@@ -347,20 +345,22 @@ class Fit:
         found = self._in_chunks(_constrain_program(self.model), points, X.shape[1])
         return {name: found[name] for name in self.model.latents}
 
-    def derive(self, values: dict[str, NDArray]) -> dict[str, NDArray]:
-        """Return values by name, (n, *shape), followed by what the model derives from them."""
-        if not self.model.derived.names:
-            return values
+    def derive(self, values: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """Return what the model derives from values by name, (n, *shape), host arrays."""
+        names = self.model.derived.names
+        if not names:
+            return {}
         program, data = _derived_program(self.model), self.density.data
+        points = {name: v.astype(self.float_dtype) for name, v in values.items()}
         work = self.density.log_joint.cost
-        found = self._in_chunks(lambda part: program(part, data), values, work)
-        return values | {name: found[name] for name in self.model.derived.names}
+        found = self._in_chunks(lambda part: program(part, data), points, work)
+        return {name: found[name] for name in names}
 
     def _in_chunks(self, program: Any, points: Any, elements: int) -> dict[str, NDArray]:
         """Return a program's values at points (n, ...) of so many elements each, host arrays."""
         n = len(jax.tree.leaves(points)[0])
         chunk = int(np.clip(2 ** int(np.log2(max(CHUNK_ELEMENTS / elements, 1))), 1, MAX_CHUNK))
-        # a chunk that is not full repeats its first point
+        # a chunk that is not full repeats the last point
         rows = np.minimum(np.arange(-(-n // chunk) * chunk), n - 1).reshape(-1, chunk)
         with precision(self.float_dtype):
             parts = [program(jax.tree.map(lambda v, i=i: v[i], points)) for i in rows]
