@@ -10,6 +10,7 @@ from advi.compare import compare
 from advi.diagnostics.verdict import Verdict
 from advi.families import Amortised, FullRank, LowRank, MeanField, PerRow, Point
 from advi.fit import fit
+from advi.interop.numpyro import from_numpyro
 from advi.latents import (
     Latent,
     circular,
@@ -62,6 +63,7 @@ __all__ = [
     "corr_matrix",
     "cov_matrix",
     "fit",
+    "from_numpyro",
     "greater_than",
     "interval",
     "less_than",

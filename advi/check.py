@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from advi.data import count_rows, find_nan, prepare
+from advi.deferred import Deferred, bound, check_model
 from advi.density import Density, default_float, precision
 from advi.errors import describe
 from advi.keys import host_rng
@@ -53,7 +54,7 @@ class Checkup:
 
 
 def check(
-    model: Model,
+    model: Model | Deferred,
     data: Any = None,
     *,
     num_rows: int | None = None,
@@ -68,7 +69,7 @@ def check(
     Parameters
     ----------
     model
-        The model.
+        The model, or what `from_numpyro` returns.
     data
         Its data. Of a model with local latents the first 256 rows are looked at.
     num_rows
@@ -94,14 +95,14 @@ def check(
     >>> print(advi.check(model).problems[0])
     log_joint never uses 'b': its posterior is improper
     """
-    if not isinstance(model, Model):
-        raise TypeError(f"model: got {describe(model)}; expected an advi.Model.")
+    check_model(model)
     rng = host_rng(key)
     if x64 not in (None, True, False):
         raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")
     float_dtype = default_float(x64)
     with precision(float_dtype):
         data, spec = prepare(data, float_dtype)
+        model = bound(model, data, spec)
         if model.local:
             rows = RowData.of(data, spec, count_rows(spec, num_rows, model.local))
             data, spec = rows.head(ROWS)

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from advi.data import check_batch, for_rows, make_rows, prepare
+from advi.deferred import Deferred, bound, check_model
 from advi.density import Density, default_float, precision
 from advi.drivers import default_optimizer, fit_plan, fit_steps
 from advi.errors import describe, unknown
@@ -49,7 +50,7 @@ def _names_known_arguments(function: Callable[..., Fit]) -> Callable[..., Fit]:
 
 @_names_known_arguments
 def fit(
-    model: Model,
+    model: Model | Deferred,
     data: Any = None,
     *,
     family: Any = "auto",
@@ -75,7 +76,7 @@ def fit(
     Parameters
     ----------
     model
-        The model.
+        The model, or what `from_numpyro` returns.
     data
         Pytree of arrays, passed on to the log-joint; rows along leading axes. With a `batch_size`,
         memory-mapped arrays (`numpy.memmap`) are read a few rows at a time. Or a stream of
@@ -152,42 +153,33 @@ def fit(
     >>> str(result.status), round(float(result.mean()["mu"]), 2), round(float(result.sd()["mu"]), 2)
     ('converged', 1.5, 0.5)
     """
-    if not isinstance(model, Model):
-        raise TypeError(
-            f"model: got {describe(model)}; expected an advi.Model. "
-            "Write advi.Model(log_joint, latents)."
-        )
+    check_model(model)
     _check_arguments(objective, optimizer, x64, callback)
     for name, number in (("max_steps", max_steps), ("restarts", restarts)):
         _check_count(name, number)
     key_words(key)
     float_dtype = default_float(x64)
-    with precision(float_dtype):
-        stream = open_stream(model, data, num_rows, batch_size, float_dtype)
-    if num_rows is not None and stream is None and not model.local:
-        raise ValueError(
-            f"num_rows: got {describe(num_rows)} for data in memory, whose number of rows is that "
-            "of Terms.rows; expected it for a stream of batches only. Leave it out."
-        )
-    # tables and encoders are moved by an optimiser, on all rows if there are no batches
-    by_row = bool(model.local) and asks_for_rows(family)
-    stochastic = optimizer is not None or batch_size is not None or stream is not None or by_row
-    if objective is not None and not stochastic:
-        raise ValueError(
-            "objective: the automatic plan chooses its own draws and estimator; give an "
-            "`optimizer` or a `batch_size` with it, or leave it out."
-        )
-    if eval_data is not None and not stochastic:
-        raise ValueError(
-            "eval_data: the automatic plan works on a fixed objective, whose course says nothing "
-            "about other rows; give a `batch_size` or an `optimizer` with it, or use fit.loo()."
-        )
     with precision(float_dtype), Bar(progress, callback) as bar, contextlib.ExitStack() as opened:
+        stream = open_stream(model, data, num_rows, batch_size, float_dtype)
         if stream is None:
             data, spec = prepare(data, float_dtype)
+            model = bound(model, data, spec)
+        else:
+            spec, model = stream.spec, stream.model
+        # tables and encoders are moved by an optimiser, on all rows if there are no batches
+        by_row = bool(model.local) and asks_for_rows(family)
+        stochastic = optimizer is not None or batch_size is not None or stream is not None or by_row
+        if num_rows is not None and stream is None and not model.local:
+            raise ValueError(
+                f"num_rows: got {describe(num_rows)} for data in memory, whose number of rows is "
+                "that of Terms.rows; expected it for a stream of batches only. Leave it out."
+            )
+        if not stochastic:
+            _check_planned(objective, eval_data)
+        if stream is None:
             whole = for_rows(model, spec, num_rows)
         else:
-            spec, whole = stream.spec, model.with_rows(stream.rows.batch_size)
+            whole = model.with_rows(stream.rows.batch_size)
         auto = MeanField() if stochastic else None
         guide = make_guide(model if stochastic else whole, family, auto=auto)
         log_joint = trace(whole, spec)
@@ -231,6 +223,20 @@ def fit(
         density = Density(whole, data, spec, guide.estimated, scale)
         result = fit_steps(density, settings, init, key, max_steps, bar, held_out, reader)
         return _diagnosed(result) if diagnose else result
+
+
+def _check_planned(objective: Any, eval_data: Any) -> None:
+    """Raise ValueError if an argument is of the stochastic path only."""
+    if objective is not None:
+        raise ValueError(
+            "objective: the automatic plan chooses its own draws and estimator; give an "
+            "`optimizer` or a `batch_size` with it, or leave it out."
+        )
+    if eval_data is not None:
+        raise ValueError(
+            "eval_data: the automatic plan works on a fixed objective, whose course says nothing "
+            "about other rows; give a `batch_size` or an `optimizer` with it, or use fit.loo()."
+        )
 
 
 def _check_tables(settings: Stochastic, streamed: bool) -> None:

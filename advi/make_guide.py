@@ -40,7 +40,8 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
     family
         "auto", "mean_field", "full_rank", a family, or a dict from latent names to these. A tuple
         of names couples these latents in one block; a name of a subtree covers all below it.
-        Latents that a dict leaves out form one block of the automatic family.
+        Latents that a dict leaves out form one block of the automatic family. A latent to which
+        the model gives a family keeps it, unless a dict names the latent.
     auto
         What "auto" stands for; by default full rank up to dimension `AUTO_FULL_RANK_DIM`, low rank
         up to `AUTO_LOW_RANK_DIM` and mean field beyond.
@@ -55,7 +56,10 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
     # of a model with a number of rows local latents are latents like others
     local = frozenset() if model.num_rows else model.local
     if not isinstance(family, Mapping):
-        family = {tuple(names): family for names in _by(local, model.latents) if names}
+        free = [name for name in model.latents if name not in model.families]
+        if not free and family != "auto":
+            _family(family)  # checked even where it covers nothing
+        family = {tuple(names): family for names in _by(local, free) if names}
     blocks, owner = [], {}
     for key, value in family.items():
         wanted = key if isinstance(key, tuple) else (key,)
@@ -71,8 +75,9 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
             owner[name] = key
         blocks.append((names, value))
     rest = [name for name in model.latents if name not in owner]
-    if rest:
-        blocks += [(n, "auto") for n in _by(local, rest) if n]
+    for own in dict.fromkeys(model.families.get(name, "auto") for name in rest):
+        names = [name for name in rest if model.families.get(name, "auto") == own]
+        blocks += [(n, own) for n in _by(local, names) if n]
     position = list(model.latents).index
     made, choices = [], []
     for names, value in blocks:

@@ -16,6 +16,7 @@ from numpyro.distributions.constraints import Constraint
 
 from advi.errors import describe, unknown
 from advi.latents import Latent
+from advi.moments import entry_names
 
 
 class Terms(NamedTuple):
@@ -51,6 +52,16 @@ class Terms(NamedTuple):
         return self.shared + scale * self.per_row.sum()
 
 
+class Derived(NamedTuple):
+    """Quantities computed from latents and data, which are shown beside the latents."""
+
+    names: tuple[str, ...]
+    function: Callable[[Any, Any], dict[str, Array]]  # (z, data) -> an array for each name
+
+
+NOTHING = Derived((), lambda z, data: {})
+
+
 class Model:
     """A log-joint density over constrained latents.
 
@@ -64,6 +75,10 @@ class Model:
         Pytree (dict, nested dict, tuple) of `Latent`, or of NumPyro constraints for scalars.
     num_rows
         Rows of the data, of which each local latent has as many values. `fit` finds it.
+    families
+        Latent's name to the family it has unless a fit names another.
+    derived
+        What else to show with draws and moments; the tree of latents is then a dict.
 
     Attributes
     ----------
@@ -92,7 +107,13 @@ class Model:
     """
 
     def __init__(
-        self, log_joint: Callable[[Any, Any], Any], latents: Any, num_rows: int | None = None
+        self,
+        log_joint: Callable[[Any, Any], Any],
+        latents: Any,
+        *,
+        num_rows: int | None = None,
+        families: Mapping[str, Any] | None = None,
+        derived: Derived = NOTHING,
     ) -> None:
         if not callable(log_joint):
             raise TypeError(
@@ -132,12 +153,17 @@ class Model:
         stops = tuple(itertools.accumulate(latent.size for latent in self.latents.values()))
         self.size = stops[-1]
         self.spans = dict(zip(self.latents, zip((0, *stops[:-1]), stops, strict=True), strict=True))
+        self.derived = derived
+        self.families = {
+            name: family for part, family in (families or {}).items() for name in self.resolve(part)
+        }
         self._key = (
-            _Identity(log_joint) if log_joint.__hash__ is None else log_joint,
+            identified(log_joint),
             self._treedef,
             tuple((name, v.bijection, v.shape) for name, v in self.latents.items()),
             self.local,
             num_rows,
+            identified(derived.function),
         )
 
     def with_rows(self, num: int) -> "Model":
@@ -156,7 +182,13 @@ class Model:
         """
         if not self.local or self.num_rows == num:
             return self
-        return Model(self.log_joint, self._tree, num)
+        return Model(
+            self.log_joint,
+            self._tree,
+            num_rows=num,
+            families=self.families,
+            derived=self.derived,
+        )
 
     def __eq__(self, other: object) -> bool:
         # compiled code is found again by equality: the same log_joint over the same latents
@@ -183,14 +215,7 @@ class Model:
     @cached_property
     def coordinates(self) -> dict[str, tuple[str, ...]]:
         """Names of the constrained coordinates of every latent, such as "eta[0]"."""
-        return {name: self.coordinates_of(name) for name in self.latents}
-
-    def coordinates_of(self, name: str) -> tuple[str, ...]:
-        """Return the names of the constrained coordinates of one latent."""
-        return tuple(
-            name + (f"[{','.join(map(str, index))}]" if index else "")
-            for index in np.ndindex(self.latents[name].shape)
-        )
+        return {name: entry_names(name, latent.shape) for name, latent in self.latents.items()}
 
     def resolve(self, name: str) -> list[str]:
         """Return the latents a name stands for: itself, or all below it ("decoder").
@@ -267,9 +292,11 @@ class Model:
         return jnp.concatenate(parts)
 
     def to_tree(self, values: Mapping[str, Any]) -> Any:
-        """Arrange values by name in the tree of the latents."""
-        ordered = list(values.values())
-        return jax.tree.unflatten(self._treedef, [ordered[k] for k in self._order])
+        """Arrange values by name in the tree of the latents, and derived ones beside them."""
+        ordered = [values[name] for name in self.latents]
+        tree = jax.tree.unflatten(self._treedef, [ordered[k] for k in self._order])
+        beside = {name: values[name] for name in self.derived.names if name in values}
+        return {**tree, **beside} if beside else tree
 
     def from_tree(self, z: Any) -> dict[str, Any]:
         """Arrange a tree shaped like the latents by name.
@@ -280,7 +307,7 @@ class Model:
             If the tree is not that of the latents, or a leaf has another shape (leading axes
             common to all are allowed).
         """
-        got = self.named(z)
+        got = {k: v for k, v in self.named(z).items() if k not in self.derived.names}
         if set(got) != set(self.latents):
             missing = [name for name in self.latents if name not in got]
             extra = [name for name in got if name not in self.latents]
@@ -298,15 +325,24 @@ class Model:
 
 
 class _Identity(NamedTuple):
-    """A callable without a hash, compared by what it is."""
+    """Something without a hash, compared by what it is."""
 
-    function: Any
+    value: Any
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self.function is other.function
+        return isinstance(other, _Identity) and self.value is other.value
 
     def __hash__(self) -> int:
-        return id(self.function)
+        return id(self.value)
+
+
+def identified(value: Any) -> Any:
+    """Return what stands for a value in a key: itself, or without a hash its identity."""
+    try:
+        hash(value)
+    except TypeError:
+        return _Identity(value)
+    return value
 
 
 def _is_latent(node: Any) -> bool:

@@ -46,12 +46,12 @@ class DrawSet(NamedTuple):
         weights = np.full(len(columns), 1 / len(columns)) if self.weights is None else self.weights
         return (weights[:, None] * centred).T @ centred
 
-    def summary(self, coordinates: Mapping[str, tuple[str, ...]]) -> Table:
+    def summary(self) -> Table:
         """Return mean, sd and 5 %, 50 % and 95 % quantiles of every scalar coordinate."""
         columns = np.concatenate([_flat(v) for v in self.values.values()], axis=1)
         flat = DrawSet({"": columns}, self.weights)
         low, middle, high = flat.quantile([0.05, 0.5, 0.95])[""]
-        rows = tuple(c for name in self.values for c in coordinates[name])
+        rows = tuple(c for name, v in self.values.items() for c in entry_names(name, v.shape[1:]))
         mean, sd = flat.mean()[""], flat.sd()[""]
         return Table(rows, {"mean": mean, "sd": sd, "5%": low, "50%": middle, "95%": high})
 
@@ -68,6 +68,19 @@ class DrawSet(NamedTuple):
             np.quantile(column, q, weights=self.weights, method="inverted_cdf") for column in flat.T
         ]
         return np.stack(found, axis=-1).reshape((*np.shape(q), *values.shape[1:]))
+
+
+def entry_names(name: str, shape: Sequence[int]) -> tuple[str, ...]:
+    """Return the names of an array's entries.
+
+    Examples
+    --------
+    >>> entry_names("eta", (2,)), entry_names("tau", ())
+    (('eta[0]', 'eta[1]'), ('tau',))
+    """
+    return tuple(
+        name + (f"[{','.join(map(str, index))}]" if index else "") for index in np.ndindex(*shape)
+    )
 
 
 def _flat(values: Floats) -> Floats:

@@ -3,7 +3,7 @@
 import dataclasses
 import html
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -182,7 +182,8 @@ class Fit:
         pytree
             The tree of the latents, every leaf (n, *shape), of a local latent (n, rows, *shape),
             on the constrained scale: JAX arrays, or NumPy arrays for a float64 fit where JAX has
-            64 bits switched off.
+            64 bits switched off. A NumPyro model's deterministic sites stand beside the latents,
+            here and in moments, unless the fit holds only some of the rows.
 
         Raises
         ------
@@ -207,7 +208,8 @@ class Fit:
             X = self.corrected_draws.resample(n, rng)
         else:
             X = self.points(rng.standard_normal((n, self.guide.noise_dim)))
-        return self._device_tree(self.constrain(X))
+        values = self.constrain(X)
+        return self._device_tree(values | self.derive(values))
 
     def mean(self) -> Any:
         """Return posterior means, a tree of arrays shaped like the latents."""
@@ -235,7 +237,7 @@ class Fit:
         return self._device_tree(self._moments(lambda draws: draws.quantile(q)))
 
     def _moments(self, reduce: Callable[[DrawSet], dict[str, Any]]) -> dict[str, Any]:
-        return self.rows().moments(reduce) if self.guide.local else reduce(self.moment_draws)
+        return self.rows().moments(reduce) if self.guide.local else reduce(self.shown_draws)
 
     def cov(self, names: Sequence[str] | str | None = None) -> NDArray[np.float64]:
         """Return the covariance of the scalar coordinates of some latents.
@@ -312,9 +314,8 @@ class Fit:
         """
         if self.guide.local:
             shared = self._fitted_rows.shared()
-            names = {name: self.model.coordinates_of(name) for name in shared.values}
-            return shared.summary(names) if names else Table((), {})
-        return self.moment_draws.summary(self.model.coordinates)
+            return shared.summary() if shared.values else Table((), {})
+        return self.shown_draws.summary()
 
     def log_marginal(self, data: Any = None, draws: int = 5000, key: Any = 0) -> RowValues:
         """Estimate each row's log p(x), its local latents integrated out, by importance draws.
@@ -546,18 +547,41 @@ class Fit:
         values = self.constrain(X)
         return DrawSet({name: v.astype(np.float64) for name, v in values.items()}, weights)
 
+    @cached_property
+    def shown_draws(self) -> DrawSet:
+        """`moment_draws` and what the model derives from them."""
+        values, weights = self.moment_draws
+        derived = {name: v.astype(np.float64) for name, v in self.derive(values).items()}
+        return DrawSet({**values, **derived}, weights)
+
     def constrain(self, X: NDArray[np.float64]) -> dict[str, NDArray]:
         """Return points (n, D) on the constrained scale, by name, host arrays (n, *shape)."""
-        n, dim = X.shape
-        chunk = int(np.clip(2 ** int(np.log2(CHUNK_ELEMENTS / dim)), 1, MAX_CHUNK))
-        padded = np.zeros((-(-n // chunk) * chunk, dim), self.float_dtype)
-        padded[:n] = X
+        points = X.astype(self.float_dtype)
+        found = self._in_chunks(_constrain_program(self.model), points, X.shape[1])
+        return {name: found[name] for name in self.model.latents}
+
+    def derive(self, values: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """Return what the model derives from values by name, (n, *shape), host arrays."""
+        names = self.model.derived.names
+        if not names or self.density.scale != 1:
+            return {}
+        program, data = _derived_program(self.model), self.density.data
+        points = {name: v.astype(self.float_dtype) for name, v in values.items()}
+        work = self.density.log_joint.cost
+        found = self._in_chunks(lambda part: program(part, data), points, work)
+        return {name: found[name] for name in names}
+
+    def _in_chunks(self, program: Any, points: Any, elements: int) -> dict[str, NDArray]:
+        """Return a program's values at points (n, ...) of so many elements each, host arrays."""
+        n = len(jax.tree.leaves(points)[0])
+        chunk = int(np.clip(2 ** int(np.log2(max(CHUNK_ELEMENTS / elements, 1))), 1, MAX_CHUNK))
+        # a chunk that is not full repeats the last point
+        rows = np.minimum(np.arange(-(-n // chunk) * chunk), n - 1).reshape(-1, chunk)
         with precision(self.float_dtype):
-            program = _constrain_program(self.model)
-            parts = [program(part) for part in padded.reshape(-1, chunk, dim)]
+            parts = [program(jax.tree.map(lambda v, i=i: v[i], points)) for i in rows]
             return {
                 name: np.concatenate([np.asarray(part[name]) for part in parts])[:n]
-                for name in self.model.latents
+                for name in parts[0]
             }
 
     def __repr__(self) -> str:
@@ -612,6 +636,14 @@ class Fit:
 @lru_cache(maxsize=64)
 def _constrain_program(model: Model) -> Any:
     return jax.jit(jax.vmap(lambda x: model.unravel(x)[0]))
+
+
+@lru_cache(maxsize=64)
+def _derived_program(model: Model) -> Any:
+    def one(values: dict[str, Array], data: Any) -> dict[str, Array]:
+        return model.derived.function(model.to_tree(values), data)
+
+    return jax.jit(jax.vmap(one, in_axes=(0, None)))
 
 
 @lru_cache(maxsize=64)

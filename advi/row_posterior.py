@@ -36,8 +36,8 @@ class RowValues(NamedTuple):
 
     Examples
     --------
-    >>> RowValues.of(np.array([1.0, 2.0, 3.0])).mean
-    Estimate(value=2.0, mcse=0.5773502691896257)
+    >>> print(RowValues.of(np.array([1.0, 2.0, 3.0])).mean)
+    2.00 ± 0.58
     """
 
     rows: Floats  # (n,)

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from advi.data import DataSpec, Rows, check_batch_size, check_rows, converted, for_rows, make_rows
+from advi.deferred import Deferred, bound
 from advi.density import precision
 from advi.errors import describe
 from advi.model import Model
@@ -44,6 +45,8 @@ class Stream:
 
     Attributes
     ----------
+    model
+        The model, for data like this.
     rows
         How many there are, in a batch and in a block.
     spec
@@ -52,6 +55,7 @@ class Stream:
         Begins to read, given the key of the fit; endless.
     """
 
+    model: Model
     rows: Rows
     spec: DataSpec
     blocks: Callable[[Array], Generator[Block, None, None]]
@@ -125,7 +129,11 @@ class Reader:
 
 
 def open_stream(
-    model: Model, data: Any, num_rows: int | None, batch_size: int | None, float_dtype: str
+    model: Model | Deferred,
+    data: Any,
+    num_rows: int | None,
+    batch_size: int | None,
+    float_dtype: str,
 ) -> Stream | None:
     """Return the stream that data are, or None where they are in memory or to be taken there.
 
@@ -198,14 +206,15 @@ def _is_batch(entry: Any) -> bool:
 
 
 def _batches(
-    model: Model, epochs: Epochs, num_rows: Any, batch_size: int | None, float_dtype: str
+    model: Model | Deferred, epochs: Epochs, num_rows: Any, batch_size: int | None, float_dtype: str
 ) -> Stream:
     epoch = epochs()
     try:
         batch = next(epoch)
     except StopIteration:
         raise ValueError("data: the stream is empty; expected at least one batch.") from None
-    _, first = converted(_as_tree(batch), float_dtype)
+    tree, first = converted(_as_tree(batch), float_dtype)
+    model = bound(model, tree, first)
     size = trace(for_rows(model, first), first).num_rows
     if size is None:
         raise ValueError(
@@ -226,7 +235,7 @@ def _batches(
         begun = itertools.chain([batch], epoch)
         return _cut(begun, epochs, rows, first, size)
 
-    return Stream(rows, rows.batch_spec(first), blocks)
+    return Stream(model, rows, rows.batch_spec(first), blocks)
 
 
 def _with_block(num_rows: int, batch_size: int, per_row: tuple[bool, ...], spec: DataSpec) -> Rows:
@@ -313,7 +322,7 @@ def _described(spec: DataSpec) -> str:
     return ", ".join(f"{name}: {shape} {dtype}" for name, (shape, dtype) in leaves)
 
 
-def _mapped(model: Model, data: Any, batch_size: Any, float_dtype: str) -> Stream:
+def _mapped(model: Model | Deferred, data: Any, batch_size: Any, float_dtype: str) -> Stream:
     """Return memory-mapped rows as a stream, in the order in which a fit in memory takes them."""
     leaves, treedef = jax.tree.flatten(data, is_leaf=lambda node: isinstance(node, list))
     mapped = [isinstance(leaf, np.memmap) and leaf.ndim > 0 for leaf in leaves]
@@ -325,6 +334,7 @@ def _mapped(model: Model, data: Any, batch_size: Any, float_dtype: str) -> Strea
         for leaf, on_disk, (shape, dtype) in zip(leaves, mapped, spec.leaves, strict=True)
     ]
     spec = spec._replace(leaves=tuple(shapes))
+    model = bound(model, data, spec)
     num_rows = trace(for_rows(model, spec), spec).num_rows
     every = make_rows(batch_size, num_rows, spec)
     rows = _with_block(every.num_rows, every.batch_size, every.per_row, spec)
@@ -345,7 +355,7 @@ def _mapped(model: Model, data: Any, batch_size: Any, float_dtype: str) -> Strea
             tree, _ = converted(spec.treedef.unflatten(part), float_dtype)
             yield [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
-    return Stream(rows, rows.batch_spec(spec), blocks)
+    return Stream(model, rows, rows.batch_spec(spec), blocks)
 
 
 @lru_cache(maxsize=8)

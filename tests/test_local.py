@@ -535,7 +535,7 @@ def test_an_encoder_learns_from_a_stream_as_from_memory():
 
 def test_a_table_cannot_be_streamed_nor_held_out():
     batches = [{"x": part} for part in np.split(DATA["x"], 4)]
-    with pytest.raises(ValueError, match="'h' has a table .* stream does not say which row"):
+    with pytest.raises(ValueError, match=r"'h' has a table .* stream does not say which row"):
         advi.fit(ppca(), batches, num_rows=N)
     with pytest.raises(ValueError, match="eval_data: 'h' has a table"):
         advi.fit(ppca(), DATA, batch_size=50, eval_data=DATA)

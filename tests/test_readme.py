@@ -47,7 +47,7 @@ def test_the_first_fit_is_the_one_shown():
         assert abs(fit.summary()[name]["mean"] - means[name]) < 0.1 * sd
 
 
-NOT_LATENTS = ("amortisation_gap", "check", "compare", "fit")
+NOT_LATENTS = ("amortisation_gap", "check", "compare", "fit", "from_numpyro")
 
 
 def test_every_public_helper_is_in_the_table():

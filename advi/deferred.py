@@ -1,0 +1,33 @@
+"""Models whose latents are known only once there is data: resolved here, and nowhere else."""
+
+from typing import Any, Protocol, runtime_checkable
+
+from advi.data import DataSpec
+from advi.errors import describe
+from advi.model import Model
+
+
+@runtime_checkable
+class Deferred(Protocol):
+    """What stands for a model until there is data, such as a NumPyro model.
+
+    It compares by what it was made from, so that compiled code is found again.
+    """
+
+    def bind(self, data: Any, spec: DataSpec) -> Model:
+        """Return the model for data of these shapes."""
+        ...
+
+
+def bound(model: Model | Deferred, data: Any, spec: DataSpec) -> Model:
+    """Return the model itself, or what a deferred model is for the data."""
+    return model if isinstance(model, Model) else model.bind(data, spec)
+
+
+def check_model(model: Any) -> None:
+    """Raise TypeError unless something is a model."""
+    if isinstance(model, type) or not isinstance(model, (Model, Deferred)):
+        raise TypeError(
+            f"model: got {describe(model)}; expected an advi.Model. Write "
+            "advi.Model(log_joint, latents), or advi.from_numpyro(model) for a NumPyro model."
+        )

@@ -1,0 +1,146 @@
+"""from_numpyro(): a NumPyro model, unchanged."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+
+from advi.data import DataSpec
+from advi.errors import describe
+from advi.families import Point
+from advi.interop.numpyro.call import BoundCall
+from advi.interop.numpyro.density import SiteDensity, SiteValues
+from advi.interop.numpyro.rows import rows_plate
+from advi.interop.numpyro.sites import Sites, find_sites
+from advi.model import Derived, Model
+from advi.tracing import trace
+
+
+@dataclass(frozen=True)
+class NumPyroModel:
+    """A NumPyro model with its bound arguments, for `fit` and `check`, which bring the data.
+
+    Attributes
+    ----------
+    call
+        The model as a function of the data.
+    rows
+        Name of the plate of the rows, if it is to be another than that which is found.
+    """
+
+    call: BoundCall
+    rows: str | None
+
+    def bind(self, data: Any, spec: DataSpec) -> Model:
+        """Return the model for data of these shapes.
+
+        Raises
+        ------
+        TypeError
+            If the model cannot be called with the data, needs a value of which only the shape is
+            known, or has a discrete latent.
+        ValueError
+            If it has no latent, or `rows` is no plate that the data has rows for.
+        """
+        self.call.check(data)
+        sites = _sites(self.call, spec)
+        if not sites.unknowns:
+            raise ValueError(f"{self.call!r} has no latent site and no parameter: nothing to fit.")
+        model = self._model(sites, data, spec)
+        # a network with priors in place of its parameters may register these all the same
+        used = trace(model, spec).used
+        idle = [name for name in sites.fitted_params if used.isdisjoint(model.resolve(name))]
+        return self._model(sites.without(idle), data, spec) if idle else model
+
+    def _model(self, sites: Sites, data: Any, spec: DataSpec) -> Model:
+        plate = rows_plate(self.rows, sites, spec)
+        log_joint = SiteDensity(self.call, plate, tuple(sites.params.items()), sites.moving)
+        shown = (*sites.moving, *sites.derived)
+        return Model(
+            log_joint,
+            sites.latents(data),
+            families={name: Point() for name in sites.fitted_params},
+            derived=Derived(shown, SiteValues(log_joint, shown)),
+        )
+
+
+def from_numpyro(
+    model: Callable[..., Any], *args: Any, rows: str | None = None, **kwargs: Any
+) -> NumPyroModel:
+    """Take a NumPyro model as it is.
+
+    Sample sites become latents, in NumPyro's order, and observed sites the likelihood. Parameters
+    (`numpyro.param`, and networks registered by it) are estimated as a `Point`, unless a fit's
+    ``family`` names them. A tree of them stays as it is, but one with empty places, as Equinox has
+    them, becomes a dict of its leaves by their paths. Deterministic sites come out with the draws
+    and moments of a fit. So does a latent "x" whose support depends on other latents: what is
+    fitted is "x_unconstrained", its coordinates on the real line. Effect handlers such as
+    ``mask``, ``scale``, ``reparam`` and ``condition`` work as ever.
+
+    Parameters
+    ----------
+    model
+        Function with NumPyro primitives.
+    *args, **kwargs
+        Arguments of the model that are bound: sizes, flags, and arrays that must have values
+        while the model is traced. The ``data`` of `fit` and `check` gives the others: a dict by
+        name, a tuple by position after `args`, one array as the next argument.
+    rows
+        Name of the plate that runs over rows of the data, whose observed sites are `Terms.rows`.
+        By default the one plate that declares a subsample; or else the plate that is the leading
+        axis of every observed site, if data has that leading axis. With `batch_size` the data
+        that the model gets is a batch: the plate follows it, whatever subsample it declares, and
+        its rows are scaled once.
+
+    Returns
+    -------
+    NumPyroModel
+        For `fit` and `check`, which find the sites once they have the data.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no function. What is wrong with its sites is said by `fit` and `check`:
+        discrete latents must be summed out.
+
+    Examples
+    --------
+    >>> import advi, numpyro, numpyro.distributions as dist
+    >>> import numpy as np
+    >>> def coin(flips):
+    ...     p = numpyro.sample("p", dist.Beta(1, 1))
+    ...     with numpyro.plate("flips", len(flips)):
+    ...         numpyro.sample("y", dist.Bernoulli(p), obs=flips)
+    >>> fit = advi.fit(advi.from_numpyro(coin), np.array([1, 1, 0, 1]))
+    >>> fit.sample(1000)["p"].shape, fit.density.log_joint.num_rows
+    ((1000,), 4)
+    """
+    if not callable(model):
+        raise TypeError(
+            f"model: got {describe(model)}; expected a function with NumPyro primitives. Its data "
+            "goes to fit: advi.fit(advi.from_numpyro(model), data)."
+        )
+    if rows is not None and not isinstance(rows, str):
+        raise TypeError(f"rows: got {describe(rows)}; expected the name of a plate.")
+    return NumPyroModel(BoundCall(model, args, kwargs), rows)
+
+
+@lru_cache(maxsize=64)
+def _sites(call: BoundCall, spec: DataSpec) -> Sites:
+    try:
+        return find_sites(call, spec)
+    except jax.errors.JAXTypeError as error:
+        scalar = next(
+            (n for n, (shape, _) in zip(spec.names, spec.leaves, strict=True) if not shape), None
+        )
+        raise TypeError(
+            f"{call!r} uses the value of something of which only the shape is known while it is "
+            "traced. Bind what decides about sizes and branches beforehand: "
+            f"advi.from_numpyro(model, {scalar or 'size'}=...)."
+        ) from error
+    except Exception as error:
+        shapes = [f"{n} {shape}" for n, (shape, _) in zip(spec.names, spec.leaves, strict=True)]
+        error.add_note(f"advi called {call!r} with data of shapes {', '.join(shapes) or 'None'}.")
+        raise
