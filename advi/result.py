@@ -3,7 +3,7 @@
 import dataclasses
 import html
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -21,6 +21,7 @@ from advi.errors import describe
 from advi.families import Amortised, PerRow
 from advi.gaussian import Gaussian, Structure, structure_of
 from advi.guide import Guide
+from advi.interop import arviz
 from advi.keys import device_key, host_rng
 from advi.model import Model
 from advi.moments import DrawSet
@@ -192,14 +193,68 @@ class Fit:
             raise ValueError(f"n: got {describe(n)}; expected a number of draws, at least 1.")
         if corrected:
             return self.corrected().sample(n, key)
-        rng = host_rng(key, SAMPLE_STREAM)
         if self.guide.local or data is not None:
-            return self._device_tree(self.rows(data).sample(n, rng))
+            return self._device_tree(self.rows(data).sample(n, host_rng(key, SAMPLE_STREAM)))
+        return self._device_tree(self.constrain(self.sample_points(n, key)[0]))
+
+    def sample_points(
+        self, n: int, key: Any
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Return the points of `sample` on the real scale, and their noise, both (n, D).
+
+        Corrected draws come from no noise.
+        """
+        rng = host_rng(key, SAMPLE_STREAM)
         if self.corrected_draws is not None:
-            X = self.corrected_draws.resample(n, rng)
-        else:
-            X = self.points(rng.standard_normal((n, self.guide.noise_dim)))
-        return self._device_tree(self.constrain(X))
+            return self.corrected_draws.resample(n, rng), None
+        E = self.structure.spread(rng.standard_normal((n, self.guide.noise_dim)))
+        return self.gaussian.points(E), E
+
+    def to_dict(self, n: int = 1000, key: Any = 0) -> dict[str, NDArray]:
+        """Return the draws of `sample` by the latent's name, NumPy arrays (n, *shape)."""
+        return arviz.to_dict(self, n, key)
+
+    def to_arviz(
+        self,
+        n: int = 1000,
+        key: Any = 0,
+        *,
+        dims: Mapping[str, Sequence[str]] | None = None,
+        coords: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Return draws and what belongs to them in the form that ArviZ takes.
+
+        Parameters
+        ----------
+        n
+            Number of draws.
+        key
+            Integer or JAX key; the draws are those of `sample`.
+        dims
+            Name of a latent or a data leaf to the names of its axes.
+        coords
+            Name of an axis to the labels along it.
+
+        Returns
+        -------
+        xarray.DataTree
+            For ArviZ before 1.0, where no later one is installed, `arviz.InferenceData`. Groups:
+
+            - ``posterior``, with status, ELBO and verdict as attributes;
+            - ``sample_stats``: ``log_p`` and ``log_q``, log densities of the draws on R^D in nats,
+              as an importance sampler needs them; corrected draws have no ``log_q``;
+            - ``log_likelihood``, if the log-joint returns `Terms`: ``rows``, never scaled;
+            - ``observed_data``: all leaves of the data;
+            - ``trace``: the ELBO over the course of the fit.
+
+        Raises
+        ------
+        ImportError
+            If xarray is not installed, which comes with ``advi[arviz]``.
+        ValueError
+            If `dims` or `coords` do not fit.
+        """
+        return arviz.to_arviz(self, n, key, dims, coords)
 
     def mean(self) -> Any:
         """Return posterior means, a tree of arrays shaped like the latents."""

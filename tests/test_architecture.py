@@ -24,7 +24,7 @@ ROOMS = [
     ["density"],
     ["families"],
     ["guide"],
-    ["make_guide"],
+    ["interop", "make_guide"],
     ["row_data"],
     ["gaussian"],
     ["diagnostics"],

@@ -1,0 +1,1 @@
+"""Ways to and from other libraries; each is imported where it is used."""
