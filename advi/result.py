@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi import draws, trust
+from advi import draws, plots, trust
 from advi.density import Density, default_float, precision
 from advi.diagnostics.verdict import Checked, Verdict, khat_words
 from advi.diagnostics.weighted import WeightedDraws
@@ -478,6 +478,81 @@ class Fit:
             If `family` is none.
         """
         return trust.refined(self, family)
+
+    def plot(
+        self,
+        names: Sequence[str] | str | None = None,
+        *,
+        corrected: bool = False,
+        against: "Fit | Mapping[str, Fit] | None" = None,
+        axes: Any = None,
+    ) -> NDArray[Any]:
+        """Draw marginals on the constrained scale, one panel for each scalar coordinate.
+
+        A latent that is transformed entry by entry has the exact density of the approximation;
+        other latents, and corrected fits, a histogram of draws.
+
+        Parameters
+        ----------
+        names
+            Names of latents or of their entries, "eta" or "eta[3]"; all by default. Of more than
+            24 coordinates the first 24 are drawn.
+        corrected
+            Lay `corrected()` over it, and the `linear_response()` of a mean-field fit.
+        against
+            Another fit of these latents, or a dict from labels to fits, to lay over it.
+        axes
+            Matplotlib axes to draw on, one for each coordinate; a new figure by default.
+
+        Returns
+        -------
+        NDArray
+            The axes, one for each coordinate.
+
+        Raises
+        ------
+        ImportError
+            If Matplotlib is not installed, which comes with ``advi[plots]``.
+        ValueError
+            If a name is unknown, `against` has other latents, or `axes` are too many or too few.
+        """
+        return plots.plot(self, names, corrected, against, axes)
+
+    def plot_pairs(
+        self,
+        names: Sequence[str] | str | None = None,
+        *,
+        corrected: bool = False,
+        against: "Fit | Mapping[str, Fit] | None" = None,
+        axes: Any = None,
+    ) -> NDArray[Any]:
+        """Draw the scalar coordinates two by two, as scatters of 1,000 draws.
+
+        Arguments and errors are those of `plot`; of more than 8 coordinates the first 8 are drawn.
+
+        Returns
+        -------
+        NDArray
+            The axes (K, K), with marginals on the diagonal and nothing above it.
+        """
+        return plots.plot_pairs(self, names, corrected, against, axes)
+
+    def plot_elbo(self, ax: Any = None) -> Any:
+        """Draw the ELBO over the course of the fit, by stage, and on fresh draws; return the axes.
+
+        The view leaves out a start that is far below the rest.
+
+        Parameters
+        ----------
+        ax
+            Matplotlib axes; a new figure by default.
+
+        Raises
+        ------
+        ImportError
+            If Matplotlib is not installed, which comes with ``advi[plots]``.
+        """
+        return plots.plot_elbo(self, ax)
 
     def points(self, eps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the points (n, D) on the real scale that noise (n, noise_dim) stands for."""

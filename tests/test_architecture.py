@@ -32,7 +32,7 @@ ROOMS = [
     ["row_posterior"],
     ["row_elbo"],
     ["stages"],
-    ["trust"],
+    ["plots", "trust"],
     ["result"],
     ["failures", "initial"],
     ["row_fit"],

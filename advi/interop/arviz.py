@@ -6,11 +6,13 @@ older ones as InferenceData.
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
@@ -68,9 +70,8 @@ def to_arviz(
     if data:
         groups["observed_data"] = _dataset(data, (), of_data, coords)
     if find_spec("arviz_base") is None and find_spec("arviz") is not None:
-        from arviz import InferenceData  # before 1.0: later ones come with arviz_base
-
-        return InferenceData(**groups)
+        # before 1.0: later ones come with arviz_base, and have no such class
+        return import_module("arviz").InferenceData(**groups)
     return _xarray().DataTree.from_dict(groups)
 
 
@@ -131,7 +132,7 @@ def _data(fit: "Fit") -> dict[str, NDArray]:
     return {
         name: np.asarray(leaf)
         for name, leaf in zip(fit.density.spec.names, leaves, strict=True)
-        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     }
 
 

@@ -1,0 +1,157 @@
+"""Marginals on the constrained scale: exact densities where known, histograms elsewhere."""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from advi.density import precision
+from advi.model import Model
+from advi.moments import DrawSet
+from advi.plots.panels import (
+    Coordinate,
+    Layer,
+    choose,
+    few_ticks,
+    given_panels,
+    lay_over,
+    legend,
+    new_panels,
+    view,
+)
+
+if TYPE_CHECKING:
+    from advi.result import Fit
+
+Floats = NDArray[np.float64]
+
+MAX_PANELS, COLUMNS = 24, 4
+WIDTH, HEIGHT = 2.4, 1.9  # inches of a panel
+GRID, REACH = 401, 5.0  # points of a density, and how many sds of the real scale they span
+BINS = 30
+TAIL = 0.004  # share of the draws beyond the view on either side
+CONSTANT = 1e-6  # what varies by less of its size does so by rounding only
+
+
+class Marginal(NamedTuple):
+    """The distribution of one coordinate."""
+
+    draws: Floats  # (S,)
+    weights: Floats | None  # (S,), None if equal
+    curve: tuple[Floats, Floats] | None  # values (G,) and the density there, where it is known
+
+    @property
+    def constant(self) -> bool:
+        """Whether this is a point estimate, or an entry that cannot vary."""
+        return bool(np.ptp(self.draws) <= CONSTANT * np.abs(self.draws).max())
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """A range that holds nearly all draws."""
+        low, high = DrawSet({"": self.draws}, self.weights).quantile([TAIL, 1 - TAIL])[""]
+        return float(low), float(high)
+
+
+def plot(fit: "Fit", names: Any, corrected: bool, against: Any, axes: Any) -> NDArray[Any]:
+    """Draw the marginal of every coordinate in a panel of its own; return the axes (K,)."""
+    chosen, note = choose(fit, names, MAX_PANELS)
+    layers = lay_over(fit, corrected, against)
+    if axes is not None:
+        panels = given_panels(axes, (len(chosen),), note)
+    else:
+        columns = min(COLUMNS, len(chosen))
+        rows = math.ceil(len(chosen) / columns)
+        size = (WIDTH * max(columns, 2), HEIGHT * rows + (0.4 if len(layers) > 1 else 0))
+        panels = new_panels(rows, columns, size, note).ravel()
+        for spare in panels[len(chosen) :]:
+            spare.remove()
+        panels = panels[: len(chosen)]
+        legend(panels[0], layers)
+    shown = zip(*(marginals(layer.fit, chosen) for layer in layers), strict=True)
+    for panel, coordinate, found in zip(panels, chosen, shown, strict=True):
+        draw_marginals(panel, layers, found)
+        panel.set_title(coordinate.label, fontsize="medium")
+    return panels
+
+
+def draw_marginals(panel: Any, layers: Sequence[Layer], found: Sequence[Marginal]) -> None:
+    """Draw a coordinate's marginal under every fit."""
+    low, high = view(one.limits for one in found)
+    for layer, one in zip(layers, found, strict=True):
+        opacity = 0.2 if layer is layers[0] else 0.0  # several fills would mix their colours
+        if one.constant:
+            panel.axvline(one.draws[0], color=layer.color)
+        elif one.curve is not None:
+            panel.plot(*one.curve, color=layer.color)
+            panel.fill_between(*one.curve, color=layer.color, alpha=opacity, lw=0)
+        else:
+            heights, edges = np.histogram(
+                one.draws, BINS, one.limits, weights=one.weights, density=True
+            )
+            panel.stairs(heights, edges, color=layer.color)
+            panel.stairs(heights, edges, color=layer.color, alpha=opacity, fill=True)
+    panel.set_xlim(low, high)
+    panel.set_ylim(bottom=0)
+    panel.set_yticks([])
+    panel.spines[["left", "top", "right"]].set_visible(False)
+    few_ticks(panel.xaxis)
+
+
+def marginals(fit: "Fit", coordinates: list[Coordinate]) -> list[Marginal]:
+    """Return the distributions of coordinates under a fit."""
+    values, weights = fit.moment_draws
+    curves = _densities(fit)
+    found = []
+    for coordinate in coordinates:
+        curve = curves.get(coordinate.latent)
+        if curve is not None:
+            curve = (coordinate.column(curve[0]), coordinate.column(curve[1]))
+        found.append(Marginal(coordinate.column(values[coordinate.latent]), weights, curve))
+    return found
+
+
+def _densities(fit: "Fit") -> dict[str, tuple[Floats, Floats]]:
+    """Return values and densities of q, (G, *shape), of every latent transformed entry by entry.
+
+    By change of variables: a point x of the real scale has the density N(x) / |d value / d x|.
+    """
+    if fit.corrected_draws is not None:
+        return {}
+    loc, sds = fit.gaussian.loc, fit.gaussian.sds
+    t = np.linspace(-REACH, REACH, GRID)
+    with precision(fit.float_dtype):
+        points = (loc + t[:, None] * sds).astype(fit.float_dtype)
+        found = _program(fit.model)(points)
+    log_normal = -0.5 * (t**2 + np.log(2 * np.pi))
+    curves = {}
+    for name, (value, log_det) in found.items():
+        if name in fit.guide.estimated:
+            continue
+        sd = sds[slice(*fit.model.spans[name])]
+        flat = np.asarray(log_det, np.float64).reshape(GRID, -1)
+        curves[name] = (np.asarray(value), np.exp(log_normal[:, None] - flat) / sd)
+    return curves
+
+
+@lru_cache(maxsize=16)
+def _program(model: Model) -> Any:
+    entrywise = {
+        name: latent
+        for name, latent in model.latents.items()
+        if latent.bijection.event_dim == 0 and latent.bijection.bijective
+    }
+
+    def forward(X: Array) -> dict[str, tuple[Array, Array]]:
+        return {
+            name: latent.bijection.forward(
+                X[:, slice(*model.spans[name])].reshape(-1, *latent.unconstrained_shape)
+            )
+            for name, latent in entrywise.items()
+        }
+
+    return jax.jit(forward)
