@@ -587,13 +587,16 @@ class Fit:
             }
 
     def __repr__(self) -> str:
-        return "\n\n".join(part for part in [self._headline(), *self._tables()] if part)
+        table = self.summary()
+        head = "\n".join([*self._headlines(), str(self.verdict)])
+        parts = [head, str(table) if table.rows else "", "\n".join(self._left_out())]
+        return "\n\n".join(part for part in parts if part)
 
     def _repr_html_(self) -> str:
-        text = "\n\n".join([self._headline(), *self._tables()[1:]])
-        return f"<pre>{html.escape(text)}</pre>{self.summary()._repr_html_()}"
+        head, foot = (_html_lines(lines) for lines in (self._headlines(), self._left_out()))
+        return f"{head}{self.verdict._repr_html_()}{self.summary()._repr_html_()}{foot}"
 
-    def _headline(self) -> str:
+    def _headlines(self) -> list[str]:
         kind = self.guide.description
         if self.corrected_draws is not None:
             kind += ", corrected"
@@ -606,13 +609,13 @@ class Fit:
         ]
         if self.checked is not None:
             lines[-1] += f", {khat_words(self.khat)}"
-        return "\n".join([*lines, str(self.verdict)])
+        return lines
 
-    def _tables(self) -> list[str]:
-        """Return what is printed below the headline: the table, and lines for what is too much."""
-        if not self.guide.local:
-            return [str(self.summary())]
+    def _left_out(self) -> list[str]:
+        """Return a line for each latent that is too much for the table."""
         lines, rows, latents = [], self.guide.num_rows, self.model.latents
+        if not self.guide.local:
+            return lines
         for block in self.guide.blocks:
             kind = "amortised" if isinstance(block.family, Amortised) else "a table"
             lines += [
@@ -624,8 +627,7 @@ class Fit:
         for name in self.guide.abridged(estimated):
             size = sum(latents[part].size for part in self.model.resolve(name))
             lines.append(f"{name}: {size:,} estimated")
-        table = self.summary()
-        return [str(table) if table.rows else "", "\n".join(lines)]
+        return lines
 
     def _device_tree(self, values: dict[str, Any]) -> Any:
         arrays: dict[str, Any] = {k: np.asarray(v, self.float_dtype) for k, v in values.items()}
@@ -633,6 +635,10 @@ class Fit:
             # elsewhere JAX would warn at every use of a float64 array of its own
             arrays = {k: jax.device_put(v) for k, v in arrays.items()}
         return self.model.to_tree(arrays)
+
+
+def _html_lines(lines: Sequence[str]) -> str:
+    return "".join(f"<div>{html.escape(line)}</div>" for line in lines)
 
 
 @lru_cache(maxsize=64)
