@@ -106,7 +106,7 @@ def fit(
     callback
         Called with a `Progress` as the fit goes on; a true result ends it.
     progress
-        Whether to show a progress bar; None shows one in a terminal.
+        Whether to show a progress bar; None shows one in a terminal and in a notebook.
     diagnose
         Whether to examine the fit and give a verdict: 5,000 density evaluations on all data, and
         gradients where these are not enough. Where they would take longer than some seconds it is
@@ -154,7 +154,7 @@ def fit(
         )
     auto = MeanField() if stochastic else None
     float_dtype = default_float(x64)
-    with precision(float_dtype), Bar(progress, callback) as bar:
+    with precision(float_dtype), Bar(progress, callback, max_steps) as bar:
         data, spec = prepare(data, float_dtype)
         whole = model
         if model.local:
@@ -166,7 +166,7 @@ def fit(
         if not stochastic:
             first, warm = initial(whole, init)
             result = fit_plan(density, guide, first, warm, restarts, key, max_steps, bar)
-            return _diagnosed(result) if diagnose else result
+            return _diagnosed(result, bar) if diagnose else result
         rows = None
         if batch_size is not None or guide.local:
             size = whole.num_rows if batch_size is None else batch_size
@@ -193,10 +193,10 @@ def fit(
                 "sees only some rows of a table. Or leave batch_size out."
             )
         result = fit_steps(density, settings, init, key, max_steps, bar)
-        return _diagnosed(result) if diagnose else result
+        return _diagnosed(result, bar) if diagnose else result
 
 
-def _diagnosed(result: Fit) -> Fit:
+def _diagnosed(result: Fit, bar: Bar) -> Fit:
     """Return a fit with its verdict; a check that is interrupted costs only the verdict."""
     if result.guide.local:
         return result  # importance weights of all rows together tell nothing
@@ -204,6 +204,7 @@ def _diagnosed(result: Fit) -> Fit:
         return result  # an estimate has no posterior to compare with
     if result.density.log_joint.cost > CHECK_WORK // CHECK_DENSITIES:
         return result  # fit.check() examines it all the same
+    bar.begin("verdict")
     try:
         return dataclasses.replace(result, checked=checked(result))
     except KeyboardInterrupt:
