@@ -142,7 +142,7 @@ def test_every_kind_of_latent_can_be_drawn():
 
     family = {"p": advi.Point(), **dict.fromkeys("auwLo", "full_rank")}
     fit = advi.fit(advi.Model(log_joint, latents), family=family, diagnose=False)
-    panels = fit.plot(corrected=True)
+    panels = fit.plot()
     assert len(panels) == 13
     titles = [panel.get_title() for panel in panels]
     constant = panels[titles.index("L[0,0]")]

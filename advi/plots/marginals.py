@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from advi.density import precision
-from advi.model import Model
 from advi.moments import DrawSet
 from advi.plots.panels import (
     Coordinate,
@@ -24,6 +22,7 @@ from advi.plots.panels import (
     new_panels,
     view,
 )
+from advi.transforms import Transform
 
 if TYPE_CHECKING:
     from advi.result import Fit
@@ -32,6 +31,7 @@ Floats = NDArray[np.float64]
 
 MAX_PANELS, COLUMNS = 24, 4
 WIDTH, HEIGHT = 2.4, 1.9  # inches of a panel
+MAX_EXACT = 10_000  # entries of a latent with exact densities
 GRID, REACH = 401, 5.0  # points of a density, and how many sds of the real scale they span
 BINS = 30
 TAIL = 0.004  # share of the draws beyond the view on either side
@@ -102,10 +102,10 @@ def draw_marginals(panel: Any, layers: Sequence[Layer], found: Sequence[Marginal
     few_ticks(panel.xaxis)
 
 
-def marginals(fit: "Fit", coordinates: list[Coordinate]) -> list[Marginal]:
+def marginals(fit: "Fit", coordinates: Sequence[Coordinate]) -> list[Marginal]:
     """Return the distributions of coordinates under a fit."""
     values, weights = fit.moment_draws
-    curves = _densities(fit)
+    curves = _densities(fit, frozenset(coordinate.latent for coordinate in coordinates))
     found = []
     for coordinate in coordinates:
         curve = curves.get(coordinate.latent)
@@ -115,43 +115,36 @@ def marginals(fit: "Fit", coordinates: list[Coordinate]) -> list[Marginal]:
     return found
 
 
-def _densities(fit: "Fit") -> dict[str, tuple[Floats, Floats]]:
-    """Return values and densities of q, (G, *shape), of every latent transformed entry by entry.
+def _densities(fit: "Fit", wanted: frozenset[str]) -> dict[str, tuple[NDArray, Floats]]:
+    """Return values and densities of q, (G, *shape), of latents transformed entry by entry.
 
     By change of variables: a point x of the real scale has the density N(x) / |d value / d x|.
     """
-    if fit.corrected_draws is not None:
+    latents = fit.model.latents
+    names = tuple(
+        name
+        for name in sorted(wanted - fit.guide.estimated)
+        if latents[name].bijection.event_dim == 0
+        and latents[name].bijection.bijective
+        and latents[name].size <= MAX_EXACT
+    )
+    if fit.corrected_draws is not None or not names:
         return {}
-    loc, sds = fit.gaussian.loc, fit.gaussian.sds
     t = np.linspace(-REACH, REACH, GRID)
-    with precision(fit.float_dtype):
-        points = (loc + t[:, None] * sds).astype(fit.float_dtype)
-        found = _program(fit.model)(points)
     log_normal = -0.5 * (t**2 + np.log(2 * np.pi))
     curves = {}
-    for name, (value, log_det) in found.items():
-        if name in fit.guide.estimated:
-            continue
-        sd = sds[slice(*fit.model.spans[name])]
-        flat = np.asarray(log_det, np.float64).reshape(GRID, -1)
-        curves[name] = (np.asarray(value), np.exp(log_normal[:, None] - flat) / sd)
+    with precision(fit.float_dtype):
+        for name in names:
+            span = slice(*fit.model.spans[name])
+            loc, sd = fit.gaussian.loc[span], fit.gaussian.sds[span]
+            points = (loc + t[:, None] * sd).astype(fit.float_dtype)
+            shape = (GRID, *latents[name].unconstrained_shape)
+            value, log_det = _forward(latents[name].bijection)(points.reshape(shape))
+            log_slope = np.asarray(log_det, np.float64).reshape(GRID, -1)
+            curves[name] = (np.asarray(value), np.exp(log_normal[:, None] - log_slope) / sd)
     return curves
 
 
-@lru_cache(maxsize=16)
-def _program(model: Model) -> Any:
-    entrywise = {
-        name: latent
-        for name, latent in model.latents.items()
-        if latent.bijection.event_dim == 0 and latent.bijection.bijective
-    }
-
-    def forward(X: Array) -> dict[str, tuple[Array, Array]]:
-        return {
-            name: latent.bijection.forward(
-                X[:, slice(*model.spans[name])].reshape(-1, *latent.unconstrained_shape)
-            )
-            for name, latent in entrywise.items()
-        }
-
-    return jax.jit(forward)
+@lru_cache(maxsize=64)
+def _forward(bijection: Transform) -> Any:
+    return jax.jit(bijection.forward)

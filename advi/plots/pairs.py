@@ -30,7 +30,7 @@ def plot_pairs(fit: "Fit", names: Any, corrected: bool, against: Any, axes: Any)
     draws = [layer.fit.to_dict(SCATTERED) for layer in layers]
     limits = [view(found[k].limits for found in shown) for k in range(num)]
     for i, j in np.ndindex(num, num):
-        panel = panels[i, j]
+        panel: Any = panels[i, j]
         if j > i:
             panel.set_axis_off()
             continue
