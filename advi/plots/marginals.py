@@ -35,20 +35,16 @@ MAX_EXACT = 10_000  # entries of a latent with exact densities
 GRID, REACH = 401, 5.0  # points of a density, and how many sds of the real scale they span
 BINS = 30
 TAIL = 0.004  # share of the draws beyond the view on either side
-CONSTANT = 1e-6  # what varies by less of its size does so by rounding only
+ROUNDINGS = 16  # relative roundings within which an entry does not vary
 
 
 class Marginal(NamedTuple):
     """The distribution of one coordinate."""
 
-    draws: Floats  # (S,)
+    draws: Floats  # (S,) those that are finite
     weights: Floats | None  # (S,), None if equal
     curve: tuple[Floats, Floats] | None  # values (G,) and the density there, where it is known
-
-    @property
-    def constant(self) -> bool:
-        """Whether this is a point estimate, or an entry that cannot vary."""
-        return bool(np.ptp(self.draws) <= CONSTANT * np.abs(self.draws).max())
+    constant: bool  # a point estimate, or an entry that cannot vary
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -60,10 +56,9 @@ class Marginal(NamedTuple):
 def plot(fit: "Fit", names: Any, corrected: bool, against: Any, axes: Any) -> NDArray[Any]:
     """Draw the marginal of every coordinate in a panel of its own; return the axes (K,)."""
     chosen, note = choose(fit, names, MAX_PANELS)
+    panels = given_panels(axes, (len(chosen),), note)
     layers = lay_over(fit, corrected, against)
-    if axes is not None:
-        panels = given_panels(axes, (len(chosen),), note)
-    else:
+    if panels is None:
         columns = min(COLUMNS, len(chosen))
         rows = math.ceil(len(chosen) / columns)
         size = (WIDTH * max(columns, 2), HEIGHT * rows + (0.4 if len(layers) > 1 else 0))
@@ -71,7 +66,7 @@ def plot(fit: "Fit", names: Any, corrected: bool, against: Any, axes: Any) -> ND
         for spare in panels[len(chosen) :]:
             spare.remove()
         panels = panels[: len(chosen)]
-        legend(panels[0], layers)
+        legend(panels[0].figure, layers)
     shown = zip(*(marginals(layer.fit, chosen) for layer in layers), strict=True)
     for panel, coordinate, found in zip(panels, chosen, shown, strict=True):
         draw_marginals(panel, layers, found)
@@ -84,16 +79,17 @@ def draw_marginals(panel: Any, layers: Sequence[Layer], found: Sequence[Marginal
     low, high = view(one.limits for one in found)
     for layer, one in zip(layers, found, strict=True):
         opacity = 0.2 if layer is layers[0] else 0.0  # several fills would mix their colours
+        line = {"color": layer.color, "label": layer.label}
         if one.constant:
-            panel.axvline(one.draws[0], color=layer.color)
+            panel.axvline(one.draws[0], **line)
         elif one.curve is not None:
-            panel.plot(*one.curve, color=layer.color)
+            panel.plot(*one.curve, **line)
             panel.fill_between(*one.curve, color=layer.color, alpha=opacity, lw=0)
         else:
             heights, edges = np.histogram(
                 one.draws, BINS, one.limits, weights=one.weights, density=True
             )
-            panel.stairs(heights, edges, color=layer.color)
+            panel.stairs(heights, edges, **line)
             panel.stairs(heights, edges, color=layer.color, alpha=opacity, fill=True)
     panel.set_xlim(low, high)
     panel.set_ylim(bottom=0)
@@ -106,12 +102,18 @@ def marginals(fit: "Fit", coordinates: Sequence[Coordinate]) -> list[Marginal]:
     """Return the distributions of coordinates under a fit."""
     values, weights = fit.moment_draws
     curves = _densities(fit, frozenset(coordinate.latent for coordinate in coordinates))
+    rounding = ROUNDINGS * np.finfo(fit.float_dtype).eps
     found = []
     for coordinate in coordinates:
         curve = curves.get(coordinate.latent)
         if curve is not None:
             curve = (coordinate.column(curve[0]), coordinate.column(curve[1]))
-        found.append(Marginal(coordinate.column(values[coordinate.latent]), weights, curve))
+        draws = coordinate.column(values[coordinate.latent])
+        finite = np.isfinite(draws)
+        draws = draws[finite]
+        constant = bool(np.ptp(draws) <= rounding * np.abs(draws).max())
+        kept = None if weights is None else weights[finite]
+        found.append(Marginal(draws, kept, curve, constant))
     return found
 
 

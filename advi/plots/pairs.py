@@ -19,13 +19,13 @@ SCATTERED = 1000  # draws
 def plot_pairs(fit: "Fit", names: Any, corrected: bool, against: Any, axes: Any) -> NDArray[Any]:
     """Draw every pair of coordinates in a panel; return the axes (K, K)."""
     chosen, note = choose(fit, names, MAX_COORDINATES)
-    layers, num = lay_over(fit, corrected, against), len(chosen)
-    if axes is not None:
-        panels = given_panels(axes, (num, num), note)
-    else:
+    num = len(chosen)
+    panels = given_panels(axes, (num, num), note)
+    layers = lay_over(fit, corrected, against)
+    if panels is None:
         side = max(SIDE * num, LEAST)
         panels = new_panels(num, num, (side, side), note)
-        legend(panels[0, 0], layers)
+        legend(panels[0, 0].figure, layers)
     shown = [marginals(layer.fit, chosen) for layer in layers]
     draws = [layer.fit.to_dict(SCATTERED) for layer in layers]
     limits = [view(found[k].limits for found in shown) for k in range(num)]

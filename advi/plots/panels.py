@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from advi.result import Fit
 
 MARGIN = 0.04  # of a range, beside it
-TICKS = 4
+INTERVALS = 3  # between ticks, at most
 LEGEND_ENTRY = 1.7  # inches
 
 
@@ -88,16 +88,16 @@ def lay_over(fit: "Fit", corrected: bool, against: Any) -> list[Layer]:
     ValueError
         If another fit has other latents, or there are too many for a correction.
     """
-    shown = {fit.guide.description: fit}
+    shown = [(fit.guide.description, fit)]
     if corrected and fit.corrected_draws is None:
         if not fit.structure.coupled and not fit.structure.rank:
             try:
-                shown["linear response"] = fit.linear_response()
+                shown.append(("linear response", fit.linear_response()))
             except (ValueError, np.linalg.LinAlgError) as error:
                 warnings.warn(f"no linear response in the plot: {error}", stacklevel=4)
-        shown["corrected"] = fit.corrected()
+        shown.append(("corrected", fit.corrected()))
     if against is not None:
-        others = against if isinstance(against, Mapping) else {"against": against}
+        others = against if isinstance(against, Mapping) else {"another fit": against}
         for name, other in others.items():
             if not isinstance(other, type(fit)):
                 raise TypeError(
@@ -108,8 +108,30 @@ def lay_over(fit: "Fit", corrected: bool, against: Any) -> list[Layer]:
                     f"against: {name!r} has the latents {', '.join(other.model.latents)}; expected "
                     f"{', '.join(fit.model.latents)}, of the same shapes."
                 )
-            shown[str(name)] = other
-    return [Layer(label, f, f"C{k}") for k, (label, f) in enumerate(shown.items())]
+            shown.append((str(name), other))
+    return [Layer(label, f, f"C{k}") for k, (label, f) in enumerate(shown)]
+
+
+def given_panels(axes: Any, shape: tuple[int, ...], note: str) -> NDArray[Any] | None:
+    """Return the user's axes in a shape, or None where a new figure is wanted.
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+    ValueError
+        If there are more or fewer axes.
+    """
+    if axes is None:
+        pyplot()
+        return None
+    panels = np.array(axes, dtype=object)
+    if panels.size != np.prod(shape):
+        raise ValueError(
+            f"axes: got {panels.size}; expected {' x '.join(map(str, shape))}"
+            f"{f' ({note})' if note else ''}."
+        )
+    return panels.reshape(shape)
 
 
 def new_panels(rows: int, columns: int, size: tuple[float, float], note: str) -> NDArray[Any]:
@@ -122,29 +144,14 @@ def new_panels(rows: int, columns: int, size: tuple[float, float], note: str) ->
     return axes
 
 
-def given_panels(axes: Any, shape: tuple[int, ...], note: str) -> NDArray[Any]:
-    """Return the user's axes in a shape.
-
-    Raises
-    ------
-    ValueError
-        If there are more or fewer of them.
-    """
-    panels = np.array(axes, dtype=object)
-    if panels.size != np.prod(shape):
-        raise ValueError(
-            f"axes: got {panels.size}; expected {' x '.join(map(str, shape))}"
-            f"{f' ({note})' if note else ''}."
-        )
-    return panels.reshape(shape)
-
-
-def legend(panel: Any, layers: Sequence[Layer]) -> None:
+def legend(figure: Any, layers: Sequence[Layer]) -> None:
     """Name the fits, if there are several."""
+    from matplotlib.lines import Line2D
+
     if len(layers) > 1:
-        handles = [panel.plot([], [], color=layer.color, label=layer.label)[0] for layer in layers]
-        fitting = max(int(panel.figure.get_figwidth() / LEGEND_ENTRY), 1)
-        panel.figure.legend(handles=handles, loc="outside upper center", ncols=fitting)
+        handles = [Line2D([], [], color=layer.color, label=layer.label) for layer in layers]
+        fitting = max(int(figure.get_figwidth() / LEGEND_ENTRY), 1)
+        figure.legend(handles=handles, loc="outside upper center", ncols=fitting)
 
 
 def view(limits: Iterable[tuple[float, float]]) -> tuple[float, float]:
@@ -156,7 +163,7 @@ def view(limits: Iterable[tuple[float, float]]) -> tuple[float, float]:
 
 
 def few_ticks(axis: Any) -> None:
-    """Set at most `TICKS` intervals, so that long numbers do not run into one another."""
+    """Set so few ticks that long numbers do not run into one another."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(TICKS - 1))
+    axis.set_major_locator(MaxNLocator(INTERVALS))
