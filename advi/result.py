@@ -242,7 +242,8 @@ class Fit:
 
             - ``posterior``, with status, ELBO and verdict as attributes;
             - ``sample_stats``: ``log_p`` and ``log_q``, log densities of the draws on R^D in nats,
-              as an importance sampler needs them; corrected draws have no ``log_q``;
+              as an importance sampler needs them; corrected draws have no ``log_q``, and with
+              local latents the group is left out;
             - ``log_likelihood``, if the log-joint returns `Terms`: ``rows``, never scaled;
             - ``observed_data``: all leaves of the data;
             - ``trace``: the ELBO over the course of the fit.

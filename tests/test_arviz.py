@@ -113,6 +113,22 @@ def test_a_scalar_log_joint_and_no_data_leave_their_groups_out():
     assert list(tree["posterior"].data_vars) == ["a.b"]
 
 
+def test_local_latents_lie_along_the_rows():
+    def log_joint(z, d):
+        rows = -0.5 * (z["h"] ** 2).sum(-1) - 0.5 * (d["y"] - z["m"] - z["h"][:, 0]) ** 2
+        return advi.Terms(-0.5 * z["m"] ** 2, rows)
+
+    model = advi.Model(log_joint, {"h": advi.real(2, local=True), "m": advi.real()})
+    fit = advi.fit(model, {"y": np.arange(12.0)}, batch_size=4, max_steps=10)
+    tree = fit.to_arviz(5)
+    assert set(tree.children) == {"posterior", "trace", "log_likelihood", "observed_data"}
+    posterior = tree["posterior"]
+    assert posterior["h"].dims == ("chain", "draw", "row", "h_dim_0")
+    h, m = np.asarray(posterior["h"][0]), np.asarray(posterior["m"][0])[:, None]
+    expected = -0.5 * (h**2).sum(-1) - 0.5 * (np.arange(12.0) - m - h[..., 0]) ** 2
+    np.testing.assert_allclose(tree["log_likelihood"]["rows"][0], expected, rtol=1e-5)
+
+
 def test_a_latent_and_a_data_leaf_may_share_a_name():
     model = advi.Model(lambda z, d: -0.5 * jnp.sum((z["x"] - d["x"]) ** 2), {"x": advi.real(2)})
     fit = advi.fit(model, {"x": np.ones((3, 2))}, diagnose=False)

@@ -187,6 +187,18 @@ def test_draws_that_overflow_are_left_out():
     fit.plot()[0].figure.canvas.draw()
 
 
+def test_local_latents_have_no_marginals_but_a_trace():
+    def log_joint(z, d):
+        return advi.Terms(0.0, -0.5 * z["h"] ** 2 - 0.5 * (d - z["h"]) ** 2)
+
+    model = advi.Model(log_joint, {"h": advi.real(local=True)})
+    fit = advi.fit(model, np.arange(12.0), batch_size=4, max_steps=10)
+    with pytest.raises(ValueError, match="'h' is local"):
+        fit.plot()
+    assert not plt.get_fignums()
+    assert len(fit.plot_elbo().get_lines()[0].get_xdata()) == 10
+
+
 @pytest.mark.parametrize("method", ["plot", "plot_pairs", "plot_elbo"])
 def test_without_matplotlib_the_extra_is_named(fit, method, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)

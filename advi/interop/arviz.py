@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SAMPLE_DIMS = ("chain", "draw")
 ROW = "row"  # dimension of the data's rows, unless dims names it
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-BATCH = 64  # draws whose pointwise log-likelihood is computed at once
+BATCH, WORK = 64, 2**24  # draws evaluated at once, and array elements that they may touch
 
 
 def to_dict(fit: "Fit", n: int, key: Any) -> dict[str, NDArray]:
@@ -48,7 +48,7 @@ def to_arviz(
 ) -> Any:
     """Return the groups of a fit as a DataTree, or as InferenceData for ArviZ before 1.0."""
     posterior = {name: values[None] for name, values in to_dict(fit, n, key).items()}
-    data, rows = _data(fit), _log_likelihood(fit, n, key)
+    data, rows = _data(fit), _log_likelihood(fit, posterior)
     shapes = {name: values.shape for name, values in data.items()}
     shapes |= {name: values.shape[2:] for name, values in posterior.items()}
     dims, coords = dict(dims or {}), dict(coords or {})
@@ -58,11 +58,13 @@ def to_arviz(
     by_row = _row_leaves(fit)
     row = next((of_data[name][0] for name in by_row if name in of_data), ROW)
     of_data = dict.fromkeys(by_row, (row,)) | of_data
+    dims = dict.fromkeys(fit.guide.local, (row,)) | dims
     groups = {
         "posterior": _dataset(posterior, SAMPLE_DIMS, dims, coords, _report(fit)),
-        "sample_stats": _dataset(_densities(fit, n, key), SAMPLE_DIMS),
         "trace": _dataset(*_trace(fit)),
     }
+    if not fit.guide.local:  # otherwise there is no one vector
+        groups["sample_stats"] = _dataset(_densities(fit, n, key), SAMPLE_DIMS)
     if rows is not None:
         groups["log_likelihood"] = _dataset(
             {"rows": rows[None]}, (*SAMPLE_DIMS, row), coords=coords
@@ -107,22 +109,27 @@ def _densities(fit: "Fit", n: int, key: Any) -> dict[str, NDArray]:
     return densities
 
 
-def _log_likelihood(fit: "Fit", n: int, key: Any) -> NDArray | None:
+def _log_likelihood(fit: "Fit", posterior: Mapping[str, NDArray]) -> NDArray | None:
     """Return `Terms.rows` at every draw, (n, N), nats, unscaled; None of a scalar log-joint."""
     density = fit.density
     if density.log_joint.num_rows is None:
         return None
-    X = fit.sample_points(n, key)[0].astype(fit.float_dtype)
+    draws = {name: posterior[name][0] for name in density.model.latents}
     with precision(fit.float_dtype):
-        return np.asarray(_rows_program(fit.model, density.spec)(X, density.data))
+        return np.asarray(_rows_program(density.model, density.spec)(draws, density.data))
 
 
 @lru_cache(maxsize=16)
 def _rows_program(model: Model, spec: DataSpec) -> Any:
     log_joint = trace(model, spec)
 
-    def rows(X: Array, data: Any) -> Array:
-        return jax.lax.map(lambda x: log_joint(model.unravel(x)[0], data).rows, X, batch_size=BATCH)
+    def rows(draws: dict[str, Array], data: Any) -> Array:
+        def one(values: dict[str, Array]) -> Array:
+            in_order = {name: values[name] for name in model.latents}  # JAX sorts them
+            return log_joint(in_order, data).rows
+
+        fitting = max(WORK // max(log_joint.cost, 1), 1)
+        return jax.lax.map(one, draws, batch_size=min(BATCH, fitting))
 
     return jax.jit(rows)
 

@@ -58,6 +58,7 @@ def plot(fit: "Fit", names: Any, corrected: bool, against: Any, axes: Any) -> ND
     chosen, note = choose(fit, names, MAX_PANELS)
     panels = given_panels(axes, (len(chosen),), note)
     layers = lay_over(fit, corrected, against)
+    shown = [marginals(layer.fit, chosen) for layer in layers]
     if panels is None:
         columns = min(COLUMNS, len(chosen))
         rows = math.ceil(len(chosen) / columns)
@@ -67,8 +68,7 @@ def plot(fit: "Fit", names: Any, corrected: bool, against: Any, axes: Any) -> ND
             spare.remove()
         panels = panels[: len(chosen)]
         legend(panels[0].figure, layers)
-    shown = zip(*(marginals(layer.fit, chosen) for layer in layers), strict=True)
-    for panel, coordinate, found in zip(panels, chosen, shown, strict=True):
+    for panel, coordinate, found in zip(panels, chosen, zip(*shown, strict=True), strict=True):
         draw_marginals(panel, layers, found)
         panel.set_title(coordinate.label, fontsize="medium")
     return panels

@@ -22,12 +22,12 @@ def plot_pairs(fit: "Fit", names: Any, corrected: bool, against: Any, axes: Any)
     num = len(chosen)
     panels = given_panels(axes, (num, num), note)
     layers = lay_over(fit, corrected, against)
+    shown = [marginals(layer.fit, chosen) for layer in layers]
+    draws = [layer.fit.to_dict(SCATTERED) for layer in layers]
     if panels is None:
         side = max(SIDE * num, LEAST)
         panels = new_panels(num, num, (side, side), note)
         legend(panels[0, 0].figure, layers)
-    shown = [marginals(layer.fit, chosen) for layer in layers]
-    draws = [layer.fit.to_dict(SCATTERED) for layer in layers]
     limits = [view(found[k].limits for found in shown) for k in range(num)]
     for i, j in np.ndindex(num, num):
         panel: Any = panels[i, j]
