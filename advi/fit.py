@@ -124,7 +124,7 @@ def fit(
     callback
         Called with a `Progress` as the fit goes on; a true result ends it.
     progress
-        Whether to show a progress bar; None shows one in a terminal.
+        Whether to show a progress bar; None shows one in a terminal and in a notebook.
     diagnose
         Whether to examine the fit and give a verdict: 5,000 density evaluations on all data, and
         gradients where these are not enough. Where they would take longer than some seconds it is
@@ -159,7 +159,11 @@ def fit(
         _check_count(name, number)
     key_words(key)
     float_dtype = default_float(x64)
-    with precision(float_dtype), Bar(progress, callback) as bar, contextlib.ExitStack() as opened:
+    with (
+        precision(float_dtype),
+        Bar(progress, callback, max_steps) as bar,
+        contextlib.ExitStack() as opened,
+    ):
         stream = open_stream(model, data, num_rows, batch_size, float_dtype)
         if stream is None:
             data, spec = prepare(data, float_dtype)
@@ -188,7 +192,7 @@ def fit(
             density = Density(whole, data, spec, guide.estimated)
             first, warm = initial(whole, init)
             result = fit_plan(density, guide, first, warm, restarts, key, max_steps, bar)
-            return _diagnosed(result) if diagnose else result
+            return _diagnosed(result, bar) if diagnose else result
         rows = None if stream is None else stream.rows
         if rows is None and (batch_size is not None or guide.local):
             size = whole.num_rows if batch_size is None else batch_size
@@ -222,7 +226,7 @@ def fit(
             data, scale = reader.first_batch(), stream.rows.scale
         density = Density(whole, data, spec, guide.estimated, scale)
         result = fit_steps(density, settings, init, key, max_steps, bar, held_out, reader)
-        return _diagnosed(result) if diagnose else result
+        return _diagnosed(result, bar) if diagnose else result
 
 
 def _check_planned(objective: Any, eval_data: Any) -> None:
@@ -255,7 +259,7 @@ def _check_tables(settings: Stochastic, streamed: bool) -> None:
         )
 
 
-def _diagnosed(result: Fit) -> Fit:
+def _diagnosed(result: Fit, bar: Bar) -> Fit:
     """Return a fit with its verdict; a check that is interrupted costs only the verdict."""
     if result.guide.local:
         return result  # importance weights of all rows together tell nothing
@@ -263,6 +267,7 @@ def _diagnosed(result: Fit) -> Fit:
         return result  # an estimate has no posterior to compare with
     if result.density.log_joint.cost > CHECK_WORK // CHECK_DENSITIES:
         return result  # fit.check() examines it all the same
+    bar.begin("verdict")
     try:
         return dataclasses.replace(result, checked=checked(result))
     except KeyboardInterrupt:

@@ -117,8 +117,12 @@ class Structure(NamedTuple):
 
     def elbos(self, log_p: Floats, E: Floats, gaussian: Gaussian) -> Floats:
         """Return log p - log q of every draw (M,), nats."""
-        log_q = -0.5 * (E**2 + np.log(2 * np.pi))[:, self.noisy].sum(1)
-        return log_p - log_q + gaussian.log_det(self.noisy)
+        return log_p - self.log_q(E, gaussian)
+
+    def log_q(self, E: Floats, gaussian: Gaussian) -> Floats:
+        """Return log q of every draw (M,), nats."""
+        standard = -0.5 * (E**2 + np.log(2 * np.pi))[:, self.noisy].sum(1)
+        return standard - gaussian.log_det(self.noisy)
 
     def paired_elbos(self, log_p: Floats, E: Floats, gaussian: Gaussian) -> Floats:
         """Return log p - log q of antithetic draws [H; -H], averaged over pairs: (M / 2,)."""

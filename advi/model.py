@@ -17,6 +17,7 @@ from numpyro.distributions.constraints import Constraint
 from advi.errors import describe, unknown
 from advi.latents import Latent
 from advi.moments import entry_names
+from advi.table import cut, html_table
 
 
 class Terms(NamedTuple):
@@ -202,15 +203,27 @@ class Model:
         return hash(self._key)
 
     def __repr__(self) -> str:
-        lines = [f"Model with {len(self.latents)} latents, {self.size} real coordinates"]
-        width = max(len(name) for name in self.latents)
-        for name, latent in self.latents.items():
+        rows = self._latent_rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        return "\n  ".join([self._headline, *lines])
+
+    def _repr_html_(self) -> str:
+        return f"<div>{self._headline}</div>{html_table(self._latent_rows())}"
+
+    @property
+    def _headline(self) -> str:
+        return f"Model with {len(self.latents)} latents, {self.size} real coordinates"
+
+    def _latent_rows(self) -> list[list[str]]:
+        names = list(self.latents)
+
+        def row(index: int) -> list[str]:
+            latent = self.latents[names[index]]
             support = getattr(latent.support, "__class__", type(latent.support)).__name__
-            lines.append(
-                f"  {name:<{width}}  {support.lstrip('_')}  shape {latent.shape}  "
-                f"{latent.size} real"
-            )
-        return "\n".join(lines)
+            return [names[index], support.lstrip("_"), str(latent.shape), str(latent.size)]
+
+        return [["", "support", "shape", "coordinates"], *cut(len(names), row)]
 
     @cached_property
     def coordinates(self) -> dict[str, tuple[str, ...]]:

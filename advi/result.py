@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi import draws, predict, trust
+from advi import draws, plots, predict, trust
 from advi.density import Density, default_float, precision
 from advi.diagnostics.verdict import Checked, Verdict, khat_words
 from advi.diagnostics.weighted import WeightedDraws
@@ -21,6 +21,7 @@ from advi.errors import describe
 from advi.families import Amortised, PerRow
 from advi.gaussian import Gaussian, Structure, structure_of
 from advi.guide import Guide
+from advi.interop import arviz
 from advi.keys import device_key, host_rng
 from advi.loo import Loo, psis_loo
 from advi.model import Model
@@ -201,15 +202,70 @@ class Fit:
             raise ValueError(f"n: got {describe(n)}; expected a number of draws, at least 1.")
         if corrected:
             return self.corrected().sample(n, key)
-        rng = host_rng(key, SAMPLE_STREAM)
         if self.guide.local or data is not None:
-            return self._device_tree(self.rows(data).sample(n, rng))
-        if self.corrected_draws is not None:
-            X = self.corrected_draws.resample(n, rng)
-        else:
-            X = self.points(rng.standard_normal((n, self.guide.noise_dim)))
-        values = self.constrain(X)
+            return self._device_tree(self.rows(data).sample(n, host_rng(key, SAMPLE_STREAM)))
+        values = self.constrain(self.sample_points(n, key)[0])
         return self._device_tree(values | self.derive(values))
+
+    def sample_points(
+        self, n: int, key: Any
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Return the points of `sample` on the real scale, and their noise, both (n, D).
+
+        Corrected draws come from no noise.
+        """
+        rng = host_rng(key, SAMPLE_STREAM)
+        if self.corrected_draws is not None:
+            return self.corrected_draws.resample(n, rng), None
+        E = self.structure.spread(rng.standard_normal((n, self.guide.noise_dim)))
+        return self.gaussian.points(E), E
+
+    def to_dict(self, n: int = 1000, key: Any = 0) -> dict[str, NDArray]:
+        """Return the draws of `sample` by the latent's name, NumPy arrays (n, *shape)."""
+        return arviz.to_dict(self, n, key)
+
+    def to_arviz(
+        self,
+        n: int = 1000,
+        key: Any = 0,
+        *,
+        dims: Mapping[str, Sequence[str]] | None = None,
+        coords: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Return draws and what belongs to them in the form that ArviZ takes.
+
+        Parameters
+        ----------
+        n
+            Number of draws.
+        key
+            Integer or JAX key; the draws are those of `sample`.
+        dims
+            Name of a latent or a data leaf to the names of its axes.
+        coords
+            Name of an axis to the labels along it.
+
+        Returns
+        -------
+        xarray.DataTree
+            For ArviZ before 1.0, where no later one is installed, `arviz.InferenceData`. Groups:
+
+            - ``posterior``, with status, ELBO and verdict as attributes;
+            - ``sample_stats``: ``log_p`` and ``log_q``, log densities of the draws on R^D in nats,
+              as an importance sampler needs them; corrected draws have no ``log_q``, and with
+              local latents the group is left out;
+            - ``log_likelihood``, if the log-joint returns `Terms`: ``rows``, never scaled;
+            - ``observed_data``: all leaves of the data;
+            - ``trace``: the ELBO over the course of the fit.
+
+        Raises
+        ------
+        ImportError
+            If xarray is not installed, which comes with ``advi[arviz]``.
+        ValueError
+            If `dims` or `coords` do not fit.
+        """
+        return arviz.to_arviz(self, n, key, dims, coords)
 
     def mean(self) -> Any:
         """Return posterior means, a tree of arrays shaped like the latents."""
@@ -529,6 +585,81 @@ class Fit:
         """
         return trust.refined(self, family)
 
+    def plot(
+        self,
+        names: Sequence[str] | str | None = None,
+        *,
+        corrected: bool = False,
+        against: "Fit | Mapping[str, Fit] | None" = None,
+        axes: Any = None,
+    ) -> NDArray[Any]:
+        """Draw marginals on the constrained scale, one panel for each scalar coordinate.
+
+        A latent that is transformed entry by entry has the exact density of the approximation;
+        other latents, and corrected fits, a histogram of draws.
+
+        Parameters
+        ----------
+        names
+            Names of latents or of their entries, "eta" or "eta[3]"; all by default. Of more than
+            24 coordinates the first 24 are drawn.
+        corrected
+            Lay `corrected()` over it, and the `linear_response()` of a mean-field fit.
+        against
+            Another fit of these latents, or a dict from labels to fits, to lay over it.
+        axes
+            Matplotlib axes to draw on, one for each coordinate; a new figure by default.
+
+        Returns
+        -------
+        NDArray
+            The axes, one for each coordinate.
+
+        Raises
+        ------
+        ImportError
+            If Matplotlib is not installed, which comes with ``advi[plots]``.
+        ValueError
+            If a name is unknown, `against` has other latents, or `axes` are too many or too few.
+        """
+        return plots.plot(self, names, corrected, against, axes)
+
+    def plot_pairs(
+        self,
+        names: Sequence[str] | str | None = None,
+        *,
+        corrected: bool = False,
+        against: "Fit | Mapping[str, Fit] | None" = None,
+        axes: Any = None,
+    ) -> NDArray[Any]:
+        """Draw the scalar coordinates two by two, as scatters of 1,000 draws.
+
+        Arguments and errors are those of `plot`; of more than 8 coordinates the first 8 are drawn.
+
+        Returns
+        -------
+        NDArray
+            The axes (K, K), with marginals on the diagonal and nothing above it.
+        """
+        return plots.plot_pairs(self, names, corrected, against, axes)
+
+    def plot_elbo(self, ax: Any = None) -> Any:
+        """Draw the ELBO over the course of the fit, by stage, and on fresh draws; return the axes.
+
+        The view leaves out a start that is far below the rest.
+
+        Parameters
+        ----------
+        ax
+            Matplotlib axes; a new figure by default.
+
+        Raises
+        ------
+        ImportError
+            If Matplotlib is not installed, which comes with ``advi[plots]``.
+        """
+        return plots.plot_elbo(self, ax)
+
     def points(self, eps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the points (n, D) on the real scale that noise (n, noise_dim) stands for."""
         return self.gaussian.points(self.structure.spread(eps))
@@ -585,13 +716,16 @@ class Fit:
             }
 
     def __repr__(self) -> str:
-        return "\n\n".join(part for part in [self._headline(), *self._tables()] if part)
+        table = self.summary()
+        head = "\n".join([*self._headlines(), str(self.verdict)])
+        parts = [head, str(table) if table.rows else "", "\n".join(self._left_out())]
+        return "\n\n".join(part for part in parts if part)
 
     def _repr_html_(self) -> str:
-        text = "\n\n".join([self._headline(), *self._tables()[1:]])
-        return f"<pre>{html.escape(text)}</pre>{self.summary()._repr_html_()}"
+        head, foot = (_html_lines(lines) for lines in (self._headlines(), self._left_out()))
+        return f"{head}{self.verdict._repr_html_()}{self.summary()._repr_html_()}{foot}"
 
-    def _headline(self) -> str:
+    def _headlines(self) -> list[str]:
         kind = self.guide.description
         if self.corrected_draws is not None:
             kind += ", corrected"
@@ -604,13 +738,13 @@ class Fit:
         ]
         if not math.isnan(self.khat):
             lines[-1] += f", {khat_words(self.khat)}"
-        return "\n".join([*lines, str(self.verdict)])
+        return lines
 
-    def _tables(self) -> list[str]:
-        """Return what is printed below the headline: the table, and lines for what is too much."""
-        if not self.guide.local:
-            return [str(self.summary())]
+    def _left_out(self) -> list[str]:
+        """Return a line for each latent that is too much for the table."""
         lines, rows, latents = [], self.guide.num_rows, self.model.latents
+        if not self.guide.local:
+            return lines
         for block in self.guide.blocks:
             kind = "amortised" if isinstance(block.family, Amortised) else "a table"
             lines += [
@@ -622,8 +756,7 @@ class Fit:
         for name in self.guide.abridged(estimated):
             size = sum(latents[part].size for part in self.model.resolve(name))
             lines.append(f"{name}: {size:,} estimated")
-        table = self.summary()
-        return [str(table) if table.rows else "", "\n".join(lines)]
+        return lines
 
     def _device_tree(self, values: dict[str, Any]) -> Any:
         arrays: dict[str, Any] = {k: np.asarray(v, self.float_dtype) for k, v in values.items()}
@@ -631,6 +764,10 @@ class Fit:
             # elsewhere JAX would warn at every use of a float64 array of its own
             arrays = {k: jax.device_put(v) for k, v in arrays.items()}
         return self.model.to_tree(arrays)
+
+
+def _html_lines(lines: Sequence[str]) -> str:
+    return "".join(f"<div>{html.escape(line)}</div>" for line in lines)
 
 
 @lru_cache(maxsize=64)

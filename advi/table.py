@@ -1,6 +1,7 @@
 """A small table of named rows, printed in text and HTML."""
 
 import html
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,20 +52,11 @@ class Table:
         return {row: self[row] for row in self.rows}
 
     def _cells(self) -> list[list[str]]:
-        shown = list(range(len(self.rows)))
-        if len(shown) > MAX_PRINTED_ROWS:
-            half = MAX_PRINTED_ROWS // 2
-            shown = [*shown[:half], -1, *shown[-half:]]
-        cells = [["", *self.columns]]
-        for index in shown:
-            if index < 0:
-                cells.append(
-                    [f"... {len(self.rows) - MAX_PRINTED_ROWS} more", *("" for _ in self.columns)]
-                )
-            else:
-                numbers = (f"{values[index]:.{self.digits}g}" for values in self.columns.values())
-                cells.append([self.rows[index], *numbers])
-        return cells
+        def row(index: int) -> list[str]:
+            numbers = (f"{values[index]:.{self.digits}g}" for values in self.columns.values())
+            return [self.rows[index], *numbers]
+
+        return [["", *self.columns], *cut(len(self.rows), row)]
 
     def __str__(self) -> str:
         cells = self._cells()
@@ -75,11 +67,31 @@ class Table:
         )
 
     def _repr_html_(self) -> str:
-        head, *body = self._cells()
-        rows = [_html_row("th", head), *(_html_row("td", row) for row in body)]
-        return f"<table>{''.join(rows)}</table>"
+        return html_table(self._cells())
 
 
-def _html_row(tag: str, row: list[str]) -> str:
+def cut(num: int, row: Callable[[int], list[str]]) -> list[list[str]]:
+    """Return rows of text by number, the middle ones of many replaced by one that counts them.
+
+    Examples
+    --------
+    >>> cut(1000, lambda i: [f"x[{i}]", "0"])[19:22]
+    [['x[19]', '0'], ['... 960 more', ''], ['x[980]', '0']]
+    """
+    if num <= MAX_PRINTED_ROWS:
+        return [row(index) for index in range(num)]
+    half = MAX_PRINTED_ROWS // 2
+    top, bottom = (list(map(row, r)) for r in (range(half), range(num - half, num)))
+    gap = [f"... {num - 2 * half} more", *[""] * (len(top[0]) - 1)]
+    return [*top, gap, *bottom]
+
+
+def html_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of text as an HTML table, the first row its header."""
+    head, *body = rows
+    return f"<table>{_html_row('th', head)}{''.join(_html_row('td', row) for row in body)}</table>"
+
+
+def _html_row(tag: str, row: Sequence[str]) -> str:
     cells = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
     return f"<tr>{cells}</tr>"

@@ -8,6 +8,7 @@ training on pixels drawn anew for every use, tested on images binarised once (fi
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,7 @@ def engine(x: np.ndarray, epochs: int) -> list[float]:
     steps = len(x) // BATCH
     return [
         steps * (later - now) / (after - before)
-        for (before, now), (after, later) in zip(stamps[:-1], stamps[1:], strict=True)
+        for (before, now), (after, later) in itertools.pairwise(stamps)
     ]
 
 
@@ -105,15 +106,15 @@ def by_numpyro(x: np.ndarray) -> Epoch:
     data, steps = jnp.asarray(x), len(x) // BATCH
 
     def model(batch: Array) -> None:
-        params = numpyro.param("decoder", decoder)
+        params: Any = numpyro.param("decoder", decoder)
         with numpyro.plate("rows", len(batch)):
             h = numpyro.sample("h", dist.Normal(0, 1).expand([LATENTS]).to_event(1))
-            logits = vae.network(params, h)
+            logits = vae.network(params, jnp.asarray(h))
             pixels = dist.Bernoulli(logits=logits, validate_args=False).to_event(1)  # type: ignore[call-arg]
             numpyro.sample("x", pixels, obs=batch)
 
     def guide(batch: Array) -> None:
-        params = numpyro.param("encoder", encoder)
+        params: Any = numpyro.param("encoder", encoder)
         loc, log_sd = jnp.split(vae.network(params, batch), 2, axis=-1)
         with numpyro.plate("rows", len(batch)):
             numpyro.sample("h", dist.Normal(loc, jnp.exp(log_sd)).to_event(1))

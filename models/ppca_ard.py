@@ -19,7 +19,6 @@ import argparse
 import time
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import optax

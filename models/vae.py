@@ -17,6 +17,7 @@ Models; Doersch (2016), Tutorial on Variational Autoencoders, section 3: the con
 """
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ Rows = dict[str, NDArray[np.float32]]
 def layers(sizes: list[int], rng: np.random.Generator) -> Params:
     """Return the weights and biases of dense layers, uniform in +- 1 / sqrt(inputs)."""
     params: Params = {}
-    for k, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for k, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         bound = inputs**-0.5
         params[f"w{k}"] = rng.uniform(-bound, bound, (inputs, outputs)).astype(np.float32)
         params[f"b{k}"] = rng.uniform(-bound, bound, outputs).astype(np.float32)
@@ -187,7 +188,10 @@ def draw(
     codes = conditional.model.latents["h"].shape[-1]
     completed = [some[:side]] + [
         np.concatenate(
-            [halves["given"], generate(conditional, rng.standard_normal((side, codes)), halves["given"])],
+            [
+                halves["given"],
+                generate(conditional, rng.standard_normal((side, codes)), halves["given"]),
+            ],
             axis=1,
         )
         for _ in range(side - 1)
@@ -220,7 +224,7 @@ def main(arguments: list[str] | None = None) -> None:
     images = load(args.data)
     print(f"data: {images.description}; binarised by the rule {args.rule!r}\n")
     train, test = binarised(images.train, args.rule), binarised(images.test, args.rule)
-    pixels, num = train.shape[1], len(train)
+    num = len(train)
     epochs = args.epochs or max(MIN_EPOCHS, MIN_STEPS // (num // BATCH_SIZE))
     common = {"num_rows": num, "hidden": args.hidden}
     sizes = common | {"num_latents": args.latents}
@@ -236,7 +240,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     print(f"{epochs} epochs, held-out images      seconds      ELBO     log p(x), 200 images")
     vae = timed("VAE", {"x": train}, {"x": test}, **sizes)
-    timed(f"IWAE, {args.draws} draws", {"x": train}, {"x": test}, objective=advi.Iwae(args.draws), **sizes)
+    timed(
+        f"IWAE, {args.draws} draws",
+        {"x": train},
+        {"x": test},
+        objective=advi.Iwae(args.draws),
+        **sizes,
+    )
     plane = timed("VAE, codes in the plane", {"x": train}, {"x": test}, num_latents=2, **common)
     halves, held_out = upper_half(train, images.shape), upper_half(test, images.shape)
     given = halves["given"].shape[1]

@@ -1,5 +1,6 @@
 """The verdict: whether a fit's means and sds may be used, and what to do if not."""
 
+import html
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -18,6 +19,13 @@ Level = Literal["good", "means_only", "poor", "not checked"]
 MAX_SHIFT, MAX_RATIO = 0.15, 1.15
 RIVAL_NATS, RIVAL_SDS = 3.0, 0.5
 NARROW = 1.5  # ratio of sds beyond which a shift is measured in the larger
+# Behind white letters, on light and on dark pages: green, amber, red, grey.
+COLOURS: dict[Level, str] = {
+    "good": "#1a7f37",
+    "means_only": "#8f5a00",
+    "poor": "#c62828",
+    "not checked": "#5f6b76",
+}
 NAMED = 3  # columns named in a reason
 
 
@@ -45,6 +53,16 @@ class Verdict:
         if self.action:
             lines.append(f"Next: {self.action}")
         return "\n  ".join(lines)
+
+    def _repr_html_(self) -> str:
+        word = self.level.replace("_", " ")
+        style = f"background:{COLOURS[self.level]};color:#fff;padding:0 .5em;border-radius:.3em"
+        reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in self.reasons)
+        return (
+            f'<div>verdict: <span style="{style}">{word}</span></div>'
+            + (f"<ul>{reasons}</ul>" if reasons else "")
+            + (f"<div>Next: {html.escape(self.action)}</div>" if self.action else "")
+        )
 
 
 class Comparison(NamedTuple):

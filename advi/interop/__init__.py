@@ -1,1 +1,1 @@
-"""Models of other libraries."""
+"""Ways to and from other libraries; each is imported where it is used."""

@@ -1,0 +1,206 @@
+"""Plots: what is drawn where, that every latent can be, and what wrong arguments say."""
+
+import dataclasses
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import advi
+from advi.plots.marginals import marginals
+from advi.plots.panels import choose
+from advi.status import Progress
+
+matplotlib = pytest.importorskip("matplotlib", reason="plots need Matplotlib")
+matplotlib.use("Agg")
+plt = pytest.importorskip("matplotlib.pyplot")
+
+
+@pytest.fixture(autouse=True)
+def no_figure_stays():
+    yield
+    plt.close("all")
+
+
+def gammas(z, data):
+    return jnp.sum(jnp.log(z["g"]) - z["g"]) - 0.5 * (z["s"]["m"] - 3) ** 2
+
+
+@pytest.fixture(scope="module")
+def fit():
+    latents = {"g": advi.positive(2), "s": {"m": advi.less_than(5.0)}}
+    return advi.fit(advi.Model(gammas, latents), diagnose=False, family="mean_field")
+
+
+def test_densities_are_those_of_log_prob():
+    model = advi.Model(
+        lambda z, data: jnp.log(z["x"]) + 2 * jnp.log1p(-z["x"]), {"x": advi.unit_interval()}
+    )
+    fit = advi.fit(model, x64=True, diagnose=False)
+    [found] = marginals(fit, choose(fit, None, 1)[0])
+    value, density = found.curve
+    np.testing.assert_allclose(density, np.exp(fit.log_prob({"x": value})), rtol=1e-9)
+    assert np.trapezoid(density, value) == pytest.approx(1, abs=1e-4)
+
+
+def test_every_coordinate_has_a_panel_with_its_name(fit):
+    panels = fit.plot()
+    assert [panel.get_title() for panel in panels] == ["g[0]", "g[1]", "s.m"]
+    assert [len(panel.get_lines()) for panel in panels] == [1, 1, 1]
+    assert panels[2].get_xlim()[1] < 5.5
+    assert len(plt.get_fignums()) == 1
+    assert len(panels[0].figure.axes) == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [("g", ["g[0]", "g[1]"]), ("g[1]", ["g[1]"]), ("s", ["s.m"]), (["s.m", "g[0]"], None)],
+)
+def test_names_choose_latents_groups_and_entries(fit, names, labels):
+    assert [panel.get_title() for panel in fit.plot(names)] == (labels or names)
+    assert fit.plot_pairs(names).shape == (len(labels or names),) * 2
+
+
+def test_unknown_names_list_the_known(fit):
+    with pytest.raises(ValueError, match=r"names: unknown latent 'gg'.*Known: g, s.m"):
+        fit.plot(["gg"])
+
+
+def test_corrections_and_other_fits_are_laid_over(fit):
+    rich = fit.refine("full_rank")
+    panel = fit.plot("s.m", corrected=True, against={"mean_field": rich})[0]
+    [legend] = panel.figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["mean_field", "linear response", "corrected", "mean_field"]
+    assert len(panel.get_lines()) == 3  # the corrected draws are a histogram
+    assert len(fit.plot("s.m", against=rich)[0].figure.legends) == 1
+
+
+def test_a_linear_response_that_is_not_to_be_had_is_said_so():
+    """Far out the log of a Cauchy density is convex."""
+    model = advi.Model(lambda z, d: -jnp.sum(jnp.log1p(z["x"] ** 2)), {"x": advi.real(2)})
+    still = {"optimizer": optax.sgd(1e-6), "max_steps": 1, "diagnose": False}
+    fit = advi.fit(model, init={"x": np.array([8.0, 8.0])}, family="mean_field", **still)
+    with pytest.warns(UserWarning, match="no linear response in the plot"):
+        panels = fit.plot(corrected=True)
+    assert len(panels[0].figure.legends[0].get_texts()) == 2
+
+
+def test_what_cannot_be_laid_over_is_named(fit):
+    other = advi.fit(advi.Model(lambda z, d: -(z["a"] ** 2), {"a": advi.real()}), diagnose=False)
+    with pytest.raises(ValueError, match=r"'another fit' has the latents a; expected g, s.m"):
+        fit.plot(against=other)
+    with pytest.raises(TypeError, match="against: got 3"):
+        fit.plot(against=3)
+
+
+@pytest.mark.parametrize("method", ["plot", "plot_pairs"])
+def test_many_coordinates_are_cut_with_a_note(method):
+    model = advi.Model(lambda z, data: -0.5 * jnp.sum(z["x"] ** 2), {"x": advi.real(30)})
+    fit = advi.fit(model, diagnose=False)
+    panels = getattr(fit, method)()
+    num = {"plot": 24, "plot_pairs": 8}[method]
+    note = panels.flat[0].figure.get_supxlabel()
+    assert note == f'{num} of 30 coordinates; choose with names=["x[29]", ...]'
+
+
+def test_given_axes_are_drawn_on_and_no_figure_is_made(fit):
+    figure = matplotlib.figure.Figure()
+    axes = figure.subplots(1, 3)
+    assert list(fit.plot(axes=axes)) == list(axes)
+    assert fit.plot_elbo(axes[0]) is axes[0]
+    square = matplotlib.figure.Figure().subplots(2, 2)
+    assert fit.plot_pairs("g", axes=square)[1, 0] is square[1, 0]
+    assert not plt.get_fignums()
+    with pytest.raises(ValueError, match="axes: got 3; expected 2"):
+        fit.plot("g", axes=axes)
+    with pytest.raises(ValueError, match="axes: got 3; expected 2 x 2"):
+        fit.plot_pairs("g", axes=axes)
+
+
+def test_every_kind_of_latent_can_be_drawn():
+    """Angles, points of spheres, matrices with constant entries, and point estimates."""
+    latents = {
+        "a": advi.circular(),
+        "u": advi.unit_vector(2),
+        "w": advi.simplex(3),
+        "L": advi.corr_cholesky(2),
+        "o": advi.ordered(2),
+        "p": advi.positive(),
+    }
+
+    def log_joint(z, data):
+        total = jnp.cos(z["a"]) + z["u"][0] + jnp.sum(jnp.log(z["w"])) - jnp.sum(z["o"] ** 2)
+        return total + jnp.log(z["L"][1, 1]) + jnp.log(z["p"]) - z["p"]
+
+    family = {"p": advi.Point(), **dict.fromkeys("auwLo", "full_rank")}
+    fit = advi.fit(advi.Model(log_joint, latents), family=family, diagnose=False)
+    panels = fit.plot()
+    assert len(panels) == 13
+    titles = [panel.get_title() for panel in panels]
+    constant = panels[titles.index("L[0,0]")]
+    assert constant.get_lines()[0].get_xdata() == pytest.approx([1, 1])
+    assert panels[-1].get_lines()[0].get_xdata() == pytest.approx([1, 1], rel=1e-3)
+    panels[0].figure.canvas.draw()
+    fit.plot_pairs(["a", "w", "p"])[0, 0].figure.canvas.draw()
+
+
+def test_the_plan_is_drawn_by_stage_and_its_end_is_in_view(fit):
+    ax = fit.plot_elbo()
+    labels = ax.get_legend_handles_labels()[1]
+    stages = dict.fromkeys(p.stage.replace("_", " ") for p in fit.trace)
+    assert labels == [*stages, f"fresh draws: {fit.elbo}"]
+    low, high = ax.get_ylim()
+    assert low < fit.elbo.value < high
+
+
+def traced(fit, elbos):
+    trace = [Progress("optimize", 1 + k, value) for k, value in enumerate(elbos)]
+    return dataclasses.replace(fit, trace=trace, elbo=advi.Estimate(-10.0, 0.1))
+
+
+def test_a_long_noisy_trace_has_a_running_mean_and_no_far_start_in_view(fit):
+    elbos = np.random.default_rng(0).normal(-10, 1, 1000)
+    elbos[:20] = -1e8
+    elbos[500] = np.nan
+    ax = traced(fit, elbos).plot_elbo()
+    assert -30 < ax.get_ylim()[0] < -11
+    mean = ax.get_lines()[1]
+    assert mean.get_label() == "mean of 20 steps"
+    assert mean.get_ydata()[-1] == pytest.approx(elbos[-20:].mean())
+
+
+@pytest.mark.parametrize("elbos", [[], [np.nan, np.nan]])
+def test_a_trace_of_nothing_still_shows_the_final_elbo(fit, elbos):
+    low, high = traced(fit, elbos).plot_elbo().get_ylim()
+    assert low < -10 < high
+
+
+def test_draws_that_overflow_are_left_out():
+    model = advi.Model(lambda z, data: -0.5 * (jnp.log(z["p"]) / 40) ** 2, {"p": advi.positive()})
+    fit = advi.fit(model, diagnose=False)
+    [found] = marginals(fit, choose(fit, None, 1)[0])
+    assert not np.all(np.isfinite(fit.moment_draws.values["p"]))
+    assert np.all(np.isfinite(found.limits))
+    fit.plot()[0].figure.canvas.draw()
+
+
+def test_local_latents_have_no_marginals_but_a_trace():
+    def log_joint(z, d):
+        return advi.Terms(0.0, -0.5 * z["h"] ** 2 - 0.5 * (d - z["h"]) ** 2)
+
+    model = advi.Model(log_joint, {"h": advi.real(local=True)})
+    fit = advi.fit(model, np.arange(12.0), batch_size=4, max_steps=10)
+    with pytest.raises(ValueError, match="'h' is local"):
+        fit.plot()
+    assert not plt.get_fignums()
+    assert len(fit.plot_elbo().get_lines()[0].get_xdata()) == 10
+
+
+@pytest.mark.parametrize("method", ["plot", "plot_pairs", "plot_elbo"])
+def test_without_matplotlib_the_extra_is_named(fit, method, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"pip install \"advi\[plots\]\""):
+        getattr(fit, method)()
