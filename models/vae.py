@@ -158,9 +158,17 @@ def reconstruct(fitted: advi.Fit, rows: Rows, key: int = 0) -> NDArray:
 
 def generate(fitted: advi.Fit, codes: NDArray, given: NDArray | None = None) -> NDArray:
     """Return pixel probabilities (N, P) for codes (N, K), which may come from the prior."""
-    z = {"h": jnp.asarray(codes), "decoder": fitted.mean()["decoder"]}
     rows = {} if given is None else {"given": jnp.asarray(given)}
+    # the decoder is estimated: every draw of it, at any row, is the estimate
+    blank = {name: jnp.zeros((1, size)) for name, size in row_sizes(fitted).items()}
+    decoder = jax.tree.map(lambda leaf: leaf[0], fitted.sample(1, data=blank)["decoder"])
+    z = {"h": jnp.asarray(codes), "decoder": decoder}
     return np.asarray(jax.nn.sigmoid(pixel_logits(z, rows)))
+
+
+def row_sizes(fitted: advi.Fit) -> dict[str, int]:
+    """Return how many numbers each leaf of a row has."""
+    return {name: leaf.shape[1] for name, leaf in fitted.density.data.items()}
 
 
 def mosaic(tiles: NDArray) -> NDArray:
