@@ -32,7 +32,7 @@ ROOMS = [
     ["held_out", "row_posterior"],
     ["row_elbo"],
     ["stages", "streams"],
-    ["predict", "storage", "trust"],
+    ["checkpoint", "predict", "storage", "trust"],
     ["loo"],
     ["result"],
     ["failures", "initial", "load"],
