@@ -534,7 +534,8 @@ class Fit:
         """Write the fit to one file, from which `advi.load` reads it without the model or the data.
 
         The file is written whole or not at all: one of that name stays as it is until it is
-        replaced. Of a fit that `corrected` returned it holds the corrected draws.
+        replaced. Of a fit that `corrected` returned it holds the corrected draws; what a NumPyro
+        model derives from its latents it does not hold.
 
         Parameters
         ----------
@@ -547,7 +548,8 @@ class Fit:
             If there is no such folder, or `path` is one.
         TypeError
             If a transform or a family holds a function, or the tree of the latents a node that is
-            no dict, list or tuple: files hold no code.
+            no dict, list or tuple, for files hold no code; or if every data row has parameters of
+            its own.
         ValueError
             If a parameter is not finite.
         """

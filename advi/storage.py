@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 KIND, VERSION = "a fit", 1
 FLOATS = ("float32", "float64")
-TRACE = {"stage": np.str_, "step": np.int64, "elbo": np.float64}  # of every `Progress`
+# of every `Progress`
+TRACE = {"stage": np.str_, "step": np.int64, "elbo": np.float64, "eval_elbo": np.float64}
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -79,7 +80,7 @@ def save(fit: "Fit", path: Name) -> None:
     guide = fit.guide
     for i, (block, index) in enumerate(zip(guide.blocks, guide.indices, strict=True)):
         leaves = jax.tree.leaves(fit.params[i])
-        _params(block.family, len(index), leaves, fit.float_dtype)  # what is written can be read
+        _params(block.base, len(index), leaves, fit.float_dtype)  # what is written can be read
         arrays |= {f"params.{i}.{k}": leaf for k, leaf in enumerate(leaves)}
     if fit.corrected_draws is not None:
         points, weights = fit.corrected_draws
@@ -113,7 +114,7 @@ def _fields(path: str, archive: Archive, known: tuple[type, ...]) -> dict[str, A
         raise ValueError("its families do not cover every latent once")
     guide = Guide(model, blocks, tuple(map(str, document["choices"])))
     params = tuple(
-        _params(block.family, len(index), _group(arrays, f"params.{i}."), float_dtype)
+        _params(block.base, len(index), _group(arrays, f"params.{i}."), float_dtype)
         for i, (block, index) in enumerate(zip(blocks, guide.indices, strict=True))
     )
     density = Density(model, *prepare(None, float_dtype), guide.estimated)
@@ -189,7 +190,8 @@ def _block_data(block: Block) -> Any:
     names = ", ".join(map(repr, block.names))
     if not isinstance(block.family, Family):
         raise TypeError(
-            f"save: the family of {names} is {describe(block.family)}, which a file cannot hold."
+            f"save: the family of {names} is {describe(block.family)}, with parameters for every "
+            "data row, or code that computes them; a file holds families of all rows together."
         )
     try:
         return to_data(block)

@@ -187,7 +187,10 @@ def draw(
     codes = conditional.model.latents["h"].shape[-1]
     completed = [some[:side]] + [
         np.concatenate(
-            [halves["given"], generate(conditional, rng.standard_normal((side, codes)), halves["given"])],
+            [
+                halves["given"],
+                generate(conditional, rng.standard_normal((side, codes)), halves["given"]),
+            ],
             axis=1,
         )
         for _ in range(side - 1)
@@ -236,7 +239,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     print(f"{epochs} epochs, held-out images      seconds      ELBO     log p(x), 200 images")
     vae = timed("VAE", {"x": train}, {"x": test}, **sizes)
-    timed(f"IWAE, {args.draws} draws", {"x": train}, {"x": test}, objective=advi.Iwae(args.draws), **sizes)
+    timed(
+        f"IWAE, {args.draws} draws",
+        {"x": train},
+        {"x": test},
+        objective=advi.Iwae(args.draws),
+        **sizes,
+    )
     plane = timed("VAE, codes in the plane", {"x": train}, {"x": test}, num_latents=2, **common)
     halves, held_out = upper_half(train, images.shape), upper_half(test, images.shape)
     given = halves["given"].shape[1]
