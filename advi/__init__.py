@@ -31,6 +31,7 @@ from advi.latents import (
     unit_vector,
     zero_sum,
 )
+from advi.load import load
 from advi.model import Model, Terms
 from advi.objective import Elbo, Iwae
 from advi.result import Fit
@@ -67,6 +68,7 @@ __all__ = [
     "greater_than",
     "interval",
     "less_than",
+    "load",
     "ordered",
     "positive",
     "positive_ordered",

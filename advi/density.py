@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 import jax
@@ -98,12 +98,19 @@ class Density:
     ) -> None:
         self.model, self.data, self.spec, self.estimated = model, data, spec, estimated
         self.scale = scale
-        self.log_joint = trace(model, spec)
         self.dtype = np.dtype(spec.float_dtype)
         self.num_gradients = self.num_values = self.num_hessian_vectors = 0
         self._program = partial(_compiled, model, spec, estimated, scale)
+
+    @cached_property
+    def log_joint(self) -> LogJoint:
+        """The traced log-joint; a fit that was loaded has none to trace."""
+        return trace(self.model, self.spec)
+
+    @cached_property
+    def _points(self) -> int:
         fitting = WORK // max(self.log_joint.cost, 1)
-        self._points = int(np.clip(2 ** int(np.log2(max(fitting, 1))), MIN_POINTS, MAX_POINTS))
+        return int(np.clip(2 ** int(np.log2(max(fitting, 1))), MIN_POINTS, MAX_POINTS))
 
     def on(self, data: Any) -> "Density":
         """Return the log density on other data, of its form but any rows, or with None on its own.

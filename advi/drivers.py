@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from advi import draws
+from advi.checkpoint import Checkpoint
 from advi.density import Density
 from advi.failures import blame, not_finite_at_start
 from advi.gaussian import Floats, Gaussian, structure_of
@@ -21,8 +22,8 @@ from advi.progress import Bar
 from advi.result import Fit
 from advi.row_fit import LAST_ERRORS, START_SCALES, RowEnds
 from advi.stages.plan import NotFiniteError, run_plan
-from advi.stages.stochastic import Stochastic, run_steps
-from advi.status import Estimate, Progress, Status
+from advi.stages.stochastic import Course, Stochastic, run_steps
+from advi.status import Estimate, Status
 from advi.streams import Reader, StreamError
 
 MAX_STEPS = 100_000  # of a stochastic fit that is left to settle
@@ -84,6 +85,7 @@ def fit_steps(
     key: Any,
     max_steps: int | None,
     bar: Bar,
+    checkpoint: Checkpoint,
     held_out: HeldOut | None = None,
     reader: Reader | None = None,
 ) -> Fit:
@@ -95,7 +97,8 @@ def fit_steps(
     Raises
     ------
     TypeError, ValueError
-        If `init` is not as `initial` takes it, or nothing around it has finite log densities.
+        If `init` is not as `initial` takes it, or nothing around it has finite log densities, or
+        the checkpoint is of another fit.
     """
     guide, rng = settings.guide, host_rng(key)
     if guide.local and settings.rows is not None:
@@ -104,31 +107,38 @@ def fit_steps(
     else:
         ends = FlatEnds((density,), guide, rng)
     state = settings.init(ends.start(init), device_key(key, 1), rng)
-    trace_: list[Progress] = []
-    status = Status("interrupted", "interrupted before the first chunk of steps ended")
+    course = Course([], [], 0 if held_out is None else held_out.every)
+    state, course, ended = checkpoint.resume(settings, state, course, density.data, key, max_steps)
+    steps = run_steps(
+        settings,
+        state,
+        course,
+        itertools.repeat(density.data) if reader is None else reader,
+        max_steps or MAX_STEPS,
+        max_steps is None,
+        bar.update,
+        held_out,
+    )
+    stopped = ""
     try:
-        for now, elbos, progress, ended in run_steps(
-            settings,
-            state,
-            itertools.repeat(density.data) if reader is None else reader,
-            max_steps or MAX_STEPS,
-            max_steps is None,
-            bar.update,
-            held_out,
-        ):
-            state = now
-            start = len(trace_) + 1
-            trace_ += [Progress("optimize", start + i, float(v)) for i, v in enumerate(elbos)]
-            trace_[-1] = trace_[-1]._replace(eval_elbo=progress.eval_elbo)
-            status = ended or Status(
-                "interrupted", f"interrupted after step {int(state.step)}; this is the fit so far"
-            )
+        while ended is None:
+            state, course, ended = next(steps)
+            checkpoint.offer(state, course)
     except KeyboardInterrupt:
         pass
     except StreamError as error:
-        if not trace_:
+        if not int(state.step):
             raise
-        status = Status("interrupted", f"interrupted after step {len(trace_)}: {error}")
+        stopped = f": {error}"
+    checkpoint.save(state, course, None if ended == "interrupted" else ended)
+    step = int(state.step)
+    status = ended or Status(
+        "interrupted",
+        f"interrupted after step {step}{stopped or '; this is the fit so far'}"
+        if step
+        else "interrupted before the first chunk of steps ended",
+    )
+    trace_ = course.trace(step)
     if reader is not None:
         ends = ends.judged_by(reader.kept)
     moved = int(state.step) > 0 and any(settings.averaged)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import optax
 
+from advi.archive import Name
+from advi.checkpoint import Checkpoint
 from advi.data import check_batch, for_rows, make_rows, prepare
 from advi.deferred import Deferred, bound, check_model
 from advi.density import Density, default_float, precision
@@ -64,6 +66,7 @@ def fit(
     init: Any = None,
     x64: bool | None = None,
     eval_data: Any = None,
+    checkpoint: Name | None = None,
     callback: Callable[[Progress], object] | None = None,
     progress: bool | None = None,
     diagnose: bool = True,
@@ -121,6 +124,11 @@ def fit(
         evaluated with them in place of the data's, scaled to as many: `Progress.eval_elbo` and
         `Fit.eval_trace`, in nats and comparable with `Fit.elbo_trace`. At most 4,096 of them are
         used, drawn at random, and about a twentieth of the time.
+    checkpoint
+        A folder to keep a stochastic fit in while it runs, written every ten seconds and at the
+        end. However the process ended, the same call goes on from there, and ends with the same
+        bits as if it had not been stopped; `max_steps` may be larger. Not for streams, nor for
+        memory-mapped data.
     callback
         Called with a `Progress` as the fit goes on; a true result ends it.
     progress
@@ -179,7 +187,13 @@ def fit(
                 "that of Terms.rows; expected it for a stream of batches only. Leave it out."
             )
         if not stochastic:
-            _check_planned(objective, eval_data)
+            _check_planned(objective, eval_data, checkpoint)
+        if checkpoint is not None and stream is not None:
+            raise ValueError(
+                "checkpoint: the rows of a stream, or of memory-mapped arrays, cannot be taken up "
+                "where they were left; expected data in memory. Leave it out, or read the data."
+            )
+        keeper = Checkpoint(checkpoint)
         if stream is None:
             whole = for_rows(model, spec, num_rows)
         else:
@@ -225,11 +239,11 @@ def fit(
             opened.enter_context(reader)
             data, scale = reader.first_batch(), stream.rows.scale
         density = Density(whole, data, spec, guide.estimated, scale)
-        result = fit_steps(density, settings, init, key, max_steps, bar, held_out, reader)
+        result = fit_steps(density, settings, init, key, max_steps, bar, keeper, held_out, reader)
         return _diagnosed(result, bar) if diagnose else result
 
 
-def _check_planned(objective: Any, eval_data: Any) -> None:
+def _check_planned(objective: Any, eval_data: Any, checkpoint: Any) -> None:
     """Raise ValueError if an argument is of the stochastic path only."""
     if objective is not None:
         raise ValueError(
@@ -240,6 +254,11 @@ def _check_planned(objective: Any, eval_data: Any) -> None:
         raise ValueError(
             "eval_data: the automatic plan works on a fixed objective, whose course says nothing "
             "about other rows; give a `batch_size` or an `optimizer` with it, or use fit.loo()."
+        )
+    if checkpoint is not None:
+        raise ValueError(
+            "checkpoint: the automatic plan has none; give a `batch_size` or an `optimizer` with "
+            "it, or leave it out and keep the fit by fit.save(path)."
         )
 
 

@@ -81,11 +81,13 @@ class Guide:
     choices: tuple[str, ...] = field(default=(), compare=False)
 
     @cached_property
-    def indices(self) -> tuple[NDArray[np.int_], ...]:
+    def indices(self) -> tuple[NDArray[np.int32], ...]:
         """Flat coordinates of every block, increasing."""
         spans = self.model.spans
+        # 32 bits: JAX remembers the dtype of a constant array, and fits of either float type
+        # share these
         return tuple(
-            np.concatenate([np.arange(*spans[name]) for name in block.names])
+            np.concatenate([np.arange(*spans[name], dtype=np.int32) for name in block.names])
             for block in self.blocks
         )
 

@@ -13,7 +13,8 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi import draws, plots, predict, trust
+from advi import draws, plots, predict, storage, trust
+from advi.archive import Name
 from advi.density import Density, default_float, precision
 from advi.diagnostics.verdict import Checked, Verdict, khat_words
 from advi.diagnostics.weighted import WeightedDraws
@@ -659,6 +660,31 @@ class Fit:
             If Matplotlib is not installed, which comes with ``advi[plots]``.
         """
         return plots.plot_elbo(self, ax)
+
+    def save(self, path: Name) -> None:
+        """Write the fit to one file, from which `advi.load` reads it without the model or the data.
+
+        The file is written whole or not at all: one of that name stays as it is until it is
+        replaced. Of a fit that `corrected` returned it holds the corrected draws; what a NumPyro
+        model derives from its latents it does not hold.
+
+        Parameters
+        ----------
+        path
+            Its name, kept as given, such as "radon.advi".
+
+        Raises
+        ------
+        FileNotFoundError, IsADirectoryError
+            If there is no such folder, or `path` is one.
+        TypeError
+            If a transform or a family holds a function, or the tree of the latents a node that is
+            no dict, list or tuple, for files hold no code; or if every data row has parameters of
+            its own.
+        ValueError
+            If a parameter is not finite.
+        """
+        storage.save(self, path)
 
     def points(self, eps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the points (n, D) on the real scale that noise (n, noise_dim) stands for."""

@@ -206,3 +206,26 @@ def test_older_arviz_gets_inference_data(fit, monkeypatch):
     assert isinstance(data, arviz.InferenceData)
     assert set(data.groups()) >= {"posterior", "log_likelihood", "sample_stats", "observed_data"}
     assert arviz.loo(data).n_data_points == 40
+
+
+def test_a_loaded_fit_goes_to_arviz_without_its_data(tmp_path):
+    """And one that read its rows in batches, of which it holds a few."""
+    rng = np.random.default_rng(0)
+    rows = {"y": rng.normal(1.0, 1.0, 60)}
+
+    def log_joint(z, d):
+        return advi.Terms(-0.5 * z["m"] ** 2, rows=-0.5 * (d["y"] - z["m"]) ** 2)
+
+    model = advi.Model(log_joint, {"m": advi.real()})
+    fit = advi.fit(model, rows)
+    fit.save(tmp_path / "normal.advi")
+    batches = [{"y": part} for part in np.split(rows["y"], 3)]
+    streamed = advi.fit(model, batches, num_rows=60, max_steps=10)
+    for without in (advi.load(tmp_path / "normal.advi"), streamed):
+        groups = without.to_arviz(20)
+        assert set(groups.children) == {"posterior", "sample_stats", "trace"}
+        assert set(groups["sample_stats"].data_vars) == {"log_q"}
+    whole = fit.to_arviz(20)
+    assert {"log_likelihood", "observed_data"} < set(whole.children)
+    loaded = advi.load(tmp_path / "normal.advi").to_arviz(20)
+    np.testing.assert_array_equal(loaded["posterior"]["m"], whole["posterior"]["m"])

@@ -154,3 +154,12 @@ def test_every_helper_fits():
     assert z["net"]["w"].shape == (50, 2, 2)
     # direction ~ von Mises-Fisher(3) has mean coth(3) - 1/3 and sd 0.32; 0.3 sd for the Gaussian
     assert float(fit.mean()["direction"][0]) == pytest.approx(1 / np.tanh(3) - 1 / 3, abs=0.1)
+
+
+def test_log_prob_of_two_float_types():
+    model = advi.Model(lambda z, data: -0.5 * (z["x"] ** 2).sum(), {"x": advi.real(2)})
+    for x64 in (True, False):
+        fit = advi.fit(model, family="mean_field", x64=x64, diagnose=False)
+        assert float(fit.log_prob({"x": np.zeros(2)})) == pytest.approx(
+            -np.log(2 * np.pi), abs=1e-5
+        )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from advi.data import check_rows
 from advi.errors import unknown
 from advi.predict import row_terms
+from advi.storage import NotStored
 
 if TYPE_CHECKING:
     from advi.result import Fit
@@ -58,7 +59,7 @@ def to_arviz(
         "posterior": _dataset(posterior, SAMPLE_DIMS, dims, coords, _report(fit)),
         "trace": _dataset(*_trace(fit)),
     }
-    if not (fit.guide.local or _holds_some_rows(fit)):  # there is no one vector, or no density
+    if not fit.guide.local:  # otherwise there is no one vector
         groups["sample_stats"] = _dataset(_densities(fit, n, key), SAMPLE_DIMS)
     if rows is not None:
         groups["log_likelihood"] = _dataset(
@@ -98,7 +99,7 @@ def _trace(fit: "Fit") -> tuple[Any, ...]:
 def _densities(fit: "Fit", n: int, key: Any) -> dict[str, NDArray]:
     """Return the log densities of the draws on R^D, (1, n), nats."""
     X, E = fit.sample_points(n, key)
-    densities = {"log_p": fit.density.value(X)[None]}
+    densities = {} if _lacks_data(fit) else {"log_p": fit.density.value(X)[None]}
     if E is not None:  # corrected draws are none of q
         densities["log_q"] = fit.structure.log_q(E, fit.gaussian)[None]
     return densities
@@ -107,19 +108,19 @@ def _densities(fit: "Fit", n: int, key: Any) -> dict[str, NDArray]:
 def _log_likelihood(fit: "Fit", posterior: Mapping[str, NDArray]) -> NDArray | None:
     """Return `Terms.rows` at every draw, (n, N), nats, unscaled; None of a scalar log-joint."""
     density = fit.density
-    if density.log_joint.num_rows is None or _holds_some_rows(fit):
+    if _lacks_data(fit) or density.log_joint.num_rows is None:
         return None
     draws = {name: posterior[name][0] for name in density.model.latents}
     return row_terms(density, fit.model.to_tree(draws))
 
 
-def _holds_some_rows(fit: "Fit") -> bool:
-    """Whether the rows were read a few at a time, so that not all are there."""
-    return fit.density.scale != 1
+def _lacks_data(fit: "Fit") -> bool:
+    """Whether the data are not there: loaded without them, or read a few rows at a time."""
+    return fit.density.scale != 1 or isinstance(fit.model.log_joint, NotStored)
 
 
 def _data(fit: "Fit") -> dict[str, NDArray]:
-    if _holds_some_rows(fit):
+    if _lacks_data(fit):
         return {}
     leaves = jax.tree.leaves(fit.density.data)
     return {
@@ -131,9 +132,9 @@ def _data(fit: "Fit") -> dict[str, NDArray]:
 
 def _row_leaves(fit: "Fit") -> list[str]:
     """Return the names of the data leaves whose leading axis runs over rows."""
-    rows, spec = fit.density.log_joint.num_rows, fit.density.spec
-    if rows is None or _holds_some_rows(fit):
+    if _lacks_data(fit) or fit.density.log_joint.num_rows is None:
         return []
+    rows, spec = fit.density.log_joint.num_rows, fit.density.spec
     per_row = check_rows(rows, spec)
     return [name for name, is_row in zip(spec.names, per_row, strict=True) if is_row]
 

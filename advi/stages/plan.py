@@ -77,7 +77,7 @@ class _Runner:
 
     def accepted(self, stage: str, gaussian: Gaussian, elbo: float) -> None:
         self.stage, self.gaussian = stage, gaussian
-        progress = Progress(stage, self.evals, elbo)
+        progress = Progress(stage, self.evals, float(elbo))
         self.trace.append(progress)
         if self.callback is not None and self.callback(progress):
             raise _StopError("interrupted", "the callback asked to stop")

@@ -42,6 +42,27 @@ class State(NamedTuple):
     bad_run: Array  # () non-finite steps in a row up to now
 
 
+class Course(NamedTuple):
+    """What the host remembers of the steps taken; its lists grow as the fit goes on."""
+
+    chunks: list[np.ndarray]  # ELBO of every step, nats
+    evals: list[tuple[int, float]]  # step and held-out ELBO, nats
+    eval_due: int = 0  # step of the next held-out ELBO
+    apart: float | None = None  # distance of the windows at the last check
+
+    def elbos(self, step: int) -> np.ndarray:
+        """Return the ELBO of every step up to one, (step,)."""
+        return np.concatenate([np.zeros(0, np.float32), *self.chunks])[:step]
+
+    def trace(self, step: int) -> list[Progress]:
+        """Return the progress up to a step."""
+        evals = dict(self.evals)
+        return [
+            Progress("optimize", i, elbo, evals.get(i, np.nan))
+            for i, elbo in enumerate(self.elbos(step).tolist(), start=1)
+        ]
+
+
 class Stochastic(NamedTuple):
     """Settings of a stochastic fit, hashable: what its compiled chunk depends on."""
 
@@ -119,6 +140,10 @@ class Stochastic(NamedTuple):
         parts = zip(self.averaged, average, state.params, strict=True)
         return tuple(mean if averaged else last for averaged, mean, last in parts)
 
+    def program(self, state: State, data: Any) -> str:
+        """Return a chunk as StableHLO, with all numbers in it: what the settings amount to."""
+        return _chunk(self).lower(state, data, self.chunk_steps).as_text()
+
     def chunk(self, state: State, data: Any, num_steps: int) -> tuple[State, np.ndarray]:
         """Take at most `chunk_steps` steps; return the state and every step's ELBO in nats."""
         new, elbos = _chunk(self)(state, data, num_steps)
@@ -129,31 +154,33 @@ class Stochastic(NamedTuple):
 def run_steps(
     settings: Stochastic,
     state: State,
+    course: Course,
     blocks: Iterator[Any],
     max_steps: int,
     until_settled: bool,
     callback: Callable[[Progress], object] | None,
     held_out: HeldOut | None = None,
-) -> Iterator[tuple[State, np.ndarray, Progress, Status | None]]:
-    """Yield the state after every chunk, the chunk's ELBOs, progress, and at the end the status.
+) -> Iterator[tuple[State, Course, Status | None]]:
+    """Yield the state and the course after every chunk, and at the end the status.
 
     Every chunk is of the steps on one block of the data: all of it, or a part of a stream.
     """
-    course: list[np.ndarray] = []
-    apart: float | None = None  # distance of the windows at the check before
-    due_to_eval = 0 if held_out is None else held_out.every
+    size = settings.chunk_steps
     while True:
-        left = max_steps - int(state.step)
-        state, elbos = settings.chunk(state, next(blocks), min(settings.chunk_steps, left))
-        course.append(elbos)
+        step = int(state.step)
+        # however many steps came before, chunks end where the checks are due
+        num_steps = min(size - step % size, max_steps - step)
+        state, elbos = settings.chunk(state, next(blocks), num_steps)
+        course.chunks.append(elbos)
         step, skipped = int(state.step), int(state.skipped)
         note = f"; {skipped} non-finite steps were skipped" if skipped else ""
         status = None
         finite = elbos[np.isfinite(elbos)]
         progress = Progress("optimize", step, float(finite.mean()) if len(finite) else np.nan)
-        if held_out is not None and (step >= due_to_eval or step >= max_steps):
+        if held_out is not None and (step >= course.eval_due or step >= max_steps):
             progress = progress._replace(eval_elbo=held_out.elbo(state.params))
-            due_to_eval = step + held_out.every
+            course.evals.append((step, progress.eval_elbo))
+            course = course._replace(eval_due=step + held_out.every)
         if int(state.bad_run) >= MAX_BAD_RUN:
             first = step - int(state.bad_run) + 1
             status = Status(
@@ -161,17 +188,18 @@ def run_steps(
                 f"{int(state.bad_run)} steps in a row, from step {first} on, gave a non-finite "
                 "ELBO or gradient",
             )
-        elif callback is not None and callback(progress):
-            status = Status("interrupted", f"the callback asked to stop at step {step}{note}")
         elif until_settled and due(step):
-            previous, apart = apart, settings.drift(state)
-            if settled(apart, previous, np.concatenate(course)):
+            apart = settings.drift(state)
+            if settled(apart, course.apart, course.elbos(step)):
                 status = Status("converged", f"the averages settled after {step} steps{note}")
+            course = course._replace(apart=apart)
+        if status is None and callback is not None and callback(progress):
+            status = Status("interrupted", f"the callback asked to stop at step {step}{note}")
         if status is None and step >= max_steps:
             what = "had not settled after" if until_settled else "took the"
             asked = "" if until_settled else " asked for"
             status = Status("max_steps", f"{what} {max_steps} steps{asked}{note}")
-        yield state, elbos, progress, status
+        yield state, course, status
         if status is not None:
             return
 

@@ -1,0 +1,267 @@
+"""A fit as one file, which needs neither the model's code nor the data to be read."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.archive import Archive, Name, read, refused, write
+from advi.data import prepare
+from advi.density import Density, precision
+from advi.diagnostics.verdict import Checked, Comparison, Level, Verdict
+from advi.diagnostics.weighted import WeightedDraws
+from advi.errors import describe
+from advi.families import Family
+from advi.guide import Block, Guide
+from advi.keys import key_words
+from advi.latents import Latent
+from advi.model import Model
+from advi.stages.plan import Rival
+from advi.status import Estimate, Progress, Status
+from advi.vocabulary import from_data, to_data
+
+if TYPE_CHECKING:
+    from advi.result import Fit
+
+KIND, VERSION = "a fit", 1
+FLOATS = ("float32", "float64")
+# of every `Progress`
+TRACE = {"stage": np.str_, "step": np.int64, "elbo": np.float64, "eval_elbo": np.float64}
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class NotStored:
+    """Stands for the log-joint of a fit that was loaded: whatever evaluates it says it is gone.
+
+    Attributes
+    ----------
+    path
+        The file.
+    """
+
+    path: str
+
+    def __call__(self, z: Any, data: Any) -> Any:
+        """Raise RuntimeError."""
+        raise RuntimeError(
+            f"this fit was loaded from {self.path}, without its model and data, and this needs the "
+            "log-joint: fit again, from here with advi.fit(model, data, init=loaded). Draws, "
+            "moments, summaries and log_prob are there without."
+        )
+
+
+def save(fit: "Fit", path: Name) -> None:
+    """Write a fit; see `Fit.save`."""
+    rivals = fit.rivals
+    document = {
+        "float": fit.float_dtype,
+        "latents": to_data(_latents(fit.model)),
+        "blocks": [_block_data(block) for block in fit.guide.blocks],
+        "choices": list(fit.guide.choices),
+        "status": [str(fit.status), fit.status.message],
+        "key": list(key_words(fit.key)),
+        "num_gradients": fit.num_gradients,
+        "num_values": fit.density.num_values,
+    }
+    arrays: dict[str, Any] = {
+        "elbo": np.array(fit.elbo, float),
+        "held_out_gap": np.array(fit.held_out_gap, float),
+        "rivals.elbo_difference": np.array([rival.elbo_difference for rival in rivals], float),
+        "rivals.distance": np.reshape([rival.distance for rival in rivals], (-1, fit.model.size)),
+    }
+    for field, dtype in TRACE.items():
+        arrays[f"trace.{field}"] = np.array([getattr(p, field) for p in fit.trace], dtype)
+    guide = fit.guide
+    for i, (block, index) in enumerate(zip(guide.blocks, guide.indices, strict=True)):
+        leaves = jax.tree.leaves(fit.params[i])
+        _params(block.base, len(index), leaves, fit.float_dtype)  # what is written can be read
+        arrays |= {f"params.{i}.{k}": leaf for k, leaf in enumerate(leaves)}
+    if fit.corrected_draws is not None:
+        points, weights = fit.corrected_draws
+        arrays |= {"corrected.points": points, "corrected.weights": weights}
+    if fit.checked is not None:
+        verdict, khat, comparison = fit.checked
+        document["verdict"] = [verdict.level, list(verdict.reasons), verdict.action]
+        arrays["khat"] = np.array(khat, float)
+        if comparison is not None:
+            document["method"] = comparison.method
+            arrays |= {"shift": comparison.shift, "log_ratio": comparison.log_ratio}
+    write(path, KIND, VERSION, document, arrays)
+
+
+def stored(path: Name, known: Iterable[type]) -> dict[str, Any]:
+    """Return the fields of the fit in a file; see `load`."""
+    archive = read(path, KIND, VERSION)
+    with refused(path, KIND):
+        return _fields(str(path), archive, tuple(known))
+
+
+def _fields(path: str, archive: Archive, known: tuple[type, ...]) -> dict[str, Any]:
+    document, arrays = archive.document, dict(archive.arrays)
+    float_dtype = document["float"]
+    if float_dtype not in FLOATS:
+        raise ValueError(f"its float type is {float_dtype!r}; expected one of {FLOATS}")
+    model = Model(NotStored(path), from_data(document["latents"], known))
+    _check_values(model, float_dtype, archive.num_bytes)
+    blocks = tuple(_block(data, model, known) for data in document["blocks"])
+    if sorted(name for block in blocks for name in block.names) != sorted(model.latents):
+        raise ValueError("its families do not cover every latent once")
+    guide = Guide(model, blocks, tuple(map(str, document["choices"])))
+    params = tuple(
+        _params(block.base, len(index), _group(arrays, f"params.{i}."), float_dtype)
+        for i, (block, index) in enumerate(zip(blocks, guide.indices, strict=True))
+    )
+    density = Density(model, *prepare(None, float_dtype), guide.estimated)
+    density.num_values = int(document["num_values"])
+    steps = len(arrays["trace.step"])
+    trace = [
+        _take(arrays, f"trace.{field}", dtype, steps).tolist() for field, dtype in TRACE.items()
+    ]
+    words = [int(word) for word in document["key"]]
+    fields = {
+        "guide": guide,
+        "params": params,
+        "status": Status(*map(str, document["status"])),
+        "elbo": Estimate(*_take(arrays, "elbo", float, 2).tolist()),
+        "trace": [Progress(*row) for row in zip(*trace, strict=True)],
+        "num_gradients": int(document["num_gradients"]),
+        "density": density,
+        "key": words[0] if len(words) == 1 else np.array(words, np.uint32),
+        "held_out_gap": float(_take(arrays, "held_out_gap", float)),
+        "rivals": _rivals(arrays, model.size),
+        "corrected_draws": _corrected(arrays, model.size),
+        "checked": _checked(document, arrays),
+    }
+    if arrays:
+        raise ValueError(f"it holds arrays that no fit has, {', '.join(arrays)}")
+    return fields
+
+
+def _latents(model: Model) -> Any:
+    """Return the tree of the latents, dicts in their order of declaration, as they are stored.
+
+    Each has the very transform its coordinates were fitted with, whatever is registered when it
+    is loaded, and nowhere to start.
+    """
+    stored = {}
+    for name, latent in model.latents.items():
+        stored[name] = Latent(latent.support, latent.shape, transform=latent.bijection)
+        try:
+            to_data(stored[name])
+        except TypeError as error:
+            raise TypeError(f"save: latent {name!r}: {error}") from None
+    position = {name: i for i, name in enumerate(stored)}
+
+    def ordered(node: Any) -> Any:
+        if type(node) is str:
+            return stored[node]
+        if type(node) in (list, tuple):
+            return type(node)(map(ordered, node))
+        if type(node) is not dict:
+            raise TypeError(
+                f"save: the tree of the latents holds {describe(node)}; expected dicts, lists and "
+                "tuples, which a file can hold."
+            )
+        first = {k: min(map(position.get, jax.tree.leaves(v)), default=0) for k, v in node.items()}  # type: ignore[arg-type]
+        return {key: ordered(node[key]) for key in sorted(node, key=first.__getitem__)}
+
+    return ordered(model.to_tree({name: name for name in stored}))
+
+
+def _check_values(model: Model, float_dtype: str, num_bytes: int) -> None:
+    """Raise ValueError unless the transforms give values of the latents' shapes."""
+    # so that a few bytes that claim to be a huge array are refused before any such is made
+    if sum(math.prod(latent.shape) for latent in model.latents.values()) > num_bytes:
+        raise ValueError("its latents have more entries than the file has bytes")
+    with precision(float_dtype):
+        values, _ = jax.eval_shape(model.unravel, jax.ShapeDtypeStruct((model.size,), float_dtype))
+    for name, value in values.items():
+        if value.shape != model.latents[name].shape:
+            raise ValueError(f"the transform of {name!r} gives values of shape {value.shape}")
+
+
+def _block_data(block: Block) -> Any:
+    names = ", ".join(map(repr, block.names))
+    if not isinstance(block.family, Family):
+        raise TypeError(
+            f"save: the family of {names} is {describe(block.family)}, with parameters for every "
+            "data row, or code that computes them; a file holds families of all rows together."
+        )
+    try:
+        return to_data(block)
+    except TypeError as error:
+        raise TypeError(f"save: the family of {names}: {error}") from None
+
+
+def _block(data: Any, model: Model, known: tuple[type, ...]) -> Block:
+    block = from_data(data, known)
+    if not isinstance(block, Block) or not isinstance(block.family, Family):
+        raise ValueError(f"expected latents and their family, got {describe(block)}")
+    if list(block.names) != [name for name in model.latents if name in block.names]:
+        raise ValueError(f"expected latents in their order, got {block.names}")
+    return block
+
+
+def _params(family: Family, dim: int, leaves: list[NDArray[Any]], float_dtype: str) -> Any:
+    """Return a family's parameters, if its own for the same Gaussian are shaped like them."""
+    structure = jax.tree.structure(family.from_gaussian(np.zeros(1), np.ones(1)))
+    params = jax.tree.unflatten(structure, leaves)
+    loc, scale = family.to_gaussian(params)
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(family.from_gaussian(loc, scale))]
+    if loc.shape != (dim,) or shapes != [leaf.shape for leaf in leaves]:
+        raise ValueError(f"the parameters of {family} do not have their shapes")
+    if any(leaf.dtype != float_dtype or not np.isfinite(leaf).all() for leaf in leaves):
+        raise ValueError(f"the parameters of {family} are not finite numbers of {float_dtype}")
+    return params
+
+
+def _rivals(arrays: Arrays, dim: int) -> tuple[Rival, ...]:
+    num = len(arrays["rivals.elbo_difference"])
+    differences = _take(arrays, "rivals.elbo_difference", float, num)
+    distances = _take(arrays, "rivals.distance", float, num, dim)
+    return tuple(map(Rival, differences.tolist(), distances))
+
+
+def _corrected(arrays: Arrays, dim: int) -> WeightedDraws | None:
+    if "corrected.points" not in arrays:
+        return None
+    num = len(arrays["corrected.points"])
+    points = _take(arrays, "corrected.points", float, num, dim)
+    weights = _take(arrays, "corrected.weights", float, num)
+    if not (np.isfinite(points).all() and weights.min() >= 0 and np.isclose(weights.sum(), 1)):
+        raise ValueError("its corrected draws or their weights are not finite, or not normalised")
+    return WeightedDraws(points, weights)
+
+
+def _checked(document: Mapping[str, Any], arrays: Arrays) -> Checked | None:
+    if "verdict" not in document:
+        return None
+    level, reasons, action = document["verdict"]
+    if level not in get_args(Level):
+        raise ValueError(f"its verdict is {level!r}; expected one of {get_args(Level)}")
+    comparison = None
+    if "method" in document:
+        num = len(arrays["shift"])
+        shift, log_ratio = (_take(arrays, name, float, num) for name in ("shift", "log_ratio"))
+        comparison = Comparison(shift, log_ratio, str(document["method"]))
+    verdict = Verdict(level, tuple(map(str, reasons)), str(action))
+    return Checked(verdict, float(_take(arrays, "khat", float)), comparison)
+
+
+def _take(arrays: Arrays, name: str, dtype: Any, *shape: int) -> NDArray[Any]:
+    """Take an array out of those that are left, if it is what it should be."""
+    array = arrays.pop(name)
+    if array.dtype.kind != np.dtype(dtype).kind or array.shape != shape:
+        raise ValueError(f"{name} is {describe(array)}; expected shape {shape}")
+    return array
+
+
+def _group(arrays: Arrays, prefix: str) -> list[NDArray[Any]]:
+    """Take the arrays PREFIX0, PREFIX1 and so on out of those that are left."""
+    return [arrays.pop(f"{prefix}{k}") for k in range(sum(n.startswith(prefix) for n in arrays))]
