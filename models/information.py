@@ -6,8 +6,9 @@ two stages be the sum of the stages' uncertainties. Entropy is the only such mea
 unit. What is expected to be lost by using q where p holds is the Kullback-Leibler divergence
 KL(p, q), cross-entropy less entropy: never negative, zero only when q equals p, and not symmetric.
 
-The example of the asymmetry: on Earth, mostly water, most of Mars's dry land would be no surprise,
-while on Mars, with almost no water, Earth's water is a great one.
+McElreath's example of the last: Earth is mostly water, Mars is nearly all land. To someone from
+Earth, who knows land, Mars is a moderate surprise. To someone from Mars, where there is next to no
+water, Earth is a great one.
 
 References
 ----------
