@@ -182,9 +182,9 @@ class Fit:
         Returns
         -------
         pytree
-            The tree of the latents, every leaf (n, *shape), of a local latent (n, rows, *shape),
-            on the constrained scale: JAX arrays, or NumPy arrays for a float64 fit where JAX has
-            64 bits switched off. A NumPyro model's deterministic sites stand beside the latents,
+            The tree of the latents, every leaf ``(n, *shape)``, of a local latent
+            ``(n, rows, *shape)``, on the constrained scale: JAX arrays, or NumPy arrays for a
+            float64 fit where JAX has 64 bits switched off. A NumPyro model's deterministic sites stand beside the latents,
             here and in moments, unless the fit holds only some of the rows.
 
         Raises
@@ -287,7 +287,7 @@ class Fit:
         Returns
         -------
         pytree
-            The tree of the latents, every leaf (*q.shape, *shape).
+            The tree of the latents, every leaf ``(*q.shape, *shape)``.
         """
         if not np.all((np.asarray(q) >= 0) & (np.asarray(q) <= 1)):
             raise ValueError(f"q: got {q}; expected probabilities between 0 and 1.")
@@ -712,13 +712,13 @@ class Fit:
         return DrawSet({**values, **derived}, weights)
 
     def constrain(self, X: NDArray[np.float64]) -> dict[str, NDArray]:
-        """Return points (n, D) on the constrained scale, by name, host arrays (n, *shape)."""
+        """Return points (n, D) on the constrained scale, by name, host arrays ``(n, *shape)``."""
         points = X.astype(self.float_dtype)
         found = self._in_chunks(_constrain_program(self.model), points, X.shape[1])
         return {name: found[name] for name in self.model.latents}
 
     def derive(self, values: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        """Return what the model derives from values by name, (n, *shape), host arrays."""
+        """Return what the model derives from values by name, ``(n, *shape)``, host arrays."""
         names = self.model.derived.names
         if not names or self.density.scale != 1:
             return {}

@@ -41,7 +41,7 @@ class Transform(Protocol):
 
     @abstractmethod
     def forward(self, x: Array) -> tuple[Array, Array]:
-        """Return the value at `x`, and log |d value / d x| in nats.
+        """Return the value at `x`, and ``log |d value / d x|`` in nats.
 
         The log-Jacobian has the batch shape and the dtype of `x`. Where the support has fewer
         dimensions than the value has entries, it refers to the value's free coordinates, which
@@ -81,7 +81,7 @@ def eps(x: Array) -> float:
 
 @dataclass(frozen=True)
 class Identity:
-    """R^n itself; log |d value / d x| = 0."""
+    """R^n itself; ``log |d value / d x|`` = 0."""
 
     event_dim: int = 0
     bijective: bool = field(default=True, init=False, repr=False)
