@@ -32,6 +32,8 @@ myst_enable_extensions = ["colon_fence", "dollarmath"]
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 
+default_role = "py:obj"  # `Elbo` in a docstring links to it
+
 html_theme = "furo"
 html_title = "advi"
 
