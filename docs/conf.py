@@ -38,4 +38,5 @@ html_theme = "furo"
 html_title = "advi"
 
 # The notebooks live with the models and are copied beside the pages, which Sphinx requires.
-shutil.copytree(HERE.parent / "models" / "notebooks", HERE / "notebooks", dirs_exist_ok=True)
+shutil.rmtree(HERE / "notebooks", ignore_errors=True)
+shutil.copytree(HERE.parent / "models" / "notebooks", HERE / "notebooks")
