@@ -184,8 +184,9 @@ class Fit:
         pytree
             The tree of the latents, every leaf ``(n, *shape)``, of a local latent
             ``(n, rows, *shape)``, on the constrained scale: JAX arrays, or NumPy arrays for a
-            float64 fit where JAX has 64 bits switched off. A NumPyro model's deterministic sites stand beside the latents,
-            here and in moments, unless the fit holds only some of the rows.
+            float64 fit where JAX has 64 bits switched off. A NumPyro model's deterministic sites
+            stand beside the latents, here and in moments, unless the fit holds only some of the
+            rows.
 
         Raises
         ------
