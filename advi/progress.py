@@ -1,5 +1,6 @@
 """The progress bar of a fit."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,7 +18,8 @@ class Bar:
     Parameters
     ----------
     shown
-        Whether to show it; None shows it in a terminal and in a notebook.
+        Whether to show it; None shows it in a terminal and in a notebook, unless the environment
+        sets TQDM_DISABLE.
     callback
         The user's function; what it returns is passed back.
     total
@@ -76,6 +78,8 @@ class Bar:
 
 def _watched() -> bool:
     """Return whether someone sees what is written to stderr now: in a terminal or a notebook."""
+    if os.environ.get("TQDM_DISABLE"):  # which tqdm's bar for notebooks does not read
+        return False
     return sys.stderr.isatty() or type(sys.stderr).__module__ == "ipykernel.iostream"
 
 

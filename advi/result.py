@@ -223,7 +223,7 @@ class Fit:
         return self.gaussian.points(E), E
 
     def to_dict(self, n: int = 1000, key: Any = 0) -> dict[str, NDArray]:
-        """Return the draws of `sample` by the latent's name, NumPy arrays (n, *shape)."""
+        """Return the draws of `sample` by the latent's name, NumPy arrays ``(n, *shape)``."""
         return arviz.to_dict(self, n, key)
 
     def to_arviz(

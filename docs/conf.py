@@ -1,5 +1,6 @@
 """Sphinx configuration: ``python -m sphinx -W -b html docs docs/_build/html``."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -27,6 +28,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
 nb_output_stderr = "remove-warn"
+os.environ["TQDM_DISABLE"] = "1"  # a bar that is gone leaves nothing to show
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 
 autodoc_member_order = "bysource"

@@ -13,7 +13,7 @@ NOTEBOOKS = sorted((ROOT / "models" / "notebooks").glob("*.ipynb"))
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, monkeypatch):
     reason = 'needs pip install -e ".[notebooks]"'
-    for package in ("ipykernel", "matplotlib", "nbclient", "sklearn"):
+    for package in ("arviz_stats", "ipykernel", "matplotlib", "nbclient", "sklearn"):
         pytest.importorskip(package, reason=reason)
     import nbclient
     import nbformat

@@ -64,6 +64,12 @@ def test_a_file_stays_empty_unless_asked_for(stream, shown, visible, monkeypatch
     assert bool(shown_on(stream(), monkeypatch, shown)) == visible
 
 
+@pytest.mark.parametrize("stream", [Terminal, Notebook])
+def test_the_environment_can_switch_it_off(stream, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    assert not shown_on(stream(), monkeypatch)
+
+
 def test_a_notebook_without_widgets_gets_text_and_no_warning(monkeypatch):
     for name in ("tqdm.auto", "tqdm.autonotebook", "tqdm.notebook"):
         monkeypatch.delitem(sys.modules, name, raising=False)
