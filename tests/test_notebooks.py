@@ -10,7 +10,15 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "models" / "notebooks").glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# the build of the documentation runs all of them
+SHORT = "quickstart"
+RUNS = [
+    pytest.param(path, marks=[] if path.stem == SHORT else pytest.mark.slow, id=path.stem)
+    for path in NOTEBOOKS
+]
+
+
+@pytest.mark.parametrize("path", RUNS)
 def test_notebook_runs(path, monkeypatch):
     reason = 'needs pip install -e ".[notebooks]"'
     for package in ("arviz_stats", "ipykernel", "matplotlib", "nbclient", "sklearn"):
