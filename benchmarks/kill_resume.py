@@ -31,11 +31,15 @@ class Outcome(NamedTuple):
 
 def fit(folder: str, result: str, steps: int, started: Any = None) -> None:
     """Run the fit to its end and save it; what a process does."""
+    import jax
     import numpyro.distributions as dist
 
     import advi
     from advi import checkpoint
 
+    # what the run that is left alone has compiled serves all others
+    jax.config.update("jax_compilation_cache_dir", str(Path(result).parent / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     checkpoint.EVERY = 0.0  # a write after every chunk of steps, so that kills meet writes
     checkpoint.MAX_SHARE = 1.0
     rng = np.random.default_rng(0)
