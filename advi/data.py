@@ -14,6 +14,7 @@ from advi.errors import describe
 from advi.model import Model
 
 FEISTEL_ROUNDS = 8
+ALIGNMENT = 64  # bytes, of arrays that XLA does not copy
 
 
 class DataSpec(NamedTuple):
@@ -38,7 +39,7 @@ def prepare(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
     Returns
     -------
     data
-        The same tree of JAX arrays.
+        The same tree of JAX arrays, which share no memory with NumPy arrays that were given.
     spec
         Its `DataSpec`.
 
@@ -51,7 +52,23 @@ def prepare(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
     """
     arrays, spec = converted(data, float_dtype)
     # jax.device_put moves without compiling anything, unlike jnp.asarray with a dtype
-    return jax.tree.map(jax.device_put, arrays), spec
+    return jax.tree.map(lambda leaf: jax.device_put(_own(leaf)), arrays), spec
+
+
+def _own(leaf: Any) -> Any:
+    """Return a copy of an array on the host in memory that a device on the host takes over.
+
+    JAX copies what does not begin at a multiple of 64 bytes, and shares what does: an array that
+    its owner changes later would change the data of a fit. This copy is shared with nobody. NumPy
+    also asks for large pages, which rows read at random places are found faster in.
+    """
+    if isinstance(leaf, jax.Array):
+        return leaf
+    memory = np.empty(leaf.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    copy = memory[start : start + leaf.nbytes].view(leaf.dtype).reshape(leaf.shape)
+    copy[...] = leaf
+    return copy
 
 
 def converted(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:

@@ -95,6 +95,16 @@ def test_data_are_not_changed():
     assert given["y"] == [1, 2]
 
 
+def test_data_that_change_later_are_not_those_of_a_fit():
+    """JAX shares memory that begins at a multiple of 64 bytes, and would see the change."""
+    memory = np.zeros(3 * 4 + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    given = memory[start : start + 12].view(np.float32)
+    moved, _ = prepared(given)
+    given[:] = 1
+    assert np.asarray(moved).tolist() == [0, 0, 0]
+
+
 def test_keys_are_data():
     """A random key is a JAX array like any other."""
     noisy = advi.Model(
