@@ -104,7 +104,7 @@ def check(
         data, spec = prepare(data, float_dtype)
         model = bound(model, data, spec)
         if model.local:
-            rows = RowData.of(data, spec, count_rows(spec, num_rows, model.local))
+            rows = RowData.of(data, spec, count_rows(model, spec, num_rows))
             data, spec = rows.head(ROWS)
             model = model.with_rows(min(ROWS, len(rows.index)))
         density = Density(model, data, spec)

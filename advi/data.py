@@ -327,17 +327,17 @@ def check_batch_size(batch_size: Any, rows: int) -> int:
     return int(batch_size)
 
 
-def count_rows(spec: DataSpec, num_rows: Any, names: frozenset[str]) -> int:
+def count_rows(model: Model, spec: DataSpec, num_rows: Any) -> int:
     """Return the number of rows of the data that local latents have a value for.
 
     Parameters
     ----------
+    model
+        The model.
     spec
         The data's.
     num_rows
         What the user says it is, or None to find it.
-    names
-        The local latents.
 
     Raises
     ------
@@ -346,7 +346,7 @@ def count_rows(spec: DataSpec, num_rows: Any, names: frozenset[str]) -> int:
     ValueError
         If the data has no rows, its leaves differ in their leading axes, or none has `num_rows`.
     """
-    latents = ", ".join(map(repr, sorted(names)))
+    latents = ", ".join(map(repr, sorted(model.local)))
     axes = {n: shape[0] for n, (shape, _) in zip(spec.names, spec.leaves, strict=True) if shape}
     listed = ", ".join(f"{name}: {length}" for name, length in axes.items()) or "none"
     if num_rows is not None:
@@ -357,6 +357,8 @@ def count_rows(spec: DataSpec, num_rows: Any, names: frozenset[str]) -> int:
                 f"num_rows: got {num_rows}; expected the leading axis of a data leaf ({listed})."
             )
         return int(num_rows)
+    if model.rows_leaf is not None:
+        return spec.leaves[model.rows_leaf][0][0]
     if len(set(axes.values())) != 1:
         raise ValueError(
             f"latent {latents} is local, one value per data row, but the leading axes of the data "
@@ -368,7 +370,7 @@ def count_rows(spec: DataSpec, num_rows: Any, names: frozenset[str]) -> int:
 
 def for_rows(model: Model, spec: DataSpec, num_rows: Any = None) -> Model:
     """Return the model for the rows of some data; `num_rows` is as for `count_rows`."""
-    return model.with_rows(count_rows(spec, num_rows, model.local)) if model.local else model
+    return model.with_rows(count_rows(model, spec, num_rows)) if model.local else model
 
 
 def check_batch(rows: Rows, num_rows: int | None) -> None:

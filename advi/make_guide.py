@@ -88,7 +88,7 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
             choices.append(f"auto chose {family_name(chosen)}, {why}")
         else:
             chosen = _family(value)
-        _check_local(own, shared, chosen)
+        _check_local(model, own, shared, chosen)
         if own and not isinstance(chosen, RowFamily):
             chosen = PerRow(chosen)
         _check_memory(chosen, size)
@@ -104,12 +104,17 @@ def _by(local: frozenset[str], names: Iterable[str]) -> tuple[list[str], list[st
     return [n for n in names if n in local], [n for n in names if n not in local]
 
 
-def _check_local(local: list[str], shared: list[str], family: Family | RowFamily) -> None:
+def _check_local(
+    model: Model, local: list[str], shared: list[str], family: Family | RowFamily
+) -> None:
     """Raise ValueError if a family covers latents that it cannot."""
     if shared and isinstance(family, RowFamily):
+        if model.needs_all_rows:
+            raise ValueError(f"family: {model.needs_all_rows}")
         raise ValueError(
             f"family: {type(family).__name__} is for local latents, and {', '.join(shared)} is not "
-            "local. Declare it with local=True, or give a dict from latent names to families."
+            "local. Declare it with local=True, in a NumPyro model inside the plate of its rows, "
+            "or give a dict from latent names to families."
         )
     if shared and local:
         raise ValueError(

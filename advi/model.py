@@ -80,6 +80,11 @@ class Model:
         Latent's name to the family it has unless a fit names another.
     derived
         What else to show with draws and moments; the tree of latents is then a dict.
+    rows_leaf
+        Place of a data leaf whose leading axis runs over the rows, where those of others differ.
+    needs_all_rows
+        Why neither steps on some rows nor families of rows are possible, in a sentence; empty if
+        they are.
 
     Attributes
     ----------
@@ -115,6 +120,8 @@ class Model:
         num_rows: int | None = None,
         families: Mapping[str, Any] | None = None,
         derived: Derived = NOTHING,
+        rows_leaf: int | None = None,
+        needs_all_rows: str = "",
     ) -> None:
         if not callable(log_joint):
             raise TypeError(
@@ -155,6 +162,8 @@ class Model:
         self.size = stops[-1]
         self.spans = dict(zip(self.latents, zip((0, *stops[:-1]), stops, strict=True), strict=True))
         self.derived = derived
+        self.rows_leaf = rows_leaf
+        self.needs_all_rows = needs_all_rows
         self.families = {
             name: family for part, family in (families or {}).items() for name in self.resolve(part)
         }
@@ -189,6 +198,8 @@ class Model:
             num_rows=num,
             families=self.families,
             derived=self.derived,
+            rows_leaf=self.rows_leaf,
+            needs_all_rows=self.needs_all_rows,
         )
 
     def __eq__(self, other: object) -> bool:

@@ -185,8 +185,8 @@ class Fit:
             The tree of the latents, every leaf ``(n, *shape)``, of a local latent
             ``(n, rows, *shape)``, on the constrained scale: JAX arrays, or NumPy arrays for a
             float64 fit where JAX has 64 bits switched off. A NumPyro model's deterministic sites
-            stand beside the latents, here and in moments, unless the fit holds only some of the
-            rows.
+            stand beside the latents, unless the fit holds only some of the rows or `data` is given;
+            so they do in moments, unless latents have parameters by row.
 
         Raises
         ------
@@ -205,9 +205,11 @@ class Fit:
         if corrected:
             return self.corrected().sample(n, key)
         if self.guide.local or data is not None:
-            return self._device_tree(self.rows(data).sample(n, host_rng(key, SAMPLE_STREAM)))
-        values = self.constrain(self.sample_points(n, key)[0])
-        return self._device_tree(values | self.derive(values))
+            values = self.rows(data).sample(n, host_rng(key, SAMPLE_STREAM))
+        else:
+            values = self.constrain(self.sample_points(n, key)[0])
+        # what is derived belongs to the data of the fit
+        return self._device_tree(values | self.derive(values) if data is None else values)
 
     def sample_points(
         self, n: int, key: Any

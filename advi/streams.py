@@ -215,6 +215,8 @@ def _batches(
         raise ValueError("data: the stream is empty; expected at least one batch.") from None
     tree, first = converted(_as_tree(batch), float_dtype)
     model = bound(model, tree, first)
+    if model.needs_all_rows:
+        raise ValueError(f"data: {model.needs_all_rows}")
     size = trace(for_rows(model, first), first).num_rows
     if size is None:
         raise ValueError(

@@ -30,6 +30,24 @@ class MissingKeyError(KeyError):
         return str(self.args[0])
 
 
+class MisplacedError(ValueError):
+    """Terms.shared depends on local latents.
+
+    Attributes
+    ----------
+    names
+        These latents.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(
+            f"Terms.shared depends on the local latent {', '.join(map(repr, names))}; expected it "
+            "in Terms.rows (or Terms.prior), one number per row: shared terms are counted once, "
+            "rows for every row. Sum over every axis but the first."
+        )
+        self.names = tuple(names)
+
+
 @dataclass(frozen=True, eq=False)
 class LogJoint:
     """A traced log-joint.
@@ -151,11 +169,7 @@ def _check_local(model: Model, jaxpr: Any, num_rows: int | None) -> None:
         if reached and name in model.local
     ]
     if misplaced:
-        raise ValueError(
-            f"Terms.shared depends on the local latent {', '.join(map(repr, misplaced))}; expected "
-            "it in Terms.rows (or Terms.prior), one number per row: shared terms are counted once, "
-            "rows for every row. Sum over every axis but the first."
-        )
+        raise MisplacedError(misplaced)
 
 
 def _missing_key(error: KeyError, model: Model, spec: DataSpec) -> KeyError:

@@ -15,7 +15,7 @@ from numpyro.infer.util import log_density, potential_energy
 from numpyro.primitives import mutable
 
 import advi
-from advi.data import prepare
+from advi.data import for_rows, prepare
 from advi.deferred import bound
 from advi.density import Density, precision
 from advi.make_guide import make_guide
@@ -29,7 +29,7 @@ RTOL = 1e-12  # double precision, sums of some dozens of terms
 def bind(model, data):
     """The model, its data and the data's spec; in double precision."""
     data, spec = prepare(data, "float64")
-    return bound(model, data, spec), data, spec
+    return for_rows(bound(model, data, spec), spec), data, spec
 
 
 def random_point(model, seed=1):
@@ -401,8 +401,6 @@ def test_bad_arguments():
         advi.fit(advi.from_numpyro(whitened, 8, rows="school"), SCHOOLS)
     with pytest.raises(ValueError, match="10 rows, but no data leaf has that leading axis"):
         advi.fit(advi.from_numpyro(by_column, rows="rows"), NOISE.reshape(3, 10))
-    with pytest.raises(ValueError, match="'eta' are inside the plate 'schools' of 8 rows"):
-        advi.fit(advi.from_numpyro(whitened, 8), SCHOOLS, batch_size=4)
     with pytest.raises(TypeError, match=r"expected an advi.Model.*advi.from_numpyro\(model\)"):
         advi.fit(whitened, SCHOOLS)
 

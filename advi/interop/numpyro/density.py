@@ -21,7 +21,8 @@ class SiteDensity:
     """The log-joint of a NumPyro model, as a function of latents and data.
 
     It is the sum of the sites' log densities. The observed sites inside the rows plate give
-    `Terms.rows`, without the factor by which NumPyro scales a subsample of that plate.
+    `Terms.rows`, local latents `Terms.prior`, without the factor by which NumPyro scales a
+    subsample of that plate.
     """
 
     call: BoundCall
@@ -32,50 +33,57 @@ class SiteDensity:
     def __call__(self, z: dict[str, Any], data: Any) -> Array | Terms:
         """Return the log-joint, with the log-Jacobian of moving supports."""
         sites, scales, log_det = self.run(z, data)
-        shared, rows = log_det, None
-        for site in sites.values():
+        shared, by_row = log_det, {}
+        for name, site in sites.items():
             if site["type"] != "sample":
                 continue
             log_prob = site["fn"].log_prob(site["value"])
             if site["scale"] is not None:
                 log_prob = site["scale"] * log_prob
-            axis = self._rows_axis(site)
+            axis = self._rows_axis(name, site)
             if axis is None:
                 shared = shared + jnp.sum(log_prob)
             else:
                 assert self.plate is not None
                 others = [i for i in range(log_prob.ndim) if i != log_prob.ndim + axis]
                 row = jnp.sum(log_prob, others) / scales.get(self.plate.name, 1.0)
-                rows = row if rows is None else rows + row
-        return shared if rows is None else Terms(shared, rows)
+                part = "rows" if site["is_observed"] else "prior"
+                by_row[part] = by_row[part] + row if part in by_row else row
+        return Terms(shared, **by_row) if by_row else shared
 
     def run(self, z: dict[str, Any], data: Any) -> tuple[dict[str, Site], dict[str, float], Array]:
         """Run the model; return its sites, NumPyro's scales of its plates, and a log-Jacobian."""
         trees = {name: tree.unpack(z.get(name, {})) for name, tree in self.params}
-        plates = WholePlates(self._lengths(data))
+        plates = WholePlates(self._lengths(z, data))
         moving = MovingSupports({name: z[UNCONSTRAINED.format(name)] for name in self.moving})
         # without a seed: nothing is random, since every latent has its value
-        with handlers.trace() as sites, plates, moving, handlers.substitute(data={**z, **trees}):
+        local = {name: jnp.moveaxis(z[name], 0, axis) for name, axis in self._axes}
+        values = {**z, **local, **trees}
+        with handlers.trace() as sites, plates, moving, handlers.substitute(data=values):
             self.call(data)
         return sites, plates.scales, jnp.asarray(moving.log_det, float)
 
-    def _lengths(self, data: Any) -> dict[str, int]:
+    @property
+    def _axes(self) -> tuple[tuple[str, int], ...]:
+        """Local latents, and the axis of their value that runs over rows, from the last."""
+        return () if self.plate is None else self.plate.axes
+
+    def _lengths(self, z: dict[str, Any], data: Any) -> dict[str, int]:
         """Return the length of the rows plate, which is that of the batch."""
         plate = self.plate
         if plate is None or plate.leaf is None:
             return {}
-        length = jax.tree.leaves(data)[plate.leaf].shape[0]
-        if length != plate.size and plate.local:
-            raise ValueError(
-                f"the latents {', '.join(map(repr, plate.local))} are inside the plate "
-                f"{plate.name!r} of {plate.size} rows, one for each row, but the data has {length} "
-                "rows; expected all of them. Leave batch_size out."
-            )
+        if plate.axes:
+            length = z[plate.axes[0][0]].shape[0]
+        else:
+            length = jax.tree.leaves(data)[plate.leaf].shape[0]
+        if length != plate.size and plate.obstacle:
+            raise ValueError(plate.obstacle)
         return {plate.name: length}
 
-    def _rows_axis(self, site: Site) -> int | None:
+    def _rows_axis(self, name: str, site: Site) -> int | None:
         """Return the axis of the rows, counted from the last; None if the site has no rows."""
-        if self.plate is None or not site["is_observed"]:
+        if self.plate is None or not (site["is_observed"] or name in dict(self._axes)):
             return None
         return next((f.dim for f in site["cond_indep_stack"] if f.name == self.plate.name), None)
 

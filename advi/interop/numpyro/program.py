@@ -7,15 +7,21 @@ from typing import Any
 
 import jax
 
-from advi.data import DataSpec
+from advi.data import DataSpec, for_rows
 from advi.errors import describe
 from advi.families import Point
 from advi.interop.numpyro.call import BoundCall
 from advi.interop.numpyro.density import SiteDensity, SiteValues
-from advi.interop.numpyro.rows import rows_plate
+from advi.interop.numpyro.rows import RowsPlate, rows_plate
 from advi.interop.numpyro.sites import Sites, find_sites
 from advi.model import Derived, Model
-from advi.tracing import trace
+from advi.tracing import MisplacedError, trace
+
+NO_ROWS = (
+    "no plate of the NumPyro model is known to run over rows of the data; expected observed sites "
+    "inside one whose size is the leading axis of the data. If there are several, name it: "
+    "advi.from_numpyro(model, rows='NAME')."
+)
 
 
 @dataclass(frozen=True)
@@ -48,21 +54,30 @@ class NumPyroModel:
         sites = _sites(self.call, spec)
         if not sites.unknowns:
             raise ValueError(f"{self.call!r} has no latent site and no parameter: nothing to fit.")
-        model = self._model(sites, data, spec)
-        # a network with priors in place of its parameters may register these all the same
-        used = trace(model, spec).used
-        idle = [name for name in sites.fitted_params if used.isdisjoint(model.resolve(name))]
-        return self._model(sites.without(idle), data, spec) if idle else model
-
-    def _model(self, sites: Sites, data: Any, spec: DataSpec) -> Model:
         plate = rows_plate(self.rows, sites, spec)
+        model = self._model(sites, plate, data)
+        try:
+            used = trace(for_rows(model, spec), spec).used
+        except MisplacedError as error:
+            assert plate is not None  # nothing is local without
+            names = ", ".join(map(repr, error.names))
+            plate = plate.without_local(f"a site outside the plate depends on {names}")
+            model = self._model(sites, plate, data)
+            used = trace(model, spec).used
+        # a network with priors in place of its parameters may register these all the same
+        idle = [name for name in sites.fitted_params if used.isdisjoint(model.resolve(name))]
+        return self._model(sites.without(idle), plate, data) if idle else model
+
+    def _model(self, sites: Sites, plate: RowsPlate | None, data: Any) -> Model:
         log_joint = SiteDensity(self.call, plate, tuple(sites.params.items()), sites.moving)
         shown = (*sites.moving, *sites.derived)
         return Model(
             log_joint,
-            sites.latents(data),
+            sites.latents(data, dict(plate.axes) if plate else {}),
             families={name: Point() for name in sites.fitted_params},
             derived=Derived(shown, SiteValues(log_joint, shown)),
+            rows_leaf=plate.leaf if plate else None,
+            needs_all_rows=plate.obstacle if plate else NO_ROWS,
         )
 
 
@@ -78,6 +93,13 @@ def from_numpyro(
     and moments of a fit. So does a latent "x" whose support depends on other latents: what is
     fitted is "x_unconstrained", its coordinates on the real line. Effect handlers such as
     ``mask``, ``scale``, ``reparam`` and ``condition`` work as ever.
+
+    Latents inside the plate of the rows are local: they have a value for each row of the data,
+    along the leading axis of their draws wherever the plate has its axis. They can have a `PerRow`
+    or `Amortised` family, with or without `batch_size`; otherwise the automatic plan fits them
+    like any others. Where one of them cannot be local, none is, and the fit takes all rows at
+    once: a parameter of the rows, a support that has bounds of its own in every row or depends on
+    other latents, or a site outside the plate that depends on them.
 
     Parameters
     ----------

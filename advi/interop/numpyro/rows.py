@@ -1,6 +1,7 @@
-"""Which plate of a NumPyro model runs over the rows of the data."""
+"""Which plate of a NumPyro model runs over the rows of the data, and which latents are its own."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from advi.data import DataSpec
 from advi.errors import unknown
@@ -14,7 +15,19 @@ class RowsPlate:
     name: str
     size: int
     leaf: int | None  # a data leaf that runs over them; None where there is no data
-    local: tuple[str, ...]  # latents inside it
+    axes: tuple[tuple[str, int], ...]  # local latents, and the axis of rows of each, from the last
+    inside: tuple[str, ...]  # latents inside it
+    obstacle: str  # why those are not local, in a sentence; empty if they are
+
+    def without_local(self, reason: str) -> "RowsPlate":
+        """Return the plate whose latents are latents like others, for a reason."""
+        obstacle = (
+            f"the latents {', '.join(map(repr, self.inside))} have a value for each of the "
+            f"{self.size} rows of the plate {self.name!r}, but cannot be local: {reason}. Expected "
+            "all rows at once: leave out batch_size, streams and families of rows (advi.PerRow, "
+            "advi.Amortised)."
+        )
+        return replace(self, axes=(), obstacle=obstacle)
 
 
 def rows_plate(rows: str | None, sites: Sites, spec: DataSpec) -> RowsPlate | None:
@@ -41,12 +54,25 @@ def rows_plate(rows: str | None, sites: Sites, spec: DataSpec) -> RowsPlate | No
             f"rows: the plate {rows!r} has {size} rows, but no data leaf has that leading axis "
             f"({axes}). Put the axis of the rows first, or leave `rows` out."
         )
-    local = tuple(
-        sites.latent_name(latent)
-        for latent, site in sites.unknowns.items()
-        if name in {frame.name for frame in site.frames}
-    )
-    return RowsPlate(name, size, leaf, local)
+    axes = {n: a for n, site in sites.unknowns.items() if (a := site.axis(name)) is not None}
+    inside = tuple(map(sites.latent_name, axes))
+    plate = RowsPlate(name, size, leaf, tuple(axes.items()), inside, "")
+    reason = next(_obstacles(axes.items(), sites, spec), None)
+    return plate if reason is None else plate.without_local(reason)
+
+
+def _obstacles(axes: Iterable[tuple[str, int]], sites: Sites, spec: DataSpec) -> Iterator[str]:
+    """Yield why latents inside the plate cannot be local."""
+    for latent, axis in axes:
+        unknown = sites.unknowns[latent]
+        if not spec.leaves:
+            yield "the model has all of its data already"
+        if latent in sites.params:
+            yield f"{latent!r} is a parameter"
+        if latent in sites.moving:
+            yield f"the support of {latent!r} depends on another latent"
+        if unknown.support_varies(axis):
+            yield f"the support of {latent!r} differs from row to row"
 
 
 def _natural_rows(sites: Sites) -> str | None:

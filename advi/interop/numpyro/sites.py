@@ -5,7 +5,7 @@ a stand-in depends on a latent, which is how supports that move with other laten
 latents are fitted by their coordinates on the real line, under the name `UNCONSTRAINED` makes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,17 +58,28 @@ class Sites:
     subsampled: tuple[str, ...]
     program: Callable[..., list[Array]] | None
 
-    def latents(self, data: Any) -> dict[str, Any]:
-        """Return the tree of latents for some data."""
+    def latents(self, data: Any, axes: Mapping[str, int]) -> dict[str, Any]:
+        """Return the tree of latents for some data.
+
+        Parameters
+        ----------
+        data
+            The data.
+        axes
+            Name of every local latent to the axis of its value that runs over rows, from the last.
+        """
         outputs = [] if self.program is None else self.program(*jax.tree.leaves(data))
         on_host = [np.asarray(value) for value in outputs]
-        return {
-            self.latent_name(name): Latent(constraints.real, unknown.real_shape)
-            if name in self.moving
-            else unknown.latents(on_host)
-            for name, unknown in self.unknowns.items()
-            if name not in self.params or name in self.fitted_params
-        }
+        found = {}
+        for name, unknown in self.unknowns.items():
+            if name in self.moving:
+                real = Latent(constraints.real, unknown.real_shape)
+                found[self.latent_name(name)] = real
+            elif name in axes:
+                found[name] = unknown.local_latent(on_host, axes[name])
+            elif name not in self.params or name in self.fitted_params:
+                found[name] = unknown.latents(on_host)
+        return found
 
     @property
     def params(self) -> dict[str, Tree]:
@@ -114,9 +125,9 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
 
     def part(value: Any) -> Part:
         if not isinstance(value, Tracer):
-            return Part(value)
+            return Part(np.shape(value), value)
         traced.append(value)
-        return Part(index=len(traced) - 1)
+        return Part(value.shape, index=len(traced) - 1)
 
     def run(marker: Array, leaves: list[Array]) -> list[Any]:
         plates = WholePlates({})
@@ -199,7 +210,7 @@ def _unknown(site: Site, part: Callable[[Any], Part]) -> Unknown:
     bounds, support_tree = jax.tree.flatten(support)
     shape = np.shape(site["value"]) if is_sample else ()
     moves = any(isinstance(bound, Tracer) for bound in bounds)
-    follows_plates = is_sample or site["kwargs"].get("event_dim") is not None
+    event_dim = site["fn"].event_dim if is_sample else site["kwargs"].get("event_dim")
     return Unknown(
         tuple(part(bound) for bound in bounds),
         support_tree,
@@ -208,7 +219,8 @@ def _unknown(site: Site, part: Callable[[Any], Part]) -> Unknown:
         site.get("_control_flow_done", False),
         tuple(part(init) for init in inits),
         None if is_sample else Tree.of(site["value"]),
-        _frames(site) if follows_plates else (),
+        _frames(site) if event_dim is not None else (),
+        event_dim or 0,
     )
 
 

@@ -23,6 +23,7 @@ class Frame:
 class Part:
     """A value of the trace: a constant, or where `index` is given an output of the program."""
 
+    shape: tuple[int, ...]
     constant: Any = None
     index: int | None = None
 
@@ -79,6 +80,8 @@ class Unknown:
         Leaves of a parameter's initial value and its tree; None for a sample site.
     frames
         The plates around it whose size its shape follows.
+    event_dim
+        Axes of its value behind those of the plates.
     """
 
     bounds: tuple[Part, ...]
@@ -89,12 +92,37 @@ class Unknown:
     inits: tuple[Part, ...]
     tree: Tree | None
     frames: tuple[Frame, ...]
+    event_dim: int
+
+    def axis(self, plate: str) -> int | None:
+        """Return the axis of its value that a plate is, from the last; None if it has none."""
+        axis = next((f.dim - self.event_dim for f in self.frames if f.name == plate), None)
+        if axis is not None and self.tree is not None and not _vary(self.inits, axis):
+            return None  # a parameter inside a plate may be one for all of it
+        return axis
+
+    def support_varies(self, axis: int) -> bool:
+        """Return whether the support has bounds of its own along an axis, from the last."""
+        return _vary(self.bounds, axis)
 
     def latents(self, outputs: list[Any]) -> Any:
         """Return the latent, or the tree of latents of a parameter."""
-        bounds = [part.value(outputs) for part in self.bounds]
-        support = jax.tree.unflatten(self.support, bounds)
+        support = self._support([part.value(outputs) for part in self.bounds])
         if self.tree is None:
             return Latent(support, self.shape)
         inits = [np.asarray(part.value(outputs), float) for part in self.inits]
         return self.tree.pack([Latent(support, np.shape(init), init=init) for init in inits])
+
+    def local_latent(self, outputs: list[Any], axis: int) -> Latent:
+        """Return the local latent of a site whose rows are an axis of its value, from the last."""
+        bounds = [part.value(outputs) for part in self.bounds]
+        of_row = [np.take(b, 0, axis) if np.ndim(b) >= -axis else b for b in bounds]
+        return Latent(self._support(of_row), tuple(np.delete(self.shape, axis)), local=True)
+
+    def _support(self, bounds: list[Any]) -> Any:
+        return jax.tree.unflatten(self.support, bounds)
+
+
+def _vary(parts: tuple[Part, ...], axis: int) -> bool:
+    """Return whether some array has more than one entry along an axis, from the last."""
+    return any(len(part.shape) >= -axis and part.shape[axis] > 1 for part in parts)
