@@ -23,8 +23,11 @@ OPTIMISERS = {
 }
 
 
-@pytest.mark.parametrize("family", ["mean_field", "full_rank"])
-@pytest.mark.parametrize("name", OPTIMISERS)
+# what an optimiser does knows nothing of the family: one kind of parameters for most of them, and
+# the line search of a full-rank factor below
+@pytest.mark.parametrize(
+    ("name", "family"), [*((name, "mean_field") for name in OPTIMISERS), ("adam", "full_rank")]
+)
 def test_any_optimiser_reaches_the_conjugate_posterior(name, family):
     target = targets.conjugate_normal()
     steps = 200 if name == "lbfgs" else 4000
@@ -57,10 +60,18 @@ def test_line_search_gets_fixed_draws():
     """optax.lbfgs converges to rounding, which noisy draws would not allow."""
     target = targets.ill_conditioned(5, 100, seed=4)
     fit = advi.fit(
-        target.model, target.data, family="mean_field", optimizer=optax.lbfgs(), max_steps=100
+        target.model,
+        target.data,
+        family="full_rank",
+        optimizer=OPTIMISERS["lbfgs"],
+        max_steps=200,
     )
     tail = fit.elbo_trace[-20:]
     assert np.ptp(tail) < 1e-4
+    sd = np.sqrt(np.diag(target.cov))
+    np.testing.assert_allclose((fit.mean()["x"] - target.mean) / sd, 0, atol=0.01)
+    np.testing.assert_allclose(fit.sd()["x"], sd, rtol=0.01)
+    assert abs(fit.elbo.value) < 1e-3
 
 
 def test_average_covers_the_last_half_to_three_quarters():
@@ -115,26 +126,32 @@ def test_epochs_visit_every_row_once():
 
     rows = Rows(10, 5, (True,))
     key = jax.random.key(0)
-    seen = [np.asarray(rows.batch(np.arange(10), key, jnp.int32(step))) for step in range(6)]
+    batches = jax.jit(jax.vmap(lambda step: rows.batch(jnp.arange(10), key, step)))
+    seen = np.asarray(batches(np.arange(6)))
     for epoch in range(3):
-        epoch_rows = np.concatenate(seen[2 * epoch : 2 * epoch + 2])
-        assert sorted(epoch_rows) == list(range(10))
+        epoch_rows = seen[2 * epoch : 2 * epoch + 2]
+        assert sorted(epoch_rows.ravel()) == list(range(10))
     assert not np.array_equal(seen[0], seen[2])
 
 
-@pytest.mark.parametrize("num", [1, 2, 3, 37, 1000, 65_536, 65_537])
+@pytest.mark.parametrize("num", [1, 2, 3, 65_536, 65_537])
 def test_shuffled_is_a_permutation(num):
     from advi.data import shuffled
 
-    order = np.asarray(shuffled(jnp.arange(num), num, jax.random.key(1)))
+    program = jax.jit(lambda key: shuffled(jnp.arange(num), num, key))
+    order = np.asarray(program(jax.random.key(1)))
     np.testing.assert_array_equal(np.sort(order), np.arange(num))
 
 
 def test_shuffled_places_are_uniform_and_uncorrelated():
     from advi.data import shuffled
 
-    keys = jax.random.split(jax.random.key(2), 6000)
-    orders = np.asarray(jax.vmap(lambda key: shuffled(jnp.arange(37), 37, key))(keys))
+    def orders_of(key):
+        one = jax.vmap(lambda key: shuffled(jnp.arange(37), 37, key))
+        return one(jax.random.split(key, 6000))
+
+    orders = np.asarray(jax.jit(orders_of)(jax.random.key(2)))
+    assert np.all(np.sort(orders, axis=1) == np.arange(37))
     for place in (0, 1, 36):
         counts = np.bincount(orders[:, place], minlength=37)
         expected = 6000 / 37
@@ -177,25 +194,24 @@ def test_a_run_of_non_finite_steps_ends_the_fit_with_step_latent_and_value():
 
 def test_ctrl_c_and_callback_keep_the_steps_taken():
     target = targets.conjugate_normal()
+    call = {"optimizer": OPTIMISERS["adam"]}
 
     def ctrl_c(progress):
         if progress.step >= 300:
             raise KeyboardInterrupt
 
-    fit = advi.fit(target.model, target.data, optimizer=optax.adam(0.05), callback=ctrl_c)
+    fit = advi.fit(target.model, target.data, callback=ctrl_c, **call)
     assert fit.status == "interrupted"
     assert len(fit.elbo_trace) == 256  # the chunk during which Ctrl-C came is not kept
-    stopped = advi.fit(
-        target.model, target.data, optimizer=optax.adam(0.05), callback=lambda p: p.step >= 300
-    )
+    stopped = advi.fit(target.model, target.data, callback=lambda p: p.step >= 300, **call)
     assert stopped.status == "interrupted"
     assert len(stopped.elbo_trace) == 384
 
 
 def test_same_key_same_bits():
-    target = targets.conjugate_normal()
+    target = targets.conjugate_normal(n=60)
     fits = [
-        advi.fit(target.model, target.data, batch_size=9, max_steps=50, key=key)
+        advi.fit(target.model, target.data, batch_size=16, max_steps=50, key=key)
         for key in (1, 1, jax.random.key(2))
     ]
     first, second, third = (fit.params[0].loc.tobytes() for fit in fits)
@@ -208,28 +224,34 @@ def test_gradient_of_both_estimators_is_unbiased():
     from advi.make_guide import make_guide
     from advi.model import Terms
 
-    precision = jnp.array([[2.0, 0.5], [0.5, 1.0]])
+    precision = np.float32([[2.0, 0.5], [0.5, 1.0]])
     model = advi.Model(lambda z, d: -z["x"].sum(), {"x": advi.real(2)})
     guide = make_guide(model, "full_rank")
     loc, scale = np.array([0.3, -0.2]), np.array([[0.7, 0.0], [0.2, 1.3]])
-    params = jax.tree.map(jnp.asarray, guide.from_gaussian(loc, scale))
+    params = jax.tree.map(np.float32, guide.from_gaussian(loc, scale))
 
     def log_p(real):
         return Terms(-0.5 * real["x"] @ precision @ real["x"], jnp.zeros(0))
 
-    expected_loc = -np.asarray(precision) @ loc
+    expected_loc = -precision @ loc
     # d/dL of -tr(P L L')/2 + log det L; the diagonal is parametrised by its log
-    dense = -np.asarray(precision) @ scale
+    dense = -precision @ scale
     expected_raw = np.tril(dense, -1) + np.diag(np.diag(dense) * np.diag(scale) + 1)
-    for estimator in ("entropy", "stl"):
-        objective = advi.Elbo(estimator=estimator)
 
-        def gradient(key, objective=objective):
+    objectives = [advi.Elbo(estimator=estimator) for estimator in ("entropy", "stl")]
+
+    @jax.jit
+    def gradients(key):
+        def one(key):
             eps = fresh(key, 6, 2)
-            return jax.grad(lambda p: objective.value(log_p, guide, p, eps))(params)
+            return [
+                jax.grad(lambda p, o=o: o.value(log_p, guide, p, eps))(params) for o in objectives
+            ]
 
-        [grads] = jax.vmap(gradient)(jax.random.split(jax.random.key(0), 4000))
+        return jax.vmap(one)(jax.random.split(key, 4000))
+
+    for [grads] in gradients(jax.random.key(0)):
         for got, want in zip(grads, (expected_loc, expected_raw), strict=True):
-            error = np.asarray(got.mean(0)) - want
-            mcse = np.asarray(got.std(0)) / np.sqrt(4000)
+            error = np.mean(got, 0) - want
+            mcse = np.std(got, 0) / np.sqrt(4000)
             assert np.all(np.abs(error) < 4 * mcse + 1e-5)
