@@ -600,13 +600,14 @@ class Fit:
         """Draw marginals on the constrained scale, one panel for each scalar coordinate.
 
         A latent that is transformed entry by entry has the exact density of the approximation;
-        other latents, and corrected fits, a histogram of draws.
+        other latents, a NumPyro model's deterministic sites, and corrected fits, a histogram of
+        draws.
 
         Parameters
         ----------
         names
-            Names of latents or of their entries, "eta" or "eta[3]"; all by default. Of more than
-            24 coordinates the first 24 are drawn.
+            Names of latents or deterministic sites, or of their entries, "eta" or "eta[3]"; by
+            default all, as in the summary. Of more than 24 coordinates the first 24 are drawn.
         corrected
             Lay `corrected()` over it, and the `linear_response()` of a mean-field fit.
         against

@@ -5,6 +5,8 @@ import sys
 
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import optax
 import pytest
 
@@ -118,6 +120,28 @@ def test_given_axes_are_drawn_on_and_no_figure_is_made(fit):
         fit.plot("g", axes=axes)
     with pytest.raises(ValueError, match="axes: got 3; expected 2 x 2"):
         fit.plot_pairs("g", axes=axes)
+
+
+def test_deterministic_sites_are_drawn_behind_the_latents(tmp_path):
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.deterministic("powers", mu ** jnp.arange(3))
+        numpyro.deterministic("undefined", jnp.log(-1 - mu**2))
+        numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+    fit = advi.fit(advi.from_numpyro(model), np.arange(3.0), diagnose=False)
+    fit.save(tmp_path / "fit")
+    panels = fit.plot(against=advi.load(tmp_path / "fit"))  # which derives nothing
+    titles = [panel.get_title() for panel in panels]
+    assert titles == ["mu", "powers[0]", "powers[1]", "powers[2]", "undefined"]
+    assert titles == list(fit.summary().rows)
+    # a curve each, a constant, histograms of the fit's own, and nothing
+    assert [len(panel.get_lines()) for panel in panels] == [2, 1, 0, 0, 0]
+    assert [len(panel.patches) for panel in panels] == [0, 0, 2, 2, 0]
+    np.testing.assert_allclose(panels[3].get_xlim()[0], 0, atol=0.3)  # a square
+    [scatter] = fit.plot_pairs(["mu", "powers[2]"])[1, 0].collections
+    x, y = scatter.get_offsets().T
+    np.testing.assert_allclose(y, x**2, rtol=1e-5)
 
 
 def test_every_kind_of_latent_can_be_drawn():

@@ -74,10 +74,12 @@ def plot(fit: "Fit", names: Any, corrected: bool, against: Any, axes: Any) -> ND
     return panels
 
 
-def draw_marginals(panel: Any, layers: Sequence[Layer], found: Sequence[Marginal]) -> None:
-    """Draw a coordinate's marginal under every fit."""
-    low, high = view(one.limits for one in found)
+def draw_marginals(panel: Any, layers: Sequence[Layer], found: Sequence[Marginal | None]) -> None:
+    """Draw a coordinate's marginal under every fit that has one."""
+    low, high = view([one.limits for one in found if one])
     for layer, one in zip(layers, found, strict=True):
+        if one is None:
+            continue
         opacity = 0.2 if layer is layers[0] else 0.0  # several fills would mix their colours
         line = {"color": layer.color, "label": layer.label}
         if one.constant:
@@ -98,18 +100,27 @@ def draw_marginals(panel: Any, layers: Sequence[Layer], found: Sequence[Marginal
     few_ticks(panel.xaxis)
 
 
-def marginals(fit: "Fit", coordinates: Sequence[Coordinate]) -> list[Marginal]:
-    """Return the distributions of coordinates under a fit."""
-    values, weights = fit.moment_draws
-    curves = _densities(fit, frozenset(coordinate.latent for coordinate in coordinates))
+def marginals(fit: "Fit", coordinates: Sequence[Coordinate]) -> list[Marginal | None]:
+    """Return the distributions of coordinates under a fit.
+
+    None stands for one that has no finite value, or that the fit, loaded from a file, does not
+    derive.
+    """
+    values, weights = fit.shown_draws
+    curves = _densities(fit, frozenset(coordinate.name for coordinate in coordinates))
     rounding = ROUNDINGS * np.finfo(fit.float_dtype).eps
-    found = []
+    found: list[Marginal | None] = []
     for coordinate in coordinates:
-        curve = curves.get(coordinate.latent)
+        curve = curves.get(coordinate.name)
         if curve is not None:
             curve = (coordinate.column(curve[0]), coordinate.column(curve[1]))
-        draws = coordinate.column(values[coordinate.latent])
+        draws = np.empty(0)
+        if coordinate.name in values:
+            draws = coordinate.column(values[coordinate.name])
         finite = np.isfinite(draws)
+        if not finite.any():
+            found.append(None)
+            continue
         draws = draws[finite]
         constant = bool(np.ptp(draws) <= rounding * np.abs(draws).max())
         kept = None if weights is None else weights[finite]
@@ -125,7 +136,7 @@ def _densities(fit: "Fit", wanted: frozenset[str]) -> dict[str, tuple[NDArray, F
     latents = fit.model.latents
     names = tuple(
         name
-        for name in sorted(wanted - fit.guide.estimated)
+        for name in sorted(wanted & latents.keys() - fit.guide.estimated)
         if latents[name].bijection.event_dim == 0
         and latents[name].bijection.bijective
         and latents[name].size <= MAX_EXACT

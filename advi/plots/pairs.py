@@ -28,7 +28,7 @@ def plot_pairs(fit: "Fit", names: Any, corrected: bool, against: Any, axes: Any)
         side = max(SIDE * num, LEAST)
         panels = new_panels(num, num, (side, side), note)
         legend(panels[0, 0].figure, layers)
-    limits = [view(found[k].limits for found in shown) for k in range(num)]
+    limits = [view([m.limits for found in shown if (m := found[k])]) for k in range(num)]
     for i, j in np.ndindex(num, num):
         panel: Any = panels[i, j]
         if j > i:
@@ -38,7 +38,9 @@ def plot_pairs(fit: "Fit", names: Any, corrected: bool, against: Any, axes: Any)
             draw_marginals(panel, layers, [found[i] for found in shown])
         else:
             for layer, values in zip(layers, draws, strict=True):
-                x, y = (chosen[k].column(values[chosen[k].latent]) for k in (j, i))
+                if not {chosen[i].name, chosen[j].name} <= values.keys():
+                    continue  # a loaded fit derives nothing
+                x, y = (chosen[k].column(values[chosen[k].name]) for k in (j, i))
                 panel.scatter(x, y, s=5, alpha=0.3, lw=0, color=layer.color)
             panel.set(xlim=limits[j], ylim=limits[i])
             few_ticks(panel.xaxis)

@@ -1,13 +1,14 @@
 """What the plots share: coordinates by name, the fits laid over one another, figures and axes."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from advi.errors import describe, unknown
+from advi.moments import entry_names
 
 if TYPE_CHECKING:
     from advi.result import Fit
@@ -18,14 +19,14 @@ LEGEND_ENTRY = 1.7  # inches
 
 
 class Coordinate(NamedTuple):
-    """A scalar coordinate of a latent."""
+    """A scalar coordinate of a latent, or of what a model derives from its latents."""
 
     label: str
-    latent: str
-    entry: int  # of the flattened latent
+    name: str
+    entry: int  # of the flattened value
 
     def column(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """Return this entry of values (S, *shape) of the latent, (S,)."""
+        """Return this entry of values (S, *shape) of the whole, (S,)."""
         return values.reshape(len(values), -1)[:, self.entry].astype(np.float64)
 
 
@@ -51,14 +52,19 @@ def choose(
 ) -> tuple[list[Coordinate], str]:
     """Return the coordinates that names stand for, `most` at most, and a note if they are more.
 
+    Without names they are those of the summary, in its order.
+
     Raises
     ------
     ValueError
-        If a name is neither a latent nor one of its entries.
+        If a name is neither a latent, nor derived from them, nor one of their entries.
     """
     everything = {
-        name: [Coordinate(label, name, entry) for entry, label in enumerate(labels)]
-        for name, labels in fit.model.coordinates.items()
+        name: [
+            Coordinate(label, name, entry)
+            for entry, label in enumerate(entry_names(name, values.shape[1:]))
+        ]
+        for name, values in fit.shown_draws.values.items()
     }
     by_label = {c.label: c for found in everything.values() for c in found}
     found: list[Coordinate] = []
@@ -66,10 +72,10 @@ def choose(
         if name in by_label:
             found.append(by_label[name])
             continue
-        latents = [known for known in everything if f"{known}.".startswith(f"{name}.")]
-        if not latents:
+        below = [known for known in everything if f"{known}.".startswith(f"{name}.")]
+        if not below:
             raise ValueError(f"names: {unknown('latent', name, everything)}")
-        found += [c for latent in latents for c in everything[latent]]
+        found += [c for known in below for c in everything[known]]
     if not found:
         raise ValueError("names: got none; expected at least one latent with an entry.")
     if len(found) <= most:
@@ -154,9 +160,9 @@ def legend(figure: Any, layers: Sequence[Layer]) -> None:
         figure.legend(handles=handles, loc="outside upper center", ncols=fitting)
 
 
-def view(limits: Iterable[tuple[float, float]]) -> tuple[float, float]:
+def view(limits: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Return one range that holds several, with a margin; never empty."""
-    lows, highs = zip(*limits, strict=True)
+    lows, highs = zip(*limits or [(0.0, 1.0)], strict=True)
     low, high = min(lows), max(highs)
     margin = MARGIN * (high - low) or 0.5 * abs(high) or 0.5
     return low - margin, high + margin
