@@ -12,6 +12,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.constraints import Constraint
 
 from advi.errors import describe
+from advi.networks import check_params
 from advi.transforms import Transform, transform_for
 
 Bound = float | NDArray[Any] | Array
@@ -271,16 +272,22 @@ def tree(pytree: Any) -> Any:
     Parameters
     ----------
     pytree
-        Pytree of arrays, for example the parameters of a network.
+        Pytree of arrays of floats, for example the parameters of a network.
 
     Returns
     -------
     pytree
         The same tree with a `Latent` for every array.
 
+    Raises
+    ------
+    TypeError
+        If a leaf is something else.
+
     Examples
     --------
     >>> tree({"w": np.zeros((2, 3))})["w"].shape
     (2, 3)
     """
+    check_params("tree", pytree)
     return jax.tree.map(lambda leaf: real(*np.shape(leaf), init=leaf), pytree)

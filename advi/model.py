@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import KeyPath, keystr
+from jax.tree_util import GetAttrKey, KeyPath, keystr
 from numpyro.distributions import Distribution
 from numpyro.distributions.constraints import Constraint
 
@@ -128,6 +128,7 @@ class Model:
                 f"log_joint: got {describe(log_joint)}; expected a function log_joint(z, data). "
                 "Write advi.Model(log_joint, latents)."
             )
+        _check_no_none(latents)
         paths, self._treedef = jax.tree_util.tree_flatten_with_path(latents, is_leaf=_is_latent)
         if not paths:
             raise ValueError(
@@ -371,7 +372,17 @@ def identified(value: Any) -> Any:
 
 def _is_latent(node: Any) -> bool:
     # NumPyro's constraints are pytrees themselves, so they are stopped at here
-    return isinstance(node, (Latent, Constraint, Distribution)) or node is None
+    return isinstance(node, (Latent, Constraint, Distribution))
+
+
+def _check_no_none(tree: Any) -> None:
+    """Raise TypeError if a None stands for a latent; in a module it is an empty place."""
+    nodes = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda node: node is None or _is_latent(node)
+    )[0]
+    for path, node in nodes:
+        if node is None and not any(isinstance(key, GetAttrKey) for key in path):
+            _as_latent(_name(path), None)
 
 
 def _name(path: KeyPath) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from advi.errors import describe
 from advi.families.base import Family
 from advi.families.mean_field import MeanField
+from advi.networks import NO_STATE, check_params
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Amortised:
         latents; for other families the tuple of their parameters. It must be a pure function:
         state such as that of batch normalisation is not supported.
     params
-        Pytree of arrays, where the optimiser starts from.
+        Pytree of arrays of floats, where the optimiser starts from.
     base
         Family of one row's latents.
 
@@ -97,18 +98,12 @@ class Amortised:
                 f"Amortised: got {describe(self.encode)}; expected a function encode(params, row)."
             )
         _check_base("Amortised", self.base)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(self.params)[0]:
-            if not hasattr(leaf, "dtype") or not np.issubdtype(leaf.dtype, np.floating):
-                where = jax.tree_util.keystr(path, simple=True, separator=".") or "params"
-                raise TypeError(
-                    f"Amortised params, {where}: got {describe(leaf)}; expected arrays of floats. "
-                    "Give the arrays alone, and close over the rest in `encode`."
-                )
+        check_params("Amortised params", self.params)
 
     @cached_property
     def _key(self) -> tuple[Any, ...]:
         leaves, treedef = jax.tree.flatten(self.params)
-        return self.encode, treedef, tuple(leaf.shape for leaf in leaves), self.base
+        return self.encode, treedef, tuple(map(np.shape, leaves)), self.base
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Amortised) and self._key == other._key
@@ -154,7 +149,7 @@ class Amortised:
             Of the parameters.
         """
         params = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, float_dtype), self.params
+            lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), float_dtype), self.params
         )
         row = jax.tree.map(
             lambda axis, leaf: (
@@ -167,6 +162,11 @@ class Amortised:
         try:
             got = jax.eval_shape(self.encode, params, row)
         except Exception as error:
+            if isinstance(error, NameError) and "axis name" in str(error):
+                raise ValueError(
+                    "encode asks for the rows beside its own, along a named axis, as batch "
+                    f"normalisation does; expected a function of one row. {NO_STATE}"
+                ) from error
             shapes = jax.tree.map(lambda leaf: leaf.shape, row)
             error.add_note(f"advi called encode(params, row) with row of shapes {shapes}.")
             raise
@@ -177,8 +177,7 @@ class Amortised:
             found = jax.tree.map(lambda leaf: leaf.shape, got)
             raise ValueError(
                 f"encode returned arrays of shapes {found}; expected the parameters of one row, "
-                f"the tuple ({wanted}) of {type(self.base).__name__}, and nothing else: state such "
-                "as that of batch normalisation is not supported, use layers without it."
+                f"the tuple ({wanted}) of {type(self.base).__name__}, and nothing else. {NO_STATE}"
             )
 
 
