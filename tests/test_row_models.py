@@ -1,6 +1,8 @@
 """Models with a latent for every row: autoencoders and probabilistic principal components."""
 
+import contextlib
 import gzip
+import io
 
 import numpy as np
 import pytest
@@ -8,22 +10,40 @@ import pytest
 import advi
 from models import images, ppca_ard, vae
 
-SMALL = {"num_latents": 3, "hidden": 16}
-
 
 def idx(array):
     header = np.array([2051, *array.shape], ">i4").tobytes()
     return header + array.astype(np.uint8).tobytes()
 
 
+def write_images(folder, **arrays):
+    """Write the files of MNIST."""
+    (folder / "mnist").mkdir()
+    for name, array in arrays.items():
+        path = folder / "mnist" / f"{name}-images-idx3-ubyte.gz"
+        path.write_bytes(gzip.compress(idx(array)))
+
+
+def run(module, arguments):
+    """Return what a model's command prints, and the data and result of every fit it makes."""
+    fits, fit, printed = [], module.fit, io.StringIO()
+
+    def keep(data, *rest, **settings):
+        fits.append((data, fit(data, *rest, **settings)))
+        return fits[-1][1]
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(module, "fit", keep)
+        module.main(arguments)
+    return printed.getvalue(), fits
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder with the files of MNIST, of smaller images."""
     rng = np.random.default_rng(0)
-    (tmp_path / "mnist").mkdir()
-    for name, num in (("train", 300), ("t10k", 60)):
-        raw = idx(rng.integers(0, 256, (num, 6, 4)))
-        (tmp_path / "mnist" / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(raw))
+    train, test = (rng.integers(0, 256, (num, 6, 4)) for num in (300, 60))
+    write_images(tmp_path, train=train, t10k=test)
     return tmp_path
 
 
@@ -77,42 +97,60 @@ def test_dynamic_epochs_draw_every_image_anew():
     np.testing.assert_array_equal(first[0]["x"], again[0]["x"])
 
 
-def test_an_autoencoder_learns_its_images():
-    """Two kinds of images: the code tells them apart, and the bound nears their entropy."""
+BRIGHT = 0.9  # probability of a pixel of one kind of images, and of none of the other
+
+
+@pytest.fixture(scope="module")
+def vae_command(tmp_path_factory):
+    """The command on images of two kinds: what it prints, its fits, its picture."""
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
-    kind = rng.integers(0, 2, 512)
-    x = (rng.random((512, 12)) < np.where(kind[:, None], 0.9, 0.1)).astype(np.float32)
-    fit = vae.fit({"x": x}, 12, epochs=150, num_rows=len(x), **SMALL)
+    kinds = (rng.integers(0, 2, (num, 1, 1)) for num in (500, 60))
+    level = round(255 * BRIGHT)
+    train, test = (np.where(kind, level, 255 - level) * np.ones((6, 4)) for kind in kinds)
+    write_images(folder, train=train, t10k=test)
+    sizes = ["--epochs", "150", "--latents", "3", "--hidden", "16"]
+    out = folder / "vae.png"
+    return *run(vae, ["--data", str(folder), *sizes, "--out", str(out)]), out
+
+
+def test_an_autoencoder_learns_its_images(vae_command):
+    """Two kinds of images: the code tells them apart, and the bound nears their entropy."""
+    [rows, fit], *_ = vae_command[1]
+    x = rows["x"]
     elbo = fit.elbo.value / len(x)
-    alone = -12 * np.log(2)  # nats an image of pixels that know nothing of each other
-    entropy = np.log(2) - 12 * (0.9 * np.log(0.9) + 0.1 * np.log(0.1))
+    alone = -24 * np.log(2)  # nats an image of pixels that know nothing of each other
+    dark = 1 - BRIGHT
+    entropy = np.log(2) - 24 * (BRIGHT * np.log(BRIGHT) + dark * np.log(dark))
     assert alone < elbo < -entropy + 0.1
     assert elbo > 0.5 * (alone - entropy)
-    assert vae.reconstruct(fit, {"x": x[:5]}).shape == (5, 12)
-    assert vae.generate(fit, np.zeros((7, 3))).shape == (7, 12)
+    assert vae.reconstruct(fit, {"x": x[:5]}).shape == (5, 24)
+    assert vae.generate(fit, np.zeros((7, 3))).shape == (7, 24)
 
 
-def test_the_command_prints_every_model_and_leaves_a_picture(folder, capsys):
-    out = folder / "vae.png"
-    sizes = ["--epochs", "1", "--latents", "3", "--hidden", "8"]
-    vae.main(["--data", str(folder), *sizes, "--out", str(out)])
-    text = capsys.readouterr().out
-    assert "MNIST: 300 images" in text
+def test_the_command_prints_every_model_and_leaves_a_picture(vae_command):
+    text, fits, out = vae_command
+    assert "MNIST: 500 images" in text
     for name in ("VAE ", "IWAE, 10 draws", "VAE, codes in the plane", "conditional VAE"):
         assert name in text
+    assert len(fits) == 4
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
-def test_principal_components_find_the_subspace(capsys):
+@pytest.fixture(scope="module")
+def ppca_command():
     size = ["--rows", "4000", "--dim", "12", "--subspace", "3", "--codes", "6", "--steps", "1500"]
-    ppca_ard.main(size)
-    text = capsys.readouterr().out
+    return run(ppca_ard, size)
+
+
+def test_principal_components_find_the_subspace(ppca_command):
+    text, _ = ppca_command
     assert "simulated, 4,000 rows around 3 of 12 dimensions" in text
     assert "relevant: 3 of 6; noise sd 0.5" in text or "noise sd 0.49" in text
 
 
-def test_codes_of_new_rows(capsys):
-    rows = ppca_ard.data(1000, dim=8, subspace=2)
-    fit = ppca_ard.fit(rows, codes=3, steps=200)
+def test_codes_of_new_rows(ppca_command):
+    _, [(_, fit)] = ppca_command
     assert isinstance(fit, advi.Fit)
-    assert fit.sample(4, data={"x": rows["x"][:1]})["z"].shape == (4, 1, 3)
+    new = ppca_ard.data(1, dim=12, subspace=3)
+    assert fit.sample(4, data=new)["z"].shape == (4, 1, 6)
