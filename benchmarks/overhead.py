@@ -76,7 +76,7 @@ def bare(data: Any, dim: int, draws: int, seed: int) -> dict[str, Callable[[], o
 
         return jax.lax.scan(step, (jnp.zeros(()), jnp.zeros(dim)), points)[0]
 
-    once, separate = jax.jit(gradients), list(points)
+    once, separate = jax.jit(gradients), [jax.device_put(x) for x in np.asarray(points)]
     return {
         LOOP: lambda: jax.block_until_ready(loop(points, data)),
         CALLS: lambda: [jax.block_until_ready(once(x, data)) for x in separate],
