@@ -2,10 +2,14 @@
 
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 
 import advi
 from advi import trust
+from advi.diagnostics import better, linear_response
+from advi.diagnostics.better import MAX_ADAPTED_DIM, Target, better_moments
+from models.eight_schools import data as schools
 from tests import targets
 
 
@@ -102,8 +106,6 @@ def test_corrected_moments_of_skewed_marginals():
 
 def test_corrected_by_hmc_where_importance_sampling_fails():
     """100 correlated dimensions from a mean-field fit, whose linear response is withheld."""
-    from advi.diagnostics.better import Target, better_moments
-
     dim = 100
     cov = 0.3 * np.ones((dim, dim)) + 0.7 * np.eye(dim)
     target = targets.gaussian(np.zeros(dim), cov)
@@ -118,9 +120,17 @@ def test_corrected_by_hmc_where_importance_sampling_fails():
     assert np.max(np.abs(found[-1].mean)) < 0.35
 
 
-@pytest.mark.parametrize("dim", [3, 120])
-def test_linear_response_of_a_gaussian_is_exact(dim):
-    """Mean field gains the whole covariance; 120 dimensions go by conjugate gradients."""
+@pytest.mark.parametrize(
+    ("dim", "dense"),
+    [
+        (3, linear_response.DENSE_DIM),
+        (20, 30),
+        pytest.param(120, linear_response.DENSE_DIM, marks=pytest.mark.slow),
+    ],
+)
+def test_linear_response_of_a_gaussian_is_exact(dim, dense, monkeypatch):
+    """Mean field gains the whole covariance; more than `dense` go by conjugate gradients."""
+    monkeypatch.setattr(linear_response, "DENSE_DIM", dense)
     target = targets.ill_conditioned(dim, 30, seed=5)
     fit = advi.fit(target.model, target.data, family="mean_field", diagnose=False, x64=True)
     responded = fit.linear_response()
@@ -150,13 +160,14 @@ def test_more_coordinates_than_can_be_examined_are_not(monkeypatch):
         fit.corrected()
 
 
-def test_many_coordinates_are_examined_without_adapted_proposals():
+@pytest.mark.parametrize(
+    ("dim", "adapted"), [(100, 50), pytest.param(600, MAX_ADAPTED_DIM, marks=pytest.mark.slow)]
+)
+def test_many_coordinates_are_examined_without_adapted_proposals(dim, adapted, monkeypatch):
     """Importance sampling where the fit is exact, HMC where it is not."""
-    dim = 600
-    for cov, method in (
-        (np.eye(dim), "importance sampling"),
-        (0.2 * np.ones((dim, dim)) + 0.8 * np.eye(dim), "HMC"),
-    ):
+    monkeypatch.setattr(better, "MAX_ADAPTED_DIM", adapted)
+    apart = np.abs(np.subtract.outer(np.arange(dim), np.arange(dim)))
+    for cov, method in ((np.eye(dim), "importance sampling"), (0.8**apart, "HMC")):
         target = targets.gaussian(np.zeros(dim), cov)
         fit = advi.fit(target.model, target.data, family="mean_field")
         assert fit.diagnostics["method"] == method
@@ -234,21 +245,19 @@ def test_restarts_report_where_other_starts_ended():
     assert fit.elbo.value > np.log(0.55) + 2 * np.log(2 * np.pi)
 
 
+def centred(z, d):
+    """Eight schools, a funnel in tau."""
+    prior = dist.Normal(0, 5).log_prob(z["mu"]) + dist.HalfCauchy(5).log_prob(z["tau"])
+    theta = dist.Normal(z["mu"], z["tau"]).log_prob(z["theta"]).sum()
+    return prior + theta + dist.Normal(z["theta"], d["sigma"]).log_prob(d["y"]).sum()
+
+
 @pytest.mark.parametrize("family", ["full_rank", "mean_field"])
 def test_corrected_moments_that_went_far_are_not_called_good(family):
-    """Centred eight schools, a funnel in tau: short chains settle before they have arrived."""
-    import numpyro.distributions as dist
-
-    from models.eight_schools import data
-
-    def centred(z, d):
-        prior = dist.Normal(0, 5).log_prob(z["mu"]) + dist.HalfCauchy(5).log_prob(z["tau"])
-        theta = dist.Normal(z["mu"], z["tau"]).log_prob(z["theta"]).sum()
-        return prior + theta + dist.Normal(z["theta"], d["sigma"]).log_prob(d["y"]).sum()
-
+    """Short chains settle in a funnel before they have arrived."""
     latents = {"mu": advi.real(), "tau": advi.positive(), "theta": advi.real(8)}
     for key in range(3):
-        fit = advi.fit(advi.Model(centred, latents), data(), family=family, key=key)
+        fit = advi.fit(advi.Model(centred, latents), schools(), family=family, key=key)
         # of some keys tau's mean is right and only its sd is not
         assert fit.verdict.level in ("means_only", "poor")
         assert fit.corrected().verdict.level == "poor"
