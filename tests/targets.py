@@ -62,13 +62,13 @@ def conjugate_normal(n=50, seed=0) -> Target:
     )
 
 
-def gamma_model(shape, rate, transform) -> advi.Model:
-    """A Gamma(shape, rate) density, normalised: its ELBO is minus KL(q, p)."""
+def gamma_log_joint(z, data):
+    return (data["shape"] - 1) * jnp.log(z["x"]) - data["rate"] * z["x"] + data["constant"]
+
+
+def gamma(shape, rate, transform) -> tuple[advi.Model, dict]:
+    """A Gamma(shape, rate) density, normalised, and its data: its ELBO is minus KL(q, p)."""
     from scipy.special import gammaln
 
-    constant = shape * np.log(rate) - gammaln(shape)
-
-    def log_joint(z, data):
-        return (shape - 1) * jnp.log(z["x"]) - rate * z["x"] + constant
-
-    return advi.Model(log_joint, {"x": advi.positive(transform=transform)})
+    data = {"shape": shape, "rate": rate, "constant": shape * np.log(rate) - gammaln(shape)}
+    return advi.Model(gamma_log_joint, {"x": advi.positive(transform=transform)}), data
