@@ -1,5 +1,6 @@
 """The two ways to a fit: the automatic plan, and the steps of an optimiser."""
 
+import dataclasses
 import functools
 import itertools
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import optax
 
 from advi import draws
 from advi.checkpoint import Checkpoint
+from advi.data import Rows
 from advi.density import Density
 from advi.failures import blame, not_finite_at_start
 from advi.gaussian import Floats, Gaussian, structure_of
@@ -18,10 +20,14 @@ from advi.guide import Guide
 from advi.held_out import HeldOut
 from advi.initial import initial
 from advi.keys import device_key, host_rng
+from advi.objective import Elbo
 from advi.progress import Bar
 from advi.result import Fit
 from advi.row_fit import LAST_ERRORS, START_SCALES, RowEnds
+from advi.stages.anchor import Anchor
+from advi.stages.frame import framed
 from advi.stages.plan import NotFiniteError, run_plan
+from advi.stages.some_rows import near, start_on_rows
 from advi.stages.stochastic import Course, Stochastic, run_steps
 from advi.status import Estimate, Status
 from advi.streams import Reader, StreamError
@@ -106,7 +112,16 @@ def fit_steps(
         ends = RowEnds.of(density, guide, key)
     else:
         ends = FlatEnds((density,), guide, rng)
-    state = settings.init(ends.start(init), device_key(key, 1), rng)
+    bar.begin("start")
+    planned = None
+    if settings.planned and settings.rows is not None and isinstance(ends, FlatEnds):
+        planned = ends.planned(init, settings.rows)
+    if planned is None:
+        state = settings.init(ends.start(init), device_key(key, 1), rng)
+    else:
+        params, anchor = planned
+        settings = from_plan(settings)
+        state = settings.init(params, device_key(key, 1), rng, anchor)
     course = Course([], [], 0 if held_out is None else held_out.every)
     state, course, ended = checkpoint.resume(settings, state, course, density.data, key, max_steps)
     steps = run_steps(
@@ -187,6 +202,21 @@ class FlatEnds(NamedTuple):
                 return self.guide.from_gaussian(*q)
         raise not_finite_at_start(self.densities[0], first.loc)
 
+    def planned(self, init: Any, rows: Rows) -> tuple[Any, Anchor] | None:
+        """Return the parameters to start from by the plan on some rows, and an anchor there.
+
+        None where that ends at nothing finite.
+        """
+        first, warm = initial(self.guide.model, init)
+        try:
+            found = start_on_rows(self.densities[0], rows, self.rng, first, warm)
+        except NotFiniteError:
+            return None
+        if found is None:
+            return None
+        q = near(found.gaussian, structure_of(self.guide))
+        return self.guide.from_gaussian(*q), found.anchor
+
     def better(self, average: Any, last: Any) -> tuple[Any, Estimate]:
         """Return the averaged parameters, or the last if common draws show them to be better.
 
@@ -230,3 +260,16 @@ class FlatEnds(NamedTuple):
 def default_optimizer() -> optax.GradientTransformation:
     """Return Adam with a rate that falls as one over the root of the steps: averages converge."""
     return optax.adam(lambda step: LEARNING_RATE / jnp.sqrt(1 + step / RATE_STEPS))
+
+
+def from_plan(settings: Stochastic) -> Stochastic:
+    """Return the settings of steps that start near the optimum, where the plan left them.
+
+    They are taken in the frame of the start, whose scale is about right, and by sticking the
+    landing, which has the least noise there.
+    """
+    objective = settings.objective
+    if isinstance(objective, Elbo) and objective.estimator == "auto":
+        objective = dataclasses.replace(objective, estimator="stl")
+    families = tuple(b.base for b in settings.guide.blocks)
+    return settings._replace(optimizer=framed(settings.optimizer, families), objective=objective)

@@ -27,6 +27,7 @@ from advi.objective import Elbo, Objective
 from advi.progress import Bar
 from advi.result import Fit
 from advi.stages.averaging import averaged_blocks
+from advi.stages.some_rows import can_start
 from advi.stages.stochastic import Stochastic
 from advi.status import Progress
 from advi.streams import Reader, open_stream
@@ -219,6 +220,7 @@ def fit(
             guide.check_encoders(batch_spec, rows.per_row)
         objective = objective or Elbo()
         objective.check(guide, log_joint)
+        planned = optimizer is None and stream is None and rows is not None and can_start(guide)
         settings = Stochastic(
             guide,
             batch_spec,
@@ -226,6 +228,7 @@ def fit(
             optimizer or default_optimizer(),
             rows,
             averaged_blocks(guide, settle=max_steps is None),
+            planned,
         )
         _check_tables(settings, stream is not None)
         held_out = reader = None

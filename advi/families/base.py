@@ -34,6 +34,12 @@ class Family(Protocol):
         """Return the mean (d,) and the scale, of one of the same kinds."""
 
     @abstractmethod
+    def moved(self, center: Any, step: Any) -> Any:
+        """Return the parameters that a step, shaped like them and in the frame of `center`, leads
+        to: linear in the step, the mean in sds and the scale relative to that of `center`.
+        """  # noqa: D205
+
+    @abstractmethod
     def draw(self, params: Any, eps: Array) -> Array:
         """Return the draw (d,) that standard normal noise (noise_dim,) stands for."""
 

@@ -58,6 +58,16 @@ class FullRank:
         L = np.tril(raw, -1) + np.diag(np.exp(np.diag(raw)))
         return np.asarray(params.loc, np.float64), L
 
+    def moved(self, center: FullRankParams, step: FullRankParams) -> FullRankParams:
+        """Return the parameters that a step in the frame of `center` leads to.
+
+        With the scale L of the center and a step V, L (I + V) to first order.
+        """
+        V = jnp.tril(step.raw_tril)
+        below = jnp.tril(_scale_tril(center.raw_tril) @ V, -1)
+        raw = center.raw_tril + below + jnp.diag(jnp.diagonal(V))
+        return FullRankParams(self.draw(center, step.loc), raw)
+
     def draw(self, params: FullRankParams, eps: Array) -> Array:
         """Return loc + L eps."""
         return params.loc + _scale_tril(params.raw_tril) @ eps

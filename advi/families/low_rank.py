@@ -96,6 +96,15 @@ class LowRank:
         stretch, W = np.linalg.eigh(R)
         return loc, LowRankScale(np.exp(log_sd), Q @ W, stretch)
 
+    def moved(self, center: LowRankParams, step: LowRankParams) -> LowRankParams:
+        """Return the parameters that a step in the frame of `center` leads to."""
+        return LowRankParams(
+            self.draw(center, step.loc),
+            center.log_sd + step.log_sd,
+            center.wider + step.wider,
+            center.narrower + step.narrower,
+        )
+
     def draw(self, params: LowRankParams, eps: Array) -> Array:
         """Return loc + S R eps."""
         P, N = params.wider, params.narrower

@@ -55,6 +55,10 @@ class MeanField:
         sd = np.exp(np.asarray(params.log_sd, np.float64))
         return np.asarray(params.loc, np.float64), sd
 
+    def moved(self, center: MeanFieldParams, step: MeanFieldParams) -> MeanFieldParams:
+        """Return the parameters that a step in the frame of `center` leads to."""
+        return MeanFieldParams(self.draw(center, step.loc), center.log_sd + step.log_sd)
+
     def draw(self, params: MeanFieldParams, eps: Array) -> Array:
         """Return loc + sd * eps."""
         return params.loc + jnp.exp(params.log_sd) * eps

@@ -44,6 +44,10 @@ class Point:
         loc = np.asarray(params.loc, np.float64)
         return loc, np.zeros_like(loc)
 
+    def moved(self, center: PointParams, step: PointParams) -> PointParams:
+        """Return the point that a step leads to: there is no scale to measure it by."""
+        return PointParams(center.loc + step.loc)
+
     def draw(self, params: PointParams, eps: Array) -> Array:
         """Return the point."""
         return params.loc

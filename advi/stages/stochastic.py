@@ -18,8 +18,9 @@ from advi.gaussian import Gaussian
 from advi.guide import Guide
 from advi.held_out import HeldOut
 from advi.objective import Objective
+from advi.stages.anchor import Anchor, anchored
 from advi.stages.averaging import Average, chosen, tail_average, with_step
-from advi.stages.stopping import distance, due, settled
+from advi.stages.stopping import MAX_ANCHORED, MAX_DISTANCE, distance, due, settled
 from advi.stages.tables import rows_of, tables_of, with_rows
 from advi.status import Progress, Status
 from advi.tracing import trace
@@ -38,6 +39,7 @@ class State(NamedTuple):
     key: Array  # typed key
     step: Array  # () steps taken
     fixed_eps: Array  # (M, noise_dim) draws of a line search; (0, noise_dim) when they are fresh
+    anchor: Anchor | tuple[()]  # what batches are compared with, or nothing
     skipped: Array  # () non-finite steps
     bad_run: Array  # () non-finite steps in a row up to now
 
@@ -72,6 +74,7 @@ class Stochastic(NamedTuple):
     optimizer: optax.GradientTransformation
     rows: Rows | None
     averaged: tuple[bool, ...]  # which blocks end with the average of their steps
+    planned: bool = False  # whether they are to start where the plan ends on some rows
 
     @property
     def sparse(self) -> bool:
@@ -106,17 +109,25 @@ class Stochastic(NamedTuple):
         """Whether the optimiser evaluates the objective itself, which then must not be noisy."""
         return _uses_value_fn(self.guide, self.optimizer)
 
-    def init(self, params: Any, key: Array, rng: np.random.Generator) -> State:
-        """Return the state before the first step; `params` are host arrays."""
+    def init(
+        self,
+        params: Any,
+        key: Array,
+        rng: np.random.Generator,
+        anchor: Anchor | tuple[()] = (),
+    ) -> State:
+        """Return the state before the first step; `params` and `anchor` are host arrays."""
         dtype = np.dtype(self.spec.float_dtype)
-        params = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf, dtype)), params)
+        params, anchor = jax.tree.map(
+            lambda leaf: jax.device_put(np.asarray(leaf, dtype)), (params, anchor)
+        )
         dim = self.guide.noise_dim
         fixed = np.zeros((0, dim))
         if self.line_search:
             # without noise (points only) there is nothing to draw
             fixed = draws.fixed(rng, self.draws + self.draws % 2, dim) if dim else np.zeros((1, 0))
         program = _init(self.optimizer, self.averaged)
-        return program(params, key, jax.device_put(fixed.astype(dtype)))
+        return program(params, key, jax.device_put(fixed.astype(dtype)), anchor)
 
     def drift(self, state: State) -> float:
         """Return how far apart the averages over the last two windows are, as `distance` has it.
@@ -190,7 +201,8 @@ def run_steps(
             )
         elif until_settled and due(step):
             apart = settings.drift(state)
-            if settled(apart, course.apart, course.elbos(step)):
+            most = MAX_ANCHORED if state.anchor else MAX_DISTANCE
+            if settled(apart, course.apart, course.elbos(step), most):
                 status = Status("converged", f"the averages settled after {step} steps{note}")
             course = course._replace(apart=apart)
         if status is None and callback is not None and callback(progress):
@@ -226,7 +238,7 @@ def _uses_value_fn(guide: Guide, optimizer: optax.GradientTransformation) -> boo
 
 @lru_cache(maxsize=64)
 def _init(optimizer: optax.GradientTransformation, averaged: tuple[bool, ...]) -> Any:
-    def init(params: Any, key: Array, fixed_eps: Array) -> State:
+    def init(params: Any, key: Array, fixed_eps: Array, anchor: Anchor | tuple[()]) -> State:
         zeros = jax.tree.map(jnp.zeros_like, chosen(params, averaged))
         count = jnp.zeros((), jnp.int32)
         return State(
@@ -236,6 +248,7 @@ def _init(optimizer: optax.GradientTransformation, averaged: tuple[bool, ...]) -
             key=key,
             step=count,
             fixed_eps=fixed_eps,
+            anchor=anchor,
             skipped=count,
             bad_run=count,
         )
@@ -268,11 +281,11 @@ def _chunk(settings: Stochastic) -> Any:
             key = jax.random.fold_in(state.key, -1 - state.step)
             eps = objective.noise(key, num_draws, guide.noise_dim)
 
+        log_p_batch = anchored(lambda real: log_p(real, batch), guide.model, state.anchor, scale)
+
         def loss(params: Any) -> Array:
             params = guide.at_rows(params, batch, per_row)
-            return -objective.value(
-                lambda real: log_p(real, batch), guide, params, eps, scale, state.step
-            )
+            return -objective.value(log_p_batch, guide, params, eps, scale, state.step)
 
         value, gradients = jax.value_and_grad(loss)(old_params)
         updates, opt_state = optimizer.update(
@@ -296,6 +309,7 @@ def _chunk(settings: Stochastic) -> Any:
             key=state.key,
             step=state.step + 1,
             fixed_eps=state.fixed_eps,
+            anchor=state.anchor,
             skipped=state.skipped + ~good,
             bad_run=jnp.where(good, 0, state.bad_run + 1),
         )

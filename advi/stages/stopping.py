@@ -11,6 +11,7 @@ Floats = NDArray[np.float64]
 
 FIRST_CHECK = 1024  # steps; then at every power of two
 MAX_DISTANCE = 0.05  # sds that a mean may differ between the windows, and log sds a scale may
+MAX_ANCHORED = 0.03  # the same where steps have so little noise that they can afford it
 MAX_GROWTH = 1.2  # of that distance from one check to the next: a drift grows by 1.4 to 2
 RISE_ERRORS = 2.0  # standard errors of the ELBO's rise that count as still rising
 MIN_BATCHES = 8
@@ -21,7 +22,9 @@ def due(step: int) -> bool:
     return step >= FIRST_CHECK and step & (step - 1) == 0
 
 
-def settled(distance: float, previous: float | None, elbos: Floats) -> bool:
+def settled(
+    distance: float, previous: float | None, elbos: Floats, most: float = MAX_DISTANCE
+) -> bool:
     """Return whether a fit has settled after ``step = len(elbos)`` steps, a power of two.
 
     The averages over the last half of the steps and over the quarter before it must agree, and
@@ -38,8 +41,10 @@ def settled(distance: float, previous: float | None, elbos: Floats) -> bool:
         The same at the check before; None at the first one, which settles nothing.
     elbos
         (step,) ELBO of every step, nats; higher is better. Steps that are not finite are skipped.
+    most
+        Distance that counts as agreement.
     """
-    if previous is None or distance > MAX_DISTANCE or distance > MAX_GROWTH * previous:
+    if previous is None or distance > most or distance > MAX_GROWTH * previous:
         return False
     return distance < previous or not rising(elbos)
 

@@ -1,0 +1,55 @@
+"""Optimisers whose steps are taken where the start is a standard normal."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from advi.families import Family
+
+
+class FrameState(NamedTuple):
+    """State of an optimiser in a frame."""
+
+    center: Any  # parameters of every block at the start, whose scale is the frame
+    inner: Any  # the optimiser's own state
+
+
+@lru_cache(maxsize=64)
+def framed(
+    optimizer: optax.GradientTransformation, families: tuple[Family, ...]
+) -> optax.GradientTransformation:
+    """Return an optimiser that moves parameters in the frame of those it starts from.
+
+    There a mean moves in sds of the start, along axes in which its coordinates are independent,
+    and a scale moves relative to that of the start. If that is about right, one rate suits all
+    coordinates whatever their units and correlations. The frame is held, so that parameters are
+    linear in what is moved and their average is that of the steps.
+
+    Parameters
+    ----------
+    optimizer
+        Takes the steps, in the frame.
+    families
+        Family of every block of the parameters.
+    """
+
+    def moved(center: Any) -> Callable[[Any], Any]:
+        return lambda step: tuple(
+            family.moved(c, s) for family, c, s in zip(families, center, step, strict=True)
+        )
+
+    def init(params: Any) -> FrameState:
+        return FrameState(params, optimizer.init(params))
+
+    def update(updates: Any, state: FrameState, params: Any = None) -> tuple[Any, FrameState]:
+        at = moved(state.center)
+        zero = jax.tree.map(jnp.zeros_like, state.center)
+        [gradients] = jax.vjp(at, zero)[1](updates)
+        steps, inner = optimizer.update(gradients, state.inner, params)
+        return jax.jvp(at, (zero,), (steps,))[1], FrameState(state.center, inner)
+
+    return optax.GradientTransformation(init, update)

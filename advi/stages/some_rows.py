@@ -1,0 +1,131 @@
+"""The start of a fit by minibatches: the automatic plan on some rows, then a look at all of them.
+
+Some rows, counted as often as there are more, have a posterior of the right width, which lies
+within the root of N/n of its sds of that of all rows. Gradients of all rows at a few points make up
+for that distance.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from advi.data import Rows
+from advi.density import Density
+from advi.families import Family, Point
+from advi.gaussian import Gaussian, Structure
+from advi.guide import Guide
+from advi.scales import scale_tril
+from advi.stages.anchor import Anchor
+from advi.stages.path import MIN_DRAWS
+from advi.stages.plan import run_plan
+
+MAX_DIM = 128  # beyond, the plan would cost more than the steps that it saves
+NUM_ROWS, ROWS_PER_DIM = 2048, 20  # rows to run the plan on
+MAX_PASSES = 6  # gradients of all rows
+NEAR = 0.1  # sds that the mean may still have to go
+
+
+class Start(NamedTuple):
+    """Where steps on minibatches start."""
+
+    gaussian: Gaussian
+    anchor: Anchor
+
+
+def can_start(guide: Guide) -> bool:
+    """Return whether a guide is one that the plan on some rows is for: few latents, all shared."""
+    families = all(isinstance(b.family, Family) and b.family != Point() for b in guide.blocks)
+    return families and guide.model.size <= MAX_DIM
+
+
+def start_on_rows(
+    density: Density, rows: Rows, rng: np.random.Generator, first: Gaussian, warm: bool
+) -> Start | None:
+    """Return a Gaussian near the posterior of all rows, of full rank, and an anchor at its mean.
+
+    Parameters
+    ----------
+    density
+        Log density of all rows.
+    rows
+        Rows of its data.
+    rng
+        Generator of all draws.
+    first, warm
+        Where to start, as for `run_plan`.
+
+    Returns
+    -------
+    Start or None
+        None if the log density of all rows is not finite where that of some is.
+
+    Raises
+    ------
+    NotFiniteError
+        If that of some rows is finite nowhere.
+    """
+    dim = len(first.loc)
+    structure = Structure(np.ones(dim, bool), np.zeros(dim, int), np.zeros((dim, 0), bool))
+    some = _some_rows(density, rows, rng)
+    outcome = run_plan(some, structure, rng, first, warm=warm)
+    if outcome.status == "interrupted":
+        raise KeyboardInterrupt  # nothing is there yet that would be worth keeping
+    return _toward_all(density, some, structure, rng, outcome.gaussian)
+
+
+def near(gaussian: Gaussian, structure: Structure) -> Gaussian:
+    """Return the best approximation with a structure to a Gaussian of full rank.
+
+    Of coupled coordinates the precision is kept, so that uncoupled ones end with the sds that they
+    have given all others (Bishop 2006, eq. 10.13). Families of low rank choose for themselves.
+    """
+    coupled = structure.same_block()
+    if structure.rank or coupled.all():
+        return gaussian
+    sds = gaussian.sds  # in units of these, the matrices below are as far from singular as can be
+    inverse = np.linalg.inv(scale_tril(gaussian.scale) / sds[:, None])
+    precision = np.where(coupled, inverse.T @ inverse, 0.0)
+    scale = sds[:, None] * np.linalg.cholesky(np.linalg.inv(precision))
+    return Gaussian(gaussian.loc, scale)
+
+
+def _some_rows(density: Density, rows: Rows, rng: np.random.Generator) -> Density:
+    """Return the log density of a random sample of the rows, which stand for all."""
+    num = max(NUM_ROWS, ROWS_PER_DIM * density.model.size)
+    if rows.num_rows <= num:
+        return density
+    index = np.sort(rng.choice(rows.num_rows, num, replace=False))
+    some = Rows(rows.num_rows, num, rows.per_row)
+    spec = some.batch_spec(density.spec)
+    data = some.take(density.data, jax.device_put(index.astype(np.int32)))
+    return Density(density.model, data, spec, density.estimated, some.scale)
+
+
+def _toward_all(
+    density: Density,
+    some: Density,
+    structure: Structure,
+    rng: np.random.Generator,
+    q: Gaussian,
+) -> Start | None:
+    """Return the Gaussian moved to where all rows have it, by Newton steps with its own scale.
+
+    The gradient of the ELBO is that on some rows, and what all rows have beyond them at the mean
+    (Shamir, Srebro & Zhang 2014, section 3): steps shorten it by the root of D/n.
+    """
+    E = structure.fixed_draws(rng, max(MIN_DRAWS, 2 * structure.dim))
+    reached, least = None, np.inf
+    for _ in range(MAX_PASSES):
+        x = q.loc.astype(density.dtype)
+        [value], [gradient] = density.value_and_grad(x[None])
+        of_some = some.value_and_grad(np.concatenate([x[None], q.points(E)]))[1]
+        slope = q.in_frame((gradient - of_some[0] + of_some[1:].mean(0))[None])
+        size = float(np.linalg.norm(slope))
+        if not (np.isfinite(value) and size < least):
+            break
+        reached, least = Start(q, Anchor(x, value, gradient)), size
+        if size < NEAR:
+            break
+        q = Gaussian(q.loc + q.moves(slope)[0], q.scale)
+    return reached
