@@ -99,7 +99,9 @@ def test_coin_toss_prints_the_identity(printed):
 
 
 @pytest.mark.parametrize("family", coin_toss.FAMILIES)
-@pytest.mark.parametrize(("heads", "tails", "a", "b"), [(14, 6, 2, 2), (3, 0, 1, 1), (40, 2, 5, 1)])
+@pytest.mark.parametrize(
+    ("heads", "tails", "a", "b"), [(14, 6, 2.0, 2.0), (3, 0, 1.0, 1.0), (19, 1, 5.0, 1.0)]
+)
 def test_coin_toss_elbo_and_kl_sum_to_the_evidence(family, heads, tails, a, b):
     d = coin_toss.data(heads, tails, a, b)
     fit = advi.fit(coin_toss.model(), d, family=family, x64=True)
