@@ -16,9 +16,10 @@ BLAME_DRAWS = 64
 def not_finite_at_start(density: Density, x: Floats) -> ValueError:
     """Return the error for a log-joint without a finite value at the start."""
     model = density.model
-    log_p = jax.jit(log_density(model, density.log_joint, frozenset()))
+    log_p = log_density(model, density.log_joint, frozenset())
     point = x.astype(density.dtype)
-    terms = log_p(model.split(point), density.data)
+    # split inside: a dict that is passed to compiled code comes out in the order of its names
+    terms = jax.jit(lambda x, data: log_p(model.split(x), data))(point, density.data)
     values = jax.jit(lambda v: model.unravel(v)[0])(point)
     where = ", ".join(
         f"{name} = {format_value(v)}" for name, v in ((n, values[n]) for n in model.latents)

@@ -32,8 +32,9 @@ class Elbo:
     estimator
         "entropy": the entropy of q in closed form. "stl": sticking the landing, log q at the
         draw with its parameters held, whose gradient has no noise where q equals the posterior.
-        "auto": "entropy", which is the safer one away from the optimum. The automatic plan, which
-        is used when `fit` gets no optimiser, chooses by its stage and takes no objective.
+        "auto": "entropy", which is the safer one away from the optimum, and "stl" where steps
+        on minibatches start near it, from the plan on some rows. The automatic plan on all rows
+        chooses by its stage and takes no objective.
     beta
         Factor of the Kullback-Leibler divergence of the local latents from their prior, or a
         function of the step that returns it, such as an Optax schedule. The log-joint tells the

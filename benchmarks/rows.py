@@ -16,9 +16,10 @@ from jax import Array
 
 import advi
 from advi.data import make_rows, prepare
-from advi.drivers import default_optimizer
+from advi.drivers import default_optimizer, from_plan
 from advi.keys import device_key
 from advi.make_guide import make_guide
+from advi.stages.anchor import Anchor
 from advi.stages.stochastic import CHUNK, Stochastic
 from advi.tracing import trace
 from benchmarks.common import medians, print_header, print_table, save, take_turns
@@ -34,11 +35,13 @@ def step_tasks(rows: Any, num_predictors: int, batch_size: int) -> tuple[Any, An
     data, spec = prepare(rows, "float32")
     minibatch = make_rows(batch_size, trace(model, spec).num_rows, spec)
     guide = make_guide(model, "mean_field")
-    settings = Stochastic(
+    plain = Stochastic(
         guide, minibatch.batch_spec(spec), advi.Elbo(), default_optimizer(), minibatch, (True,)
     )
-    params = guide.from_gaussian(np.zeros(model.size), np.full(model.size, 0.1))
-    state = settings.init(params, device_key(0, 0), np.random.default_rng(0))
+    settings, zeros = from_plan(plain), np.zeros(model.size)
+    params = guide.from_gaussian(zeros, np.full(model.size, 0.1))
+    anchor = Anchor(zeros, np.zeros(()), zeros)  # type: ignore[arg-type]
+    state = settings.init(params, device_key(0, 0), np.random.default_rng(0), anchor)
 
     @jax.jit
     def read(data: Any, key: Array) -> Array:

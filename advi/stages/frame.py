@@ -1,4 +1,4 @@
-"""Optimisers whose steps are taken where the start is a standard normal."""
+"""Optimisers whose steps are taken where q is about a standard normal."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from advi.families import Family
 
@@ -14,7 +15,8 @@ from advi.families import Family
 class FrameState(NamedTuple):
     """State of an optimiser in a frame."""
 
-    center: Any  # parameters of every block at the start, whose scale is the frame
+    center: Any  # parameters of every block, whose scale is the frame
+    step: Array  # () steps taken
     inner: Any  # the optimiser's own state
 
 
@@ -26,8 +28,9 @@ def framed(
 
     There a mean moves in sds of the start, along axes in which its coordinates are independent,
     and a scale moves relative to that of the start. If that is about right, one rate suits all
-    coordinates whatever their units and correlations. The frame is held, so that parameters are
-    linear in what is moved and their average is that of the steps.
+    coordinates whatever their units and correlations. After every power of two steps the frame is
+    taken anew, should the start have been wrong; in between it is held, so that parameters are
+    linear in what is moved, and their average is that of the steps.
 
     Parameters
     ----------
@@ -43,13 +46,16 @@ def framed(
         )
 
     def init(params: Any) -> FrameState:
-        return FrameState(params, optimizer.init(params))
+        return FrameState(params, jnp.zeros((), jnp.int32), optimizer.init(params))
 
     def update(updates: Any, state: FrameState, params: Any = None) -> tuple[Any, FrameState]:
         at = moved(state.center)
         zero = jax.tree.map(jnp.zeros_like, state.center)
         [gradients] = jax.vjp(at, zero)[1](updates)
         steps, inner = optimizer.update(gradients, state.inner, params)
-        return jax.jvp(at, (zero,), (steps,))[1], FrameState(state.center, inner)
+        step = state.step + 1
+        move = (step & state.step) == 0  # a power of two
+        center = jax.tree.map(lambda new, old: jnp.where(move, new, old), params, state.center)
+        return jax.jvp(at, (zero,), (steps,))[1], FrameState(center, step, inner)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]

@@ -22,8 +22,9 @@ from advi.stages.plan import run_plan
 
 MAX_DIM = 128  # beyond, the plan would cost more than the steps that it saves
 NUM_ROWS, ROWS_PER_DIM = 2048, 20  # rows to run the plan on
-MAX_PASSES = 6  # gradients of all rows
+MAX_PASSES = 20  # gradients of all rows
 NEAR = 0.1  # sds that the mean may still have to go
+FAR = 1.0  # sds from which on the start has failed
 
 
 class Start(NamedTuple):
@@ -58,7 +59,8 @@ def start_on_rows(
     Returns
     -------
     Start or None
-        None if the log density of all rows is not finite where that of some is.
+        None if the log density of all rows is not finite where that of some is, or if no way led
+        from the one's optimum to the other's.
 
     Raises
     ------
@@ -112,20 +114,23 @@ def _toward_all(
     """Return the Gaussian moved to where all rows have it, by Newton steps with its own scale.
 
     The gradient of the ELBO is that on some rows, and what all rows have beyond them at the mean
-    (Shamir, Srebro & Zhang 2014, section 3): steps shorten it by the root of D/n.
+    (Shamir, Srebro & Zhang 2014, section 3): a step leaves about the root of D/n of it. A step
+    that does not shorten it is halved.
     """
     E = structure.fixed_draws(rng, max(MIN_DRAWS, 2 * structure.dim))
-    reached, least = None, np.inf
+    reached, least, share, move = None, np.inf, 1.0, np.zeros(structure.dim)
     for _ in range(MAX_PASSES):
         x = q.loc.astype(density.dtype)
         [value], [gradient] = density.value_and_grad(x[None])
         of_some = some.value_and_grad(np.concatenate([x[None], q.points(E)]))[1]
         slope = q.in_frame((gradient - of_some[0] + of_some[1:].mean(0))[None])
         size = float(np.linalg.norm(slope))
-        if not (np.isfinite(value) and size < least):
+        if np.isfinite(value) and size < least:
+            reached, least = Start(q, Anchor(x, value, gradient)), size  # type: ignore[arg-type]
+            move = q.moves(slope)[0]
+        else:
+            share /= 2
+        if reached is None or least < NEAR:
             break
-        reached, least = Start(q, Anchor(x, value, gradient)), size
-        if size < NEAR:
-            break
-        q = Gaussian(q.loc + q.moves(slope)[0], q.scale)
-    return reached
+        q = Gaussian(reached.gaussian.loc + share * move, q.scale)
+    return reached if least < FAR else None

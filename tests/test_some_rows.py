@@ -1,0 +1,197 @@
+"""Minibatch fits that start from the plan on some rows, and end where all rows would."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+import advi
+from advi.data import make_rows, prepare
+from advi.density import Density, log_density
+from advi.gaussian import Gaussian, structure_of
+from advi.make_guide import make_guide
+from advi.model import Terms
+from advi.stages.anchor import Anchor, anchored
+from advi.stages.frame import framed
+from advi.stages.some_rows import can_start, near, start_on_rows
+from advi.tracing import trace
+from models import logistic_regression as logistic
+
+MAX_SHIFT, MAX_STRETCH = 0.05, 0.03  # what a minibatch fit is held to, as by benchmarks.rows
+
+
+def scaled_badly(num_rows, seed=1):
+    """Rows of a logistic regression on correlated predictors whose units differ by 10^4."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((num_rows, 10)) @ (np.eye(10) + rng.standard_normal((10, 10)) / 3).T
+    y = rng.random(num_rows) < 1 / (1 + np.exp(0.5 - x @ rng.normal(0, 0.3, 10)))
+    scales = np.logspace(-2, 2, 10)[rng.permutation(10)]
+    return {"x": (x * scales).astype(np.float32), "y": y.astype(np.float32)}
+
+
+def wide_prior(z, d):
+    prior = dist.Normal(0, 100).log_prob(z["slopes"]).sum() + dist.Normal(0, 9).log_prob(
+        z["intercept"]
+    )
+    logits = z["intercept"] + d["x"] @ z["slopes"]
+    return advi.Terms(prior, rows=dist.Bernoulli(logits=logits).log_prob(d["y"]))
+
+
+def linear(z, d):
+    prior = dist.Normal(0, 100).log_prob(z["w"]).sum() + dist.HalfNormal(10).log_prob(z["s"])
+    return advi.Terms(prior, rows=dist.Normal(d["x"] @ z["w"], z["s"]).log_prob(d["y"]))
+
+
+def linear_rows(num_rows):
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((num_rows, 10))
+    return {"x": x, "y": x @ rng.standard_normal(10) + 0.7 * rng.standard_normal(num_rows)}
+
+
+# latents out of the alphabet's order: a tree of JAX sorts them
+LINEAR = advi.Model(linear, {"w": advi.real(10), "s": advi.positive()})
+CASES = {
+    "logistic": (logistic.model(10), lambda n: logistic.data(n, 10).rows),
+    "badly scaled": (
+        advi.Model(wide_prior, {"slopes": advi.real(10), "intercept": advi.real()}),
+        scaled_badly,
+    ),
+    "noise scale": (LINEAR, linear_rows),
+}
+
+
+def agreement(model, data, family, keys):
+    """Assert that fits by minibatches settle where the fit of all rows is."""
+    settings = {"family": family, "diagnose": False}
+    whole = advi.fit(model, data, **settings)
+    for key in keys:
+        fit = advi.fit(model, data, batch_size=256, key=key, **settings)
+        assert fit.status == "converged"
+        assert len(fit.elbo_trace) <= 16_384
+        for name, sd in whole.sd().items():
+            assert np.max(np.abs(fit.mean()[name] - whole.mean()[name]) / sd) < MAX_SHIFT
+            assert np.max(np.abs(fit.sd()[name] / sd - 1)) < MAX_STRETCH
+
+
+def test_minibatches_end_where_all_rows_do():
+    model, rows = CASES["logistic"]
+    agreement(model, rows(20_000), "full_rank", keys=(0, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["full_rank", "mean_field"])
+@pytest.mark.parametrize("num_rows", [20_000, 100_000])
+@pytest.mark.parametrize("name", CASES)
+def test_minibatches_end_where_all_rows_do_whatever_the_predictors(name, num_rows, family):
+    model, rows = CASES[name]
+    agreement(model, rows(num_rows), family, keys=(0, 1, 2))
+
+
+def test_it_takes_the_steps_asked_for_and_the_same_ones_again():
+    data = linear_rows(3000)
+    settings = {"batch_size": 100, "max_steps": 50, "diagnose": False}
+    first, second = (advi.fit(LINEAR, data, key=3, **settings) for _ in range(2))
+    assert len(first.elbo_trace) == 50
+    assert first.params[0].loc.tobytes() == second.params[0].loc.tobytes()
+
+
+def test_the_start_is_near_the_optimum_of_all_rows():
+    data, spec = prepare(linear_rows(20_000), "float32")
+    density = Density(LINEAR, data, spec)
+    rows = make_rows(256, density.log_joint.num_rows, spec)
+    first = Gaussian(np.zeros(11), np.ones(11))
+    start = start_on_rows(density, rows, np.random.default_rng(0), first, warm=False)
+    whole = advi.fit(LINEAR, data, family="full_rank", diagnose=False).gaussian
+    off = np.abs(start.gaussian.loc - whole.loc) / whole.sds
+    assert off.max() < 0.2
+    # 2,048 rows tell a variance to 3 %
+    np.testing.assert_allclose(start.gaussian.sds, whole.sds, rtol=0.1)
+
+
+def test_no_start_where_few_rows_are_not_finite():
+    """Likely they are not among those of the plan, and yet they are named."""
+    rows = linear_rows(20_000)
+    rows["y"][::5000] = np.nan
+    with pytest.raises(ValueError, match=r"data leaf 'y', row 0 is NaN"):
+        advi.fit(LINEAR, rows, batch_size=256, max_steps=10)
+
+
+def test_what_is_planned():
+    estimated = advi.Model(linear, {"w": advi.real(10), "s": advi.positive()})
+    assert can_start(make_guide(LINEAR, "full_rank"))
+    assert not can_start(make_guide(estimated, {"w": "full_rank", "s": advi.Point()}))
+    assert not can_start(make_guide(advi.Model(linear, {"w": advi.real(200)}), "mean_field"))
+
+
+def test_an_anchor_changes_no_average_and_takes_the_noise_at_its_place():
+    y = jnp.arange(6.0) ** 2
+    model = advi.Model(lambda z, d: z["x"], {"x": advi.real()})
+
+    def log_p(batch):
+        return lambda real: Terms(-real["x"], -((batch - real["x"]) ** 2) * (1 + real["x"]))
+
+    def total(real, terms, scale=1.0):
+        return terms(real).total(scale)
+
+    of_all = lambda x: total({"x": x[0]}, log_p(y))  # noqa: E731
+    at = jnp.array([0.7])
+    model = advi.Model(lambda z, d: z["x"], {"x": advi.real()})
+    value, gradient = jax.value_and_grad(of_all)(at)
+    anchor = Anchor(at, value, gradient)
+    batches = [anchored(log_p(part), model, anchor, 3.0) for part in y.reshape(3, 2)]
+    for x in (0.7, -1.3):
+        values = [total({"x": jnp.float32(x)}, batch, 3.0) for batch in batches]
+        assert np.mean(values) == pytest.approx(float(of_all(jnp.array([x]))), rel=1e-5)
+        assert (np.ptp(values) < 1e-2) == (x == 0.7)
+
+
+def test_an_anchor_finds_latents_out_of_order():
+    data, spec = prepare(linear_rows(50), "float32")
+    log_p = log_density(LINEAR, trace(LINEAR, spec), frozenset())
+    x = np.linspace(-1, 1, 11, dtype=np.float32)
+    anchor = Anchor(x, np.float32(0), np.zeros(11, np.float32))
+    controlled = anchored(lambda real: log_p(real, data), LINEAR, anchor, 1.0)
+    # at the anchor it is the value kept there
+    assert float(controlled(LINEAR.split(x)).total()) == pytest.approx(0.0, abs=1e-2)
+
+
+@pytest.mark.parametrize("family", ["full_rank", "mean_field"])
+def test_a_frame_makes_steps_the_same_whatever_the_units(family):
+    """A gradient in other units, and the step that answers it, are those of the same move."""
+    import optax
+
+    guide = make_guide(advi.Model(lambda z, d: z["x"].sum(), {"x": advi.real(2)}), family)
+    families = tuple(b.base for b in guide.blocks)
+    loc, scale = np.array([1.0, 2.0]), np.array([[2.0, 0.0], [1.0, 0.5]])
+    units = np.array([1.0, 1e3])
+    moves = []
+    for unit in (np.ones(2), units):
+        params = guide.params_of((loc * unit, scale * unit[:, None]), np.float32)
+
+        def of(params, unit=unit):
+            q = families[0].draw(params[0], jnp.array([0.3, -1.0])) / unit
+            return (q**2).sum() + q[0] * q[1]
+
+        optimizer = framed(optax.adam(0.1), families)
+        updates, _ = optimizer.update(jax.grad(of)(params), optimizer.init(params), params)
+        moved = guide.to_gaussian(optax.apply_updates(params, updates))
+        L = moved[1] if moved[1].ndim == 2 else np.diag(moved[1])
+        moves.append((moved[0] / unit, L / unit[:, None]))
+    for one, other in zip(*moves, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
+def test_near_keeps_the_precision_of_coupled_latents():
+    latents = {"a": advi.real(2), "b": advi.real(), "c": advi.real()}
+    model = advi.Model(lambda z, d: z["a"].sum() + z["b"] + z["c"], latents)
+    A = np.random.default_rng(0).standard_normal((4, 4))
+    cov = A @ A.T + np.eye(4)
+    full = Gaussian(np.zeros(4), np.linalg.cholesky(cov))
+    guide = make_guide(model, {"a": "full_rank", ("b", "c"): "mean_field"})
+    L = near(full, structure_of(guide)).scale
+    precision = np.linalg.inv(cov)
+    np.testing.assert_allclose((L @ L.T)[:2, :2], np.linalg.inv(precision[:2, :2]))
+    np.testing.assert_allclose(np.diag(L)[2:], np.diag(precision)[2:] ** -0.5)
+    guide = make_guide(model, "full_rank")
+    assert near(full, structure_of(guide)) is full
