@@ -1,7 +1,11 @@
 """The README's Python runs as it stands, in order, and prints what the README says it prints."""
 
+import contextlib
+import io
 import re
 from pathlib import Path
+
+import pytest
 
 import advi
 
@@ -20,25 +24,35 @@ def same_everywhere(text):
     return NUMBER.sub("#", REASON.sub(r"\1\2", text)).split()
 
 
-def test_snippets_run_and_print_what_is_shown(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where one of them writes a file
-    namespace = {}
-    printed = ""
-    for language, block in BLOCKS:
-        if language == "python":
-            exec(compile(block, "README.md", "exec"), namespace)
-            printed = capsys.readouterr().out
-        elif language == "text":
-            assert same_everywhere(printed) == same_everywhere(block)
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """What every block of Python printed, by its place, and the fit that the first one made."""
+    namespace, printed, first = {}, {}, None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("readme"))  # where one of them writes a file
+        for place, (language, block) in enumerate(BLOCKS):
+            if language == "python":
+                out = io.StringIO()
+                with contextlib.redirect_stdout(out):
+                    exec(compile(block, "README.md", "exec"), namespace)
+                printed[place] = out.getvalue()
+                first = first or namespace["fit"]
+    return printed, first
 
 
-def test_the_first_fit_is_the_one_shown():
+def test_snippets_run_and_print_what_is_shown(ran):
+    printed, _ = ran
+    last = ""
+    for place, (language, block) in enumerate(BLOCKS):
+        last = printed.get(place, last)
+        if language == "text":
+            assert same_everywhere(last) == same_everywhere(block)
+
+
+def test_the_first_fit_is_the_one_shown(ran):
     """The numbers of the first table, to what the plan's tolerances leave open."""
-    code = next(block for language, block in BLOCKS if language == "python")
+    _, fit = ran
     shown = next(block for language, block in BLOCKS if language == "text")
-    namespace = {}
-    exec(code, namespace)
-    fit = namespace["fit"]
     means = {
         line.split()[0]: float(line.split()[1]) for line in shown.split("\n\n")[1].splitlines()[1:]
     }
