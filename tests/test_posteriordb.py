@@ -71,6 +71,9 @@ class Reference(NamedTuple):
     away: np.ndarray  # (2,) ten sds to either side of the mean
 
 
+BATCH = 500  # of which the 10,000 draws are a multiple
+
+
 @functools.lru_cache
 def at_reference(name):
     """Return the density at the reference draws, in float64 and by the log-joint alone."""
@@ -86,13 +89,16 @@ def at_reference(name):
     def evaluate(draws, data):
         x = jax.vmap(model.ravel)(draws)
         mean, sd = x.mean(0), x.std(0)
-        points = jnp.concatenate([x, mean + jnp.array([[0], [-10], [10]]) * sd])
+        away = mean + jnp.array([[0], [-10], [10]]) * sd
+        # whole batches: what is left over would be compiled once more
+        points = jnp.concatenate([x, jnp.resize(away, (BATCH, x.shape[1]))])
         one = functools.partial(jax.value_and_grad(log_density), data=data)
-        return x, *jax.lax.map(one, points, batch_size=500)
+        return x, *jax.lax.map(one, points, batch_size=BATCH)
 
     with jax.enable_x64(True):
         x, values, gradients = map(np.asarray, evaluate(latents(posterior), posterior.data))
-    return Reference(x, values[:-3], gradients[:-3], float(values[-3]), values[-2:])
+    n = len(x)
+    return Reference(x, values[:n], gradients[:n], float(values[n]), values[n + 1 : n + 3])
 
 
 @needs_checkout
