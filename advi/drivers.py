@@ -1,6 +1,5 @@
 """The two ways to a fit: the automatic plan, and the steps of an optimiser."""
 
-import dataclasses
 import functools
 import itertools
 from typing import Any, NamedTuple
@@ -20,7 +19,6 @@ from advi.guide import Guide
 from advi.held_out import HeldOut
 from advi.initial import initial
 from advi.keys import device_key, host_rng
-from advi.objective import Elbo
 from advi.progress import Bar
 from advi.result import Fit
 from advi.row_fit import LAST_ERRORS, START_SCALES, RowEnds
@@ -265,11 +263,7 @@ def default_optimizer() -> optax.GradientTransformation:
 def from_plan(settings: Stochastic) -> Stochastic:
     """Return the settings of steps that start near the optimum, where the plan left them.
 
-    They are taken in the frame of the start, whose scale is about right, and by sticking the
-    landing, which has the least noise there.
+    They are taken in the frame of the start, whose scale is about right.
     """
-    objective = settings.objective
-    if isinstance(objective, Elbo) and objective.estimator == "auto":
-        objective = dataclasses.replace(objective, estimator="stl")
     families = tuple(b.base for b in settings.guide.blocks)
-    return settings._replace(optimizer=framed(settings.optimizer, families), objective=objective)
+    return settings._replace(optimizer=framed(settings.optimizer, families))

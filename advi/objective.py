@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import jax
@@ -188,6 +188,16 @@ class Iwae:
 
 
 Objective = Elbo | Iwae
+
+
+def near_optimum(objective: Objective) -> Objective:
+    """Return an objective for steps that start near the optimum.
+
+    Sticking the landing has the least noise there, and is taken where the choice is left.
+    """
+    if isinstance(objective, Elbo) and objective.estimator == "auto":
+        return replace(objective, estimator="stl")
+    return objective
 
 
 def check_weights(name: str, guide: Guide) -> None:

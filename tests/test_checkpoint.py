@@ -136,7 +136,7 @@ def test_what_a_log_joint_closes_over_counts(monkeypatch, tmp_path):
     fit(advi.Model(another, LATENTS), checkpoint=tmp_path, max_steps=100)
     monkeypatch.setitem(globals(), "OFFSET", np.array([0.0, 1.0]))
     again = advi.Model(lambda z, d: another(z, d), LATENTS)
-    with pytest.raises(ValueError, match="differs: the log-joint"):
+    with pytest.raises(ValueError, match=r"differs: .*the log-joint"):
         fit(again, checkpoint=tmp_path)
 
 

@@ -17,7 +17,7 @@ from advi.families import Family, PerRow
 from advi.gaussian import Gaussian
 from advi.guide import Guide
 from advi.held_out import HeldOut
-from advi.objective import Objective
+from advi.objective import Objective, near_optimum
 from advi.stages.anchor import Anchor, anchored
 from advi.stages.averaging import Average, chosen, tail_average, with_step
 from advi.stages.stopping import MAX_ANCHORED, MAX_DISTANCE, distance, due, settled
@@ -283,9 +283,11 @@ def _chunk(settings: Stochastic) -> Any:
 
         log_p_batch = anchored(lambda real: log_p(real, batch), guide.model, state.anchor, scale)
 
+        aim = near_optimum(objective) if state.anchor else objective
+
         def loss(params: Any) -> Array:
             params = guide.at_rows(params, batch, per_row)
-            return -objective.value(log_p_batch, guide, params, eps, scale, state.step)
+            return -aim.value(log_p_batch, guide, params, eps, scale, state.step)
 
         value, gradients = jax.value_and_grad(loss)(old_params)
         updates, opt_state = optimizer.update(
