@@ -231,6 +231,21 @@ def test_flat_and_distant_starts_reach_raw_predictors():
         np.testing.assert_allclose(fit.sd()["b"], sd, rtol=0.03)
 
 
+def test_a_density_without_bound_ends_in_words():
+    """Rows that a regression fits exactly: its gradient overflows as the noise goes to zero."""
+
+    def log_joint(z, d):
+        residual = (d["x"] @ z["w"]) / z["s"]
+        return -0.5 * jnp.sum(z["w"] ** 2) - jnp.sum(0.5 * residual**2 + jnp.log(z["s"]))
+
+    model = advi.Model(log_joint, {"w": advi.real(3), "s": advi.positive()})
+    for family in ("full_rank", "mean_field", "low_rank"):
+        fit = advi.fit(model, {"x": np.zeros((64, 3))}, family=family)
+        assert fit.status == "diverged"
+        assert "no bound" in fit.status.message
+        assert fit.verdict.level == "poor"
+
+
 def test_budget_interrupt_and_callback_keep_what_there_is():
     target = targets.ill_conditioned(20, 1e4, seed=0)
     short = advi.fit(target.model, target.data, max_steps=5)

@@ -126,6 +126,8 @@ def newton(
     frame, q = _Frame(E, structure), Gaussian(gaussian.loc, scale_tril(gaussian.scale))
     log_p, gradients = yield q.points(frame.E)
     value = frame.value(q, log_p)
+    if not np.all(np.isfinite(gradients)):
+        return q
     while True:
         gained = False
         step = _newton_step(q, gradients, frame)
@@ -133,7 +135,8 @@ def newton(
             trial = step(damping)
             log_p, trial_gradients = yield trial.points(frame.E)
             trial_value = frame.value(trial, log_p)
-            if np.isfinite(trial_value) and trial_value < value:
+            finite = np.isfinite(trial_value) and bool(np.all(np.isfinite(trial_gradients)))
+            if finite and trial_value < value:
                 gained = value - trial_value >= NEWTON_GAIN
                 q, value, gradients = trial, trial_value, trial_gradients
                 accepted(q, frame.constant - value)

@@ -179,6 +179,8 @@ def _extreme(
         _, gradients = yield q.points(np.concatenate([E + move, E - move]))
         ahead, behind = np.split(q.in_frame(gradients), 2)
         v = np.where(involved, (behind - ahead).mean(0) / (2 * CURVATURE_STEP), 0.0)
+        if not np.all(np.isfinite(v)):
+            v = V[:, k]  # as if the scale were right: nothing else is known
         products[:, k] = v
     T = V.T @ products
     values, W = np.linalg.eigh((T + T.T) / 2)

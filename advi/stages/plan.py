@@ -293,6 +293,13 @@ def _distance(a: Gaussian, b: Gaussian) -> Floats:
 
 def _status(fitted: Fitted, runner: _Runner, eps: float) -> Status:
     spent = f"{runner.evals} evaluations, {runner.density.num_gradients} gradients"
+    if not np.isfinite(fitted.gradient):
+        return Status(
+            "diverged",
+            "the gradient of the log density overflows where it is highest: the density may have "
+            "no bound there, as where a scale that goes to zero makes data certain; give that "
+            f"scale a prior that keeps it away from zero, or other coordinates ({spent})",
+        )
     if fitted.reason == "converged":
         return Status("converged", f"the ELBO has settled ({spent})")
     if fitted.reason == "stalled" and fitted.gradient < NEARLY:
