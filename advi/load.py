@@ -48,5 +48,6 @@ def load(path: Name, *, known: Iterable[type] = ()) -> Fit:
     fields = stored(path, known)
     with refused(path, KIND):
         fit = Fit(**fields)
-        _ = fit.gaussian, fit.diagnostics  # what cannot be said of a fit is refused here
+        # what cannot be said of a fit is refused here
+        _ = fit.diagnostics, None if fit.guide.local else fit.gaussian
         return fit

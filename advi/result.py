@@ -670,7 +670,8 @@ class Fit:
 
         The file is written whole or not at all: one of that name stays as it is until it is
         replaced. Of a fit that `corrected` returned it holds the corrected draws; what a NumPyro
-        model derives from its latents it does not hold.
+        model derives from its latents it does not hold. An encoder is code: of its latents the
+        file holds a table, what it gives for each of the rows that were fitted.
 
         Parameters
         ----------
@@ -683,10 +684,9 @@ class Fit:
             If there is no such folder, or `path` is one.
         TypeError
             If a transform or a family holds a function, or the tree of the latents a node that is
-            no dict, list or tuple, for files hold no code; or if every data row has parameters of
-            its own.
+            no dict, list or tuple, for files hold no code.
         ValueError
-            If a parameter is not finite.
+            If a parameter is not finite, or an encoder was fitted to a stream, whose rows are gone.
         """
         storage.save(self, path)
 

@@ -1,5 +1,6 @@
 """A fit as one file, which needs neither the model's code nor the data to be read."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,11 +12,11 @@ from numpy.typing import NDArray
 
 from advi.archive import Archive, Name, read, refused, write
 from advi.data import prepare
-from advi.density import Density, precision
+from advi.density import SOME_ROWS, Density, precision
 from advi.diagnostics.verdict import Checked, Comparison, Level, Verdict
 from advi.diagnostics.weighted import WeightedDraws
 from advi.errors import describe
-from advi.families import Family
+from advi.families import Family, PerRow
 from advi.guide import Block, Guide
 from advi.keys import key_words
 from advi.latents import Latent
@@ -58,10 +59,12 @@ class NotStored:
 
 def save(fit: "Fit", path: Name) -> None:
     """Write a fit; see `Fit.save`."""
+    fit = _tabled(fit)
     rivals = fit.rivals
     document = {
         "float": fit.float_dtype,
-        "latents": to_data(_latents(fit.model)),
+        "latents": to_data(_latents(fit.model, fit.guide.local)),
+        "num_rows": fit.model.num_rows if fit.guide.local else None,
         "blocks": [_block_data(block) for block in fit.guide.blocks],
         "choices": list(fit.guide.choices),
         "status": [str(fit.status), fit.status.message],
@@ -77,10 +80,9 @@ def save(fit: "Fit", path: Name) -> None:
     }
     for field, dtype in TRACE.items():
         arrays[f"trace.{field}"] = np.array([getattr(p, field) for p in fit.trace], dtype)
-    guide = fit.guide
-    for i, (block, index) in enumerate(zip(guide.blocks, guide.indices, strict=True)):
+    for i in range(len(fit.guide.blocks)):
         leaves = jax.tree.leaves(fit.params[i])
-        _params(block.base, len(index), leaves, fit.float_dtype)  # what is written can be read
+        _params(fit.guide, i, leaves, fit.float_dtype)  # what is written can be read
         arrays |= {f"params.{i}.{k}": leaf for k, leaf in enumerate(leaves)}
     if fit.corrected_draws is not None:
         points, weights = fit.corrected_draws
@@ -107,15 +109,14 @@ def _fields(path: str, archive: Archive, known: tuple[type, ...]) -> dict[str, A
     float_dtype = document["float"]
     if float_dtype not in FLOATS:
         raise ValueError(f"its float type is {float_dtype!r}; expected one of {FLOATS}")
-    model = Model(NotStored(path), from_data(document["latents"], known))
+    model = _model(path, document, known)
     _check_values(model, float_dtype, archive.num_bytes)
     blocks = tuple(_block(data, model, known) for data in document["blocks"])
     if sorted(name for block in blocks for name in block.names) != sorted(model.latents):
         raise ValueError("its families do not cover every latent once")
     guide = Guide(model, blocks, tuple(map(str, document["choices"])))
     params = tuple(
-        _params(block.base, len(index), _group(arrays, f"params.{i}."), float_dtype)
-        for i, (block, index) in enumerate(zip(blocks, guide.indices, strict=True))
+        _params(guide, i, _group(arrays, f"params.{i}."), float_dtype) for i in range(len(blocks))
     )
     density = Density(model, *prepare(None, float_dtype), guide.estimated)
     density.num_values = int(document["num_values"])
@@ -143,15 +144,40 @@ def _fields(path: str, archive: Archive, known: tuple[type, ...]) -> dict[str, A
     return fields
 
 
-def _latents(model: Model) -> Any:
+def _tabled(fit: "Fit") -> "Fit":
+    """Return the fit with a table of what its encoders give for the rows that were fitted."""
+    if not fit.guide.local:
+        return fit
+    if fit.density.scale != 1:
+        raise ValueError(
+            f"save: {SOME_ROWS}, and a file holds what the encoder gives for all; expected rows in "
+            "memory. The encoder's parameters are in fit.params."
+        )
+    return dataclasses.replace(fit, guide=fit.guide.tabled(), params=fit.rows().tables)
+
+
+def _model(path: str, document: Mapping[str, Any], known: tuple[type, ...]) -> Model:
+    num_rows = document["num_rows"]
+    model = Model(NotStored(path), from_data(document["latents"], known))
+    if not model.local and num_rows is None:
+        return model
+    if not model.local or type(num_rows) is not int or num_rows < 1:
+        raise ValueError(f"it has {num_rows} rows of local latents")
+    return model.with_rows(num_rows)
+
+
+def _latents(model: Model, local: frozenset[str]) -> Any:
     """Return the tree of the latents, dicts in their order of declaration, as they are stored.
 
     Each has the very transform its coordinates were fitted with, whatever is registered when it
-    is loaded, and nowhere to start.
+    is loaded, and nowhere to start. Those in `local` are as they are in one row.
     """
     stored = {}
     for name, latent in model.latents.items():
-        stored[name] = Latent(latent.support, latent.shape, transform=latent.bijection)
+        shape = latent.shape[1:] if name in local else latent.shape
+        stored[name] = Latent(
+            latent.support, shape, local=name in local, transform=latent.bijection
+        )
         try:
             to_data(stored[name])
         except TypeError as error:
@@ -187,38 +213,41 @@ def _check_values(model: Model, float_dtype: str, num_bytes: int) -> None:
 
 
 def _block_data(block: Block) -> Any:
-    names = ", ".join(map(repr, block.names))
-    if not isinstance(block.family, Family):
-        raise TypeError(
-            f"save: the family of {names} is {describe(block.family)}, with parameters for every "
-            "data row, or code that computes them; a file holds families of all rows together."
-        )
     try:
         return to_data(block)
     except TypeError as error:
+        names = ", ".join(map(repr, block.names))
         raise TypeError(f"save: the family of {names}: {error}") from None
 
 
 def _block(data: Any, model: Model, known: tuple[type, ...]) -> Block:
     block = from_data(data, known)
-    if not isinstance(block, Block) or not isinstance(block.family, Family):
+    if not isinstance(block, Block) or not isinstance(block.family, (Family, PerRow)):
         raise ValueError(f"expected latents and their family, got {describe(block)}")
+    if any((name in model.local) != block.local for name in block.names):
+        raise ValueError(f"the family of {block.names} is not one for latents such as these")
     if list(block.names) != [name for name in model.latents if name in block.names]:
         raise ValueError(f"expected latents in their order, got {block.names}")
     return block
 
 
-def _params(family: Family, dim: int, leaves: list[NDArray[Any]], float_dtype: str) -> Any:
-    """Return a family's parameters, if its own for the same Gaussian are shaped like them."""
+def _params(guide: Guide, i: int, leaves: list[NDArray[Any]], float_dtype: str) -> Any:
+    """Return the parameters of a block, of a table if the rows' are shaped like its base's own."""
+    block, dim = guide.blocks[i], len(guide.indices[i])
+    family, of_one = block.base, leaves
+    if block.local:
+        dim //= guide.num_rows
+        if any(leaf.shape[:1] != (guide.num_rows,) for leaf in leaves):
+            raise ValueError(f"the tables of {family} do not have {guide.num_rows} rows")
+        of_one = [leaf[0] for leaf in leaves]
     structure = jax.tree.structure(family.from_gaussian(np.zeros(1), np.ones(1)))
-    params = jax.tree.unflatten(structure, leaves)
-    loc, scale = family.to_gaussian(params)
+    loc, scale = family.to_gaussian(jax.tree.unflatten(structure, of_one))
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(family.from_gaussian(loc, scale))]
-    if loc.shape != (dim,) or shapes != [leaf.shape for leaf in leaves]:
+    if loc.shape != (dim,) or shapes != [leaf.shape for leaf in of_one]:
         raise ValueError(f"the parameters of {family} do not have their shapes")
     if any(leaf.dtype != float_dtype or not np.isfinite(leaf).all() for leaf in leaves):
         raise ValueError(f"the parameters of {family} are not finite numbers of {float_dtype}")
-    return params
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _rivals(arrays: Arrays, dim: int) -> tuple[Rival, ...]:

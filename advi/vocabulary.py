@@ -17,7 +17,7 @@ from numpyro.distributions import transforms as numpyro_transforms
 
 from advi import transforms
 from advi.errors import describe
-from advi.families import FullRank, LowRank, MeanField, Point
+from advi.families import FullRank, LowRank, MeanField, PerRow, Point
 from advi.guide import Block
 from advi.latents import Latent
 
@@ -26,7 +26,7 @@ NUMPYRO = (constraints.Constraint, numpyro_transforms.Transform)
 
 def _classes() -> dict[str, type]:
     own = (*(getattr(transforms, name) for name in transforms.__all__),
-           FullRank, LowRank, MeanField, Point, Block, Latent)  # fmt: skip
+           FullRank, LowRank, MeanField, Point, PerRow, Block, Latent)  # fmt: skip
     theirs = (c for module in (constraints, numpyro_transforms) for c in vars(module).values())
     return {c.__name__: c for c in own if dataclasses.is_dataclass(c)} | {
         f"numpyro.{c.__name__}": c for c in theirs if isinstance(c, type) and issubclass(c, NUMPYRO)
