@@ -191,6 +191,7 @@ def test_targets_that_lack_data_are_left_out(capsys):
     assert "skipped: radon, no checkout" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # most of it compiles a sampler; what it made before is looked at above
 def test_make_references_smoke(tmp_path, checkout):
     out = tmp_path / "references.json"
     size = ["--chains", "1", "--warmup", "5", "--draws", "5"]

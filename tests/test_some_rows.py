@@ -89,9 +89,9 @@ def test_minibatches_end_where_all_rows_do_whatever_the_predictors(name, num_row
 
 
 def test_it_takes_the_steps_asked_for_and_the_same_ones_again():
-    data = linear_rows(3000)
-    settings = {"batch_size": 100, "max_steps": 50, "diagnose": False}
-    first, second = (advi.fit(LINEAR, data, key=3, **settings) for _ in range(2))
+    model, rows = CASES["logistic"]
+    settings = {"family": "full_rank", "batch_size": 256, "max_steps": 50, "diagnose": False}
+    first, second = (advi.fit(model, rows(20_000), key=3, **settings) for _ in range(2))
     assert len(first.elbo_trace) == 50
     assert first.params[0].loc.tobytes() == second.params[0].loc.tobytes()
 

@@ -56,16 +56,19 @@ def test_full_rank_by_adam_on_a_correlated_gaussian(estimator):
     np.testing.assert_allclose(fit.cov(), target.cov, atol=0.03)
 
 
-def test_line_search_gets_fixed_draws():
+def test_line_search_gets_fixed_draws(caplog):
     """optax.lbfgs converges to rounding, which noisy draws would not allow."""
     target = targets.ill_conditioned(5, 100, seed=4)
-    fit = advi.fit(
-        target.model,
-        target.data,
-        family="full_rank",
-        optimizer=OPTIMISERS["lbfgs"],
-        max_steps=200,
-    )
+    with jax.log_compiles():
+        fit = advi.fit(
+            target.model,
+            target.data,
+            family="full_rank",
+            optimizer=OPTIMISERS["lbfgs"],
+            max_steps=200,
+        )
+    # its state begins with Python numbers, which the first chunk of steps makes arrays
+    assert sum("XLA compilation of jit(chunk)" in text for text in caplog.messages) == 1
     tail = fit.elbo_trace[-20:]
     assert np.ptp(tail) < 1e-4
     sd = np.sqrt(np.diag(target.cov))

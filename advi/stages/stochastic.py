@@ -243,7 +243,11 @@ def _init(optimizer: optax.GradientTransformation, averaged: tuple[bool, ...]) -
         count = jnp.zeros((), jnp.int32)
         return State(
             params=params,
-            opt_state=optimizer.init(params),
+            # typed as steps leave it: Python numbers would have the chunk compiled twice
+            opt_state=jax.tree.map(
+                lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)),
+                optimizer.init(params),
+            ),
             average=Average(zeros, zeros, count, count),
             key=key,
             step=count,
