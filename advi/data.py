@@ -199,7 +199,7 @@ class Rows:
         leaves, treedef = jax.tree.flatten(data)
         return treedef.unflatten(
             [
-                jnp.take(leaf, index, axis=0) if row else leaf
+                leaf.at[index].get(mode="promise_in_bounds") if row else leaf
                 for leaf, row in zip(leaves, self.per_row, strict=True)
             ]
         )

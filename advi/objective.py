@@ -126,7 +126,7 @@ class Elbo:
                 value += scale * beta * p.prior.sum()
             return value - guide.log_prob(held, real).total(scale * beta) if stl else value
 
-        average = jax.vmap(per_draw)(eps).mean()
+        average = _over_draws(per_draw, eps).mean()
         return average if stl else average + guide.entropy(params).total(scale * beta)
 
 
@@ -182,9 +182,19 @@ class Iwae:
             p, q = log_p(real), guide.log_prob(params, real)
             return p.shared, p.per_row - q.rows
 
-        shared, log_weights = jax.vmap(per_draw)(eps)
+        shared, log_weights = _over_draws(per_draw, eps)
         rows = logsumexp(log_weights, axis=0) - math.log(len(eps))
         return shared.mean() + scale * rows.sum()
+
+
+def _over_draws(function: Callable[[Array], Any], eps: Array) -> Any:
+    """Return a function of one draw's noise for all (M, noise_dim).
+
+    One draw alone is not mapped: networks with an axis of length 1 compile to transposed copies.
+    """
+    if len(eps) == 1:
+        return jax.tree.map(lambda leaf: leaf[None], function(eps[0]))
+    return jax.vmap(function)(eps)
 
 
 Objective = Elbo | Iwae

@@ -7,8 +7,9 @@ import optax
 import pytest
 
 import advi
+from advi.stages import stochastic
 from advi.stages.averaging import Average, tail_average, with_step
-from advi.stages.stochastic import MAX_BAD_RUN
+from advi.stages.stochastic import CHUNK, MAX_BAD_RUN
 from tests import targets
 
 OPTIMISERS = {
@@ -178,6 +179,57 @@ def test_non_finite_steps_are_skipped_and_counted():
     assert 0 < bad < 300
     assert f"{bad} non-finite steps were skipped" in fit.status.message
     assert np.all(np.isfinite(fit.params[0].loc))
+
+
+def test_steps_taken_anew_after_a_bad_one_are_the_same_steps():
+    """Only steps from the bad one on may differ from those of a density that is finite there."""
+
+    def density(beyond):
+        return lambda z, data: jnp.where(jnp.abs(z["x"]) > 0.5, beyond, -0.5 * z["x"] ** 2)
+
+    fits = [
+        advi.fit(
+            advi.Model(density(beyond), {"x": advi.real()}),
+            optimizer=optax.adam(0.001),
+            objective=advi.Elbo(draws=2),
+            max_steps=700,
+        )
+        for beyond in (np.nan, -0.2)
+    ]
+    got, wanted = (np.asarray(fit.elbo_trace) for fit in fits)
+    first = int(np.argmin(np.isfinite(got)))
+    assert CHUNK < first < 700
+    assert first % CHUNK > 0
+    np.testing.assert_allclose(got[:first], wanted[:first], rtol=1e-6)
+    assert np.isfinite(fits[0].params[0].loc).all()
+
+
+def program_misses(**call):
+    """Return the programs of steps that a fit compiles."""
+    before = stochastic._chunk.cache_info().misses
+    advi.fit(advi.Model(lambda z, d: -0.5 * z["x"] ** 2, {"x": advi.real()}), **call)
+    return stochastic._chunk.cache_info().misses - before
+
+
+def test_an_optimiser_that_starts_with_infinities_has_no_bad_steps():
+    optimizer = optax.chain(optax.sgd(0.01), optax.contrib.reduce_on_plateau())
+    assert program_misses(optimizer=optimizer, max_steps=10) == 1
+
+
+def test_a_gradient_that_an_optimiser_keeps_for_later_is_looked_at():
+    """Accumulated over 1000 steps, a gradient that is not a number would show far too late."""
+    optimizer = optax.MultiSteps(optax.sgd(0.01), 1000).gradient_transformation()
+
+    def log_joint(z, data):
+        # finite everywhere, but its gradient is not a number beyond 0.2
+        return -0.5 * z["x"] ** 2 + jnp.sqrt(jnp.where(z["x"] > 0.2, z["x"] - z["x"], 1.0))
+
+    model = advi.Model(log_joint, {"x": advi.real()})
+    fit = advi.fit(
+        model, optimizer=optimizer, objective=advi.Elbo(draws=2), max_steps=200, diagnose=False
+    )
+    assert np.isfinite(fit.elbo_trace).all()
+    assert "non-finite steps were skipped" in fit.status.message
 
 
 def test_a_run_of_non_finite_steps_ends_the_fit_with_step_latent_and_value():

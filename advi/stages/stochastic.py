@@ -153,11 +153,19 @@ class Stochastic(NamedTuple):
 
     def program(self, state: State, data: Any) -> str:
         """Return a chunk as StableHLO, with all numbers in it: what the settings amount to."""
-        return _chunk(self).lower(state, data, self.chunk_steps).as_text()
+        return _chunk(self, False).lower(state, data, self.chunk_steps).as_text()
 
     def chunk(self, state: State, data: Any, num_steps: int) -> tuple[State, np.ndarray]:
-        """Take at most `chunk_steps` steps; return the state and every step's ELBO in nats."""
-        new, elbos = _chunk(self)(state, data, num_steps)
+        """Take at most `chunk_steps` steps; return the state and every step's ELBO in nats.
+
+        To look at every gradient costs a large network a fifth of its time. So the steps are taken
+        without, and taken anew, with each one looked at, if anything is not finite after them; and
+        so are all steps after one that was skipped.
+        """
+        checked = int(state.skipped) > 0
+        new, elbos, finite = _chunk(self, checked)(state, data, num_steps)
+        if not checked and not finite:
+            new, elbos, _ = _chunk(self, True)(state, data, num_steps)
         taken = int(new.step) - int(state.step)
         return new, np.asarray(elbos)[:taken]
 
@@ -261,7 +269,12 @@ def _init(optimizer: optax.GradientTransformation, averaged: tuple[bool, ...]) -
 
 
 @lru_cache(maxsize=64)
-def _chunk(settings: Stochastic) -> Any:
+def _chunk(settings: Stochastic, checked: bool) -> Any:
+    """Return a compiled chunk of steps.
+
+    It maps a state, data and a number of steps to the new state, every step's ELBO, and whether
+    all that changed is finite. If `checked`, steps that are not finite leave the state as it was.
+    """
     guide, rows, objective = settings.guide, settings.rows, settings.objective
     log_p = log_density(guide.model, trace(guide.model, settings.spec), guide.estimated)
     optimizer = optax.with_extra_args_support(settings.optimizer)
@@ -298,14 +311,14 @@ def _chunk(settings: Stochastic) -> Any:
             gradients, old_opt_state, old_params, value=value, grad=gradients, value_fn=loss
         )
         params = optax.apply_updates(old_params, updates)
-        good = jnp.isfinite(value)
-        for leaf in (*jax.tree.leaves(gradients), *jax.tree.leaves(params)):
-            good &= jnp.all(jnp.isfinite(leaf))
-        params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(good, new, old),
-            (params, opt_state),
-            (old_params, old_opt_state),
-        )
+        good = jnp.ones((), bool)
+        if checked:
+            good = _finite((value, gradients, params))
+            params, opt_state = jax.tree.map(
+                lambda new, old: jnp.where(good, new, old),
+                (params, opt_state),
+                (old_params, old_opt_state),
+            )
         params = with_rows(state.params, params, tables, index)
         opt_state = with_rows(state.opt_state, opt_state, in_state, index)
         new = State(
@@ -321,7 +334,7 @@ def _chunk(settings: Stochastic) -> Any:
         )
         return new, -value
 
-    def chunk(state: State, data: Any, num_steps: Array) -> tuple[State, Array]:
+    def chunk(state: State, data: Any, num_steps: Array) -> tuple[State, Array, Array]:
         def more(carry: tuple[State, Array, Array]) -> Array:
             state, _, i = carry
             return (i < num_steps) & (state.bad_run < MAX_BAD_RUN)
@@ -332,7 +345,33 @@ def _chunk(settings: Stochastic) -> Any:
             return state, elbos.at[i].set(elbo.astype(elbos.dtype)), i + 1
 
         elbos = jnp.full((settings.chunk_steps,), jnp.nan, settings.spec.float_dtype)
-        state, elbos, _ = jax.lax.while_loop(more, body, (state, elbos, jnp.zeros((), jnp.int32)))
-        return state, elbos
+        new, elbos, taken = jax.lax.while_loop(more, body, (state, elbos, jnp.zeros((), jnp.int32)))
+        lost = jnp.any(~jnp.isfinite(elbos) & (jnp.arange(len(elbos)) < taken))
+        return (
+            new,
+            elbos,
+            ~(lost | _spoilt((state.params, state.opt_state), (new.params, new.opt_state))),
+        )
 
     return jax.jit(chunk)
+
+
+def _finite(tree: Any) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _spoilt(before: Any, after: Any) -> Array:
+    """Return whether anything in a tree was finite before and is not after.
+
+    Optimisers keep infinities of their own, such as the best value before there is one.
+    """
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    return jnp.any(
+        jnp.stack(
+            [
+                jnp.any(jnp.isfinite(old) & ~jnp.isfinite(new))
+                for old, new in pairs
+                if jnp.issubdtype(new.dtype, jnp.inexact)
+            ]
+        )
+    )
