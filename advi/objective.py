@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.special import logsumexp
@@ -193,7 +194,7 @@ def _over_draws(function: Callable[[Array], Any], eps: Array) -> Any:
     One draw alone is not mapped: networks with an axis of length 1 compile to transposed copies.
     """
     if len(eps) == 1:
-        return jax.tree.map(lambda leaf: leaf[None], function(eps[0]))
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], function(eps[0]))
     return jax.vmap(function)(eps)
 
 

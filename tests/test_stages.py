@@ -6,11 +6,12 @@ import pytest
 import advi
 from advi.gaussian import Gaussian, Structure, structure_of
 from advi.make_guide import make_guide
+from advi.stages.climb import climb
 from advi.stages.lbfgs import Pair, minimise, two_loop
 from advi.stages.lockstep import lockstep
 from advi.stages.path import evaluate_held_out
 from advi.stages.polish import polish
-from advi.stages.start import climb, distinct
+from advi.stages.start import distinct
 
 
 def run(stage, log_density):
@@ -51,19 +52,6 @@ def test_minimise_rosenbrock():
     minimum = minimise_function(rosenbrock, [-1.2, 1.0])
     assert minimum.reason == "converged"
     np.testing.assert_allclose(minimum.point, [1, 1], atol=1e-7)
-
-
-@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
-def test_a_blind_first_step_does_not_depend_on_the_size_of_the_gradient(size):
-    """A gradient of 1e12 once made the first step look too short to be tried."""
-    minimum = minimise_function(
-        lambda x: (0.5 * size * (x @ x), size * x),
-        [3.0, -4.0],
-        blind_cap=0.1,
-        done=lambda m: m.gradient < 1e-8 * size,
-    )
-    assert minimum.reason == "converged"
-    np.testing.assert_allclose(minimum.point, 0, atol=1e-7)
 
 
 def test_steps_out_of_the_domain_are_shortened():
@@ -125,9 +113,49 @@ def two_modes(x):
     return top, share * (np.array([5.0, 0]) - x) + (1 - share) * (np.array([-5.0, 0]) - x)
 
 
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+def test_a_blind_first_step_does_not_depend_on_the_size_of_the_gradient(size):
+    """A gradient of 1e12 once made the first step look too short to be tried."""
+    start = np.array([[3.0, -4.0]])
+    [found] = run(climb(start, np.zeros(2), 1e-16), lambda x: (-0.5 * size * (x @ x), -size * x))
+    assert np.max(np.abs(found.path[1] - found.path[0])) == pytest.approx(min(0.1, 4 * size))
+
+
+def banana(x):
+    value, gradient = rosenbrock(x)
+    return (-value, -gradient) if x[0] > -2 else (np.nan, np.full(2, np.nan))
+
+
+def test_climbs_beside_each_other_are_those_alone():
+    starts = np.random.default_rng(2).uniform(-1.9, 3, (12, 2))
+    together = run(climb(starts, np.zeros(2), 1e-16), banana)
+    alone = [run(climb(start[None], np.zeros(2), 1e-16), banana)[0] for start in starts]
+    assert len({len(climbed.path) for climbed in alone}) > 3
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.path, other.path, rtol=1e-9)
+        assert one.top == pytest.approx(other.top)
+
+
+def test_climbs_take_the_steps_of_a_minimisation():
+    def flat(x):  # so that the first step, along the gradient, is not cut
+        value, gradient = rosenbrock(x)
+        return value / 3000, gradient / 3000
+
+    start, path = np.array([-1.2, 1.0]), []
+    minimise_function(flat, start, cap=5.0, accepted=lambda x, _: path.append(x))
+    [climbed] = run(climb(start[None], np.zeros(2), 1e-16), lambda x: [-v for v in flat(x)])
+    assert len(climbed.path) > 5
+    np.testing.assert_allclose(climbed.path, path[: len(climbed.path)], rtol=1e-9)
+
+
+def test_a_climb_without_descent_ends():
+    [found] = run(climb(np.ones((1, 2)), np.zeros(2), 1e-16), lambda x: (-x @ x, 2 * x))
+    assert len(found.path) == 1
+
+
 def test_distinct_optima_of_equal_height_are_told_apart_and_one_is_found_once():
     starts = np.array([[4.0, 1.0], [6.0, -1.0], [-4.0, 2.0], [-5.5, 0.5]])
-    climbs = [run(climb(x, np.zeros(2), 1e-16), two_modes) for x in starts]
+    climbs = run(climb(starts, np.zeros(2), 1e-16), two_modes)
     found = run(distinct(climbs, 3), two_modes)
     assert sorted(np.sign(c.path[-1][0]) for c in found) == [-1, 1]
 
@@ -138,7 +166,8 @@ def test_ends_along_a_ridge_are_one_optimum():
     def ridge(x):
         return -0.5 * scale @ x**2, -scale * x
 
-    climbs = [run(climb(np.array([1.0, y]), np.zeros(2), 1e-16), ridge) for y in (-300.0, 400.0)]
+    starts = np.array([[1.0, -300.0], [1.0, 400.0]])
+    climbs = run(climb(starts, np.zeros(2), 1e-16), ridge)
     assert len(run(distinct(climbs, 3), ridge)) == 1
 
 
@@ -146,8 +175,8 @@ def test_a_start_without_a_finite_value_is_left_out():
     def nowhere(x):
         return np.nan, np.full(2, np.nan)
 
-    lost = run(climb(np.ones(2), np.zeros(2), 1e-16), nowhere)
-    found = run(climb(np.array([4.0, 0.0]), np.zeros(2), 1e-16), two_modes)
+    [lost] = run(climb(np.ones((1, 2)), np.zeros(2), 1e-16), nowhere)
+    [found] = run(climb(np.array([[4.0, 0.0]]), np.zeros(2), 1e-16), two_modes)
     assert lost.path == []
     assert [c.top for c in run(distinct([lost, found, found], 3), two_modes)] == [found.top]
 

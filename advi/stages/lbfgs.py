@@ -1,6 +1,6 @@
 """L-BFGS with a changing diagonal metric, on a vector space or in a moving frame."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,18 +36,21 @@ class Minimum(NamedTuple):
 class Pair(NamedTuple):
     """A step and what the gradient changed by on it."""
 
-    s: Floats  # (P,)
-    y: Floats  # (P,)
-    sy: float  # s'y > 0
+    s: Floats  # (..., P)
+    y: Floats  # (..., P)
+    sy: Any  # (...) s'y > 0
 
 
-def two_loop(g: Floats, pairs: list[Pair], h0: Floats) -> Floats:
+def two_loop(g: Floats, pairs: Sequence[Pair], h0: Floats) -> Floats:
     """Return the L-BFGS inverse Hessian times g (Nocedal & Wright 2006, algorithm 7.4).
+
+    Of several minimisations the arrays have a leading axis more. A pair of zeros, with s'y = 1,
+    stands for none.
 
     Parameters
     ----------
     g
-        (P,) gradient.
+        (..., P) gradient.
     pairs
         The last steps, oldest first.
     h0
@@ -57,14 +60,39 @@ def two_loop(g: Floats, pairs: list[Pair], h0: Floats) -> Floats:
         return h0 * g
     q, alphas = g.copy(), []
     for s, y, sy in reversed(pairs):
-        alpha = (s @ q) / sy
+        alpha = np.vecdot(s, q) / sy
         alphas.append(alpha)
-        q -= alpha * y
+        q -= alpha[..., None] * y
     _, y, sy = pairs[-1]
-    r = (sy / (y @ (h0 * y))) * h0 * q
+    bent = np.vecdot(y, h0 * y)
+    r = (sy / np.where(bent > 0, bent, sy))[..., None] * h0 * q
     for (s, y, sy), alpha in zip(pairs, reversed(alphas), strict=True):
-        r += (alpha - (y @ r) / sy) * s
+        r += (alpha - np.vecdot(y, r) / sy)[..., None] * s
     return r
+
+
+def rounding(value: Any, eps: float) -> Any:
+    """Return the rise of an objective that is taken for rounding."""
+    return 20 * eps * np.abs(value)
+
+
+def shortened(t: Any, slope: Any, rise: Any, finite: Any) -> Any:
+    """Return the length to try after a step that did not descend enough.
+
+    Parameters
+    ----------
+    t
+        Length of that step, in steps p; numbers or arrays, like all that follow.
+    slope
+        The objective's derivative along p, negative.
+    rise
+        Its value after the step less that before.
+    finite
+        Whether value and gradient after the step are finite.
+    """
+    # minimiser of the parabola through both values, with that slope
+    parabola = np.clip(-0.5 * t * slope / (rise - t * slope), 0.1, 0.5)
+    return t * np.where(finite, parabola, SHRINK_NON_FINITE)
 
 
 def minimise(
@@ -74,7 +102,6 @@ def minimise(
     metric: Callable[[Any], Floats],
     *,
     cap: float,
-    blind_cap: float | None = None,
     max_evals: int,
     done: Callable[[Measure], bool],
     eps: float,
@@ -95,14 +122,12 @@ def minimise(
         Point to H0 (P,), the diagonal of the initial inverse Hessian: a Fisher metric's inverse.
     cap
         Largest step in that metric, max |p / sqrt(H0)|.
-    blind_cap
-        The same for a step that no curvature is known for yet; by default `cap`.
     max_evals
         Evaluations of the objective.
     done
         Stopping rule.
     eps
-        Machine epsilon of the objective: a rise of 20 eps |value| is taken for rounding.
+        Machine epsilon of the objective.
     accepted
         Called with every accepted point and its value.
     """
@@ -122,10 +147,9 @@ def minimise(
         measure = Measure(values, _largest(root * g), _largest(p / root))
         if done(measure):
             return Minimum(point, value, "converged", measure)
-        longest = cap if pairs or blind_cap is None else blind_cap
-        t = min(1.0, longest / measure.step) if measure.step > 0 else 1.0
+        t = min(1.0, cap / measure.step) if measure.step > 0 else 1.0
         shortest = MIN_SHRINKAGE * t
-        slack = 20 * eps * abs(value)
+        slack = rounding(value, eps)
         while True:
             if evals >= max_evals:
                 return Minimum(point, value, "budget", measure)
@@ -135,12 +159,7 @@ def minimise(
             finite = np.isfinite(trial_value) and bool(np.all(np.isfinite(trial_g)))
             if finite and trial_value <= value + ARMIJO * t * slope + slack:
                 break
-            if finite:
-                # minimiser of the parabola through value, slope and trial value
-                curvature = trial_value - value - t * slope
-                t *= float(np.clip(-0.5 * t * slope / curvature, 0.1, 0.5))
-            else:
-                t *= SHRINK_NON_FINITE
+            t = float(shortened(t, slope, trial_value - value, finite))
             if t < shortest:
                 break
         if t < shortest:

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from advi import draws
 from advi.density import Density
 from advi.gaussian import Floats, Gaussian, Structure
+from advi.stages.climb import climb
 from advi.stages.lockstep import Stage, lockstep
 from advi.stages.mean_field import Fitted, mean_field
 from advi.stages.path import MIN_DRAWS, Path, evaluate_held_out, even, path
-from advi.stages.start import Climbed, Started, climb, distinct, select
+from advi.stages.start import Started, distinct, select
 from advi.status import Estimate, Progress, Status
 
 # Random points are screened by their log density in two boxes, and the best of each are climbed
@@ -209,7 +210,7 @@ class _Plan:
             *near[_highest(heights[:SCREENED], num)],
             *wide[_highest(heights[SCREENED:], num)],
         ]
-        climbs: list[Climbed] = self.runner.run(*(climb(x, center, self.eps) for x in places))
+        [climbs] = self.runner.run(climb(np.stack(places), center, self.eps))
         [chosen] = self.runner.run(distinct(climbs, max(NUM_STARTS, restarts)))
         started: list[Started] = self.runner.run(
             *(

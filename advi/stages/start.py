@@ -1,17 +1,13 @@
-"""Where to begin: a short climb of the log density, then the scale that suits it best."""
+"""Where to begin: on the path of a climb, with the scale that suits the place best."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from advi.gaussian import Floats, Gaussian, Structure
-from advi.stages.lbfgs import Measure, minimise
+from advi.stages.climb import Climbed
 from advi.stages.lockstep import Stage
 
-MAX_EVALS = 150
-STEP_CAP = 5.0
-FIRST_STEP = 0.1  # along the gradient, whose size says nothing of the distance to go
-GAIN_WINDOW, GAIN_NATS = 5, 0.5  # the climb ends when its last 5 steps gain less than half a nat
 SCALES = (1.0, 0.1, 0.01, 0.001)
 PATH_POINTS = 6
 SHORTLIST = 3
@@ -21,55 +17,12 @@ SCREEN_DRAWS, SELECT_DRAWS = 4, 16
 MAX_HALVINGS = 10
 
 
-class Climbed(NamedTuple):
-    """The path of a climb, and the log density in nats at its end; no path if none was finite."""
-
-    path: list[Floats]  # (D,) each
-    top: float
-
-
 class Started(NamedTuple):
     """A first Gaussian and an estimate of its ELBO in nats; -inf where no value was finite."""
 
     gaussian: Gaussian
     elbo: float
     top: float
-
-
-def climb(x0: Floats, center: Floats, eps: float) -> Stage[Climbed]:
-    """Climb the log density from `x0`, or from nearer to `center` until its value is finite.
-
-    Parameters
-    ----------
-    x0
-        (D,) starting point.
-    center
-        (D,) the point to fall back to.
-    eps
-        Machine epsilon of the log density.
-    """
-    first = yield from _finite_start(x0, center)
-    if first is None:
-        return Climbed([], -np.inf)
-    path: list[Floats] = []
-
-    def negative_log_density(x: Floats) -> Stage[tuple[float, Floats]]:
-        values, gradients = yield x[None]
-        return -float(values[0]), -gradients[0]
-
-    top = yield from minimise(
-        first,
-        negative_log_density,
-        retract=lambda x, step: x + step,
-        metric=np.ones_like,
-        cap=STEP_CAP,
-        blind_cap=FIRST_STEP,
-        max_evals=MAX_EVALS,
-        done=_gains_little,
-        eps=eps,
-        accepted=lambda x, _: path.append(x),
-    )
-    return Climbed(path, -top.value)
 
 
 def distinct(climbs: list[Climbed], num: int) -> Stage[list[Climbed]]:
@@ -138,20 +91,6 @@ def select(climbed: Climbed, structure: Structure, rng: np.random.Generator) -> 
     if elbos[0] > elbo:
         gaussian, elbo = tuned, float(elbos[0])
     return Started(gaussian, elbo, climbed.top)
-
-
-def _finite_start(x0: Floats, center: Floats) -> Stage[Floats | None]:
-    for _ in range(MAX_HALVINGS):
-        values, gradients = yield x0[None]
-        if np.isfinite(values[0]) and np.all(np.isfinite(gradients)):
-            return x0
-        x0 = (x0 + center) / 2
-    return None
-
-
-def _gains_little(measure: Measure) -> bool:
-    values = measure.values
-    return len(values) > GAIN_WINDOW and values[-1 - GAIN_WINDOW] - values[-1] < GAIN_NATS
 
 
 def _elbos(

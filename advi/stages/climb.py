@@ -1,0 +1,140 @@
+"""Climbs of the log density from several points at once, by L-BFGS: where a fit may begin."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.gaussian import Floats
+from advi.stages.lbfgs import ARMIJO, HISTORY, MIN_SHRINKAGE, Pair, rounding, shortened, two_loop
+from advi.stages.lockstep import Stage
+
+MAX_EVALS = 150
+STEP_CAP = 5.0
+FIRST_STEP = 0.1  # along the gradient, whose size says nothing of the distance to go
+GAIN_WINDOW, GAIN_NATS = 5, 0.5  # a climb ends when its last 5 steps gain less than half a nat
+MAX_HALVINGS = 10
+
+
+class Climbed(NamedTuple):
+    """The path of a climb, and the log density in nats at its end; no path if none was finite."""
+
+    path: list[Floats]  # (D,) each
+    top: float
+
+
+class _History:
+    """The last steps of every climb and what the gradients changed by on them.
+
+    A climb with fewer of them than there is room for has zeros in the oldest places.
+    """
+
+    def __init__(self, num: int, dim: int) -> None:
+        self.s, self.y = np.zeros((2, HISTORY, num, dim))
+        self.sy = np.ones((HISTORY, num))
+        self.count = np.zeros(num, int)
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The steps, oldest first, of all climbs beside each other."""
+        oldest = HISTORY - self.count.max()
+        return [Pair(*parts) for parts in zip(self.s, self.y, self.sy, strict=True)][oldest:]
+
+    def add(self, climbs: NDArray[np.int_], s: Floats, y: Floats, eps: float) -> None:
+        """Keep the steps (n, D) of some climbs (n,) along which the curvature is positive."""
+        sy = np.vecdot(s, y)
+        bent = sy > eps * np.sqrt(np.vecdot(s, s) * np.vecdot(y, y))
+        kept = climbs[bent]
+        for array, new in ((self.s, s), (self.y, y), (self.sy, sy)):
+            array[:-1, kept] = array[1:, kept]
+            array[-1, kept] = new[bent]
+        self.count[kept] = np.minimum(self.count[kept] + 1, HISTORY)
+
+    def clear(self, climbs: NDArray[np.int_]) -> None:
+        """Forget the steps of some climbs."""
+        self.s[:, climbs] = self.y[:, climbs] = 0
+        self.sy[:, climbs] = 1
+        self.count[climbs] = 0
+
+
+def climb(places: Floats, center: Floats, eps: float) -> Stage[list[Climbed]]:
+    """Climb the log density from several places.
+
+    Each climb is the minimisation of `advi.stages.lbfgs.minimise` with a metric of ones; all take
+    their steps together, as arrays with a row each.
+
+    Parameters
+    ----------
+    places
+        (n, D) where to start, or from nearer to `center` until the value there is finite.
+    center
+        (D,) the point to fall back to.
+    eps
+        Machine epsilon of the log density.
+    """
+    x, value, g = yield from _finite_starts(places, center)
+    climbing = np.isfinite(value)
+    paths = [[place] if known else [] for place, known in zip(x.copy(), climbing, strict=True)]
+    values = [[v] for v in value]
+    history = _History(*x.shape)
+    p, (t, slope, shortest) = np.zeros_like(x), np.zeros((3, len(x)))
+    turning = climbing
+    for _ in range(MAX_EVALS - 1):
+        if turning.any():
+            ahead = -two_loop(g, history.pairs, np.ones(1))
+            uphill = np.flatnonzero(turning & ~(np.vecdot(g, ahead) < 0))
+            if len(uphill):
+                history.clear(uphill)
+                ahead[uphill] = -g[uphill]
+            p = np.where(turning[:, None], ahead, p)
+            slope = np.vecdot(g, p)
+            longest = np.where(history.count > 0, STEP_CAP, FIRST_STEP)
+            whole = longest / np.maximum(longest, np.abs(p).max(1))
+            t, shortest = np.where(turning, [whole, MIN_SHRINKAGE * whole], [t, shortest])
+        a = np.flatnonzero(climbing)
+        if not len(a):
+            break
+        trial = x[a] + t[a, None] * p[a]
+        heights, gradients = yield trial
+        trial_value, trial_g = -heights, -gradients
+        finite = np.isfinite(trial_value) & np.isfinite(trial_g).all(1)
+        enough = value[a] + ARMIJO * t[a] * slope[a] + rounding(value[a], eps)
+        lower = finite & (trial_value <= enough)
+
+        went = a[lower]
+        history.add(went, trial[lower] - x[went], trial_g[lower] - g[went], eps)
+        x[went], value[went], g[went] = trial[lower], trial_value[lower], trial_g[lower]
+        for k in went:
+            paths[k].append(x[k].copy())
+            values[k].append(value[k])
+
+        back = a[~lower]
+        t[back] = shortened(t[back], slope[back], (trial_value - value[a])[~lower], finite[~lower])
+        stuck = back[t[back] < shortest[back]]
+        ended = [k for k in went if _gains_little(values[k])]
+        climbing[[*ended, *stuck[history.count[stuck] == 0]]] = False
+        if len(stuck):
+            history.clear(stuck)  # a stale history can point uphill: once more along the gradient
+        turning = np.zeros_like(climbing)
+        turning[went] = turning[stuck] = True
+        turning &= climbing
+    return [Climbed(path, -v if path else -np.inf) for path, v in zip(paths, value, strict=True)]
+
+
+def _finite_starts(places: Floats, center: Floats) -> Stage[tuple[Floats, Floats, Floats]]:
+    """Return places, minus the log density there and its gradients; inf where none is finite."""
+    x, value, g = places.copy(), np.full(len(places), np.inf), np.zeros_like(places)
+    for _ in range(MAX_HALVINGS):
+        missing = np.flatnonzero(~np.isfinite(value))
+        if not len(missing):
+            break
+        heights, gradients = yield x[missing]
+        finite = np.isfinite(heights) & np.isfinite(gradients).all(1)
+        found, lost = missing[finite], missing[~finite]
+        value[found], g[found] = -heights[finite], -gradients[finite]
+        x[lost] = (x[lost] + center) / 2
+    return x, value, g
+
+
+def _gains_little(values: list[float]) -> bool:
+    return len(values) > GAIN_WINDOW and values[-1 - GAIN_WINDOW] - values[-1] < GAIN_NATS
