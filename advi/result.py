@@ -1,11 +1,10 @@
 """The result of a fit: draws, moments and densities of the posterior approximation."""
 
 import dataclasses
-import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -13,17 +12,18 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi import draws, plots, predict, storage, trust
+from advi import constrained, draws, headlines, plots, predict, storage, trust
 from advi.archive import Name
 from advi.density import Density, default_float, precision
-from advi.diagnostics.verdict import Checked, Verdict, khat_words
+from advi.diagnostics.verdict import Checked, Verdict
 from advi.diagnostics.weighted import WeightedDraws
 from advi.errors import describe
-from advi.families import Amortised, PerRow
+from advi.families import PerRow
 from advi.gaussian import Gaussian, Structure, structure_of
 from advi.guide import Guide
 from advi.interop import arviz
 from advi.keys import device_key, host_rng
+from advi.log_prob import log_prob
 from advi.loo import Loo, psis_loo
 from advi.model import Model
 from advi.moments import DrawSet
@@ -38,8 +38,6 @@ SAMPLE_STREAM = 2
 MOMENT_DRAWS, FEW_DRAWS = 4000, 100
 MOMENT_ELEMENTS = 2**27  # of all draws that moments come from
 ORTHOGONAL_DIM = 512  # above it orthogonal draws cost more than they save
-CHUNK_ELEMENTS = 2**22  # draws are mapped to the constrained scale in chunks of this size
-MAX_CHUNK = 1024
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -346,24 +344,7 @@ class Fit:
             vectors and circular latents), or every data row has parameters of its own.
         """
         self._require_one_vector()
-        many_to_one = [n for n, v in self.model.latents.items() if not v.bijection.bijective]
-        if many_to_one:
-            raise ValueError(
-                f"log_prob: {', '.join(map(repr, many_to_one))} is a wrapped latent, whose density "
-                "under q has no closed form; use sample() instead."
-            )
-        values = self.model.from_tree(z)
-        leading = {
-            np.shape(v)[: np.ndim(v) - len(self.model.latents[k].shape)] for k, v in values.items()
-        }
-        if len(leading) != 1 or len(next(iter(leading))) > 1:
-            raise ValueError(
-                f"log_prob: got leading axes {sorted(leading)}; expected none, or one of the same "
-                "length for every latent."
-            )
-        with precision(self.float_dtype):
-            values = {k: np.asarray(v, self.float_dtype) for k, v in values.items()}
-            return _log_prob_program(self.guide, bool(next(iter(leading))))(self.params, values)
+        return log_prob(self.guide, self.params, z, self.float_dtype)
 
     def summary(self) -> Table:
         """Return mean, sd and 5 %, 50 % and 95 % quantiles of every scalar coordinate.
@@ -717,76 +698,17 @@ class Fit:
 
     def constrain(self, X: NDArray[np.float64]) -> dict[str, NDArray]:
         """Return points (n, D) on the constrained scale, by name, host arrays ``(n, *shape)``."""
-        points = X.astype(self.float_dtype)
-        found = self._in_chunks(_constrain_program(self.model), points, X.shape[1])
-        return {name: found[name] for name in self.model.latents}
+        return constrained.constrain(self.model, X, self.float_dtype)
 
     def derive(self, values: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """Return what the model derives from values by name, ``(n, *shape)``, host arrays."""
-        names = self.model.derived.names
-        if not names or self.density.scale != 1:
-            return {}
-        program, data = _derived_program(self.model), self.density.data
-        points = {name: v.astype(self.float_dtype) for name, v in values.items()}
-        work = self.density.log_joint.cost
-        found = self._in_chunks(lambda part: program(part, data), points, work)
-        return {name: found[name] for name in names}
-
-    def _in_chunks(self, program: Any, points: Any, elements: int) -> dict[str, NDArray]:
-        """Return a program's values at points (n, ...) of so many elements each, host arrays."""
-        n = len(jax.tree.leaves(points)[0])
-        chunk = int(np.clip(2 ** int(np.log2(max(CHUNK_ELEMENTS / elements, 1))), 1, MAX_CHUNK))
-        # a chunk that is not full repeats the last point
-        rows = np.minimum(np.arange(-(-n // chunk) * chunk), n - 1).reshape(-1, chunk)
-        with precision(self.float_dtype):
-            parts = [program(jax.tree.map(lambda v, i=i: v[i], points)) for i in rows]
-            return {
-                name: np.concatenate([np.asarray(part[name]) for part in parts])[:n]
-                for name in parts[0]
-            }
+        return constrained.derive(self.density, values)
 
     def __repr__(self) -> str:
-        table = self.summary()
-        head = "\n".join([*self._headlines(), str(self.verdict)])
-        parts = [head, str(table) if table.rows else "", "\n".join(self._left_out())]
-        return "\n\n".join(part for part in parts if part)
+        return headlines.text(self)
 
     def _repr_html_(self) -> str:
-        head, foot = (_html_lines(lines) for lines in (self._headlines(), self._left_out()))
-        return f"{head}{self.verdict._repr_html_()}{self.summary()._repr_html_()}{foot}"
-
-    def _headlines(self) -> list[str]:
-        kind = self.guide.description
-        if self.corrected_draws is not None:
-            kind += ", corrected"
-        lines = [
-            f"Fit: {kind}, {self.model.size} real "
-            f"coordinate{'s' if self.model.size > 1 else ''}, {self.float_dtype}",
-            *self.guide.choices,
-            f"status: {self.status}, {self.status.message}",
-            f"ELBO: {self.elbo} nats",
-        ]
-        if not math.isnan(self.khat):
-            lines[-1] += f", {khat_words(self.khat)}"
-        return lines
-
-    def _left_out(self) -> list[str]:
-        """Return a line for each latent that is too much for the table."""
-        lines, rows, latents = [], self.guide.num_rows, self.model.latents
-        if not self.guide.local:
-            return lines
-        for block in self.guide.blocks:
-            kind = "amortised" if isinstance(block.family, Amortised) else "a table"
-            lines += [
-                f"{name}: {latents[name].size // rows} per row, {rows:,} rows, {kind}"
-                for name in block.names
-                if block.local
-            ]
-        estimated = [n for n in latents if n in self.guide.estimated - self.guide.local]
-        for name in self.guide.abridged(estimated):
-            size = sum(latents[part].size for part in self.model.resolve(name))
-            lines.append(f"{name}: {size:,} estimated")
-        return lines
+        return headlines.markup(self)
 
     def _device_tree(self, values: dict[str, Any]) -> Any:
         arrays: dict[str, Any] = {k: np.asarray(v, self.float_dtype) for k, v in values.items()}
@@ -794,31 +716,3 @@ class Fit:
             # elsewhere JAX would warn at every use of a float64 array of its own
             arrays = {k: jax.device_put(v) for k, v in arrays.items()}
         return self.model.to_tree(arrays)
-
-
-def _html_lines(lines: Sequence[str]) -> str:
-    return "".join(f"<div>{html.escape(line)}</div>" for line in lines)
-
-
-@lru_cache(maxsize=64)
-def _constrain_program(model: Model) -> Any:
-    return jax.jit(jax.vmap(lambda x: model.unravel(x)[0]))
-
-
-@lru_cache(maxsize=64)
-def _derived_program(model: Model) -> Any:
-    def one(values: dict[str, Array], data: Any) -> dict[str, Array]:
-        return model.derived.function(model.to_tree(values), data)
-
-    return jax.jit(jax.vmap(one, in_axes=(0, None)))
-
-
-@lru_cache(maxsize=64)
-def _log_prob_program(guide: Guide, batched: bool) -> Any:
-    def one(params: Any, values: dict[str, Array]) -> Array:
-        x = guide.model.ravel(values)
-        log_dets = guide.model.unravel(x)[1]
-        jacobian = sum(v.sum() for name, v in log_dets.items() if name not in guide.estimated)
-        return guide.log_prob(params, guide.model.split(x)).total() - jacobian
-
-    return jax.jit(jax.vmap(one, in_axes=(None, 0)) if batched else one)

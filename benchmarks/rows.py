@@ -84,6 +84,10 @@ def agreement(num_rows: int, num_predictors: int, batch_size: int) -> dict[str, 
     }
 
 
+def _judged(passed: bool) -> str:
+    return "met" if passed else "missed"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
@@ -114,9 +118,16 @@ def main(arguments: list[str] | None = None) -> None:
             for name in names
         ],
     )
-    worst = max(us[name] for name in names) / us[names[0]]
-    verdict = "met" if worst <= BAR else "missed"
-    print(f"largest ratio {worst:.3f}; the bar of {BAR:.2f} is {verdict}")
+    worst, own = (
+        max(times) / first
+        for times, first in zip(
+            zip(*(left(us, n) for n in names), strict=True), fewest, strict=True
+        )
+    )
+    print(
+        f"largest ratio {worst:.3f}, {own:.3f} without reading; the bar of {BAR:.2f} is "
+        f"{_judged(worst <= BAR)}, and {_judged(own <= BAR)} by what reading does not explain"
+    )
 
     print("\nMinibatches until they settle against the automatic plan on all rows, full rank\n")
     found = [agreement(n, *size) for n in args.agree]
@@ -129,10 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]  # fmt: skip
     print_table(["rows", "seconds", "all rows", "mean off, sd", "sd off", "status"], table)
     agree = all(f["shift"] <= MAX_SHIFT and f["stretch"] <= MAX_STRETCH for f in found)
-    print(
-        f"the bar of {MAX_SHIFT} sd for means and {MAX_STRETCH:.0%} for sds is "
-        f"{'met' if agree else 'missed'}"
-    )
+    print(f"the bar of {MAX_SHIFT} sd for means and {MAX_STRETCH:.0%} for sds is {_judged(agree)}")
 
     def draw(axes: Any) -> None:
         axes.semilogx(args.rows, [us[name] for name in names], "o-")
