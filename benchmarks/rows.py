@@ -118,12 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
             for name in names
         ],
     )
-    worst, own = (
-        max(times) / first
-        for times, first in zip(
-            zip(*(left(us, n) for n in names), strict=True), fewest, strict=True
-        )
-    )
+    worst, own = np.max([left(us, name) for name in names], axis=0) / fewest
     print(
         f"largest ratio {worst:.3f}, {own:.3f} without reading; the bar of {BAR:.2f} is "
         f"{_judged(worst <= BAR)}, and {_judged(own <= BAR)} by what reading does not explain"
