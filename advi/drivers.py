@@ -10,8 +10,8 @@ import numpy as np
 import optax
 
 from advi import draws
+from advi.all_rows import AllRows
 from advi.checkpoint import Checkpoint
-from advi.data import Rows
 from advi.density import Density
 from advi.failures import blame, not_finite_at_start
 from advi.gaussian import Floats, Gaussian, structure_of
@@ -22,15 +22,24 @@ from advi.keys import device_key, host_rng
 from advi.progress import Bar
 from advi.result import Fit
 from advi.row_fit import LAST_ERRORS, START_SCALES, RowEnds
-from advi.stages.anchor import Anchor
 from advi.stages.frame import framed
 from advi.stages.plan import NotFiniteError, run_plan
-from advi.stages.some_rows import near, start_on_rows
+from advi.stages.some_rows import (
+    MAX_PASSES,
+    Start,
+    can_start,
+    near,
+    num_some,
+    some_rows,
+    start_on_rows,
+)
 from advi.stages.stochastic import Course, Stochastic, run_steps
 from advi.status import Estimate, Status
-from advi.streams import Reader, StreamError
+from advi.streams import EndlessError, Reader, StreamError
 
 MAX_STEPS = 100_000  # of a stochastic fit that is left to settle
+START_STREAM = 4
+MIN_PASSES = 4  # over a stream, that its start may take
 LEARNING_RATE, RATE_STEPS = 0.02, 1000
 FINAL_DRAWS = 256
 MIN_FINAL_DRAWS = 16
@@ -92,11 +101,12 @@ def fit_steps(
     checkpoint: Checkpoint,
     held_out: HeldOut | None = None,
     reader: Reader | None = None,
+    start: Start | None = None,
 ) -> Fit:
     """Fit by the steps of an optimiser, until they have settled where `max_steps` is None.
 
     The steps are on the density's data, or on what a reader reads: then the density is that of
-    the first rows of the stream.
+    the first rows of the stream. They begin at a start found by the plan, or else at `init`.
 
     Raises
     ------
@@ -110,16 +120,12 @@ def fit_steps(
         ends = RowEnds.of(density, guide, key)
     else:
         ends = FlatEnds((density,), guide, rng)
-    bar.begin("start")
-    planned = None
-    if settings.planned and settings.rows is not None and isinstance(ends, FlatEnds):
-        planned = ends.planned(init, settings.rows)
-    if planned is None:
+    if start is None:
         state = settings.init(ends.start(init), device_key(key, 1), rng)
     else:
-        params, anchor = planned
         settings = from_plan(settings)
-        state = settings.init(params, device_key(key, 1), rng, anchor)
+        q = near(start.gaussian, structure_of(guide))
+        state = settings.init(guide.from_gaussian(*q), device_key(key, 1), rng, start.anchor)
     course = Course([], [], 0 if held_out is None else held_out.every)
     state, course, ended = checkpoint.resume(settings, state, course, density.data, key, max_steps)
     steps = run_steps(
@@ -171,6 +177,41 @@ def fit_steps(
     )
 
 
+def planned(
+    settings: Stochastic, all_rows: Density | AllRows, init: Any, key: Any, max_steps: int | None
+) -> Start | None:
+    """Return a start for steps on minibatches by the plan on some rows, or None.
+
+    There is none for another optimiser than the default, for latents that it is not for, where it
+    ends at nothing finite, or where to read a stream for it would take longer than the steps. Nor
+    is there of a stream without end, which need not give every row as often as every other.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `init` is not as `initial` takes it.
+    StreamError
+        If a stream is not what its first batch and `num_rows` said.
+    """
+    guide, rows, passes = settings.guide, settings.rows, MAX_PASSES
+    if rows is None or settings.optimizer is not default_optimizer() or not can_start(guide):
+        return None
+    if isinstance(all_rows, AllRows):
+        passes = min(passes, (max_steps or MAX_STEPS) // rows.steps_per_epoch)
+    if passes < MIN_PASSES:
+        return None
+    first, warm = initial(guide.model, init)
+    rng = host_rng(key, START_STREAM)
+    try:
+        if isinstance(all_rows, AllRows):
+            some = all_rows.some(num_some(rows, guide.model.size), rng)
+        else:
+            some = some_rows(all_rows, rows, rng)
+        return start_on_rows(all_rows, some, rng, first, warm, passes)
+    except (NotFiniteError, EndlessError):
+        return None
+
+
 class FlatEnds(NamedTuple):
     """Where a stochastic fit starts and what it ends with, by points of R^D on the host."""
 
@@ -199,21 +240,6 @@ class FlatEnds(NamedTuple):
             if np.all(np.isfinite(self.densities[0].value(q.points(E)))):
                 return self.guide.from_gaussian(*q)
         raise not_finite_at_start(self.densities[0], first.loc)
-
-    def planned(self, init: Any, rows: Rows) -> tuple[Any, Anchor] | None:
-        """Return the parameters to start from by the plan on some rows, and an anchor there.
-
-        None where that ends at nothing finite.
-        """
-        first, warm = initial(self.guide.model, init)
-        try:
-            found = start_on_rows(self.densities[0], rows, self.rng, first, warm)
-        except NotFiniteError:
-            return None
-        if found is None:
-            return None
-        q = near(found.gaussian, structure_of(self.guide))
-        return self.guide.from_gaussian(*q), found.anchor
 
     def better(self, average: Any, last: Any) -> tuple[Any, Estimate]:
         """Return the averaged parameters, or the last if common draws show them to be better.

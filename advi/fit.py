@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import optax
 
+from advi.all_rows import AllRows
 from advi.archive import Name
 from advi.checkpoint import Checkpoint
 from advi.data import check_batch, for_rows, make_rows, prepare
 from advi.deferred import Deferred, bound, check_model
 from advi.density import Density, default_float, precision
-from advi.drivers import default_optimizer, fit_plan, fit_steps
+from advi.drivers import default_optimizer, fit_plan, fit_steps, planned
 from advi.errors import describe, unknown
 from advi.families import MeanField
 from advi.held_out import hold_out
@@ -27,7 +28,6 @@ from advi.objective import Elbo, Objective
 from advi.progress import Bar
 from advi.result import Fit
 from advi.stages.averaging import averaged_blocks
-from advi.stages.some_rows import can_start
 from advi.stages.stochastic import Stochastic
 from advi.status import Progress
 from advi.streams import Reader, open_stream
@@ -103,8 +103,9 @@ def fit(
         Rows per step, for a log-joint that returns `Terms`. Unless an `optimizer` is given, steps
         are Adam's, at a rate that falls. With up to 128 latents, all shared and none a point, they
         start where the plan ends on some 2,000 of the rows, measure every latent by its posterior
-        sd there, and compare each batch with all rows at one point. Of a stream, by default the
-        rows of its first batch.
+        sd there, and compare each batch with all rows at one point. To find that a stream is read
+        a few times, where that is shorter than the steps, and where each epoch ends. Of a stream,
+        by default the rows of its first batch.
     num_rows
         Rows in one epoch of a stream, by which its batches are scaled; the last ones may be left
         out, fewer than a batch. Or the rows in the data that local latents have values for, by
@@ -223,7 +224,6 @@ def fit(
             guide.check_encoders(batch_spec, rows.per_row)
         objective = objective or Elbo()
         objective.check(guide, log_joint)
-        planned = optimizer is None and stream is None and rows is not None and can_start(guide)
         settings = Stochastic(
             guide,
             batch_spec,
@@ -231,7 +231,6 @@ def fit(
             optimizer or default_optimizer(),
             rows,
             averaged_blocks(guide, settle=max_steps is None),
-            planned,
         )
         _check_tables(settings, stream is not None)
         held_out = reader = None
@@ -239,13 +238,20 @@ def fit(
             num_rows = log_joint.num_rows if rows is None else rows.num_rows
             rng = host_rng(key, EVAL_STREAM)
             held_out = hold_out(eval_data, guide, batch_spec, num_rows, settings.draws, rng)
-        scale = 1.0
-        if stream is not None:
+        bar.begin("start")
+        if stream is None:
+            density = Density(whole, data, spec, guide.estimated)
+            start = planned(settings, density, init, key, max_steps)
+        else:
+            start = planned(settings, AllRows(stream), init, key, max_steps)
+            # only now: a stream may be read by one reader at a time
             reader = Reader(stream, device_key(key, 1), host_rng(key, READ_STREAM))
             opened.enter_context(reader)
-            data, scale = reader.first_batch(), stream.rows.scale
-        density = Density(whole, data, spec, guide.estimated, scale)
-        result = fit_steps(density, settings, init, key, max_steps, bar, keeper, held_out, reader)
+            batch, scale = reader.first_batch(), stream.rows.scale
+            density = Density(whole, batch, spec, guide.estimated, scale)
+        result = fit_steps(
+            density, settings, init, key, max_steps, bar, keeper, held_out, reader, start
+        )
         return _diagnosed(result, bar) if diagnose else result
 
 

@@ -23,7 +23,7 @@ class Prefetch:
     Parameters
     ----------
     items
-        Endless generator; it runs in the thread.
+        Generator; it runs in the thread.
     prepare
         Function of an item, which runs there too.
 
@@ -64,6 +64,7 @@ class Prefetch:
                 if not self._put(_Ready(self._prepare(item), None)):
                     break
             self._items.close()
+            self._put(_Ready(None, StopIteration()))
         except BaseException as error:  # the reader's thread is where it belongs
             self._put(_Ready(None, error))
 

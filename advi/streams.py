@@ -34,6 +34,10 @@ class StreamError(ValueError):
     """A stream that is not what its first batch and `num_rows` said."""
 
 
+class EndlessError(StreamError):
+    """An epoch that goes on after `num_rows` rows: it may give some of them twice."""
+
+
 @runtime_checkable
 class _Array(Protocol):
     def __array__(self) -> Any: ...
@@ -53,12 +57,18 @@ class Stream:
         Of one batch.
     blocks
         Begins to read, given the key of the fit; endless.
+    epoch
+        Begins to read every row once, in blocks of which the last may be shorter.
+    sample
+        Reads a number of rows: of a file random ones, of other streams the first.
     """
 
     model: Model
     rows: Rows
     spec: DataSpec
     blocks: Callable[[Array], Generator[Block, None, None]]
+    epoch: Callable[[], Generator[Block, None, None]]
+    sample: Callable[[int, np.random.Generator], Block]
 
 
 class Reader:
@@ -233,11 +243,28 @@ def _batches(
     batch_size = size if batch_size is None else check_batch_size(batch_size, num_rows)
     rows = _with_block(num_rows, batch_size, per_row, first)
 
-    def blocks(key: Array) -> Generator[Block, None, None]:
-        begun = itertools.chain([batch], epoch)
-        return _cut(begun, epochs, rows, first, size)
+    waiting, numbers = [itertools.chain([batch], epoch)], itertools.count(1)
 
-    return Stream(model, rows, rows.batch_spec(first), blocks)
+    def begin() -> Generator[Block, None, None]:
+        # one reading ends before the next begins: a loader may have only one at a time
+        batches = waiting.pop() if waiting else epochs()
+        return _epoch(batches, next(numbers), rows, first, size)
+
+    def blocks(key: Array) -> Generator[Block, None, None]:
+        return _cut(itertools.chain.from_iterable(begin() for _ in itertools.count()), rows)
+
+    def sample(num: int, rng: np.random.Generator) -> Block:
+        held: list[Block] = []
+        for leaves in begin():
+            held.append(leaves)
+            if sum(_length(leaves, rows) for leaves in held) >= num:
+                break
+        return _slice(_joined(held, rows), rows, 0, num)
+
+    def every_row() -> Generator[Block, None, None]:
+        return _cut(_no_more(begin(), rows), rows)
+
+    return Stream(model, rows, rows.batch_spec(first), blocks, every_row, sample)
 
 
 def _with_block(num_rows: int, batch_size: int, per_row: tuple[bool, ...], spec: DataSpec) -> Rows:
@@ -254,43 +281,67 @@ def _as_tree(batch: Any) -> Any:
     return tuple(batch) if isinstance(batch, list) else batch
 
 
-def _cut(
-    epoch: Iterator[Any], epochs: Epochs, rows: Rows, first: DataSpec, most: int
+def _epoch(
+    batches: Iterator[Any], number: int, rows: Rows, first: DataSpec, most: int
 ) -> Generator[Block, None, None]:
-    """Yield blocks of the stream's rows, in their order.
+    """Yield the leaves of an epoch's batches, checked; the last may be left out if it is short."""
+    seen = 0
+    for place, batch in enumerate(batches, 1):
+        leaves = _checked(batch, rows, first, f"batch {place} of epoch {number}")
+        seen += _length(leaves, rows)
+        yield leaves
+    if not rows.num_rows - most < seen <= rows.num_rows:
+        hint = (
+            " Give a function that makes a new iterator each time." if not seen else
+            " Each epoch must give every row once."
+        )  # fmt: skip
+        raise StreamError(
+            f"epoch {number} of the stream had {seen} rows; expected "
+            f"num_rows={rows.num_rows}.{hint}"
+        )
 
-    The rows left over at the end of an epoch begin the next block, so that every row counts as
-    often as every other whatever the sizes of the batches.
+
+def _no_more(batches: Iterator[Block], rows: Rows) -> Generator[Block, None, None]:
+    """Yield an epoch's batches; raise EndlessError if it goes on after its rows."""
+    seen = 0
+    for leaves in batches:
+        seen += _length(leaves, rows)
+        if seen > rows.num_rows:
+            raise EndlessError(f"one epoch of the stream had over num_rows={rows.num_rows} rows")
+        yield leaves
+
+
+def _cut(batches: Iterator[Block], rows: Rows) -> Generator[Block, None, None]:
+    """Yield blocks of the rows of batches, in their order, and at the end what is left.
+
+    The rows left over of one epoch begin the next block, so that every row counts as often as
+    every other whatever the sizes of the batches.
     """
     size = rows.block * rows.batch_size
     held: list[Block] = []
     count = 0
-    for number in itertools.count(1):
-        seen = 0
-        for place, batch in enumerate(epoch, 1):
-            leaves = _checked(batch, rows, first, f"batch {place} of epoch {number}")
-            length = len(leaves[rows.per_row.index(True)])
-            seen, count = seen + length, count + length
-            held.append(leaves)
-            if count < size:
-                continue
-            joined = [
-                np.concatenate(parts) if row and len(parts) > 1 else parts[-1]
-                for parts, row in zip(map(list, zip(*held, strict=True)), rows.per_row, strict=True)
-            ]
-            for start in range(0, count - size + 1, size):
-                yield _slice(joined, rows, start, start + size)
-            held, count = [_slice(joined, rows, count - count % size, count)], count % size
-        if not rows.num_rows - most < seen <= rows.num_rows:  # a short last batch may be left out
-            hint = (
-                " Give a function that makes a new iterator each time." if not seen else
-                " Each epoch must give every row once."
-            )  # fmt: skip
-            raise StreamError(
-                f"epoch {number} of the stream had {seen} rows; expected "
-                f"num_rows={rows.num_rows}.{hint}"
-            )
-        epoch = epochs()
+    for leaves in batches:
+        held.append(leaves)
+        count += _length(leaves, rows)
+        if count < size:
+            continue
+        joined = _joined(held, rows)
+        for start in range(0, count - size + 1, size):
+            yield _slice(joined, rows, start, start + size)
+        held, count = [_slice(joined, rows, count - count % size, count)], count % size
+    if count:
+        yield _joined(held, rows)
+
+
+def _length(leaves: Block, rows: Rows) -> int:
+    return len(leaves[rows.per_row.index(True)])
+
+
+def _joined(blocks: list[Block], rows: Rows) -> Block:
+    return [
+        np.concatenate(parts) if row and len(parts) > 1 else parts[-1]
+        for parts, row in zip(map(list, zip(*blocks, strict=True)), rows.per_row, strict=True)
+    ]
 
 
 def _slice(leaves: Block, rows: Rows, start: int, stop: int) -> Block:
@@ -345,19 +396,28 @@ def _mapped(model: Model | Deferred, data: Any, batch_size: Any, float_dtype: st
         for leaf, on_disk, in_memory in zip(leaves, mapped, jax.tree.leaves(tree), strict=True)
     ]
 
+    def rows_at(places: Any) -> Block:
+        of_rows = zip(sources, rows.per_row, strict=True)
+        part = [np.array(source[places]) if row else source for source, row in of_rows]
+        tree, _ = converted(spec.treedef.unflatten(part), float_dtype)
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
     def blocks(key: Array) -> Generator[Block, None, None]:
         for first_step in itertools.count(0, rows.block):
             with precision(float_dtype):
                 steps = np.arange(first_step, first_step + rows.block, dtype=np.int32)
                 index = np.asarray(_indices(every)(key, steps)).ravel()
-            part = [
-                source[index] if row else source
-                for source, row in zip(sources, rows.per_row, strict=True)
-            ]
-            tree, _ = converted(spec.treedef.unflatten(part), float_dtype)
-            yield [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+            yield rows_at(index)
 
-    return Stream(model, rows, rows.batch_spec(spec), blocks)
+    def epoch() -> Generator[Block, None, None]:
+        size = rows.block * rows.batch_size
+        for start in range(0, rows.num_rows, size):
+            yield rows_at(slice(start, start + size))
+
+    def sample(num: int, rng: np.random.Generator) -> Block:
+        return rows_at(np.sort(rng.choice(rows.num_rows, num, replace=False)))
+
+    return Stream(model, rows, rows.batch_spec(spec), blocks, epoch, sample)
 
 
 @lru_cache(maxsize=8)

@@ -33,7 +33,7 @@ ROOMS = [
     ["held_out", "row_posterior"],
     ["row_elbo"],
     ["stages", "streams"],
-    ["checkpoint", "headlines", "predict", "storage", "trust"],
+    ["all_rows", "checkpoint", "headlines", "predict", "storage", "trust"],
     ["interop", "loo", "plots"],
     ["result"],
     ["failures", "initial", "load"],

@@ -14,7 +14,7 @@ from advi.make_guide import make_guide
 from advi.model import Terms
 from advi.stages.anchor import Anchor, anchored
 from advi.stages.frame import framed
-from advi.stages.some_rows import can_start, near, start_on_rows
+from advi.stages.some_rows import can_start, near, some_rows, start_on_rows
 from advi.tracing import trace
 from models import logistic_regression as logistic
 
@@ -69,14 +69,36 @@ def agreement(model, data, family, keys):
         fit = advi.fit(model, data, batch_size=256, key=key, **settings)
         assert fit.status == "converged"
         assert len(fit.elbo_trace) <= 16_384
-        for name, sd in whole.sd().items():
-            assert np.max(np.abs(fit.mean()[name] - whole.mean()[name]) / sd) < MAX_SHIFT
-            assert np.max(np.abs(fit.sd()[name] / sd - 1)) < MAX_STRETCH
+        assert_near(fit, whole)
+
+
+def assert_near(fit, whole):
+    for name, sd in whole.sd().items():
+        assert np.max(np.abs(fit.mean()[name] - whole.mean()[name]) / sd) < MAX_SHIFT
+        assert np.max(np.abs(fit.sd()[name] / sd - 1)) < MAX_STRETCH
 
 
 def test_minibatches_end_where_all_rows_do():
     model, rows = CASES["logistic"]
     agreement(model, rows(20_000), "full_rank", keys=(0, 1))
+
+
+def test_streams_end_where_all_rows_do(tmp_path):
+    """Rows that are read from batches, or from a file, on predictors of any units."""
+    model, rows = CASES["badly scaled"]
+    data = rows(5_000)
+    whole = advi.fit(model, data, diagnose=False)
+    on_disk = {n: np.memmap(tmp_path / n, x.dtype, "w+", shape=x.shape) for n, x in data.items()}
+    for name, leaf in data.items():
+        on_disk[name][:] = leaf
+    batches = [{n: x[i : i + 300] for n, x in data.items()} for i in range(0, 5_000, 300)]
+    settings = {"family": "full_rank", "diagnose": False}
+    for fit in (
+        advi.fit(model, batches, num_rows=5_000, **settings),
+        advi.fit(model, on_disk, batch_size=256, **settings),
+    ):
+        assert fit.status == "converged"
+        assert_near(fit, whole)
 
 
 @pytest.mark.slow
@@ -101,7 +123,8 @@ def test_the_start_is_near_the_optimum_of_all_rows():
     density = Density(LINEAR, data, spec)
     rows = make_rows(256, density.log_joint.num_rows, spec)
     first = Gaussian(np.zeros(11), np.ones(11))
-    start = start_on_rows(density, rows, np.random.default_rng(0), first, warm=False)
+    rng = np.random.default_rng(0)
+    start = start_on_rows(density, some_rows(density, rows, rng), rng, first, warm=False)
     whole = advi.fit(LINEAR, data, family="full_rank", diagnose=False).gaussian
     off = np.abs(start.gaussian.loc - whole.loc) / whole.sds
     assert off.max() < 0.2

@@ -5,7 +5,7 @@ within the root of N/n of its sds of that of all rows. Gradients of all rows at 
 for that distance.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from advi.data import Rows
 from advi.density import Density
 from advi.families import Family, Point
-from advi.gaussian import Gaussian, Structure
+from advi.gaussian import Floats, Gaussian, Structure
 from advi.guide import Guide
 from advi.scales import scale_tril
 from advi.stages.anchor import Anchor
@@ -40,8 +40,23 @@ def can_start(guide: Guide) -> bool:
     return families and guide.model.size <= MAX_DIM
 
 
+class AllRows(Protocol):
+    """The log density of all rows, wherever they are."""
+
+    dtype: np.dtype
+
+    def value_and_grad(self, X: Floats) -> tuple[Floats, Floats]:
+        """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""
+        ...
+
+
 def start_on_rows(
-    density: Density, rows: Rows, rng: np.random.Generator, first: Gaussian, warm: bool
+    density: AllRows,
+    some: Density,
+    rng: np.random.Generator,
+    first: Gaussian,
+    warm: bool,
+    max_passes: int = MAX_PASSES,
 ) -> Start | None:
     """Return a Gaussian near the posterior of all rows, of full rank, and an anchor at its mean.
 
@@ -49,12 +64,14 @@ def start_on_rows(
     ----------
     density
         Log density of all rows.
-    rows
-        Rows of its data.
+    some
+        That of some rows, which stand for all.
     rng
         Generator of all draws.
     first, warm
         Where to start, as for `run_plan`.
+    max_passes
+        Gradients of all rows, at most.
 
     Returns
     -------
@@ -69,11 +86,10 @@ def start_on_rows(
     """
     dim = len(first.loc)
     structure = Structure(np.ones(dim, bool), np.zeros(dim, int), np.zeros((dim, 0), bool))
-    some = _some_rows(density, rows, rng)
     outcome = run_plan(some, structure, rng, first, warm=warm)
     if outcome.status == "interrupted":
         raise KeyboardInterrupt  # nothing is there yet that would be worth keeping
-    return _toward_all(density, some, structure, rng, outcome.gaussian)
+    return _toward_all(density, some, structure, rng, outcome.gaussian, max_passes)
 
 
 def near(gaussian: Gaussian, structure: Structure) -> Gaussian:
@@ -92,10 +108,15 @@ def near(gaussian: Gaussian, structure: Structure) -> Gaussian:
     return Gaussian(gaussian.loc, scale)
 
 
-def _some_rows(density: Density, rows: Rows, rng: np.random.Generator) -> Density:
+def num_some(rows: Rows, dim: int) -> int:
+    """Return how many rows to run the plan on."""
+    return min(rows.num_rows, max(NUM_ROWS, ROWS_PER_DIM * dim))
+
+
+def some_rows(density: Density, rows: Rows, rng: np.random.Generator) -> Density:
     """Return the log density of a random sample of the rows, which stand for all."""
-    num = max(NUM_ROWS, ROWS_PER_DIM * density.model.size)
-    if rows.num_rows <= num:
+    num = num_some(rows, density.model.size)
+    if rows.num_rows == num:
         return density
     index = np.sort(rng.choice(rows.num_rows, num, replace=False))
     some = Rows(rows.num_rows, num, rows.per_row)
@@ -105,11 +126,12 @@ def _some_rows(density: Density, rows: Rows, rng: np.random.Generator) -> Densit
 
 
 def _toward_all(
-    density: Density,
+    density: AllRows,
     some: Density,
     structure: Structure,
     rng: np.random.Generator,
     q: Gaussian,
+    max_passes: int,
 ) -> Start | None:
     """Return the Gaussian moved to where all rows have it, by Newton steps with its own scale.
 
@@ -119,7 +141,7 @@ def _toward_all(
     """
     E = structure.fixed_draws(rng, max(MIN_DRAWS, 2 * structure.dim))
     reached, least, share, move = None, np.inf, 1.0, np.zeros(structure.dim)
-    for _ in range(MAX_PASSES):
+    for _ in range(max_passes):
         x = q.loc.astype(density.dtype)
         [value], [gradient] = density.value_and_grad(x[None])
         of_some = some.value_and_grad(np.concatenate([x[None], q.points(E)]))[1]

@@ -74,7 +74,6 @@ class Stochastic(NamedTuple):
     optimizer: optax.GradientTransformation
     rows: Rows | None
     averaged: tuple[bool, ...]  # which blocks end with the average of their steps
-    planned: bool = False  # whether they are to start where the plan ends on some rows
 
     @property
     def sparse(self) -> bool:
