@@ -60,7 +60,7 @@ class Stream:
     epoch
         Begins to read every row once, in blocks of which the last may be shorter.
     sample
-        Reads a number of rows: of a file random ones, of other streams the first.
+        Reads a number of rows chosen at random.
     """
 
     model: Model
@@ -253,18 +253,26 @@ def _batches(
     def blocks(key: Array) -> Generator[Block, None, None]:
         return _cut(itertools.chain.from_iterable(begin() for _ in itertools.count()), rows)
 
+    def epoch_once() -> Generator[Block, None, None]:
+        return _no_more(begin(), rows)
+
     def sample(num: int, rng: np.random.Generator) -> Block:
-        held: list[Block] = []
-        for leaves in begin():
-            held.append(leaves)
-            if sum(_length(leaves, rows) for leaves in held) >= num:
-                break
-        return _slice(_joined(held, rows), rows, 0, num)
+        chosen, start, held = _chosen(rows, num, rng), 0, []
+        for leaves in epoch_once():
+            stop = start + _length(leaves, rows)
+            here = slice(*np.searchsorted(chosen, [start, stop]))
+            held.append(_at(leaves, rows, chosen[here] - start))
+            start = stop
+        return _joined(held, rows)
 
-    def every_row() -> Generator[Block, None, None]:
-        return _cut(_no_more(begin(), rows), rows)
-
-    return Stream(model, rows, rows.batch_spec(first), blocks, every_row, sample)
+    return Stream(
+        model,
+        rows,
+        rows.batch_spec(first),
+        blocks,
+        epoch=lambda: _cut(epoch_once(), rows),
+        sample=sample,
+    )
 
 
 def _with_block(num_rows: int, batch_size: int, per_row: tuple[bool, ...], spec: DataSpec) -> Rows:
@@ -327,8 +335,8 @@ def _cut(batches: Iterator[Block], rows: Rows) -> Generator[Block, None, None]:
             continue
         joined = _joined(held, rows)
         for start in range(0, count - size + 1, size):
-            yield _slice(joined, rows, start, start + size)
-        held, count = [_slice(joined, rows, count - count % size, count)], count % size
+            yield _at(joined, rows, slice(start, start + size))
+        held, count = [_at(joined, rows, slice(count - count % size, count))], count % size
     if count:
         yield _joined(held, rows)
 
@@ -344,9 +352,14 @@ def _joined(blocks: list[Block], rows: Rows) -> Block:
     ]
 
 
-def _slice(leaves: Block, rows: Rows, start: int, stop: int) -> Block:
-    of_rows = zip(leaves, rows.per_row, strict=True)
-    return [leaf[start:stop] if row else leaf for leaf, row in of_rows]
+def _chosen(rows: Rows, num: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the places of some rows (num,) out of all, in their order."""
+    return np.sort(rng.choice(rows.num_rows, num, replace=False))
+
+
+def _at(leaves: Block, rows: Rows, places: Any) -> Block:
+    """Return the rows at some places, or of a slice."""
+    return [leaf[places] if row else leaf for leaf, row in zip(leaves, rows.per_row, strict=True)]
 
 
 def _checked(batch: Any, rows: Rows, first: DataSpec, what: str) -> Block:
@@ -396,9 +409,8 @@ def _mapped(model: Model | Deferred, data: Any, batch_size: Any, float_dtype: st
         for leaf, on_disk, in_memory in zip(leaves, mapped, jax.tree.leaves(tree), strict=True)
     ]
 
-    def rows_at(places: Any) -> Block:
-        of_rows = zip(sources, rows.per_row, strict=True)
-        part = [np.array(source[places]) if row else source for source, row in of_rows]
+    def rows_at(places: np.ndarray) -> Block:  # copies, which a slice would not be
+        part = [np.asarray(leaf) for leaf in _at(sources, rows, places)]
         tree, _ = converted(spec.treedef.unflatten(part), float_dtype)
         return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
@@ -412,10 +424,10 @@ def _mapped(model: Model | Deferred, data: Any, batch_size: Any, float_dtype: st
     def epoch() -> Generator[Block, None, None]:
         size = rows.block * rows.batch_size
         for start in range(0, rows.num_rows, size):
-            yield rows_at(slice(start, start + size))
+            yield rows_at(np.arange(start, min(start + size, rows.num_rows)))
 
     def sample(num: int, rng: np.random.Generator) -> Block:
-        return rows_at(np.sort(rng.choice(rows.num_rows, num, replace=False)))
+        return rows_at(_chosen(rows, num, rng))
 
     return Stream(model, rows, rows.batch_spec(spec), blocks, epoch, sample)
 
