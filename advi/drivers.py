@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +40,7 @@ from advi.streams import EndlessError, Reader, StreamError
 
 MAX_STEPS = 100_000  # of a stochastic fit that is left to settle
 START_STREAM = 4
+LOST_NATS = 0.1  # of the ELBO, for every coordinate, that steps may end below their start
 MIN_PASSES = 4  # over a stream, that its start may take
 LEARNING_RATE, RATE_STEPS = 0.02, 1000
 FINAL_DRAWS = 256
@@ -120,12 +122,14 @@ def fit_steps(
         ends = RowEnds.of(density, guide, key)
     else:
         ends = FlatEnds((density,), guide, rng)
+    planned_params = None
     if start is None:
         state = settings.init(ends.start(init), device_key(key, 1), rng)
     else:
         settings = from_plan(settings)
         q = near(start.gaussian, structure_of(guide))
-        state = settings.init(guide.from_gaussian(*q), device_key(key, 1), rng, start.anchor)
+        planned_params = guide.params_of((q.loc, q.scale), density.dtype)
+        state = settings.init(planned_params, device_key(key, 1), rng, start.anchor)
     course = Course([], [], 0 if held_out is None else held_out.every)
     state, course, ended = checkpoint.resume(settings, state, course, density.data, key, max_steps)
     steps = run_steps(
@@ -163,7 +167,15 @@ def fit_steps(
     moved = int(state.step) > 0 and any(settings.averaged)
     average = jax.tree.map(np.asarray, settings.average(state)) if moved else None
     params, elbo = ends.better(average, jax.tree.map(np.asarray, state.params))
-    if status == "diverged":
+    of_plan = None if planned_params is None else ends.better(None, planned_params)[1]
+    if of_plan is not None and _lost(of_plan, elbo, structure_of(guide).dim):
+        status = Status(
+            "diverged",
+            f"the steps led away from where the plan on some rows had ended, which is kept; "
+            f"{status.message}",
+        )
+        params, elbo = planned_params, of_plan
+    elif status == "diverged":
         status = Status("diverged", f"{status.message}; {ends.blame(params)}")
     return Fit(
         guide=guide,
@@ -175,6 +187,12 @@ def fit_steps(
         density=density,
         key=key,
     )
+
+
+def _lost(before: Estimate, after: Estimate, dim: int) -> bool:
+    """Return whether an ELBO is lower than before by more than noise of the steps explains."""
+    errors = LAST_ERRORS * math.hypot(before.mcse, after.mcse)
+    return not before.value - after.value < LOST_NATS * (1 + dim) + errors
 
 
 def planned(

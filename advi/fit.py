@@ -101,7 +101,7 @@ def fit(
         An Optax optimiser, used instead of the plan; it is passed value, grad and value_fn.
     batch_size
         Rows per step, for a log-joint that returns `Terms`. Unless an `optimizer` is given, steps
-        are Adam's, at a rate that falls. With up to 128 latents, all shared and none a point, they
+        are Adam's, at a rate that falls. With up to 256 latents, all shared and none a point, they
         start where the plan ends on some 2,000 of the rows, measure every latent by its posterior
         sd there, and compare each batch with all rows at one point. To find that a stream is read
         a few times, where that is shorter than the steps, and where each epoch ends. Of a stream,

@@ -61,11 +61,14 @@ class FullRank:
     def moved(self, center: FullRankParams, step: FullRankParams) -> FullRankParams:
         """Return the parameters that a step in the frame of `center` leads to.
 
-        With the scale L of the center and a step V, L (I + V) to first order.
+        With the scale L of the center and a step V, L (I + V) to first order. Below the diagonal V
+        is the step's part over sqrt(d): however many entries move at once, by one rate each, the
+        norm of V stays about that rate.
         """
-        V = jnp.tril(step.raw_tril)
-        below = jnp.tril(_scale_tril(center.raw_tril) @ V, -1)
-        raw = center.raw_tril + below + jnp.diag(jnp.diagonal(V))
+        V = jnp.tril(step.raw_tril, -1) * len(step.loc) ** -0.5
+        log_diagonal = jnp.diagonal(step.raw_tril)
+        below = jnp.tril(_scale_tril(center.raw_tril) @ (V + jnp.diag(log_diagonal)), -1)
+        raw = center.raw_tril + below + jnp.diag(log_diagonal)
         return FullRankParams(self.draw(center, step.loc), raw)
 
     def draw(self, params: FullRankParams, eps: Array) -> Array:

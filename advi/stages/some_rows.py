@@ -20,7 +20,7 @@ from advi.stages.anchor import Anchor
 from advi.stages.path import MIN_DRAWS
 from advi.stages.plan import run_plan
 
-MAX_DIM = 128  # beyond, the plan would cost more than the steps that it saves
+MAX_DIM = 256  # beyond, the plan would cost more than the steps that it saves
 NUM_ROWS, ROWS_PER_DIM = 2048, 20  # rows to run the plan on
 MAX_PASSES = 20  # gradients of all rows
 NEAR = 0.1  # sds that the mean may still have to go
