@@ -15,6 +15,7 @@ from advi.all_rows import AllRows
 from advi.checkpoint import Checkpoint
 from advi.density import Density
 from advi.failures import blame, not_finite_at_start
+from advi.families import Family
 from advi.gaussian import Floats, Gaussian, structure_of
 from advi.guide import Guide
 from advi.held_out import HeldOut
@@ -126,7 +127,6 @@ def fit_steps(
     if start is None:
         state = settings.init(ends.start(init), device_key(key, 1), rng)
     else:
-        settings = from_plan(settings)
         q = near(start.gaussian, structure_of(guide))
         planned_params = guide.params_of((q.loc, q.scale), density.dtype)
         state = settings.init(planned_params, device_key(key, 1), rng, start.anchor)
@@ -200,9 +200,9 @@ def planned(
 ) -> Start | None:
     """Return a start for steps on minibatches by the plan on some rows, or None.
 
-    There is none for another optimiser than the default, for latents that it is not for, where it
-    ends at nothing finite, or where to read a stream for it would take longer than the steps. Nor
-    is there of a stream without end, which need not give every row as often as every other.
+    There is none for latents that it is not for, where it ends at nothing finite, or where to read
+    a stream for it would take longer than the steps. Nor is there of a stream without end, which
+    need not give every row as often as every other.
 
     Raises
     ------
@@ -212,7 +212,7 @@ def planned(
         If a stream is not what its first batch and `num_rows` said.
     """
     guide, rows, passes = settings.guide, settings.rows, MAX_PASSES
-    if rows is None or settings.optimizer is not default_optimizer() or not can_start(guide):
+    if rows is None or not can_start(guide):
         return None
     if isinstance(all_rows, AllRows):
         passes = min(passes, (max_steps or MAX_STEPS) // rows.steps_per_epoch)
@@ -298,16 +298,16 @@ class FlatEnds(NamedTuple):
         return blame(self.densities[0], self.guide, q, self.rng)
 
 
-@functools.lru_cache(maxsize=1)
-def default_optimizer() -> optax.GradientTransformation:
-    """Return Adam with a rate that falls as one over the root of the steps: averages converge."""
-    return optax.adam(lambda step: LEARNING_RATE / jnp.sqrt(1 + step / RATE_STEPS))
+def default_optimizer(guide: Guide) -> optax.GradientTransformation:
+    """Return Adam with a rate that falls as one over the root of the steps: averages converge.
 
-
-def from_plan(settings: Stochastic) -> Stochastic:
-    """Return the settings of steps that start near the optimum, where the plan left them.
-
-    They are taken in the frame of the start, whose scale is about right.
+    Where all latents are shared its steps are in the frame of the scale that they have, so that
+    neither their units nor their correlations matter.
     """
-    families = tuple(b.base for b in settings.guide.blocks)
-    return settings._replace(optimizer=framed(settings.optimizer, families))
+    families = tuple(b.family for b in guide.blocks if isinstance(b.family, Family))
+    return framed(_adam(), families) if len(families) == len(guide.blocks) else _adam()
+
+
+@functools.lru_cache(maxsize=1)
+def _adam() -> optax.GradientTransformation:
+    return optax.adam(lambda step: LEARNING_RATE / jnp.sqrt(1 + step / RATE_STEPS))

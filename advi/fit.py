@@ -28,6 +28,7 @@ from advi.objective import Elbo, Objective
 from advi.progress import Bar
 from advi.result import Fit
 from advi.stages.averaging import averaged_blocks
+from advi.stages.some_rows import Start
 from advi.stages.stochastic import Stochastic
 from advi.status import Progress
 from advi.streams import Reader, open_stream
@@ -228,7 +229,7 @@ def fit(
             guide,
             batch_spec,
             objective,
-            optimizer or default_optimizer(),
+            optimizer or default_optimizer(guide),
             rows,
             averaged_blocks(guide, settle=max_steps is None),
         )
@@ -239,11 +240,17 @@ def fit(
             rng = host_rng(key, EVAL_STREAM)
             held_out = hold_out(eval_data, guide, batch_spec, num_rows, settings.draws, rng)
         bar.begin("start")
+
+        def start_on(all_rows: Density | AllRows) -> Start | None:
+            if optimizer is not None:
+                return None
+            return planned(settings, all_rows, init, key, max_steps)
+
         if stream is None:
             density = Density(whole, data, spec, guide.estimated)
-            start = planned(settings, density, init, key, max_steps)
+            start = start_on(density)
         else:
-            start = planned(settings, AllRows(stream), init, key, max_steps)
+            start = start_on(AllRows(stream))
             # only now: a stream may be read by one reader at a time
             reader = Reader(stream, device_key(key, 1), host_rng(key, READ_STREAM))
             opened.enter_context(reader)

@@ -16,7 +16,7 @@ from jax import Array
 
 import advi
 from advi.data import make_rows, prepare
-from advi.drivers import default_optimizer, from_plan
+from advi.drivers import default_optimizer
 from advi.keys import device_key
 from advi.make_guide import make_guide
 from advi.stages.anchor import Anchor
@@ -35,10 +35,10 @@ def step_tasks(rows: Any, num_predictors: int, batch_size: int) -> tuple[Any, An
     data, spec = prepare(rows, "float32")
     minibatch = make_rows(batch_size, trace(model, spec).num_rows, spec)
     guide = make_guide(model, "mean_field")
-    plain = Stochastic(
-        guide, minibatch.batch_spec(spec), advi.Elbo(), default_optimizer(), minibatch, (True,)
+    settings = Stochastic(
+        guide, minibatch.batch_spec(spec), advi.Elbo(), default_optimizer(guide), minibatch, (True,)
     )
-    settings, zeros = from_plan(plain), np.zeros(model.size)
+    zeros = np.zeros(model.size)
     params = guide.from_gaussian(zeros, np.full(model.size, 0.1))
     anchor = Anchor(zeros, np.zeros(()), zeros)  # type: ignore[arg-type]
     state = settings.init(params, device_key(0, 0), np.random.default_rng(0), anchor)
