@@ -101,12 +101,12 @@ def fit(
     optimizer
         An Optax optimiser, used instead of the plan; it is passed value, grad and value_fn.
     batch_size
-        Rows per step, for a log-joint that returns `Terms`. Unless an `optimizer` is given, steps
-        are Adam's, at a rate that falls. With up to 256 latents, all shared and none a point, they
-        start where the plan ends on some 2,000 of the rows, measure every latent by its posterior
-        sd there, and compare each batch with all rows at one point. To find that a stream is read
-        a few times, where that is shorter than the steps, and where each epoch ends. Of a stream,
-        by default the rows of its first batch.
+        Rows per step, for a log-joint that returns `Terms`; of a stream, by default the rows of
+        its first batch. Unless an `optimizer` is given, steps are Adam's, at a rate that falls,
+        and measure shared latents by their posterior sds. With up to 256 latents, all shared and
+        none a point, they start where the plan ends on some 2,000 of the rows, and compare each
+        batch with all rows at one point. To find it, a stream is read a few times, if that is
+        shorter than the steps and each epoch ends.
     num_rows
         Rows in one epoch of a stream, by which its batches are scaled; the last ones may be left
         out, fewer than a batch. Or the rows in the data that local latents have values for, by
