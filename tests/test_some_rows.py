@@ -110,6 +110,29 @@ def test_many_coupled_latents_settle_where_all_rows_do():
     agreement(logistic.model(100), data, "full_rank", keys=(0,))
 
 
+def rare_groups(z, d):
+    prior = dist.Normal(0, 5).log_prob(z["m"]) + dist.HalfNormal(2).log_prob(z["t"])
+    prior += dist.HalfNormal(2).log_prob(z["s"]) + dist.Normal(0, 1).log_prob(z["a"]).sum()
+    means = z["m"] + z["t"] * z["a"][d["group"]]
+    return advi.Terms(prior, rows=dist.Normal(means, z["s"]).log_prob(d["y"]))
+
+
+def test_groups_that_some_rows_hardly_show_are_found_on_all_rows():
+    """Of half of the groups 2,048 rows have none or one, counted as many times as it stands for."""
+    rng = np.random.default_rng(4)
+    share = np.arange(1, 61) ** -1.5
+    group = rng.choice(60, 20_000, p=share / share.sum()).astype(np.int32)
+    data = {"group": group, "y": 1 + rng.normal(0, 0.7, 60)[group] + rng.standard_normal(20_000)}
+    latents = {"m": advi.real(), "t": advi.positive(), "s": advi.positive(), "a": advi.real(60)}
+    model = advi.Model(rare_groups, latents)
+    whole = advi.fit(model, data, family="full_rank", diagnose=False)
+    settings = {"family": "full_rank", "batch_size": 256, "diagnose": False}
+    fit = advi.fit(model, data, max_steps=16_384, **settings)
+    for name, sd in whole.sd().items():
+        assert np.max(np.abs(fit.mean()[name] - whole.mean()[name]) / sd) < 0.3
+        assert np.max(np.abs(fit.sd()[name] / sd - 1)) < 0.12
+
+
 def test_steps_that_end_far_below_their_start_are_not_taken_for_the_result(monkeypatch):
     """A scale that has blown up may seem to have settled, in units of its own."""
     moved = FullRank.moved

@@ -17,14 +17,17 @@ from advi.gaussian import Floats, Gaussian, Structure
 from advi.guide import Guide
 from advi.scales import scale_tril
 from advi.stages.anchor import Anchor
+from advi.stages.lbfgs import minimise
+from advi.stages.lockstep import Stage, lockstep
 from advi.stages.path import MIN_DRAWS
 from advi.stages.plan import run_plan
 
 MAX_DIM = 256  # beyond, the plan would cost more than the steps that it saves
 NUM_ROWS, ROWS_PER_DIM = 2048, 20  # rows to run the plan on
-MAX_PASSES = 20  # gradients of all rows
-NEAR = 0.1  # sds that the mean may still have to go
-FAR = 1.0  # sds from which on the start has failed
+MAX_PASSES = 60  # gradients of all rows
+NEAR = 0.05  # sds that a coordinate of the mean may still have to go
+FAR = 0.5  # sds from which on the start has failed
+STEP_CAP = 1000.0  # sds; all rows may lie as far from some as the root of their ratio
 
 
 class Start(NamedTuple):
@@ -133,26 +136,41 @@ def _toward_all(
     q: Gaussian,
     max_passes: int,
 ) -> Start | None:
-    """Return the Gaussian moved to where all rows have it, by Newton steps with its own scale.
+    """Return the Gaussian moved to where all rows have it, by L-BFGS in its own frame.
 
-    The gradient of the ELBO is that on some rows, and what all rows have beyond them at the mean
-    (Shamir, Srebro & Zhang 2014, section 3): a step leaves about the root of D/n of it. A step
-    that does not shorten it is halved.
+    What is maximised is the ELBO on some rows, and what all rows have beyond them at the mean
+    (Shamir, Srebro & Zhang 2014, section 3): the first step leaves about the root of D/n of the
+    way, or more where some rows say little of a latent, as of a rare group.
     """
     E = structure.fixed_draws(rng, max(MIN_DRAWS, 2 * structure.dim))
-    reached, least, share, move = None, np.inf, 1.0, np.zeros(structure.dim)
-    for _ in range(max_passes):
-        x = q.loc.astype(density.dtype)
-        [value], [gradient] = density.value_and_grad(x[None])
-        of_some = some.value_and_grad(np.concatenate([x[None], q.points(E)]))[1]
-        slope = q.in_frame((gradient - of_some[0] + of_some[1:].mean(0))[None])
-        size = float(np.linalg.norm(slope))
-        if np.isfinite(value) and size < least:
-            reached, least = Start(q, Anchor(x, value, gradient)), size  # type: ignore[arg-type]
-            move = q.moves(slope)[0]
-        else:
-            share /= 2
-        if reached is None or least < NEAR:
-            break
-        q = Gaussian(reached.gaussian.loc + share * move, q.scale)
-    return reached if least < FAR else None
+    seen, reached = [], []
+
+    def evaluate(X: Floats) -> tuple[Floats, Floats]:
+        x = X.astype(density.dtype)
+        value, gradient = density.value_and_grad(x)
+        values, gradients = some.value_and_grad(np.concatenate([x, q._replace(loc=x[0]).points(E)]))
+        seen[:] = [Anchor(x[0], value[0], gradient[0])]  # type: ignore[arg-type]
+        return value - values[0] + values[1:].mean(), gradient - gradients[0] + gradients[1:].mean(
+            0
+        )
+
+    def objective(x: Floats) -> Stage[tuple[float, Floats]]:
+        values, gradients = yield x[None]
+        return -float(values[0]), -q.in_frame(gradients)[0]
+
+    stage = minimise(
+        q.loc,
+        objective,
+        retract=lambda x, step: x + q.moves(step[None])[0],
+        metric=np.ones_like,
+        cap=STEP_CAP,
+        max_evals=max_passes,
+        done=lambda measure: not measure.gradient > NEAR,
+        eps=float(np.finfo(density.dtype).eps),
+        accepted=lambda x, _: reached.append((x, *seen)),
+    )
+    [minimum] = lockstep([stage], evaluate)
+    if not minimum.measure.gradient < FAR:
+        return None
+    x, anchor = reached[-1]
+    return Start(q._replace(loc=x), anchor)
