@@ -25,7 +25,7 @@ from advi.stages.plan import run_plan
 MAX_DIM = 256  # beyond, the plan would cost more than the steps that it saves
 NUM_ROWS, ROWS_PER_DIM = 2048, 20  # rows to run the plan on
 MAX_PASSES = 60  # gradients of all rows
-NEAR = 0.05  # sds that a coordinate of the mean may still have to go
+NEAR = 0.02  # sds that a coordinate of the mean may still have to go
 FAR = 0.5  # sds from which on the start has failed
 STEP_CAP = 1000.0  # sds; all rows may lie as far from some as the root of their ratio
 
