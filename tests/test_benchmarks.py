@@ -11,12 +11,14 @@ from benchmarks import (
     accuracy,
     cold_start,
     common,
+    iwae,
     make_references,
     overhead,
     posteriordb,
     rows,
     streams,
     targets,
+    vae,
     verdict,
 )
 from models.posteriordb.checkout import VARIABLE, find_root
@@ -51,6 +53,27 @@ def test_overhead_smoke(tmp_path, capsys):
     assert result["settings"]["rows"] == 50
     assert len(result["ms_per_step"]) == 1
     assert result["machine"]["device"]
+
+
+def test_the_three_ways_to_train_an_autoencoder_are_timed():
+    seconds = vae.speed(np.random.default_rng(0).random((384, 16), np.float32), rounds=1)
+    assert list(seconds) == ["advi", "hand-written loop", "NumPyro SVI"]
+    assert all(0 < s < np.inf for [s] in seconds.values())
+
+
+@pytest.mark.slow  # most of it is the training before the held-out ELBO
+def test_vae_smoke(tmp_path, capsys):
+    vae.main(["--rounds", "1", "--epochs", "1", "--out", str(tmp_path)])
+    assert "held-out ELBO after 1 epochs" in capsys.readouterr().out
+    assert set(json.loads((tmp_path / "vae.json").read_text())) >= {"seconds", "held_out"}
+
+
+@pytest.mark.slow
+def test_iwae_smoke(tmp_path, capsys):
+    iwae.main(["--train", "1", "2", "--epochs", "1", "--test", "10", "--out", str(tmp_path)])
+    assert "log p(x) by 5,000 draws" in capsys.readouterr().out
+    found = json.loads((tmp_path / "iwae.json").read_text())["found"]
+    assert all(np.isfinite(list(bounds.values())).all() for bounds in found.values())
 
 
 def test_rows_smoke(tmp_path, capsys):
