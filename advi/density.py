@@ -22,6 +22,7 @@ Quantity = Literal["value", "value_and_grad", "hessian_vector"]
 # keep its work near WORK elements, so that cheap models are not all dispatch and a costly one
 # does not pay for padding when few points are asked for.
 MIN_POINTS, MAX_POINTS, WORK = 8, 64, 2**24
+CHEAP = 2**17  # elements read by a density, up to which 5,000 gradients are not missed
 
 SOME_ROWS = "the fit read its rows a few at a time and holds only some of them"
 
@@ -81,6 +82,9 @@ class Density:
         Latents that are estimated as a point, whose log-Jacobian is left out.
     scale
         Factor of the rows: above one where the data are some of the rows, and stand for all.
+    by_gradient
+        Whether a cheap density's values are taken from the program of its gradient, which is
+        compiled anyway: a program of their own would take longer to compile than it saves.
 
     Attributes
     ----------
@@ -95,9 +99,10 @@ class Density:
         spec: DataSpec,
         estimated: frozenset[str] = frozenset(),
         scale: float = 1.0,
+        by_gradient: bool = False,
     ) -> None:
         self.model, self.data, self.spec, self.estimated = model, data, spec, estimated
-        self.scale = scale
+        self.scale, self.by_gradient = scale, by_gradient
         self.dtype = np.dtype(spec.float_dtype)
         self.num_gradients = self.num_values = self.num_hessian_vectors = 0
         self._program = partial(_compiled, model, spec, estimated, scale)
@@ -137,7 +142,8 @@ class Density:
     def value(self, X: Floats) -> Floats:
         """Return log densities (n,) in nats at points X (n, D)."""
         self.num_values += len(X)
-        return self._evaluate("value", X)[0]
+        cheap = self.by_gradient and self.log_joint.cost <= CHEAP
+        return self._evaluate("value_and_grad" if cheap else "value", X)[0]
 
     def hessian_vector(self, X: Floats, directions: Floats) -> Floats:
         """Return the Hessian at each point X (n, D) times that point's direction (n, D)."""

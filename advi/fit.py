@@ -209,7 +209,7 @@ def fit(
         log_joint = trace(whole, spec)
         require_all_used(whole, log_joint)
         if not stochastic:
-            density = Density(whole, data, spec, guide.estimated)
+            density = Density(whole, data, spec, guide.estimated, by_gradient=True)
             first, warm = initial(whole, init)
             result = fit_plan(density, guide, first, warm, restarts, key, max_steps, bar)
             return _diagnosed(result, bar) if diagnose else result

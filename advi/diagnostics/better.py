@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 CHECK_ROUNDS, CORRECT_ROUNDS = 5, 8
 COSTLY = 2**20  # elements read by one density, above which fewer chains are run
-FEW_CHAINS = 100
+FEW_CHAINS = 96
 MAX_ADAPTED_DIM = 512  # above it importance weights have collapsed, and proposals grow costly
 MAX_ELEMENTS = 2**25  # of the points of all chains; and so the largest dimension is
 MAX_DIM = MAX_ELEMENTS // (hmc.STEPS * FEW_CHAINS)

@@ -10,7 +10,7 @@ from advi.gaussian import Gaussian
 
 Floats = NDArray[np.float64]
 
-STEPS, LEAPFROGS, CHAINS = 20, 4, 400
+STEPS, LEAPFROGS, CHAINS = 20, 4, 384  # chains in whole calls of any density
 TARGET_ACCEPTANCE = 0.8
 MAX_STEP = 0.45
 MAX_DRIFT, MAX_DRIFT_RATIO, MAX_AUTOCORRELATION = 0.1, 1.1, 0.3
