@@ -34,20 +34,16 @@ class AllRows:
         with Prefetch(self._stream.epoch(), self._moved) as blocks:
             for data, num in blocks:
                 value, gradient = self._density(data, num).value_and_grad(X)
-                values, gradients, seen = (
-                    values + num * value,
-                    gradients + num * gradient,
-                    seen + num,
-                )
+                values += num * value
+                gradients += num * gradient
+                seen += num
         # every block stands for all rows, and counts by how many it has
         return values / seen, gradients / seen
 
     def _density(self, data: Any, num: int) -> Density:
-        rows = self._stream.rows
-        block = Rows(rows.num_rows, num, rows.per_row)
-        return Density(
-            self._stream.model, data, block.batch_spec(self._stream.spec), scale=block.scale
-        )
+        stream = self._stream
+        block = Rows(stream.rows.num_rows, num, stream.rows.per_row)
+        return Density(stream.model, data, block.batch_spec(stream.spec), scale=block.scale)
 
     def _moved(self, block: Block) -> tuple[Any, int]:
         with precision(self._stream.spec.float_dtype):
