@@ -55,7 +55,8 @@ def test_draws_are_mapped_in_chunks_that_change_nothing(fit, monkeypatch):
 
     whole = fit.predict(noisy, 37)
     monkeypatch.setattr(predict, "MAX_DRAWS", 4)
-    np.testing.assert_allclose(fit.predict(noisy, 37), whole, rtol=1e-6)
+    # sums of two numbers near 2, which may nearly cancel
+    np.testing.assert_allclose(fit.predict(noisy, 37), whole, rtol=1e-6, atol=1e-6)
 
 
 def test_every_draw_has_a_key_of_its_own(fit):
