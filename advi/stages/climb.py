@@ -16,6 +16,10 @@ GAIN_WINDOW, GAIN_NATS = 5, 0.5  # a climb ends when its last 5 steps gain less 
 MAX_HALVINGS = 10
 
 
+Climbs = NDArray[np.int_]  # which of the climbs, by their places
+Flags = NDArray[np.bool_]  # for every climb
+
+
 class Climbed(NamedTuple):
     """The path of a climb, and the log density in nats at its end; no path if none was finite."""
 
@@ -26,35 +30,44 @@ class Climbed(NamedTuple):
 class _History:
     """The last steps of every climb and what the gradients changed by on them.
 
-    A climb with fewer of them than there is room for has zeros in the oldest places.
+    A pair holds a row for each climb, the newest pair every climb's last step. A climb with fewer
+    of them than others has zeros in the oldest pairs.
     """
 
-    def __init__(self, num: int, dim: int) -> None:
-        self.s, self.y = np.zeros((2, HISTORY, num, dim))
-        self.sy = np.ones((HISTORY, num))
+    def __init__(self, num: int) -> None:
+        self.pairs: list[Pair] = []
         self.count = np.zeros(num, int)
 
-    @property
-    def pairs(self) -> list[Pair]:
-        """The steps, oldest first, of all climbs beside each other."""
-        oldest = HISTORY - self.count.max()
-        return [Pair(*parts) for parts in zip(self.s, self.y, self.sy, strict=True)][oldest:]
-
-    def add(self, climbs: NDArray[np.int_], s: Floats, y: Floats, eps: float) -> None:
-        """Keep the steps (n, D) of some climbs (n,) along which the curvature is positive."""
+    def add(self, went: Climbs, s: Floats, y: Floats, eps: float, climbing: Flags) -> None:
+        """Keep the steps (n, D) that some climbs (n,) went, where the curvature is positive."""
         sy = np.vecdot(s, y)
         bent = sy > eps * np.sqrt(np.vecdot(s, s) * np.vecdot(y, y))
-        kept = climbs[bent]
-        for array, new in ((self.s, s), (self.y, y), (self.sy, sy)):
-            array[:-1, kept] = array[1:, kept]
-            array[-1, kept] = new[bent]
+        kept, num = went[bent], len(self.count)
+        shape = num, s.shape[1]
+        new = Pair(np.zeros(shape), np.zeros(shape), np.ones(num))
+        for rows, values in zip(new, (s, y, sy), strict=True):
+            rows[kept] = values[bent]
+        self.pairs.append(new)
+        waiting = climbing & (self.count > 0)
+        waiting[kept] = False
+        if waiting.any():  # their last steps stay the last ones
+            for later, earlier in zip(self.pairs[:0:-1], self.pairs[-2::-1], strict=True):
+                for rows, values in zip(later, earlier, strict=True):
+                    rows[waiting] = values[waiting]
+            _forget(self.pairs[0], waiting)
+        del self.pairs[:-HISTORY]
         self.count[kept] = np.minimum(self.count[kept] + 1, HISTORY)
 
-    def clear(self, climbs: NDArray[np.int_]) -> None:
+    def clear(self, climbs: Climbs) -> None:
         """Forget the steps of some climbs."""
-        self.s[:, climbs] = self.y[:, climbs] = 0
-        self.sy[:, climbs] = 1
+        for pair in self.pairs:
+            _forget(pair, climbs)
         self.count[climbs] = 0
+
+
+def _forget(pair: Pair, climbs: Climbs | Flags) -> None:
+    pair.s[climbs] = pair.y[climbs] = 0
+    pair.sy[climbs] = 1
 
 
 def climb(places: Floats, center: Floats, eps: float) -> Stage[list[Climbed]]:
@@ -76,7 +89,7 @@ def climb(places: Floats, center: Floats, eps: float) -> Stage[list[Climbed]]:
     climbing = np.isfinite(value)
     paths = [[place] if known else [] for place, known in zip(x.copy(), climbing, strict=True)]
     values = [[v] for v in value]
-    history = _History(*x.shape)
+    history = _History(len(x))
     p, (t, slope, shortest) = np.zeros_like(x), np.zeros((3, len(x)))
     turning = climbing
     for _ in range(MAX_EVALS - 1):
@@ -102,7 +115,7 @@ def climb(places: Floats, center: Floats, eps: float) -> Stage[list[Climbed]]:
         lower = finite & (trial_value <= enough)
 
         went = a[lower]
-        history.add(went, trial[lower] - x[went], trial_g[lower] - g[went], eps)
+        history.add(went, trial[lower] - x[went], trial_g[lower] - g[went], eps, climbing)
         x[went], value[went], g[went] = trial[lower], trial_value[lower], trial_g[lower]
         for k in went:
             paths[k].append(x[k].copy())
