@@ -7,10 +7,11 @@ import advi
 from advi.gaussian import Gaussian, Structure, structure_of
 from advi.make_guide import make_guide
 from advi.stages.climb import climb
-from advi.stages.lbfgs import Pair, minimise, two_loop
+from advi.stages.lbfgs import minimise
 from advi.stages.lockstep import lockstep
 from advi.stages.path import evaluate_held_out
 from advi.stages.polish import polish
+from advi.stages.secants import HISTORY, Secants
 from advi.stages.start import distinct
 
 
@@ -78,12 +79,37 @@ def test_noise_ends_a_search_as_stalled_and_a_budget_as_budget():
     np.testing.assert_allclose(noisy.point, 0, atol=1e-2)
 
 
-def test_two_loop_recursion_satisfies_the_secant_equation():
-    rng = np.random.default_rng(1)
-    A = np.diag([1.0, 2.0, 5.0])
-    steps = rng.standard_normal((3, 3))
-    pairs = [Pair(s, A @ s, s @ A @ s) for s in steps]
-    np.testing.assert_allclose(two_loop(pairs[-1].y, pairs, np.ones(3)), steps[-1])
+def two_loop(g, pairs, h0):
+    """Algorithm 7.4 of Nocedal & Wright, a line of code for a line of text."""
+    q, alphas = g.copy(), []
+    for s, y in reversed(pairs):
+        alphas.append(s @ q / (s @ y))
+        q -= alphas[-1] * y
+    s, y = pairs[-1]
+    r = (s @ y) / (y @ (h0 * y)) * h0 * q
+    for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
+        r += s * (alpha - y @ r / (s @ y))
+    return r
+
+
+@pytest.mark.parametrize("num", [1, 4, HISTORY, HISTORY + 1, 3 * HISTORY])
+def test_secants_are_the_two_loop_recursion(num):
+    rng, size = np.random.default_rng(num), 30
+    A, h0 = np.diag(np.geomspace(1, 1e6, size)), rng.uniform(1, 2, size)
+    secants, kept = Secants(3, size), [[], [], []]
+    for step in range(num):
+        which = np.flatnonzero([True, step % 2, step < 2])  # each has steps of its own
+        s = rng.standard_normal((len(which), size))
+        secants.add(which, s, s @ A, 1e-7)
+        secants.add(which[:1], s[:1], -s[:1] @ A, 1e-7)  # bent the wrong way: not kept
+        for k, pair in zip(which, zip(s, s @ A, strict=True), strict=True):
+            kept[k].append(pair)
+    g = rng.standard_normal((3, size))
+    for k, found in enumerate(secants.times(g, h0)):
+        expected = two_loop(g[k], kept[k][-HISTORY:], h0) if kept[k] else h0 * g[k]
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * abs(expected).max())
+    secants.forget(np.array([0, 2]))
+    np.testing.assert_array_equal(secants.times(g, h0)[[0, 2]], h0 * g[[0, 2]])
 
 
 def test_stages_in_lockstep_share_evaluations_and_end_on_their_own():

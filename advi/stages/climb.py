@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from advi.gaussian import Floats
-from advi.stages.lbfgs import ARMIJO, HISTORY, MIN_SHRINKAGE, Pair, rounding, shortened, two_loop
+from advi.stages.lbfgs import ARMIJO, MIN_SHRINKAGE, rounding, shortened
 from advi.stages.lockstep import Stage
+from advi.stages.secants import Secants
 
 MAX_EVALS = 150
 STEP_CAP = 5.0
@@ -16,58 +16,11 @@ GAIN_WINDOW, GAIN_NATS = 5, 0.5  # a climb ends when its last 5 steps gain less 
 MAX_HALVINGS = 10
 
 
-Climbs = NDArray[np.int_]  # which of the climbs, by their places
-Flags = NDArray[np.bool_]  # for every climb
-
-
 class Climbed(NamedTuple):
     """The path of a climb, and the log density in nats at its end; no path if none was finite."""
 
     path: list[Floats]  # (D,) each
     top: float
-
-
-class _History:
-    """The last steps of every climb and what the gradients changed by on them.
-
-    A pair holds a row for each climb, the newest pair every climb's last step. A climb with fewer
-    of them than others has zeros in the oldest pairs.
-    """
-
-    def __init__(self, num: int) -> None:
-        self.pairs: list[Pair] = []
-        self.count = np.zeros(num, int)
-
-    def add(self, went: Climbs, s: Floats, y: Floats, eps: float, climbing: Flags) -> None:
-        """Keep the steps (n, D) that some climbs (n,) went, where the curvature is positive."""
-        sy = np.vecdot(s, y)
-        bent = sy > eps * np.sqrt(np.vecdot(s, s) * np.vecdot(y, y))
-        kept, num = went[bent], len(self.count)
-        shape = num, s.shape[1]
-        new = Pair(np.zeros(shape), np.zeros(shape), np.ones(num))
-        for rows, values in zip(new, (s, y, sy), strict=True):
-            rows[kept] = values[bent]
-        self.pairs.append(new)
-        waiting = climbing & (self.count > 0)
-        waiting[kept] = False
-        if waiting.any():  # their last steps stay the last ones
-            for later, earlier in zip(self.pairs[:0:-1], self.pairs[-2::-1], strict=True):
-                for rows, values in zip(later, earlier, strict=True):
-                    rows[waiting] = values[waiting]
-            _forget(self.pairs[0], waiting)
-        del self.pairs[:-HISTORY]
-        self.count[kept] = np.minimum(self.count[kept] + 1, HISTORY)
-
-    def clear(self, climbs: Climbs) -> None:
-        """Forget the steps of some climbs."""
-        for pair in self.pairs:
-            _forget(pair, climbs)
-        self.count[climbs] = 0
-
-
-def _forget(pair: Pair, climbs: Climbs | Flags) -> None:
-    pair.s[climbs] = pair.y[climbs] = 0
-    pair.sy[climbs] = 1
 
 
 def climb(places: Floats, center: Floats, eps: float) -> Stage[list[Climbed]]:
@@ -89,19 +42,19 @@ def climb(places: Floats, center: Floats, eps: float) -> Stage[list[Climbed]]:
     climbing = np.isfinite(value)
     paths = [[place] if known else [] for place, known in zip(x.copy(), climbing, strict=True)]
     values = [[v] for v in value]
-    history = _History(len(x))
+    secants = Secants(*x.shape)
     p, (t, slope, shortest) = np.zeros_like(x), np.zeros((3, len(x)))
     turning = climbing
     for _ in range(MAX_EVALS - 1):
         if turning.any():
-            ahead = -two_loop(g, history.pairs, np.ones(1))
+            ahead = -secants.times(g, np.ones(1))
             uphill = np.flatnonzero(turning & ~(np.vecdot(g, ahead) < 0))
             if len(uphill):
-                history.clear(uphill)
+                secants.forget(uphill)
                 ahead[uphill] = -g[uphill]
             p = np.where(turning[:, None], ahead, p)
             slope = np.vecdot(g, p)
-            longest = np.where(history.count > 0, STEP_CAP, FIRST_STEP)
+            longest = np.where(secants.count > 0, STEP_CAP, FIRST_STEP)
             whole = longest / np.maximum(longest, np.abs(p).max(1))
             t, shortest = np.where(turning, [whole, MIN_SHRINKAGE * whole], [t, shortest])
         a = np.flatnonzero(climbing)
@@ -115,7 +68,7 @@ def climb(places: Floats, center: Floats, eps: float) -> Stage[list[Climbed]]:
         lower = finite & (trial_value <= enough)
 
         went = a[lower]
-        history.add(went, trial[lower] - x[went], trial_g[lower] - g[went], eps, climbing)
+        secants.add(went, trial[lower] - x[went], trial_g[lower] - g[went], eps)
         x[went], value[went], g[went] = trial[lower], trial_value[lower], trial_g[lower]
         for k in went:
             paths[k].append(x[k].copy())
@@ -125,9 +78,9 @@ def climb(places: Floats, center: Floats, eps: float) -> Stage[list[Climbed]]:
         t[back] = shortened(t[back], slope[back], (trial_value - value[a])[~lower], finite[~lower])
         stuck = back[t[back] < shortest[back]]
         ended = [k for k in went if _gains_little(values[k])]
-        climbing[[*ended, *stuck[history.count[stuck] == 0]]] = False
+        climbing[[*ended, *stuck[secants.count[stuck] == 0]]] = False
         if len(stuck):
-            history.clear(stuck)  # a stale history can point uphill: once more along the gradient
+            secants.forget(stuck)  # a stale history can point uphill: once more along the gradient
         turning = np.zeros_like(climbing)
         turning[went] = turning[stuck] = True
         turning &= climbing

@@ -1,16 +1,16 @@
 """L-BFGS with a changing diagonal metric, on a vector space or in a moving frame."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from advi.stages.lockstep import Stage
+from advi.stages.secants import Secants
 
 Floats = NDArray[np.float64]
 
-HISTORY = 10
 ARMIJO = 1e-4
 SHRINK_NON_FINITE = 0.15
 MIN_SHRINKAGE = 1e-8  # of the first step tried, below which a search gives up
@@ -31,44 +31,6 @@ class Minimum(NamedTuple):
     value: float
     reason: str  # "converged" | "budget" | "stalled"
     measure: Measure
-
-
-class Pair(NamedTuple):
-    """A step and what the gradient changed by on it."""
-
-    s: Floats  # (..., P)
-    y: Floats  # (..., P)
-    sy: Any  # (...) s'y > 0
-
-
-def two_loop(g: Floats, pairs: Sequence[Pair], h0: Floats) -> Floats:
-    """Return the L-BFGS inverse Hessian times g (Nocedal & Wright 2006, algorithm 7.4).
-
-    Of several minimisations the arrays have a leading axis more. A pair of zeros, with s'y = 1,
-    stands for none.
-
-    Parameters
-    ----------
-    g
-        (..., P) gradient.
-    pairs
-        The last steps, oldest first.
-    h0
-        (P,) diagonal of the initial inverse Hessian, before its scaling s'y / y'H0y.
-    """
-    if not pairs:
-        return h0 * g
-    q, alphas = g.copy(), []
-    for s, y, sy in reversed(pairs):
-        alpha = np.vecdot(s, q) / sy
-        alphas.append(alpha)
-        q -= alpha[..., None] * y
-    _, y, sy = pairs[-1]
-    bent = np.vecdot(y, h0 * y)
-    r = (sy / np.where(bent > 0, bent, sy))[..., None] * h0 * q
-    for (s, y, sy), alpha in zip(pairs, reversed(alphas), strict=True):
-        r += (alpha - np.vecdot(y, r) / sy)[..., None] * s
-    return r
 
 
 def rounding(value: Any, eps: float) -> Any:
@@ -134,13 +96,14 @@ def minimise(
     value, g = yield from objective(point)
     accepted(point, value)
     evals, values = 1, [value]
-    pairs: list[Pair] = []
+    secants = Secants(1, len(g))
+    only = np.zeros(1, int)
     while True:
         h0 = metric(point)
-        p = -two_loop(g, pairs, h0)
+        p = -secants.times(g[None], h0)[0]
         slope = g @ p
         if not slope < 0:
-            pairs.clear()
+            secants.forget(only)
             p = -h0 * g
             slope = g @ p
         root = np.sqrt(h0)
@@ -163,15 +126,11 @@ def minimise(
             if t < shortest:
                 break
         if t < shortest:
-            if not pairs:
+            if not secants.count[0]:
                 return Minimum(point, value, "stalled", measure)
-            pairs.clear()  # a stale history can point uphill: once more along the metric
+            secants.forget(only)  # a stale history can point uphill: once more along the metric
             continue
-        s, y = t * p, trial_g - g
-        sy = float(s @ y)
-        if sy > eps * np.sqrt((s @ s) * (y @ y)):
-            pairs.append(Pair(s, y, sy))
-            del pairs[:-HISTORY]
+        secants.add(only, t * p[None], (trial_g - g)[None], eps)
         point, value, g = trial, trial_value, trial_g
         values.append(value)
         accepted(point, value)
