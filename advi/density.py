@@ -1,7 +1,7 @@
 """The log density on R^D, compiled once per model and data shapes, evaluated for many points."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
@@ -151,21 +151,28 @@ class Density:
         return self._evaluate("hessian_vector", X, directions)[0]
 
     def _evaluate(self, quantity: Quantity, *arrays: Floats) -> list[Floats]:
-        program = self._program(quantity)
-        num, dim = arrays[0].shape
-        padded = -(-num // self._points) * self._points
-        # points that only pad repeat the first, which costs nothing unusual
-        chunks = [
-            np.concatenate([a, np.broadcast_to(a[:1], (padded - num, dim))])
-            .astype(self.dtype)
-            .reshape(-1, self._points, dim)
-            for a in arrays
-        ]
+        program, size, num = self._program(quantity), self._points, len(arrays[0])
         with precision(self.spec.float_dtype):
             # all calls are dispatched before the first result is waited for
-            calls = [program(*parts, self.data) for parts in zip(*chunks, strict=True)]
+            calls = [
+                program(*(self._part(a, start) for a in arrays), self.data)
+                for start in range(0, num, size)
+            ]
         columns = zip(*calls, strict=True) if isinstance(calls[0], tuple) else [calls]
-        return [np.concatenate(c)[:num].astype(np.float64) for c in columns]
+        return [_joined(parts)[:num].astype(np.float64) for parts in columns]
+
+    def _part(self, array: Floats, start: int) -> NDArray[Any]:
+        """Return the rows of a call; those that only pad repeat the first, at no unusual cost."""
+        rows = array[start : start + self._points]
+        if len(rows) == self._points:
+            return rows.astype(self.dtype)
+        part = np.empty((self._points, array.shape[1]), self.dtype)
+        part[: len(rows)], part[len(rows) :] = rows, rows[0]
+        return part
+
+
+def _joined(parts: Sequence[Array]) -> NDArray[Any]:
+    return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
 
 
 def precision(float_dtype: str) -> contextlib.AbstractContextManager:

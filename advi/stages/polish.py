@@ -8,9 +8,9 @@ from advi.gaussian import Floats, Gaussian, Structure
 from advi.scales import LowRankScale
 from advi.stages.lockstep import Stage
 
-STEPS, DRAWS = 30, 32
-RATE, MAX_MOVE = 0.2, 0.1  # of a step, in standard deviations; heavy-tailed gradients are cut
-BURN_IN = 10  # steps before the average begins
+STEPS, DRAWS = 15, 64
+RATE, MAX_MOVE = 0.35, 0.2  # of a step, in standard deviations; heavy-tailed gradients are cut
+BURN_IN = 5  # steps before the average begins
 
 
 def polish(gaussian: Gaussian, structure: Structure, rng: np.random.Generator) -> Stage[Gaussian]:
