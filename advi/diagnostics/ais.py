@@ -1,6 +1,7 @@
 """Adaptive importance sampling from a Gaussian fit: density evaluations only."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,29 @@ class Adapted(NamedTuple):
         """Whether the draws' moments may be believed."""
         share = self.draws.ess / len(self.draws.weights)
         return bool(share >= MIN_ESS and self.khat <= MAX_KHAT)
+
+
+class _Proposal:
+    """A multivariate Student-t, or a Gaussian for infinite degrees of freedom."""
+
+    def __init__(self, loc: Floats, scale_tril: Floats, degrees: float) -> None:
+        self.loc, self.scale_tril, self.degrees = loc, scale_tril, degrees
+
+    @cached_property
+    def _whitening(self) -> Floats:
+        # one inverse, for the thousands of draws of every round
+        return np.linalg.inv(self.scale_tril).T
+
+    def log_density(self, Z: Floats) -> Floats:
+        """Return log densities (n,) of points (n, D)."""
+        dim, degrees = len(self.loc), self.degrees
+        squared = (((Z - self.loc) @ self._whitening) ** 2).sum(1)
+        log_scale = np.log(np.diag(self.scale_tril)).sum()
+        if not np.isfinite(degrees):
+            return -0.5 * squared - 0.5 * dim * np.log(2 * np.pi) - log_scale
+        constant = gammaln((degrees + dim) / 2) - gammaln(degrees / 2)
+        constant -= 0.5 * dim * np.log(degrees * np.pi) + log_scale
+        return constant - 0.5 * (degrees + dim) * np.log1p(squared / degrees)
 
 
 def adaptive_importance_sampling(
@@ -66,21 +90,22 @@ def adaptive_importance_sampling(
     Cornuet, Marin, Mira & Robert (2012), Adaptive Multiple Importance Sampling, section 2.
     """
     dim = len(loc)
-    proposals: list[tuple[Floats, Floats, float]] = [(loc, scale_tril, np.inf)]
+    proposals = [_Proposal(loc, scale_tril, np.inf)]
     Z, values = np.zeros((0, dim)), np.zeros(0)
     densities = np.zeros((0, 0))  # log density of every draw under every proposal
     draws, khat = WeightedDraws(Z, values), np.inf
     log_ratios = np.zeros(0)
     for _ in range(rounds):
-        loc, scale_tril, degrees = proposals[-1]
+        last = proposals[-1]
+        loc, scale_tril = last.loc, last.scale_tril
         half = rng.standard_normal((num // 2, dim))
-        if np.isfinite(degrees):
-            half /= np.sqrt(rng.chisquare(degrees, (num // 2, 1)) / degrees)
+        if np.isfinite(last.degrees):
+            half /= np.sqrt(rng.chisquare(last.degrees, (num // 2, 1)) / last.degrees)
         new = loc + np.concatenate([half, -half]) @ scale_tril.T
         value = log_p(new)
         values = np.concatenate([values, np.where(np.isfinite(value), value, -np.inf)])
-        old_under_last = _log_density(Z, loc, scale_tril, degrees)[:, None]
-        new_under_all = np.stack([_log_density(new, *q) for q in proposals], axis=1)
+        old_under_last = last.log_density(Z)[:, None]
+        new_under_all = np.stack([q.log_density(new) for q in proposals], axis=1)
         densities = np.concatenate(
             [np.concatenate([densities, old_under_last], axis=1), new_under_all]
         )
@@ -99,8 +124,8 @@ def adaptive_importance_sampling(
             factor = np.asarray(np.linalg.cholesky(cov), float)
         except np.linalg.LinAlgError:
             factor = scale_tril  # too few distinct draws: try again from the same proposal
-        proposals.append(((1 - keep) * mean + keep * loc, factor, DEGREES))
-    return Adapted(draws, khat, log_ratios, Gaussian(*proposals[-1][:2]))
+        proposals.append(_Proposal((1 - keep) * mean + keep * loc, factor, DEGREES))
+    return Adapted(draws, khat, log_ratios, Gaussian(proposals[-1].loc, proposals[-1].scale_tril))
 
 
 def importance_sampling(
@@ -135,18 +160,6 @@ def importance_sampling(
     log_ratios = np.where(np.isfinite(value), value, -np.inf) - log_q
     weights, khat = pareto_smooth(log_ratios)
     return Adapted(WeightedDraws(Z, weights), khat, log_ratios, gaussian)
-
-
-def _log_density(Z: Floats, loc: Floats, scale_tril: Floats, degrees: float) -> Floats:
-    """Return log densities (n,) of the multivariate Student-t, or Gaussian for infinite degrees."""
-    dim = len(loc)
-    squared = (np.linalg.solve(scale_tril, (Z - loc).T) ** 2).sum(0)
-    log_scale = np.log(np.diag(scale_tril)).sum()
-    if not np.isfinite(degrees):
-        return -0.5 * squared - 0.5 * dim * np.log(2 * np.pi) - log_scale
-    constant = gammaln((degrees + dim) / 2) - gammaln(degrees / 2)
-    constant -= 0.5 * dim * np.log(degrees * np.pi) + log_scale
-    return constant - 0.5 * (degrees + dim) * np.log1p(squared / degrees)
 
 
 def _log_mean_exp(x: Floats) -> Floats:

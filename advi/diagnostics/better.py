@@ -54,6 +54,8 @@ class Target:
 
     def points(self, Y: Floats) -> Floats:
         """Return points (n, D) for coordinates with noise (n, dim)."""
+        if self._all_noisy:
+            return Y
         X = np.tile(self.gaussian.loc, (len(Y), 1))
         X[:, self.structure.noisy] = Y
         return X
@@ -65,7 +67,11 @@ class Target:
     def value_and_grad(self, Y: Floats) -> tuple[Floats, Floats]:
         """Return log densities (n,) and gradients (n, dim)."""
         values, gradients = self.density.value_and_grad(self.points(Y))
-        return values, gradients[:, self.structure.noisy]
+        return values, gradients if self._all_noisy else gradients[:, self.structure.noisy]
+
+    @cached_property
+    def _all_noisy(self) -> bool:
+        return bool(self.structure.noisy.all())
 
 
 class Better(NamedTuple):
