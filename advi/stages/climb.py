@@ -9,7 +9,7 @@ from advi.stages.lbfgs import ARMIJO, MIN_SHRINKAGE, rounding, shortened
 from advi.stages.lockstep import Stage
 from advi.stages.secants import Secants
 
-MAX_EVALS = 150
+MAX_EVALS = 100
 STEP_CAP = 5.0
 FIRST_STEP = 0.1  # along the gradient, whose size says nothing of the distance to go
 GAIN_WINDOW, GAIN_NATS = 5, 0.5  # a climb ends when its last 5 steps gain less than half a nat

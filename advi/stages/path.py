@@ -16,7 +16,7 @@ from advi.status import Estimate
 
 MIN_DRAWS = 64
 NEWTON_DIM = 512  # the Newton steps hold a few D x D matrices
-NEAR_EVALS, LONG_EVALS = 20, 300  # of L-BFGS before the Newton steps, and instead of them
+NEAR_EVALS, LONG_EVALS = 8, 300  # of L-BFGS before the Newton steps, and instead of them
 MAX_DRAW_ELEMENTS = 2**24  # memory cap: draws times dimension
 MAX_DOUBLINGS = 3
 OVERFIT_NATS, OVERFIT_ERRORS = 1.0, 3.0
@@ -46,14 +46,15 @@ class Path(NamedTuple):
     held_out: HeldOut  # of the Gaussian that it leaves
 
 
-def whole_mean_field(
+def mean_field_stages(
     gaussian: Gaussian,
     structure: Structure,
     rng: np.random.Generator,
     eps: float,
     accepted: Accepted,
+    settle: bool,
 ) -> Stage[Fitted]:
-    """Fit a mean field to the end: L-BFGS to come near, Newton steps, L-BFGS to settle.
+    """Fit a mean field: L-BFGS to come near, Newton steps, L-BFGS to settle if asked to.
 
     The Newton steps carry the mean along ridges, where the diagonal metric takes hundreds of
     evaluations and its progress can look like the end.
@@ -75,7 +76,8 @@ def whole_mean_field(
         structure,
         lambda q, elbo: accepted("mean_field", Gaussian(q.loc, q.diagonal), elbo),
     )
-    return (yield from stage(Gaussian(moved.loc, moved.diagonal), MAX_EVALS))
+    moved = Gaussian(moved.loc, moved.diagonal)
+    return (yield from stage(moved, MAX_EVALS)) if settle else near._replace(gaussian=moved)
 
 
 def path(
@@ -111,8 +113,14 @@ def path(
     # what a low-rank scale is made from is a mean field's, or another one's diagonal
     begun = structure.coupled or isinstance(gaussian.scale, LowRankScale) or gaussian.scale.ndim < 2
     if not (warm and richer and begun):
-        mean_field_only = structure.uncoupled()
-        fitted = yield from whole_mean_field(gaussian, mean_field_only, rng, eps, accepted)
+        fitted = yield from mean_field_stages(
+            gaussian,
+            structure.uncoupled(),
+            rng,
+            eps,
+            accepted,
+            settle=not structure.coupled,  # Newton steps of a coupled scale go on from any
+        )
         gaussian = fitted.gaussian
     if richer:
         fitted, held_out = yield from _richer(
