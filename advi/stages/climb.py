@@ -41,7 +41,8 @@ def climb(places: Floats, center: Floats, eps: float) -> Stage[list[Climbed]]:
     x, value, g = yield from _finite_starts(places, center)
     climbing = np.isfinite(value)
     paths = [[place] if known else [] for place, known in zip(x.copy(), climbing, strict=True)]
-    values = [[v] for v in value]
+    recent = np.full((len(x), GAIN_WINDOW + 1), np.inf)  # values of the last steps, the newest last
+    recent[:, -1] = value
     secants = Secants(*x.shape)
     p, (t, slope, shortest) = np.zeros_like(x), np.zeros((3, len(x)))
     turning = climbing
@@ -70,15 +71,15 @@ def climb(places: Floats, center: Floats, eps: float) -> Stage[list[Climbed]]:
         went = a[lower]
         secants.add(went, trial[lower] - x[went], trial_g[lower] - g[went], eps)
         x[went], value[went], g[went] = trial[lower], trial_value[lower], trial_g[lower]
-        for k in went:
-            paths[k].append(x[k].copy())
-            values[k].append(value[k])
+        for k, place in zip(went, trial[lower], strict=True):
+            paths[k].append(place)
+        recent[went, :-1], recent[went, -1] = recent[went, 1:], value[went]
+        ended = went[recent[went, 0] - value[went] < GAIN_NATS]
 
         back = a[~lower]
         t[back] = shortened(t[back], slope[back], (trial_value - value[a])[~lower], finite[~lower])
         stuck = back[t[back] < shortest[back]]
-        ended = [k for k in went if _gains_little(values[k])]
-        climbing[[*ended, *stuck[secants.count[stuck] == 0]]] = False
+        climbing[ended] = climbing[stuck[secants.count[stuck] == 0]] = False
         if len(stuck):
             secants.forget(stuck)  # a stale history can point uphill: once more along the gradient
         turning = np.zeros_like(climbing)
@@ -100,7 +101,3 @@ def _finite_starts(places: Floats, center: Floats) -> Stage[tuple[Floats, Floats
         value[found], g[found] = -heights[finite], -gradients[finite]
         x[lost] = (x[lost] + center) / 2
     return x, value, g
-
-
-def _gains_little(values: list[float]) -> bool:
-    return len(values) > GAIN_WINDOW and values[-1 - GAIN_WINDOW] - values[-1] < GAIN_NATS
