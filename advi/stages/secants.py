@@ -55,13 +55,16 @@ class Secants:
         """
         sy = np.vecdot(s, y)
         bent = sy > eps * np.sqrt(np.vecdot(s, s) * np.vecdot(y, y))
-        k, sy, y = which[bent], sy[bent], y[bent]
-        at = k, self.count[k] % HISTORY
-        self._s[at], self._y[at], self._sy[at] = s[bent], y, sy
+        k, sy = which[bent], sy[bent]
+        slot = self.count[k] % HISTORY
+        self._s[k, slot], self._y[k, slot], self._sy[k, slot] = s[bent], y[bent], sy
+        newest = np.zeros((len(self.count), s.shape[1]))
+        newest[k] = y[bent]
+        products = _times(self._s, newest)[k]  # of all, for to pick some would copy their steps
         inverse = self._inverse
-        inverse[at] = inverse[at[0], :, at[1]] = 0
-        inverse[at[0], :, at[1]] = -_times(inverse[k], _times(self._s[k], y)) / sy[:, None]
-        inverse[*at, at[1]] = 1 / sy
+        inverse[k, slot] = inverse[k, :, slot] = 0
+        inverse[k, :, slot] = -_times(inverse[k], products) / sy[:, None]
+        inverse[k, slot, slot] = 1 / sy
         self.count[k] += 1
 
     def forget(self, which: NDArray[np.int_]) -> None:
