@@ -90,6 +90,11 @@ class Structure(NamedTuple):
         return len(np.unique(self.block)) < len(self.block)
 
     @property
+    def full(self) -> bool:
+        """Whether all coordinates with noise share one block."""
+        return len(np.unique(self.block[self.noisy])) == 1
+
+    @property
     def rank(self) -> int:
         """Number of directions of low rank R."""
         return self.directions.shape[1]

@@ -15,6 +15,7 @@ from advi.diagnostics.better import (
     MAX_ADAPTED_DIM,
     MAX_DIM,
     Better,
+    Remoteness,
     Target,
     better_moments,
     remoteness,
@@ -47,11 +48,7 @@ Floats = NDArray[np.float64]
 CHECK_STREAM, CORRECT_STREAM, RESPONSE_STREAM, REFINE_STREAM = 101, 102, 103, 104
 ELBO_DRAWS = 256
 RESPONSE_ELEMENTS = 2**17  # of the draws that a linear response averages over: 2 D up to D = 256
-# A correction begins at the fit, and short runs do not leave its neighbourhood: on posteriors
-# where it arrives, it goes .13 sd and a factor 1.5, on funnels where it does not, .5 sd or 2.
-MAX_REMOTE_SHIFT, MAX_REMOTE_STRETCH = 0.5, 2.0
 NEXT_OF_STREAM = "fit rows that memory holds in the same way, and check that fit."
-MIN_SHARE = 0.2  # effective share of importance draws that a correction is called good by
 
 
 def checked(fit: "Fit") -> Checked:
@@ -167,20 +164,16 @@ def _too_many(fit: "Fit") -> str:
     return f"{fit.structure.dim} coordinates are more than the {MAX_DIM} that can be examined."
 
 
-def _verdict_of(best: Better, remote: tuple[float, float], alarms: tuple[str, ...]) -> Verdict:
-    shift, stretch = remote
-    share = best.draws.ess / len(best.draws.weights)  # one for HMC, whose draws weigh the same
-    confident = best.confident and share >= MIN_SHARE
+def _verdict_of(best: Better, remote: Remoteness, alarms: tuple[str, ...]) -> Verdict:
     size = f"{best.draws.ess:.0f} effective of {len(best.draws.weights)} draws"
     if alarms:
         return Verdict("poor", alarms, "fit with restarts=8, or write the model anew.")
-    if not confident:
+    if not best.confident:
         reason = f"Corrected by {best.method}, which had not settled: {size}."
-    elif not (shift <= MAX_REMOTE_SHIFT and stretch <= MAX_REMOTE_STRETCH):  # nor if they are NaN
+    elif remote.far:
         reason = (
-            f"Corrected by {best.method}, {size}, but means moved by up to {shift:.2g} sd and sds "
-            f"changed by up to a factor {stretch:.2g}: where a correction goes so far, it may have "
-            "farther to go."
+            f"Corrected by {best.method}, {size}, but {remote}: where a correction goes so far, it "
+            "may have farther to go."
         )
     else:
         return Verdict("good", (f"Corrected by {best.method}: {size}.",))

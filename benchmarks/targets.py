@@ -31,6 +31,8 @@ from models.posteriordb.definition import scalar_columns
 
 FILE = Path(__file__).parent / "references.json"
 NUM_COEFFICIENTS = 30
+PRIOR_MU, PRIOR_TAU = 5.0, 3.0
+HIERARCHIES = ((4, 0.3), (8, 1.0), (8, 3.0), (20, 3.0))  # groups and noise
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,71 @@ def eight_schools_centred() -> Target:
     return Target("eight_schools_centred", advi.Model(log_joint, latents), data, reference)
 
 
+def hierarchy(groups: int, noise: float, seed: int, centred: bool) -> Target:
+    """Return a one-way hierarchy with few or noisy data: Gaussian in part, and in part a funnel.
+
+    Parameters
+    ----------
+    groups
+        Number of groups, with one measurement each.
+    noise
+        Standard error of a measurement to the sd between groups.
+    seed
+        Of the simulated data.
+    centred
+        Whether the latents are the effects themselves or their standard scores.
+    """
+
+    def log_joint(z: Any, d: Any) -> Array:
+        prior = dist.Normal(z["mu"], z["tau"]) if centred else dist.Normal(0, 1)
+        effects = z["effect"] if centred else z["mu"] + z["tau"] * z["effect"]
+        return (
+            dist.Normal(0, PRIOR_MU).log_prob(z["mu"])
+            + dist.HalfNormal(PRIOR_TAU).log_prob(z["tau"])
+            + prior.log_prob(z["effect"]).sum()
+            + dist.Normal(effects, d["error"]).log_prob(d["y"]).sum()
+        )
+
+    def columns(z: Any) -> Columns:
+        found = {name: np.asarray(z[name], float) for name in ("mu", "tau")}
+        effect = np.asarray(z["effect"], float)
+        if not centred:
+            effect = found["mu"][:, None] + found["tau"][:, None] * effect
+        return found | {f"effect[{j + 1}]": effect[:, j] for j in range(groups)}
+
+    rng = np.random.default_rng(seed)
+    between = rng.uniform(0.5, 2)
+    error = between * noise * rng.uniform(0.7, 1.4, groups)
+    y = 1 + rng.standard_normal(groups) * np.hypot(between, error)
+    latents = {"mu": advi.real(), "tau": advi.positive(), "effect": advi.real(groups)}
+    name = f"hierarchy({groups}, {noise:g}, {'centred' if centred else 'scores'})"
+    model = advi.Model(log_joint, latents)
+    return Target(name, model, {"y": y, "error": error}, _of_hierarchy(y, error), columns)
+
+
+def _of_hierarchy(y: NDArray[np.float64], error: NDArray[np.float64]) -> Reference:
+    """Return the exact moments: given tau all is Gaussian, and tau is integrated on a grid."""
+    tau = np.linspace(0, 8 * PRIOR_TAU, 200_001)[1:]
+    variance = tau[:, None] ** 2 + error**2
+    precision = (1 / variance).sum(1) + 1 / PRIOR_MU**2
+    mu = (y / variance).sum(1) / precision
+    log_p = -0.5 * (tau / PRIOR_TAU) ** 2 - 0.5 * np.log(variance).sum(1) - 0.5 * np.log(precision)
+    log_p -= 0.5 * ((y**2 / variance).sum(1) - precision * mu**2)
+    p = np.exp(log_p - log_p.max())
+    p /= p.sum()
+
+    def of(mean: NDArray[np.float64], variance: Any) -> tuple[float, float]:
+        whole = p @ mean
+        return float(whole), float(np.sqrt(p @ (variance + mean**2) - whole**2))
+
+    found = {"mu": of(mu, 1 / precision), "tau": of(tau, 0.0)}
+    for j, (value, sd) in enumerate(zip(y, error, strict=True)):
+        share = tau**2 / (tau**2 + sd**2)  # of the measurement in the effect
+        spread = share * sd**2 + (1 - share) ** 2 / precision
+        found[f"effect[{j + 1}]"] = of(share * value + (1 - share) * mu, spread)
+    return found
+
+
 def horseshoe() -> Problem:
     """Return a regression of 60 rows on 30 predictors, four of which matter.
 
@@ -263,6 +330,11 @@ def known() -> list[Target]:
         *(mixture(apart, symmetric=False) for apart in (2.0, 3.0, 4.0, 6.0)),
         *(mixture(apart, symmetric=True) for apart in (3.0, 4.0, 6.0)),
         eight_schools_centred(),
+        *(
+            hierarchy(*of, seed=3, centred=centred)
+            for of in HIERARCHIES
+            for centred in (True, False)
+        ),
     ]
 
 

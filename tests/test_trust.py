@@ -8,7 +8,11 @@ import pytest
 import advi
 from advi import trust
 from advi.diagnostics import better, linear_response
-from advi.diagnostics.better import MAX_ADAPTED_DIM, Target, better_moments
+from advi.diagnostics.ais import DEGREES, adaptive_importance_sampling, gaussian_share
+from advi.diagnostics.better import MAX_ADAPTED_DIM, Remoteness, Target, better_moments
+from benchmarks.accuracy import errors_of
+from benchmarks.targets import hierarchy
+from benchmarks.verdict import overrated
 from models.eight_schools import data as schools
 from tests import targets
 
@@ -261,3 +265,49 @@ def test_corrected_moments_that_went_far_are_not_called_good(family):
         # of some keys tau's mean is right and only its sd is not
         assert fit.verdict.level in ("means_only", "poor")
         assert fit.corrected().verdict.level == "poor"
+
+
+@pytest.mark.parametrize(
+    ("groups", "noise", "centred"),
+    [(4, 0.3, False), (8, 1.0, False), (8, 3.0, True), (20, 3.0, True)],
+)
+@pytest.mark.parametrize("family", ["full_rank", "mean_field"])
+def test_hierarchies_with_few_data_are_not_overrated(family, groups, noise, centred):
+    """Draws of importance sampling look reliable where they have missed a part of a funnel."""
+    target = hierarchy(groups, noise, 3, centred)
+    fit = advi.fit(target.model, target.data, family=family, key=3)
+    plain, corrected, level = errors_of(fit, target.columns, target.reference)
+    assert not overrated(fit.verdict.level, plain.level), plain
+    assert not overrated(level, corrected.level), corrected
+
+
+@pytest.mark.parametrize("dim", [1, 5, 30, 100])
+def test_the_share_of_draws_is_measured_by_that_for_a_gaussian(dim):
+    rng = np.random.default_rng(dim)
+    scale = np.eye(dim) + np.tril(rng.standard_normal((dim, dim))) / (4 * dim)
+
+    def log_p(X):
+        return -0.5 * (np.linalg.solve(scale, (X - 3).T) ** 2).sum(0)
+
+    X = rng.standard_normal((100_000, dim)) / np.sqrt(
+        rng.chisquare(DEGREES, (100_000, 1)) / DEGREES
+    )
+    log_w = -0.5 * (X**2).sum(1) + (DEGREES + dim) / 2 * np.log1p((X**2).sum(1) / DEGREES)
+    w = np.exp(log_w - log_w.max())
+    np.testing.assert_allclose(gaussian_share(dim), w.mean() ** 2 / (w**2).mean(), rtol=0.03)
+
+    def share(log_density):
+        adapted = adaptive_importance_sampling(log_density, np.full(dim, 3.0), scale, rng, 5, 4000)
+        return adapted.share
+
+    assert share(log_p) > 0.95
+    assert share(lambda X: log_p(X) - 3 * np.abs(X[:, 0] - 3)) < share(log_p)
+
+
+def test_a_correction_is_far_by_both_its_shift_and_its_stretch():
+    assert not Remoteness(0.3, 1.4).far
+    assert not Remoteness(0.0, 1.9).far
+    assert Remoteness(0.51, 1.0).far
+    assert Remoteness(0.0, 2.1).far
+    assert Remoteness(0.4, 1.8).far
+    assert Remoteness(np.nan, 1.0).far

@@ -16,7 +16,8 @@ Floats = NDArray[np.float64]
 
 ROUND_DRAWS = 1000
 DEGREES = 7.0  # of freedom of the Student-t proposals
-MIN_ESS, MAX_KHAT = 0.1, 0.7
+MIN_SHARE, MAX_KHAT = 0.6, 0.7
+RADII = 1000  # of the quadrature for what a Gaussian would weigh
 
 
 class Adapted(NamedTuple):
@@ -26,12 +27,18 @@ class Adapted(NamedTuple):
     khat: float
     log_ratios: Floats  # (num,) log p - log q of the first round, drawn from the Gaussian itself
     proposal: Gaussian
+    # effective share of the draws, of all or of the last round, to that for a Gaussian posterior
+    share: float
 
     @property
     def reliable(self) -> bool:
-        """Whether the draws' moments may be believed."""
-        share = self.draws.ess / len(self.draws.weights)
-        return bool(share >= MIN_ESS and self.khat <= MAX_KHAT)
+        """Whether the draws' moments may be believed.
+
+        The Pareto k-hat does not see what no draw has found. The share does: proposals that have
+        adapted to what they found weigh unevenly where the posterior has no Gaussian's shape, and
+        the neck of a funnel, which they miss, is part of such a shape.
+        """
+        return bool(self.share >= MIN_SHARE and self.khat <= MAX_KHAT)
 
 
 class _Proposal:
@@ -43,18 +50,13 @@ class _Proposal:
     @cached_property
     def _whitening(self) -> Floats:
         # one inverse, for the thousands of draws of every round
-        return np.linalg.inv(self.scale_tril).T
+        return np.asarray(np.linalg.inv(self.scale_tril).T, float)
 
     def log_density(self, Z: Floats) -> Floats:
         """Return log densities (n,) of points (n, D)."""
-        dim, degrees = len(self.loc), self.degrees
         squared = (((Z - self.loc) @ self._whitening) ** 2).sum(1)
         log_scale = np.log(np.diag(self.scale_tril)).sum()
-        if not np.isfinite(degrees):
-            return -0.5 * squared - 0.5 * dim * np.log(2 * np.pi) - log_scale
-        constant = gammaln((degrees + dim) / 2) - gammaln(degrees / 2)
-        constant -= 0.5 * dim * np.log(degrees * np.pi) + log_scale
-        return constant - 0.5 * (degrees + dim) * np.log1p(squared / degrees)
+        return _log_standard(squared, len(self.loc), self.degrees) - log_scale
 
 
 def adaptive_importance_sampling(
@@ -125,7 +127,10 @@ def adaptive_importance_sampling(
         except np.linalg.LinAlgError:
             factor = scale_tril  # too few distinct draws: try again from the same proposal
         proposals.append(_Proposal((1 - keep) * mean + keep * loc, factor, DEGREES))
-    return Adapted(draws, khat, log_ratios, Gaussian(proposals[-1].loc, proposals[-1].scale_tril))
+    last_round = _effective_share(values[-num:] - densities[-num:, -1])
+    share = max(draws.ess / len(draws.weights), last_round) / gaussian_share(dim)
+    proposal = Gaussian(proposals[-1].loc, proposals[-1].scale_tril)
+    return Adapted(draws, khat, log_ratios, proposal, share)
 
 
 def importance_sampling(
@@ -159,9 +164,33 @@ def importance_sampling(
     log_q = -0.5 * (E**2).sum(1) - constant - gaussian.log_det(np.ones(E.shape[1], bool))
     log_ratios = np.where(np.isfinite(value), value, -np.inf) - log_q
     weights, khat = pareto_smooth(log_ratios)
-    return Adapted(WeightedDraws(Z, weights), khat, log_ratios, gaussian)
+    draws = WeightedDraws(Z, weights)
+    return Adapted(draws, khat, log_ratios, gaussian, draws.ess / num)
 
 
 def _log_mean_exp(x: Floats) -> Floats:
     top = x.max(1)
     return top + np.log(np.exp(x - top[:, None]).mean(1))
+
+
+def _effective_share(log_weights: Floats) -> float:
+    weights = np.exp(log_weights - log_weights.max())
+    return float(weights.sum() ** 2 / (weights**2).sum() / len(weights))
+
+
+def gaussian_share(dim: int) -> float:
+    """Return the effective share of draws of a proposal with a Gaussian's mean and scale."""
+    r = np.linspace(0, np.sqrt(dim) + 8, RADII + 1)[1:]
+    log_p, log_q = (_log_standard(r**2, dim, degrees) for degrees in (np.inf, DEGREES))
+    of_radius = log_p + (dim - 1) * np.log(r)
+    p = np.exp(of_radius - of_radius.max())
+    return float(p.sum() / (p * np.exp(log_p - log_q)).sum())
+
+
+def _log_standard(squared: Floats, dim: int, degrees: float) -> Floats:
+    """Return log densities of the standard Student-t, by squared norms, or of the Gaussian."""
+    if not np.isfinite(degrees):
+        return -0.5 * squared - 0.5 * dim * np.log(2 * np.pi)
+    constant = gammaln((degrees + dim) / 2) - gammaln(degrees / 2)
+    constant -= 0.5 * dim * np.log(degrees * np.pi)
+    return constant - 0.5 * (degrees + dim) * np.log1p(squared / degrees)

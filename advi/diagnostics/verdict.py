@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advi.diagnostics.ais import ROUND_DRAWS
-from advi.diagnostics.better import CHECK_ROUNDS, Better, Target, better_moments
+from advi.diagnostics.better import CHECK_ROUNDS, Better, Target, better_moments, remoteness
 from advi.diagnostics.psis import khat_threshold, pareto_smooth
 
 Floats = NDArray[np.float64]
@@ -115,7 +115,7 @@ def examine(
     adapted, found = better_moments(target, target.marginal, rng, CHECK_ROUNDS)
     khat = pareto_smooth(adapted.log_ratios)[1]
     comparison = compare_moments(mean, sd, found)
-    return Checked(judge(names, comparison, alarms), khat, comparison)
+    return Checked(judge(names, comparison, alarms, _doubt(target, found[-1])), khat, comparison)
 
 
 def compare_moments(mean: Floats, sd: Floats, found: list[Better]) -> Comparison:
@@ -139,7 +139,22 @@ def compare_moments(mean: Floats, sd: Floats, found: list[Better]) -> Comparison
     )
 
 
-def judge(names: tuple[str, ...], comparison: Comparison, alarms: tuple[str, ...]) -> Verdict:
+def _doubt(target: Target, better: Better) -> str:
+    """Return why even the better means may be off, in a sentence, or nothing."""
+    if not better.confident:
+        return f"{better.method} had not settled, and vouches for no mean."
+    remote = remoteness(target, target.marginal, better)
+    if target.structure.full and remote.far:  # correlations alone are no reason for it
+        return (
+            f"On the real scale {remote}: where a posterior is so far from any Gaussian, means may "
+            "be farther off than was found."
+        )
+    return ""
+
+
+def judge(
+    names: tuple[str, ...], comparison: Comparison, alarms: tuple[str, ...], doubt: str = ""
+) -> Verdict:
     """Return the verdict on a comparison.
 
     Parameters
@@ -150,6 +165,8 @@ def judge(names: tuple[str, ...], comparison: Comparison, alarms: tuple[str, ...
         The fit against better moments.
     alarms
         Reasons for calling the fit poor whatever its moments.
+    doubt
+        Reason not to call only its means good.
     """
     off_mean = comparison.shift > MAX_SHIFT
     off_sd = np.abs(comparison.log_ratio) > np.log(MAX_RATIO)
@@ -168,7 +185,10 @@ def judge(names: tuple[str, ...], comparison: Comparison, alarms: tuple[str, ...
         )
     if alarms:
         return Verdict("poor", tuple(reasons), "fit with restarts=8, or write the model anew.")
-    if off_mean.any():
+    doubted = bool(doubt) and off_sd.any() and not off_mean.any()
+    if doubted:
+        reasons.append(doubt)
+    if doubted or off_mean.any():
         return Verdict(
             "poor",
             tuple(reasons),
