@@ -281,6 +281,15 @@ def test_hierarchies_with_few_data_are_not_overrated(family, groups, noise, cent
     assert not overrated(level, corrected.level), corrected
 
 
+def test_chains_confirm_that_only_sds_of_a_full_rank_fit_are_off():
+    """Importance sampling alone finds this mean off by .08 sd, and it is off by .26."""
+    target = hierarchy(8, 3.0, 3, True)
+    fit = advi.fit(target.model, target.data, family="full_rank", key=1)
+    assert errors_of(fit, target.columns, target.reference)[0].level == "poor"
+    assert fit.diagnostics["method"] == "HMC"
+    assert fit.verdict.level == "poor"
+
+
 @pytest.mark.parametrize("dim", [1, 5, 30, 100])
 def test_the_share_of_draws_is_measured_by_that_for_a_gaussian(dim):
     rng = np.random.default_rng(dim)

@@ -123,7 +123,7 @@ def better_moments(
         draws = WeightedDraws(target.points(adapted.draws.points), adapted.draws.weights)
         found = [_weighted(target, draws, adapted.reliable)]
         if not adapted.reliable:
-            found.append(_by_hmc(target, adapted, rng))
+            found.append(by_hmc(target, adapted, rng))
     return adapted, found
 
 
@@ -173,12 +173,14 @@ def _weighted(target: Target, draws: WeightedDraws, confident: bool) -> Better:
     return Better("importance sampling", kept, mean, sd, confident)
 
 
-def _by_hmc(target: Target, adapted: Adapted, rng: np.random.Generator) -> Better:
+def by_hmc(target: Target, adapted: Adapted, rng: np.random.Generator) -> Better:
+    """Estimate the posterior's moments by short chains that begin at importance draws."""
     fitting = MAX_ELEMENTS // (hmc.STEPS * len(adapted.proposal.loc))
     costly = target.density.log_joint.cost > COSTLY
     num = FEW_CHAINS if costly else int(np.clip(fitting, FEW_CHAINS, hmc.CHAINS))
     start = adapted.draws.resample(num, rng)
-    chains = hmc.short_hmc(target.value_and_grad, start, adapted.proposal, rng)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        chains = hmc.short_hmc(target.value_and_grad, start, adapted.proposal, rng)
     steps, num, _ = chains.points.shape
     columns = target.columns(target.points(chains.points.reshape(steps * num, -1)))
     settled = hmc.settled(columns.reshape(steps, num, -1))

@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advi.diagnostics.ais import ROUND_DRAWS
-from advi.diagnostics.better import CHECK_ROUNDS, Better, Target, better_moments, remoteness
+from advi.diagnostics.better import (
+    CHECK_ROUNDS,
+    Better,
+    Target,
+    better_moments,
+    by_hmc,
+    remoteness,
+)
 from advi.diagnostics.psis import khat_threshold, pareto_smooth
 
 Floats = NDArray[np.float64]
@@ -91,8 +98,10 @@ def examine(
     """Compare a fit's moments with better ones, and judge.
 
     A ladder: adaptive importance sampling first; where that is unreliable, many short HMC chains
-    as well. The Pareto k-hat is reported, but is not the rule: it is high on fits that are nearly
-    exact in few dimensions, and low on some that are wrong.
+    as well. They also run where it finds only sds of a full-rank fit to be off: the posterior is
+    then like no Gaussian, which is when importance draws may miss a part of it. The Pareto k-hat is
+    reported, but is not the rule: it is high on fits that are nearly exact in few dimensions, and
+    low on some that are wrong.
 
     Parameters
     ----------
@@ -115,6 +124,13 @@ def examine(
     adapted, found = better_moments(target, target.marginal, rng, CHECK_ROUNDS)
     khat = pareto_smooth(adapted.log_ratios)[1]
     comparison = compare_moments(mean, sd, found)
+    if (
+        target.structure.full
+        and len(found) == 1
+        and judge(names, comparison, ()).level == "means_only"
+    ):
+        found.append(by_hmc(target, adapted, rng))
+        comparison = compare_moments(mean, sd, found)
     return Checked(judge(names, comparison, alarms, _doubt(target, found[-1])), khat, comparison)
 
 
