@@ -149,13 +149,8 @@ def eight_schools_centred() -> Target:
         )
 
     data = eight_schools.data()
-    exact = eight_schools.exact(data)
-    schools = len(data["y"])
-    latents = {"mu": advi.real(), "tau": advi.positive(), "theta": advi.real(schools)}
-    of_theta = zip(exact.theta_mean, exact.theta_sd, strict=True)
-    reference = {"mu": exact.mu, "tau": exact.tau} | {
-        f"theta[{j + 1}]": (float(mean), float(sd)) for j, (mean, sd) in enumerate(of_theta)
-    }
+    reference = _moments_of(eight_schools.exact(data), "theta")
+    latents = {"mu": advi.real(), "tau": advi.positive(), "theta": advi.real(len(data["y"]))}
     return Target("eight_schools_centred", advi.Model(log_joint, latents), data, reference)
 
 
@@ -198,30 +193,23 @@ def hierarchy(groups: int, noise: float, seed: int, centred: bool) -> Target:
     latents = {"mu": advi.real(), "tau": advi.positive(), "effect": advi.real(groups)}
     name = f"hierarchy({groups}, {noise:g}, {'centred' if centred else 'scores'})"
     model = advi.Model(log_joint, latents)
-    return Target(name, model, {"y": y, "error": error}, _of_hierarchy(y, error), columns)
+    exact = eight_schools.exact(
+        {"y": y, "sigma": error},
+        mu_scale=PRIOR_MU,
+        prior_of_tau=lambda tau: (
+            np.sqrt(2 / np.pi) / PRIOR_TAU * np.exp(-0.5 * (tau / PRIOR_TAU) ** 2)
+        ),
+    )
+    reference = _moments_of(exact, "effect")
+    return Target(name, model, {"y": y, "error": error}, reference, columns)
 
 
-def _of_hierarchy(y: NDArray[np.float64], error: NDArray[np.float64]) -> Reference:
-    """Return the exact moments: given tau all is Gaussian, and tau is integrated on a grid."""
-    tau = np.linspace(0, 8 * PRIOR_TAU, 200_001)[1:]
-    variance = tau[:, None] ** 2 + error**2
-    precision = (1 / variance).sum(1) + 1 / PRIOR_MU**2
-    mu = (y / variance).sum(1) / precision
-    log_p = -0.5 * (tau / PRIOR_TAU) ** 2 - 0.5 * np.log(variance).sum(1) - 0.5 * np.log(precision)
-    log_p -= 0.5 * ((y**2 / variance).sum(1) - precision * mu**2)
-    p = np.exp(log_p - log_p.max())
-    p /= p.sum()
-
-    def of(mean: NDArray[np.float64], variance: Any) -> tuple[float, float]:
-        whole = p @ mean
-        return float(whole), float(np.sqrt(p @ (variance + mean**2) - whole**2))
-
-    found = {"mu": of(mu, 1 / precision), "tau": of(tau, 0.0)}
-    for j, (value, sd) in enumerate(zip(y, error, strict=True)):
-        share = tau**2 / (tau**2 + sd**2)  # of the measurement in the effect
-        spread = share * sd**2 + (1 - share) ** 2 / precision
-        found[f"effect[{j + 1}]"] = of(share * value + (1 - share) * mu, spread)
-    return found
+def _moments_of(exact: eight_schools.Moments, effect: str) -> Reference:
+    """Return the moments of mu, tau and the effects, by this name."""
+    effects = enumerate(zip(exact.theta_mean, exact.theta_sd, strict=True), 1)
+    return {"mu": exact.mu, "tau": exact.tau} | {
+        f"{effect}[{j}]": (float(mean), float(sd)) for j, (mean, sd) in effects
+    }
 
 
 def horseshoe() -> Problem:

@@ -11,6 +11,7 @@ Gelman et al. (2013), Bayesian Data Analysis, 3rd edition, section 5.5.
 Priors as in posteriordb's ``eight_schools_noncentered``.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -64,7 +65,17 @@ def model() -> advi.Model:
     )
 
 
-def exact(d: dict[str, NDArray[np.float64]], points: int = 4001) -> Moments:
+def half_cauchy(tau: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the prior density of tau."""
+    return 2 / (np.pi * PRIOR_SCALE * (1 + (tau / PRIOR_SCALE) ** 2))
+
+
+def exact(
+    d: dict[str, NDArray[np.float64]],
+    points: int = 4001,
+    mu_scale: float = PRIOR_SCALE,
+    prior_of_tau: Callable[[NDArray[np.float64]], NDArray[np.float64]] = half_cauchy,
+) -> Moments:
     """Return the exact posterior moments, by quadrature over tau alone.
 
     Given tau all else is Gaussian: ``y_j ~ N(mu, sigma_j^2 + tau^2)``, so mu and theta integrate
@@ -74,13 +85,12 @@ def exact(d: dict[str, NDArray[np.float64]], points: int = 4001) -> Moments:
     log_tau = np.linspace(-15.0, 10.0, points)
     tau = np.exp(log_tau)[:, None]
     weight = 1 / (d["sigma"] ** 2 + tau**2)  # (points, 8), precision of y_j given mu
-    mu_var = 1 / (weight.sum(1) + PRIOR_SCALE**-2)
+    mu_var = 1 / (weight.sum(1) + mu_scale**-2)
     mu_mean = mu_var * (weight * d["y"]).sum(1)
     # log p(y, tau) from p(y, mu | tau) = p(y | tau) p(mu | y, tau) at mu = 0
     log_lik = 0.5 * (np.log(weight / (2 * np.pi)) - weight * d["y"] ** 2).sum(1)
-    log_lik += 0.5 * (np.log(mu_var / PRIOR_SCALE**2) + mu_mean**2 / mu_var)
-    half_cauchy = 2 / (np.pi * PRIOR_SCALE * (1 + (tau[:, 0] / PRIOR_SCALE) ** 2))
-    density = np.exp(log_lik) * half_cauchy * tau[:, 0] * (log_tau[1] - log_tau[0])
+    log_lik += 0.5 * (np.log(mu_var / mu_scale**2) + mu_mean**2 / mu_var)
+    density = np.exp(log_lik) * prior_of_tau(tau[:, 0]) * tau[:, 0] * (log_tau[1] - log_tau[0])
     evidence = density.sum()
 
     pull = tau**2 * weight  # weight of y_j in the mean of theta_j given mu and tau
