@@ -160,8 +160,8 @@ def importance_sampling(
     E = np.concatenate([half, -half])
     Z = gaussian.points(E)
     value = log_p(Z)
-    constant = 0.5 * E.shape[1] * np.log(2 * np.pi)
-    log_q = -0.5 * (E**2).sum(1) - constant - gaussian.log_det(np.ones(E.shape[1], bool))
+    standard = _log_standard((E**2).sum(1), E.shape[1], np.inf)
+    log_q = standard - gaussian.log_det(np.ones(E.shape[1], bool))
     log_ratios = np.where(np.isfinite(value), value, -np.inf) - log_q
     weights, khat = pareto_smooth(log_ratios)
     draws = WeightedDraws(Z, weights)

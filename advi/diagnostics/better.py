@@ -23,8 +23,6 @@ FEW_CHAINS = 96
 MAX_ADAPTED_DIM = 512  # above it importance weights have collapsed, and proposals grow costly
 MAX_ELEMENTS = 2**25  # of the points of all chains; and so the largest dimension is
 MAX_DIM = MAX_ELEMENTS // (hmc.STEPS * FEW_CHAINS)
-
-
 # A correction begins at the fit, and short runs do not leave its neighbourhood. Of hierarchies
 # whose moments are known, all that went less far than this, in both together, had arrived; others
 # lack a part of a neck or a tail, or cannot be told from those that do.

@@ -159,8 +159,10 @@ def _doubt(target: Target, better: Better) -> str:
     """Return why even the better means may be off, in a sentence, or nothing."""
     if not better.confident:
         return f"{better.method} had not settled, and vouches for no mean."
+    if not target.structure.full:
+        return ""  # correlations that the family lacks are reason enough to go far
     remote = remoteness(target, target.marginal, better)
-    if target.structure.full and remote.far:  # correlations alone are no reason for it
+    if remote.far:
         return (
             f"On the real scale {remote}: where a posterior is so far from any Gaussian, means may "
             "be farther off than was found."
