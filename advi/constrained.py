@@ -18,7 +18,8 @@ MAX_CHUNK = 1024
 
 def constrain(model: Model, X: NDArray, float_dtype: str) -> dict[str, NDArray]:
     """Return points (n, D) on the constrained scale, by name, host arrays ``(n, *shape)``."""
-    points = X.astype(float_dtype)
+    with np.errstate(over="ignore"):  # a fit that diverged may be anywhere
+        points = X.astype(float_dtype)
     found = _in_chunks(_constrain_program(model), points, X.shape[1], float_dtype)
     return {name: found[name] for name in model.latents}
 

@@ -11,6 +11,10 @@ from advi.table import Table
 Floats = NDArray[np.float64]
 
 
+# draws of a fit that diverged may be infinite, and their moments are what they are
+quietly = np.errstate(over="ignore", invalid="ignore")
+
+
 class DrawSet(NamedTuple):
     """Draws by latent, with weights if they have any.
 
@@ -24,10 +28,12 @@ class DrawSet(NamedTuple):
     values: Mapping[str, Floats]  # name to (S, *shape)
     weights: Floats | None = None  # (S,) sum to one; None for equal weights
 
+    @quietly
     def mean(self) -> dict[str, Any]:
         """Return the mean of every latent."""
         return {name: self._average(v) for name, v in self.values.items()}
 
+    @quietly
     def sd(self) -> dict[str, Any]:
         """Return the standard deviation of every latent."""
         return {
@@ -35,10 +41,12 @@ class DrawSet(NamedTuple):
             for name, v in self.values.items()
         }
 
+    @quietly
     def quantile(self, q: float | Sequence[float]) -> dict[str, Any]:
         """Return quantiles of every latent, (*q.shape, *shape)."""
         return {name: self._quantile(v, q) for name, v in self.values.items()}
 
+    @quietly
     def cov(self, names: Sequence[str]) -> Floats:
         """Return the covariance (K, K) of the scalar coordinates of some latents."""
         columns = np.concatenate([_flat(self.values[name]) for name in names], axis=1)
@@ -46,6 +54,7 @@ class DrawSet(NamedTuple):
         weights = np.full(len(columns), 1 / len(columns)) if self.weights is None else self.weights
         return (weights[:, None] * centred).T @ centred
 
+    @quietly
     def summary(self) -> Table:
         """Return mean, sd and 5 %, 50 % and 95 % quantiles of every scalar coordinate."""
         columns = np.concatenate([_flat(v) for v in self.values.values()], axis=1)

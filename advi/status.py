@@ -53,7 +53,8 @@ class Estimate(NamedTuple):
     @classmethod
     def of(cls, values: NDArray[np.float64]) -> "Estimate":
         """Return the mean of independent values (n,) and its standard error."""
-        return cls(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
+        with np.errstate(over="ignore", invalid="ignore"):  # values may be infinite
+            return cls(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
 
     def __str__(self) -> str:
         if not (math.isfinite(self.value) and self.mcse > 0 and math.isfinite(self.mcse)):
