@@ -64,6 +64,8 @@ class LogJoint:
         Whether the prior density of the local latents is told apart, in `Terms.prior`.
     cost
         Array elements read and written by one evaluation: a measure of its work.
+    open_ended
+        Whether a loop in it runs until some condition holds, as a solver does until converged.
     """
 
     flat: Callable[..., Sequence[Array]]
@@ -71,6 +73,7 @@ class LogJoint:
     num_rows: int | None
     has_prior: bool
     cost: int
+    open_ended: bool
 
     def __call__(self, values: dict[str, Array], data: Any) -> Terms:
         """Return the log-joint, without any log-Jacobian, as `Terms`."""
@@ -133,7 +136,14 @@ def trace(model: Model, spec: DataSpec) -> LogJoint:
     live = _live_inputs(closed.jaxpr)
     used = frozenset(name for name, alive in zip(model.latents, live, strict=False) if alive)
     has_prior = len(closed.out_avals) > 2
-    return LogJoint(jex_core.jaxpr_as_fun(closed), used, num_rows, has_prior, cost(closed.jaxpr))
+    return LogJoint(
+        jex_core.jaxpr_as_fun(closed),
+        used,
+        num_rows,
+        has_prior,
+        cost(closed.jaxpr),
+        _open_ended(closed.jaxpr),
+    )
 
 
 def require_all_used(model: Model, log_joint: LogJoint) -> None:
@@ -246,12 +256,7 @@ def cost(jaxpr: Any) -> int:
     """Return the work of a jaxpr: the largest operand or result of every operation, summed."""
     total = 0
     for eqn in jaxpr.eqns:
-        inner = [
-            sub
-            for param in eqn.params.values()
-            for item in (param if isinstance(param, (tuple, list)) else (param,))
-            if (sub := getattr(item, "jaxpr", item)) is not None and hasattr(sub, "eqns")
-        ]
+        inner = _inner(eqn)
         repeats = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
         if inner:
             total += repeats * sum(cost(sub) for sub in inner)
@@ -259,3 +264,19 @@ def cost(jaxpr: Any) -> int:
             sizes = [np.prod(v.aval.shape, dtype=int) for v in (*eqn.invars, *eqn.outvars)]
             total += int(max(sizes, default=0))
     return total
+
+
+def _open_ended(jaxpr: Any) -> bool:
+    return any(
+        eqn.primitive.name == "while" or any(map(_open_ended, _inner(eqn))) for eqn in jaxpr.eqns
+    )
+
+
+def _inner(eqn: Any) -> list[Any]:
+    """Return the jaxprs inside an operation, such as the body of a loop."""
+    return [
+        sub
+        for param in eqn.params.values()
+        for item in (param if isinstance(param, (tuple, list)) else (param,))
+        if (sub := getattr(item, "jaxpr", item)) is not None and hasattr(sub, "eqns")
+    ]

@@ -22,7 +22,7 @@ ROOMS = [
     ["data"],
     ["deferred", "tracing"],
     ["density"],
-    ["constrained", "families"],
+    ["constrained", "families", "growth"],
     ["guide"],
     ["log_prob"],
     ["make_guide", "vocabulary"],

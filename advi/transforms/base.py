@@ -137,3 +137,14 @@ class Independent:
     def inverse(self, value: Array) -> Array:
         """Return the coordinates of `value` under `base`."""
         return self.base.inverse(value)
+
+
+def base_of(transform: Transform) -> Transform:
+    """Return the transform that acts on each axis or event, without what makes it independent.
+
+    Examples
+    --------
+    >>> base_of(Independent(Independent(Identity(), 1), 1))
+    Identity(event_dim=0)
+    """
+    return base_of(transform.base) if isinstance(transform, Independent) else transform
