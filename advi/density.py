@@ -22,7 +22,7 @@ Quantity = Literal["value", "value_and_grad", "hessian_vector"]
 # keep its work near WORK elements, so that cheap models are not all dispatch and a costly one
 # does not pay for padding when few points are asked for.
 MIN_POINTS, MAX_POINTS, WORK = 8, 64, 2**24
-CHEAP = 2**17  # elements read by a density, up to which 5,000 gradients are not missed
+CHEAP = 2**22  # elements read by a density, up to which some 1,000 gradients are not missed
 
 SOME_ROWS = "the fit read its rows a few at a time and holds only some of them"
 

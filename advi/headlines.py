@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from advi.diagnostics.verdict import khat_words
+from advi.diagnostics.examine import khat_words
 from advi.families import Amortised
 from advi.guide import Guide
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from advi import constrained, draws, headlines, plots, predict, storage, trust
 from advi.archive import Name
 from advi.density import Density, default_float, precision
-from advi.diagnostics.verdict import Checked, Verdict
+from advi.diagnostics.examine import Checked
+from advi.diagnostics.verdict import Verdict
 from advi.diagnostics.weighted import WeightedDraws
 from advi.errors import describe
 from advi.families import PerRow

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from advi.archive import Archive, Name, read, refused, write
 from advi.data import prepare
 from advi.density import SOME_ROWS, Density, precision
-from advi.diagnostics.verdict import Checked, Comparison, Level, Verdict
+from advi.diagnostics.examine import Checked, Comparison
+from advi.diagnostics.verdict import Level, Verdict
 from advi.diagnostics.weighted import WeightedDraws
 from advi.errors import describe
 from advi.families import Family, PerRow

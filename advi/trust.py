@@ -12,7 +12,6 @@ from advi import draws
 from advi.density import SOME_ROWS, Density
 from advi.diagnostics.better import (
     CORRECT_ROUNDS,
-    MAX_ADAPTED_DIM,
     MAX_DIM,
     Better,
     Remoteness,
@@ -20,18 +19,13 @@ from advi.diagnostics.better import (
     better_moments,
     remoteness,
 )
+from advi.diagnostics.examine import RIVAL_NATS, RIVAL_SDS, Checked, compare_moments, examine
+from advi.diagnostics.hierarchy import parametrisation
 from advi.diagnostics.linear_response import linear_response_covariance
-from advi.diagnostics.psis import pareto_smooth
-from advi.diagnostics.verdict import (
-    RIVAL_NATS,
-    RIVAL_SDS,
-    Checked,
-    Verdict,
-    compare_moments,
-    examine,
-)
+from advi.diagnostics.verdict import REMEDIES, Alarm, Cause, Verdict
 from advi.families import FullRank, Point
 from advi.gaussian import Gaussian, structure_of
+from advi.growth import growth
 from advi.guide import Block, Guide
 from advi.keys import host_rng
 from advi.make_guide import make_guide
@@ -39,6 +33,8 @@ from advi.stages.path import MIN_DRAWS, even
 from advi.stages.plan import run_plan
 from advi.status import Estimate
 from advi.transforms import Circular
+from advi.transforms.base import Identity, base_of
+from advi.transforms.scalars import HalfLine
 
 if TYPE_CHECKING:
     from advi.result import Fit
@@ -48,6 +44,7 @@ Floats = NDArray[np.float64]
 CHECK_STREAM, CORRECT_STREAM, RESPONSE_STREAM, REFINE_STREAM = 101, 102, 103, 104
 ELBO_DRAWS = 256
 RESPONSE_ELEMENTS = 2**17  # of the draws that a linear response averages over: 2 D up to D = 256
+RESPONSE_DIM = 512  # up to which a mean field is corrected from its linear response
 NEXT_OF_STREAM = "fit rows that memory holds in the same way, and check that fit."
 
 
@@ -58,31 +55,47 @@ def checked(fit: "Fit") -> Checked:
         return Checked(Verdict("not checked", (reason,), NEXT_OF_STREAM), math.nan, None)
     if fit.structure.dim > MAX_DIM:
         return Checked(Verdict("not checked", (_too_many(fit),)), math.nan, None)
-    plain = _columns(fit, fit.moment_draws.values)
-    target = Target(fit.density, fit.gaussian, fit.structure, _column_function(fit))
+    target = _target(fit, fit.density)
     rng = host_rng(fit.key, CHECK_STREAM)
-    return examine(target, _column_names(fit), plain, _alarms(fit), rng)
+
+    def advice(better: Better, off: frozenset[str]) -> str:
+        return parametrisation(*_by_name(fit, better), off)
+
+    return examine(target, _column_names(fit), _alarms(fit), rng, advice)
+
+
+def _by_name(fit: "Fit", better: Better) -> tuple[dict[str, Floats], dict[str, Floats], Floats]:
+    """Return draws of the real latents and of the positive ones, and their weights."""
+    values = fit.constrain(better.draws.points)
+
+    def of(kind: type) -> dict[str, Floats]:
+        return {
+            name: np.asarray(values[name], float)
+            for name, latent in fit.model.latents.items()
+            if name not in fit.guide.estimated and isinstance(base_of(latent.bijection), kind)
+        }
+
+    return of(Identity), of(HalfLine), better.draws.weights
 
 
 def corrected(fit: "Fit") -> "Fit":
     """Return the fit with draws nearer to the posterior."""
-    target = Target(fit.density.on(None), fit.gaussian, fit.structure, _column_function(fit))
+    target = _target(fit, fit.density.on(None))
     first = target.marginal
     if fit.structure.dim > MAX_DIM:
         raise ValueError(f"corrected: {_too_many(fit)}")
-    if not fit.structure.coupled and 1 < fit.structure.dim <= MAX_ADAPTED_DIM:
+    if not fit.structure.coupled and 1 < fit.structure.dim <= RESPONSE_DIM:
         # without a response the fit's own scale will do
         with contextlib.suppress(ValueError, np.linalg.LinAlgError):
             first = Gaussian(first.loc, _response_scale(fit))
     rng = host_rng(fit.key, CORRECT_STREAM)
     adapted, found = better_moments(target, first, rng, CORRECT_ROUNDS)
     best = found[-1]
-    plain = _columns(fit, fit.moment_draws.values)
-    comparison = compare_moments(plain.mean(0), plain.std(0), [best])
-    verdict = _verdict_of(best, remoteness(target, first, best), _alarms(fit))
-    khat = pareto_smooth(adapted.log_ratios)[1]
+    comparison = compare_moments([best])
+    how = parametrisation(*_by_name(fit, best), frozenset())
+    verdict = _verdict_of(best, remoteness(target, first, best), _alarms(fit), how)
     return dataclasses.replace(
-        fit, corrected_draws=best.draws, checked=Checked(verdict, khat, comparison)
+        fit, corrected_draws=best.draws, checked=Checked(verdict, adapted.first_khat, comparison)
     )
 
 
@@ -164,38 +177,44 @@ def _too_many(fit: "Fit") -> str:
     return f"{fit.structure.dim} coordinates are more than the {MAX_DIM} that can be examined."
 
 
-def _verdict_of(best: Better, remote: Remoteness, alarms: tuple[str, ...]) -> Verdict:
-    size = f"{best.draws.ess:.0f} effective of {len(best.draws.weights)} draws"
+def _verdict_of(best: Better, remote: Remoteness, alarms: tuple[Alarm, ...], how: str) -> Verdict:
     if alarms:
-        return Verdict("poor", alarms, "fit with restarts=8, or write the model anew.")
+        return Verdict("poor", tuple(a.reason for a in alarms), REMEDIES[alarms[0].cause])
     if not best.confident:
-        reason = f"Corrected by {best.method}, which had not settled: {size}."
+        reason = f"Corrected by {best.method}, which had not settled after {best.size}."
     elif remote.far:
         reason = (
-            f"Corrected by {best.method}, {size}, but {remote}: where a correction goes so far, it "
-            "may have farther to go."
+            f"Corrected by {best.method}, {best.size}, but {remote}: where a correction goes so "
+            "far, it may have farther to go."
         )
     else:
-        return Verdict("good", (f"Corrected by {best.method}: {size}.",))
-    return Verdict("poor", (reason,), "other coordinates for the latents, or long MCMC runs.")
+        return Verdict("good", (f"Corrected by {best.method}: {best.size}.",))
+    return Verdict(
+        "poor", (reason,), f"reparameterise{f': {how}' if how else ' the model'}, or run long MCMC."
+    )
 
 
-def _alarms(fit: "Fit") -> tuple[str, ...]:
+def _alarms(fit: "Fit") -> tuple[Alarm, ...]:
     """Return reasons for distrust that no comparison of moments can see."""
     alarms = []
+    found = growth(fit.density, fit.gaussian.loc)
+    if found is not None:
+        alarms.append(Alarm("improper", str(found)))
     steps_asked_for = (
         fit.status == "max_steps" and bool(fit.trace) and fit.trace[-1].stage == "optimize"
     )
     if fit.status != "converged" and not steps_asked_for:
-        alarms.append(f"The fit did not converge: {fit.status.message}.")
+        cause: Cause = str(fit.status)  # type: ignore[assignment]
+        alarms.append(Alarm(cause, f"The fit did not converge: {fit.status.message}."))
     for rival in fit.rivals:
         distances = _rival_figures(fit, rival)["distance"]
         name = max(distances, key=lambda k: distances[k])
         if rival.elbo_difference > -RIVAL_NATS and distances[name] > RIVAL_SDS:
-            alarms.append(
+            reason = (
                 f"Another start ends {-rival.elbo_difference:.2g} nats lower, with the mean of "
                 f"{name} {distances[name]:.1f} sd away: there is more than one mode."
             )
+            alarms.append(Alarm("multimodal", reason))
     return tuple(alarms)
 
 
@@ -219,8 +238,14 @@ def _elbo(fit: "Fit") -> Estimate:
     return Estimate.of(fit.structure.paired_elbos(log_p, E, fit.gaussian))
 
 
-def _column_function(fit: "Fit") -> Any:
-    return lambda X: _columns(fit, fit.constrain(X))
+def _target(fit: "Fit", density: Density) -> Target:
+    return Target(
+        density,
+        fit.gaussian,
+        fit.structure,
+        columns=lambda X: _columns(fit, fit.constrain(X)),
+        plain=lambda: _columns(fit, fit.moment_draws.values),
+    )
 
 
 def _columns(fit: "Fit", values: Any) -> Floats:

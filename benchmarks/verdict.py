@@ -48,8 +48,11 @@ def measure(target: Target, family: str, key: int) -> Record:
     seconds = time.perf_counter() - begin
     cost = density.num_gradients - before[0], density.num_values - before[1]
     figures = fit.diagnostics
-    shift = max(figures["mean_shift"].items(), key=lambda item: item[1])
-    ratio = max(figures["sd_ratio"].items(), key=lambda item: abs(np.log(item[1])))
+    found = "method" in figures  # there are none where the fit could not be checked
+    shift = max(figures["mean_shift"].items(), key=lambda item: item[1]) if found else None
+    ratio = (
+        max(figures["sd_ratio"].items(), key=lambda item: abs(np.log(item[1]))) if found else None
+    )
     plain, corrected, corrected_level = errors_of(fit, target.columns, target.reference)
     return {
         "target": target.name,
@@ -62,8 +65,7 @@ def measure(target: Target, family: str, key: int) -> Record:
         "reasons": fit.verdict.reasons,
         "errors": plain._asdict(),
         "khat": fit.khat,
-        "method": figures["method"],
-        "ess": figures.get("ess"),
+        "method": figures.get("method", "nothing"),
         "shift_found": shift,
         "ratio_found": ratio,
         "check_gradients": cost[0],

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import advi
-from advi.diagnostics.verdict import COLOURS, Checked
+from advi.diagnostics.examine import Checked
+from advi.diagnostics.verdict import COLOURS
 from advi.table import MAX_PRINTED_ROWS
 
 HOSTILE = "<script>alert('a & b')</script>"

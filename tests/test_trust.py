@@ -7,9 +7,13 @@ import pytest
 
 import advi
 from advi import trust
-from advi.diagnostics import better, linear_response
-from advi.diagnostics.ais import DEGREES, adaptive_importance_sampling, gaussian_share
-from advi.diagnostics.better import MAX_ADAPTED_DIM, Remoteness, Target, better_moments
+from advi.diagnostics import linear_response
+from advi.diagnostics.ais import DEGREES, gaussian_share, importance_sampling
+from advi.diagnostics.better import Remoteness, Target, better_moments
+from advi.diagnostics.verdict import Verdict
+from advi.gaussian import Gaussian
+from advi.growth import growth
+from benchmarks import improper
 from benchmarks.accuracy import errors_of
 from benchmarks.targets import hierarchy
 from benchmarks.verdict import overrated
@@ -84,12 +88,135 @@ def test_an_unfinished_fit_is_poor_and_an_unchecked_one_says_so():
     assert "verdict: not checked" in repr(unchecked)
 
 
-def test_a_verdict_costs_five_thousand_densities_and_no_gradient():
-    target = targets.ill_conditioned(5, 100, seed=1)
-    plain = advi.fit(target.model, target.data, diagnose=False)
-    fit = advi.fit(target.model, target.data)
+@pytest.mark.parametrize(("shape", "most"), [(1e5, 200), (10.0, 5100)])
+def test_a_verdict_costs_densities_and_no_gradient(shape, most):
+    """Few where q is the posterior: log-Gamma draws of a large shape are normal."""
+    model = advi.Model(
+        lambda z, d: dist.Gamma(shape, shape).log_prob(z["g"]).sum(), {"g": advi.positive(3)}
+    )
+    plain = advi.fit(model, diagnose=False)
+    fit = advi.fit(model)
     assert fit.density.num_gradients == plain.density.num_gradients
-    assert fit.density.num_values - plain.density.num_values == 5000
+    assert most / 2 < fit.density.num_values - plain.density.num_values <= most
+
+
+@pytest.mark.parametrize("dim", [2, 30, 75, 150, pytest.param(1000, marks=pytest.mark.slow)])
+def test_an_exact_fit_is_good_in_any_dimension(dim):
+    """Adapted proposals, whose covariance no draws determine, once spoiled the weights."""
+    rng = np.random.default_rng(dim)
+    A = rng.standard_normal((dim, dim)) / np.sqrt(dim)
+    target = targets.gaussian(np.zeros(dim), np.linalg.inv(A @ A.T + 0.3 * np.eye(dim)))
+    fit = advi.fit(target.model, target.data, family="full_rank")
+    assert fit.verdict == "good"
+    assert fit.density.num_values < 400
+
+
+def test_a_regression_with_many_predictors_is_good():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2000, 80))
+    y = rng.random(2000) < 1 / (1 + np.exp(-x @ rng.standard_normal(80) / 9))
+    model = advi.Model(
+        lambda z, d: (
+            dist.Normal(0, 1).log_prob(z["w"]).sum()
+            + dist.BernoulliLogits(d["x"] @ z["w"]).log_prob(d["y"]).sum()
+        ),
+        {"w": advi.real(80)},
+    )
+    fit = advi.fit(model, {"x": x, "y": y.astype(float)})
+    assert fit.verdict == "good"
+    assert fit.diagnostics["method"] == "importance sampling"
+
+
+@pytest.mark.parametrize("family", ["full_rank", "mean_field"])
+@pytest.mark.parametrize("name", improper.DENSITIES)
+def test_nothing_without_a_posterior_is_trusted(name, family):
+    log_joint, latents = improper.DENSITIES[name]
+    fit = advi.fit(advi.Model(log_joint, latents), improper.data(), family=family)
+    assert fit.verdict == "poor"
+    assert "verdict: poor" in repr(fit)
+
+
+def test_a_log_density_that_rises_is_said_to():
+    log_joint, latents = improper.DENSITIES["loss: squares"]
+    verdict = advi.fit(advi.Model(log_joint, latents), improper.data()).verdict
+    assert "goes on rising as m goes to +inf" in verdict.reasons[0]
+    assert "does log_joint return a loss" in verdict.reasons[0]
+    assert "check the sign of log_joint" in verdict.action
+
+
+def test_a_latent_that_floats_do_not_resolve_is_to_be_scaled():
+    model = advi.Model(lambda z, d: dist.Normal(1e8, 1).log_prob(z["m"]), {"m": advi.real()})
+    verdict = advi.fit(model).verdict
+    assert "its draws fall on a few float32 numbers" in verdict.reasons[-1]
+    assert "center or scale" in verdict.action
+    assert advi.fit(model, x64=True).verdict == "good"
+
+
+@pytest.mark.parametrize(
+    "log_joint",
+    [
+        lambda z, d: dist.Cauchy(0, 1).log_prob(z["m"]) + dist.HalfCauchy(1).log_prob(z["s"]),
+        lambda z, d: (
+            dist.Normal(0, 1e6).log_prob(z["m"])
+            + dist.InverseGamma(1e-3, 1e-3).log_prob(z["s"])
+            + dist.Normal(z["m"], jnp.sqrt(z["s"])).log_prob(d).sum()
+        ),
+        lambda z, d: dist.Normal(z["m"], z["s"]).log_prob(d).sum(),
+        lambda z, d: dist.StudentT(2, z["m"], z["s"]).log_prob(d).sum() - jnp.log(z["s"]),
+    ],
+)
+def test_vague_and_heavy_tailed_priors_fall_far_out(log_joint):
+    model = advi.Model(log_joint, {"m": advi.real(), "s": advi.positive()})
+    fit = advi.fit(model, np.array([1.0, 2.5, 4.0, 0.5]), diagnose=False)
+    assert growth(fit.density, fit.gaussian.loc) is None
+
+
+def test_a_verdict_is_true_if_it_is_good_and_equals_its_level():
+    good, poor = Verdict("good", ("a",)), Verdict("poor", ("a",))
+    assert good
+    assert not poor
+    assert good == "good" != poor
+    assert good == Verdict("good", ("a",)) != Verdict("good", ("b",))
+    assert len({good, Verdict("good", ("a",))}) == 1
+
+
+def test_a_reference_that_failed_gives_no_figure(monkeypatch):
+    """Chains of a mean field far narrower than the posterior do not get anywhere."""
+    dim = 60
+    apart = np.abs(np.subtract.outer(np.arange(dim), np.arange(dim)))
+    target = targets.gaussian(np.zeros(dim), 0.99**apart)
+    fit = advi.fit(target.model, target.data, family="mean_field")
+    [reason] = fit.verdict.reasons
+    assert reason.startswith("The fit could not be checked: importance weights")
+    assert "HMC had not settled after 3840 draws of 384 chains" in reason
+    assert "x[" not in str(fit.verdict)
+    assert fit.verdict == "poor"
+    assert "mean_shift" not in fit.diagnostics
+
+
+def test_what_to_do_depends_on_the_cause():
+    target = targets.ill_conditioned(20, 1e4, seed=0)
+    short = advi.fit(target.model, target.data, max_steps=40)
+    assert "init=fit" in short.verdict.action
+    stopped = advi.fit(target.model, target.data, callback=lambda progress: progress.step > 30)
+    assert "init=fit" in stopped.verdict.action
+    modes = advi.fit(advi.Model(two_modes, {"x": advi.real(4)}))
+    assert "restarts=8" in modes.verdict.action
+    skew = advi.fit(advi.Model(skewed, {"g": advi.positive(), "h": advi.positive()}))
+    assert "full_rank" not in skew.verdict.action
+    narrow = advi.fit(target.model, target.data, family="mean_field")
+    assert "family='full_rank'" in narrow.verdict.action
+
+
+@pytest.mark.parametrize(
+    ("groups", "noise", "centred", "words"),
+    [(8, 3.0, True, "effect non-centred"), (20, 0.4, False, "effect centred")],
+)
+def test_the_other_form_of_a_hierarchy_is_named(groups, noise, centred, words):
+    target = hierarchy(groups, noise, 3, centred)
+    fit = advi.fit(target.model, target.data)
+    assert fit.verdict != "good"
+    assert words in fit.verdict.action
 
 
 def test_corrected_moments_of_skewed_marginals():
@@ -114,14 +241,14 @@ def test_corrected_by_hmc_where_importance_sampling_fails():
     cov = 0.3 * np.ones((dim, dim)) + 0.7 * np.eye(dim)
     target = targets.gaussian(np.zeros(dim), cov)
     fit = advi.fit(target.model, target.data, family="mean_field", diagnose=False)
-    view = Target(fit.density, fit.gaussian, fit.structure, lambda X: X)
+    view = Target(fit.density, fit.gaussian, fit.structure, lambda X: X, lambda: np.zeros((1, dim)))
     rng = np.random.default_rng(0)
     adapted, found = better_moments(view, view.marginal, rng, rounds=5)
     assert not adapted.reliable
     assert [b.method for b in found] == ["importance sampling", "HMC"]
     plain_ratio = fit.gaussian.scale / np.sqrt(np.diag(cov))
-    assert np.all(found[-1].sd > plain_ratio)
-    assert np.max(np.abs(found[-1].mean)) < 0.35
+    assert np.all(found[-1].moments.sd > plain_ratio)
+    assert np.max(np.abs(found[-1].moments.mean)) < 0.35
 
 
 @pytest.mark.parametrize(
@@ -164,14 +291,11 @@ def test_more_coordinates_than_can_be_examined_are_not(monkeypatch):
         fit.corrected()
 
 
-@pytest.mark.parametrize(
-    ("dim", "adapted"), [(100, 50), pytest.param(600, MAX_ADAPTED_DIM, marks=pytest.mark.slow)]
-)
-def test_many_coordinates_are_examined_without_adapted_proposals(dim, adapted, monkeypatch):
+@pytest.mark.parametrize("dim", [100, pytest.param(600, marks=pytest.mark.slow)])
+def test_many_coordinates_are_examined_without_adapted_proposals(dim):
     """Importance sampling where the fit is exact, HMC where it is not."""
-    monkeypatch.setattr(better, "MAX_ADAPTED_DIM", adapted)
     apart = np.abs(np.subtract.outer(np.arange(dim), np.arange(dim)))
-    for cov, method in ((np.eye(dim), "importance sampling"), (0.8**apart, "HMC")):
+    for cov, method in ((np.eye(dim), "importance sampling"), (0.5**apart, "HMC")):
         target = targets.gaussian(np.zeros(dim), cov)
         fit = advi.fit(target.model, target.data, family="mean_field")
         assert fit.diagnostics["method"] == method
@@ -290,7 +414,7 @@ def test_chains_confirm_that_only_sds_of_a_full_rank_fit_are_off():
     assert fit.verdict.level == "poor"
 
 
-@pytest.mark.parametrize("dim", [1, 5, 30, 100])
+@pytest.mark.parametrize("dim", [1, 5, 30])
 def test_the_share_of_draws_is_measured_by_that_for_a_gaussian(dim):
     rng = np.random.default_rng(dim)
     scale = np.eye(dim) + np.tril(rng.standard_normal((dim, dim))) / (4 * dim)
@@ -306,10 +430,10 @@ def test_the_share_of_draws_is_measured_by_that_for_a_gaussian(dim):
     np.testing.assert_allclose(gaussian_share(dim), w.mean() ** 2 / (w**2).mean(), rtol=0.03)
 
     def share(log_density):
-        adapted = adaptive_importance_sampling(log_density, np.full(dim, 3.0), scale, rng, 5, 4000)
-        return adapted.share
+        start = Gaussian(np.full(dim, 3.0), 1.3 * scale)  # not so near that one round is enough
+        return importance_sampling(log_density, start, rng, 5, 4000).share
 
-    assert share(log_p) > 0.95
+    assert share(log_p) > 0.85
     assert share(lambda X: log_p(X) - 3 * np.abs(X[:, 0] - 3)) < share(log_p)
 
 

@@ -10,23 +10,29 @@ from numpy.typing import NDArray
 
 from advi.density import Density
 from advi.diagnostics import hmc
-from advi.diagnostics.ais import Adapted, adaptive_importance_sampling, importance_sampling
+from advi.diagnostics.ais import Adapted, importance_sampling
 from advi.diagnostics.weighted import WeightedDraws, moments
 from advi.gaussian import Gaussian, Structure
-from advi.scales import marginal, marginal_sds, scale_tril
+from advi.scales import marginal, marginal_sds
 
 Floats = NDArray[np.float64]
 
 CHECK_ROUNDS, CORRECT_ROUNDS = 5, 8
 COSTLY = 2**20  # elements read by one density, above which fewer chains are run
 FEW_CHAINS = 96
-MAX_ADAPTED_DIM = 512  # above it importance weights have collapsed, and proposals grow costly
 MAX_ELEMENTS = 2**25  # of the points of all chains; and so the largest dimension is
 MAX_DIM = MAX_ELEMENTS // (hmc.STEPS * FEW_CHAINS)
 # A correction begins at the fit, and short runs do not leave its neighbourhood. Of hierarchies
 # whose moments are known, all that went less far than this, in both together, had arrived; others
 # lack a part of a neck or a tail, or cannot be told from those that do.
 MAX_REMOTE_SHIFT, MAX_REMOTE_STRETCH = 0.5, 2.0
+
+
+class Moments(NamedTuple):
+    """Means and sds of the columns, (K,)."""
+
+    mean: Floats
+    sd: Floats
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,22 @@ class Target:
         Which coordinates have noise; the others stay at their estimate.
     columns
         Points (n, D) to the user's scalar columns (n, K).
+    plain
+        Makes columns (n, K) of the fit's own draws.
     """
 
     density: Density
     gaussian: Gaussian
     structure: Structure
     columns: Callable[[Floats], Floats]
+    plain: Callable[[], Floats]
+
+    @cached_property
+    def moments(self) -> "Moments":
+        """Those of the fit's columns."""
+        with np.errstate(over="ignore", invalid="ignore"):  # of a fit that diverged
+            columns = self.plain()
+            return Moments(columns.mean(0), columns.std(0))
 
     @cached_property
     def marginal(self) -> Gaussian:
@@ -83,13 +99,30 @@ class Better(NamedTuple):
 
     method: str  # "importance sampling" | "HMC"
     draws: WeightedDraws  # points on R^D
-    mean: Floats  # (K,) of the columns
-    sd: Floats  # (K,)
-    confident: bool
+    moments: Moments
+    # The fit's moments to compare them with. Where weights change nothing but draws of the fit
+    # these are of the same draws: what both have by chance then cancels.
+    plain: Callable[[], Moments]
+    khat: float  # of the weights, -inf without
+    confident: bool  # whether the moments may be believed
+    failed: bool  # whether they say nothing: collapsed weights, chains that had not settled
+
+    @property
+    def size(self) -> str:
+        """How many draws there are, in words."""
+        num = len(self.draws.weights)
+        if self.method == "HMC":
+            return f"{num} draws of {num // (hmc.STEPS // 2)} chains"
+        return f"{self.draws.ess:.0f} effective of {num} draws, k-hat {self.khat:.2f}"
 
 
 def better_moments(
-    target: Target, first: Gaussian, rng: np.random.Generator, rounds: int
+    target: Target,
+    first: Gaussian,
+    rng: np.random.Generator,
+    rounds: int,
+    *,
+    early: bool = False,
 ) -> tuple[Adapted, list[Better]]:
     """Estimate the posterior's moments, by HMC too where importance sampling is unreliable.
 
@@ -103,7 +136,9 @@ def better_moments(
     rng
         Generator.
     rounds
-        Rounds of adaptive importance sampling, of 1,000 draws each; one in many dimensions.
+        Rounds of importance sampling at most, of 1,000 draws each.
+    early
+        Whether fewer draws will do where they show that `first` is right.
 
     Returns
     -------
@@ -113,13 +148,8 @@ def better_moments(
         One or two estimates, the more trustworthy last.
     """
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        if len(first.loc) > MAX_ADAPTED_DIM:
-            adapted = importance_sampling(target.value, first, rng)
-        else:
-            L = scale_tril(first.scale)
-            adapted = adaptive_importance_sampling(target.value, first.loc, L, rng, rounds)
-        draws = WeightedDraws(target.points(adapted.draws.points), adapted.draws.weights)
-        found = [_weighted(target, draws, adapted.reliable)]
+        adapted = importance_sampling(target.value, first, rng, rounds, early=early)
+        found = [_weighted(target, adapted, first is target.marginal)]
         if not adapted.reliable:
             found.append(by_hmc(target, adapted, rng))
     return adapted, found
@@ -163,26 +193,39 @@ def remoteness(target: Target, first: Gaussian, better: Better) -> Remoteness:
     return Remoteness(float(np.max(np.abs(mean - first.loc) / scale)), float(stretch))
 
 
-def _weighted(target: Target, draws: WeightedDraws, confident: bool) -> Better:
+def _weighted(target: Target, adapted: Adapted, of_fit: bool) -> Better:
+    draws = WeightedDraws(target.points(adapted.draws.points), adapted.draws.weights)
     # draws without weight may lie where a column overflows
     heavy = draws.weights > 0
     kept = WeightedDraws(draws.points[heavy], draws.weights[heavy])
-    mean, sd = moments(target.columns(kept.points), kept.weights)
-    return Better("importance sampling", kept, mean, sd, confident)
+    columns = target.columns(kept.points)
+
+    def plain() -> Moments:
+        if of_fit and not adapted.adapted and heavy.all():
+            return Moments(columns.mean(0), columns.std(0))
+        return target.moments
+
+    found = Moments(*moments(columns, kept.weights))
+    failed = adapted.collapsed and not adapted.reliable
+    return Better("importance sampling", kept, found, plain, adapted.khat, adapted.reliable, failed)
 
 
 def by_hmc(target: Target, adapted: Adapted, rng: np.random.Generator) -> Better:
-    """Estimate the posterior's moments by short chains that begin at importance draws."""
+    """Estimate the posterior's moments by short chains.
+
+    They begin at importance draws, or at the first proposal's where the weights have collapsed.
+    """
     fitting = MAX_ELEMENTS // (hmc.STEPS * len(adapted.proposal.loc))
     costly = target.density.log_joint.cost > COSTLY
     num = FEW_CHAINS if costly else int(np.clip(fitting, FEW_CHAINS, hmc.CHAINS))
-    start = adapted.draws.resample(num, rng)
+    start = adapted.first_draws(num, rng) if adapted.collapsed else adapted.draws.resample(num, rng)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         chains = hmc.short_hmc(target.value_and_grad, start, adapted.proposal, rng)
-    steps, num, _ = chains.points.shape
-    columns = target.columns(target.points(chains.points.reshape(steps * num, -1)))
-    settled = hmc.settled(columns.reshape(steps, num, -1))
-    kept = chains.kept
-    late = columns[len(columns) - len(kept) :]
-    draws = WeightedDraws(target.points(kept), np.full(len(kept), 1 / len(kept)))
-    return Better("HMC", draws, late.mean(0), late.std(0), settled)
+        steps, num, _ = chains.points.shape
+        columns = target.columns(target.points(chains.points.reshape(steps * num, -1)))
+        settled = hmc.settled(columns.reshape(steps, num, -1))
+        kept = chains.kept
+        late = columns[len(columns) - len(kept) :]
+        draws = WeightedDraws(target.points(kept), np.full(len(kept), 1 / len(kept)))
+        found = Moments(late.mean(0), late.std(0))
+        return Better("HMC", draws, found, lambda: target.moments, -np.inf, settled, not settled)

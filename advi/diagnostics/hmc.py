@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from advi.gaussian import Gaussian
 
@@ -13,7 +14,8 @@ Floats = NDArray[np.float64]
 STEPS, LEAPFROGS, CHAINS = 20, 4, 384  # chains in whole calls of any density
 TARGET_ACCEPTANCE = 0.8
 MAX_STEP = 0.45
-MAX_DRIFT, MAX_DRIFT_RATIO, MAX_AUTOCORRELATION = 0.1, 1.1, 0.3
+MAX_DRIFT, MAX_DRIFT_RATIO, MAX_AUTOCORRELATION = 0.1, 1.1, 0.2
+CHANCE = 0.05  # probability that the means of settled chains differ by more than is allowed for
 
 
 class Chains(NamedTuple):
@@ -93,7 +95,8 @@ def settled(columns: Floats) -> bool:
     """Return whether the moments of the chains have stopped moving.
 
     Compares steps 6-10 with 11-20 in means and sds, and asks that draws ten steps apart are
-    nearly uncorrelated.
+    nearly uncorrelated. The chains are independent: their differences tell how far the largest
+    difference of K means is apart by chance, which is no movement.
 
     Parameters
     ----------
@@ -104,13 +107,17 @@ def settled(columns: Floats) -> bool:
     early, late = columns[quarter:half], columns[half:]
     sd = late.std((0, 1))
     sd = np.where(sd > 0, sd, 1.0)
-    drift = np.max(np.abs(early.mean((0, 1)) - late.mean((0, 1))) / sd)
+    moved = (early.mean(0) - late.mean(0)) / sd  # (chains, K)
+    noise = ndtri(1 - CHANCE / (2 * len(sd))) * moved.std(0) / np.sqrt(len(moved))
+    drift = np.abs(moved.mean(0)) / np.maximum(MAX_DRIFT, noise)
     with np.errstate(divide="ignore"):
         ratio = np.exp(np.max(np.abs(np.log(np.maximum(early.std((0, 1)), 1e-300) / sd))))
     centred = columns - columns.mean(1, keepdims=True)
-    first, last = centred[half - 1], centred[-1]
-    norm = np.sqrt((first**2).mean(0) * (last**2).mean(0))
-    correlation = np.max(np.abs((first * last).mean(0)) / np.where(norm > 0, norm, 1.0))
+    first, last = centred[:-half], centred[half:]
+    norm = np.sqrt((first**2).mean((0, 1)) * (last**2).mean((0, 1)))
+    correlation = np.abs((first * last).mean((0, 1))) / np.where(norm > 0, norm, 1.0)
     return bool(
-        drift <= MAX_DRIFT and ratio <= MAX_DRIFT_RATIO and correlation <= MAX_AUTOCORRELATION
+        np.max(drift) <= 1
+        and ratio <= MAX_DRIFT_RATIO
+        and np.max(correlation) <= MAX_AUTOCORRELATION
     )
