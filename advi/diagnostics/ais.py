@@ -93,8 +93,9 @@ def importance_sampling(
 ) -> Adapted:
     """Weight draws of a Gaussian, and of better proposals where these are needed and can be had.
 
-    In up to `MAX_ADAPTED_DIM` dimensions, the moments of the proposals adapt round by round. In
-    more, further draws of the Gaussian follow if its weights are even enough to be reliable.
+    Where the weights of the Gaussian's own draws are nearly equal, more of them follow. Otherwise,
+    in up to `MAX_ADAPTED_DIM` dimensions, the moments of the proposals adapt round by round; in
+    more, further draws of the Gaussian follow if their weights are even enough to be reliable.
 
     Parameters
     ----------
@@ -122,20 +123,19 @@ def importance_sampling(
         share = draws.ess / len(weights)
         return Adapted(draws, khat, sample.log_ratios, khat, gaussian, share, adapted=False)
 
-    def near(found: Adapted, share: float) -> bool:
-        even = found.share >= (EQUAL_SHARE if few else share)
-        return early and even and found.khat <= NEAR_KHAT
+    def even(found: Adapted, share: float) -> bool:
+        return found.share >= (EQUAL_SHARE if few else share) and found.khat <= NEAR_KHAT
 
     num_first = FIRST_OF_FEW if few else FIRST_DRAWS
     sample = _drawn(log_p, gaussian, rng, num_first)
     found = weighted(sample)
-    if near(found, FIRST_SHARE):
+    if early and even(found, FIRST_SHARE):
         return found
     sample = sample.joined(_drawn(log_p, gaussian, rng, num - num_first))
     found = weighted(sample)
-    if near(found, NEAR_SHARE):
+    if early and even(found, NEAR_SHARE):
         return found
-    if few:
+    if few and not even(found, NEAR_SHARE):
         return _adaptive(log_p, gaussian, sample, found.khat, rng, rounds)
     if found.share < MIN_SHARE:
         return found
