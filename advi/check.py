@@ -8,7 +8,6 @@ import numpy as np
 from advi.data import count_rows, find_nan, prepare
 from advi.deferred import Deferred, bound, check_model
 from advi.density import Density, default_float, precision
-from advi.errors import describe
 from advi.keys import host_rng
 from advi.model import Model
 from advi.row_data import RowData
@@ -97,8 +96,6 @@ def check(
     """
     check_model(model)
     rng = host_rng(key)
-    if x64 not in (None, True, False):
-        raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")
     float_dtype = default_float(x64)
     with precision(float_dtype):
         data, spec = prepare(data, float_dtype)

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.tree_util import keystr
 
+from advi.arrays import numbers
 from advi.errors import describe
 from advi.model import Model
 
@@ -32,7 +33,8 @@ def prepare(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
     Parameters
     ----------
     data
-        Pytree of arrays: NumPy, JAX, pandas columns, lists of numbers, Python numbers.
+        Pytree of arrays: NumPy, JAX, pandas columns, lists of numbers, Python numbers, and what
+        else `numbers` takes.
     float_dtype
         "float32" or "float64".
 
@@ -46,7 +48,7 @@ def prepare(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
     Raises
     ------
     TypeError
-        If a leaf holds text or objects.
+        If a leaf holds text or objects, or means more than its numbers.
     ValueError
         If an integer does not fit into 32 bits in a float32 fit.
     """
@@ -90,19 +92,7 @@ def _as_array(name: str, leaf: Any, float_dtype: str) -> Any:
             return leaf
         if leaf.dtype != np.float64 or float_dtype == "float64":
             return leaf
-    try:
-        array = np.asarray(leaf)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"data leaf {name!r}: got {describe(leaf)}, not an array: {error} A list stands for "
-            "one array; put several arrays into a tuple or a dict."
-        ) from None
-    if array.dtype.kind not in "biufc":
-        raise TypeError(
-            f"data leaf {name!r}: got {describe(array)}; expected numbers. Encode text or "
-            "categories as integers, e.g. numpy.unique(column, return_inverse=True)[1], give a "
-            "table as a dict of its numeric columns, and leave out what the log-joint does not use."
-        )
+    array = np.asarray(numbers(f"data leaf {name!r}", leaf))
     if array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
         raise TypeError(
             f"data leaf {name!r}: got {describe(array)}; expected numbers of at most double "
@@ -112,6 +102,8 @@ def _as_array(name: str, leaf: Any, float_dtype: str) -> Any:
         return array
     if array.dtype == np.float64:
         return array.astype(np.float32)
+    if array.dtype == np.complex128:
+        return array.astype(np.complex64)
     if array.dtype in (np.int64, np.uint64):
         if array.size and not (array.min() >= -(2**31) and array.max() < 2**31):
             raise ValueError(

@@ -12,6 +12,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.data import DataSpec, for_rows, prepare
+from advi.errors import describe
 from advi.model import Model, Terms
 from advi.tracing import LogJoint, trace
 
@@ -181,6 +182,14 @@ def precision(float_dtype: str) -> contextlib.AbstractContextManager:
 
 
 def default_float(x64: bool | None) -> str:
-    """Return the float type of a fit: float64 if asked for, or if JAX has it switched on."""
+    """Return the float type of a fit: float64 if asked for, or if JAX has it switched on.
+
+    Raises
+    ------
+    TypeError
+        If `x64` is neither None nor a bool.
+    """
+    if x64 is not None and not isinstance(x64, (bool, np.bool_)):
+        raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")
     wide = bool(jax.config.jax_enable_x64) if x64 is None else x64  # type: ignore[attr-defined]
     return jnp.dtype(jnp.float64 if wide else jnp.float32).name

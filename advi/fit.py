@@ -168,7 +168,7 @@ def fit(
     ('converged', 1.5, 0.5)
     """
     check_model(model)
-    _check_arguments(objective, optimizer, x64, callback)
+    _check_arguments(objective, optimizer, callback)
     for name, number in (("max_steps", max_steps), ("restarts", restarts)):
         _check_count(name, number)
     key_words(key)
@@ -312,7 +312,7 @@ def _diagnosed(result: Fit, bar: Bar) -> Fit:
         return result
 
 
-def _check_arguments(objective: Any, optimizer: Any, x64: Any, callback: Any) -> None:
+def _check_arguments(objective: Any, optimizer: Any, callback: Any) -> None:
     if objective is not None and not isinstance(objective, Objective):
         raise TypeError(
             f"objective: got {describe(objective)}; expected advi.Elbo(...) or advi.Iwae(...)."
@@ -322,8 +322,6 @@ def _check_arguments(objective: Any, optimizer: Any, x64: Any, callback: Any) ->
             f"optimizer: got {describe(optimizer)}; expected an Optax optimiser such as "
             "optax.adam(1e-2), or nothing for the automatic plan."
         )
-    if x64 not in (None, True, False):
-        raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback: got {describe(callback)}; expected a function.")
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from advi.arrays import real_numbers
 from advi.errors import describe, format_value, unknown
 from advi.gaussian import Gaussian
 from advi.model import Model
@@ -46,10 +47,7 @@ def initial(model: Model, init: Any) -> tuple[Gaussian, bool]:
         if name not in model.latents:
             raise ValueError(unknown("latent", name, model.latents))
         latent, span = model.latents[name], slice(*model.spans[name])
-        try:
-            value = np.asarray(value, float)
-        except (TypeError, ValueError):
-            raise TypeError(f"init[{name!r}]: got {describe(value)}; expected numbers.") from None
+        value = np.asarray(real_numbers(f"init[{name!r}]", value), float)
         if value.shape != latent.shape:
             raise ValueError(
                 f"init[{name!r}]: got {describe(value)}; expected shape {latent.shape}."

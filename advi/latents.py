@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from numpyro.distributions import constraints
 from numpyro.distributions.constraints import Constraint
 
+from advi.arrays import real_numbers
 from advi.errors import describe
 from advi.networks import check_params
 from advi.transforms import Transform, transform_for
@@ -86,10 +87,13 @@ class Latent:
                 f"{bijection.event_dim} axes, got {shape}. Give it: "
                 "advi.Latent(support, shape=(..., k)), or use the helper, e.g. advi.simplex(k)."
             )
-        if self.init is not None and np.shape(self.init) != shape:
-            raise ValueError(
-                f"init: got {describe(np.asarray(self.init))}; expected the latent's shape {shape}."
-            )
+        if self.init is not None:
+            init = real_numbers("init", self.init)
+            if init.shape != shape:
+                raise ValueError(
+                    f"init: got {describe(init)}; expected the latent's shape {shape}."
+                )
+            object.__setattr__(self, "init", init)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "bijection", bijection)
 

@@ -191,9 +191,10 @@ def _epochs(data: Any, num_rows: Any) -> Epochs | None:
     elif not jax.tree_util.all_leaves([data]) or isinstance(data, (_Array, str, bytes, Mapping)):
         return None
     elif not callable(data) and (
-        not isinstance(data, Iterable) or (num_rows is None and isinstance(data, Sequence))
+        not isinstance(data, Iterable)
+        or (num_rows is None and (isinstance(data, Sequence) or hasattr(data, "shape")))
     ):
-        return None  # a number, or numbers such as a range
+        return None  # a number, numbers such as a range, or an array of a kind that is refused
     if isinstance(num_rows, bool) or not isinstance(num_rows, (int, np.integer)) or num_rows < 1:
         raise ValueError(
             f"num_rows: got {describe(num_rows)}; expected the number of rows in one epoch of the "
