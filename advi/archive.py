@@ -140,6 +140,8 @@ def refused(path: Name, kind: str) -> Iterator[None]:
 def _name(path: Name) -> Name:
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path: got {describe(path)}; expected the name of a file.")
+    if "\0" in os.fspath(path):
+        raise ValueError(f"path: got {describe(path)}; expected the name of a file.")
     return path
 
 

@@ -103,8 +103,10 @@ def _refuse_dtype(what: str, array: np.ndarray, value: Any) -> None:
         )
     if array.dtype == bool or jnp.issubdtype(array.dtype, np.number):
         return
+    if not array.ndim:
+        raise TypeError(f"{what}: got {describe(value)}; expected numbers.")
     kinds = set()
-    if array.dtype == object and array.ndim:
+    if array.dtype == object:
         kinds = {type(entry).__name__ for entry in array.ravel()[:1000]}
     inside = f" ({', '.join(sorted(kinds))})" if kinds else ""
     raise TypeError(

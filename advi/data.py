@@ -1,6 +1,7 @@
 """Data: checked and moved to the device once; rows, minibatches, and the factor N/B."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -75,9 +76,15 @@ def _own(leaf: Any) -> Any:
 
 def converted(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
     """Return what `prepare` does, where the data are: nothing is moved."""
-    paths, treedef = jax.tree_util.tree_flatten_with_path(
-        data, is_leaf=lambda node: isinstance(node, list)
-    )
+    try:
+        paths, treedef = jax.tree_util.tree_flatten_with_path(
+            data, is_leaf=lambda node: isinstance(node, (list, Iterator))
+        )
+    except ValueError as error:  # JAX sorts the keys of a dict
+        raise TypeError(
+            f"data: got {describe(data)}, whose names cannot be sorted; expected dicts with names "
+            f"of one type, such as str ({error})."
+        ) from None
     names = tuple(keystr(path, simple=True, separator=".") or "data" for path, _ in paths)
     leaves = [
         _as_array(name, leaf, float_dtype) for name, (_, leaf) in zip(names, paths, strict=True)

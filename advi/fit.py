@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import optax
 
 from advi.all_rows import AllRows
@@ -17,7 +16,7 @@ from advi.data import check_batch, for_rows, make_rows, prepare
 from advi.deferred import Deferred, bound, check_model
 from advi.density import Density, default_float, precision
 from advi.drivers import default_optimizer, fit_plan, fit_steps, planned
-from advi.errors import describe, unknown
+from advi.errors import check_bool, check_count, describe, unknown
 from advi.families import MeanField
 from advi.held_out import hold_out
 from advi.initial import initial
@@ -169,8 +168,12 @@ def fit(
     """
     check_model(model)
     _check_arguments(objective, optimizer, callback)
-    for name, number in (("max_steps", max_steps), ("restarts", restarts)):
-        _check_count(name, number)
+    if max_steps is not None:
+        check_count("max_steps", max_steps)
+    check_count("restarts", restarts)
+    check_bool("diagnose", diagnose)
+    if progress is not None:
+        check_bool("progress", progress)
     key_words(key)
     float_dtype = default_float(x64)
     with (
@@ -322,12 +325,18 @@ def _check_arguments(objective: Any, optimizer: Any, callback: Any) -> None:
             f"optimizer: got {describe(optimizer)}; expected an Optax optimiser such as "
             "optax.adam(1e-2), or nothing for the automatic plan."
         )
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback: got {describe(callback)}; expected a function.")
+    if callback is not None and not _takes_one(callback):
+        raise TypeError(
+            f"callback: got {describe(callback)}; expected a function of one argument, a Progress."
+        )
 
 
-def _check_count(name: str, number: Any) -> None:
-    if number is None:
-        return
-    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 1:
-        raise ValueError(f"{name}: got {describe(number)}; expected an integer >= 1.")
+def _takes_one(function: Any) -> bool:
+    """Return whether something can be called with one argument, as far as it says."""
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:
+        pass  # a built-in without a signature
+    return True

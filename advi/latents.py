@@ -18,6 +18,8 @@ from advi.transforms import Transform, transform_for
 
 Bound = float | NDArray[Any] | Array
 
+BOUNDS = ("lower_bound", "upper_bound")  # of NumPyro's constraints
+
 
 @dataclass(frozen=True, eq=False)
 class Latent:
@@ -87,6 +89,13 @@ class Latent:
                 f"{bijection.event_dim} axes, got {shape}. Give it: "
                 "advi.Latent(support, shape=(..., k)), or use the helper, e.g. advi.simplex(k)."
             )
+        for bound in (getattr(self.support, name, None) for name in BOUNDS):
+            if bound is not None and not self.local and not _fits(np.shape(bound), shape):
+                raise ValueError(
+                    f"a bound of the support has shape {np.shape(bound)}; expected one that "
+                    f"broadcasts to the latent's shape {shape}. Give the latent's shape after the "
+                    "bounds, e.g. advi.interval(low, high, 3)."
+                )
         if self.init is not None:
             init = real_numbers("init", self.init)
             if init.shape != shape:
@@ -112,6 +121,12 @@ class Latent:
         shape = (num, *self.shape)
         init = None if self.init is None else np.broadcast_to(np.asarray(self.init), shape)
         return replace(self, shape=shape, local=False, init=init)
+
+
+def _fits(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Return whether something of one shape broadcasts to another."""
+    pairs = zip(reversed(part), reversed(whole), strict=False)
+    return len(part) <= len(whole) and all(a in (1, b) for a, b in pairs)
 
 
 def real(

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.extend.core as jex_core
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from advi.arrays import numbers
 from advi.data import DataSpec, prepare
 from advi.density import Density, precision
 from advi.errors import describe
@@ -96,6 +98,17 @@ def _wants_key(fn: Any) -> bool:
     )
 
 
+def _check_returned(out: Any) -> None:
+    """Raise TypeError unless a function returned numbers."""
+    leaves = jax.tree.leaves(out)
+    if not leaves:
+        raise TypeError(f"fn returned {describe(out)}; expected an array, or a tree of arrays.")
+    for leaf in leaves:
+        array = numbers("fn returned", leaf)
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            raise TypeError("fn returned a random key; expected numbers.")
+
+
 def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec, key: Any) -> Any:
     """Apply a function of one draw to all, a few at a time, and gather the results on the host."""
     with precision(spec.float_dtype):
@@ -121,7 +134,14 @@ def _program(
 ) -> Program:
     def one(leaves: list[Array], data_leaves: list[Array], key: Array, number: Array) -> Any:
         z, data = treedef.unflatten(leaves), spec.treedef.unflatten(data_leaves)
-        return fn(z, data, jax.random.fold_in(key, number)) if with_key else fn(z, data)
+        try:
+            out = fn(z, data, jax.random.fold_in(key, number)) if with_key else fn(z, data)
+        except Exception as error:
+            of_z, of_data = (jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (z, data))
+            error.add_note(f"advi called fn with z of shapes {of_z} and data of shapes {of_data}.")
+            raise
+        _check_returned(out)
+        return out
 
     jaxpr, out = jax.make_jaxpr(one, return_shape=True)(
         [jax.ShapeDtypeStruct(shape, spec.float_dtype) for shape in shapes],

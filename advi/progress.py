@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from advi.errors import describe
 from advi.status import Progress
 
 
@@ -56,12 +57,26 @@ class Bar:
             self._draw(self._bar.close)
 
     def update(self, progress: Progress) -> object:
-        """Show progress; return what the user's callback says."""
+        """Show progress; return what the user's callback says.
+
+        Raises
+        ------
+        TypeError
+            If what it returns is neither true nor false, such as an array.
+        """
         if self._bar is not None:
             self._bar.set_description_str(progress.stage, refresh=False)
             self._bar.set_postfix_str(f"ELBO {progress.elbo:.2f}", refresh=False)
             self._draw(lambda: self._bar.update(progress.step - self._bar.n))
-        return self._callback(progress) if self._callback is not None else None
+        answer = None if self._callback is None else self._callback(progress)
+        try:
+            bool(answer)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"callback: returned {describe(answer)}; expected something true to end the fit, "
+                "or nothing."
+            ) from None
+        return answer
 
     def begin(self, stage: str) -> None:
         """Show the name of a stage that reports no progress of its own."""

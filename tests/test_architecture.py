@@ -15,8 +15,8 @@ ROOT = Path(advi.__file__).parent
 # package. A new module is given its place here.
 ROOMS = [
     ["errors", "scales", "status", "table"],
-    ["arrays"],
-    ["archive", "keys", "networks", "progress", "prefetch", "draws", "moments"],
+    ["arrays", "progress"],
+    ["archive", "keys", "networks", "prefetch", "draws", "moments"],
     ["transforms"],
     ["latents"],
     ["model"],

@@ -120,6 +120,15 @@ class Interval:
 
     def __post_init__(self) -> None:
         lower, upper = _static(self.lower), _static(self.upper)
+        shapes = np.shape(lower), np.shape(upper)
+        if () not in shapes and shapes[0] != shapes[1]:
+            try:
+                np.broadcast_shapes(*shapes)
+            except ValueError:
+                raise ValueError(
+                    f"an interval's bounds have the shapes {shapes[0]} and {shapes[1]}; expected "
+                    "shapes that broadcast."
+                ) from None
         if not np.all(np.asarray(lower) < np.asarray(upper)):
             raise ValueError(
                 f"an interval needs lower < upper everywhere; got lower = {lower}, upper = {upper}."
