@@ -1,8 +1,9 @@
 """Data: checked and moved to the device once; rows, minibatches, and the factor N/B."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from jax import Array
 from jax.tree_util import keystr
 
 from advi.arrays import numbers
+from advi.device import compiled
 from advi.errors import describe
 from advi.model import Model
 
@@ -126,7 +128,7 @@ def find_nan(data: Any, spec: DataSpec) -> str | None:
     for name, leaf in zip(spec.names, jax.tree.leaves(data), strict=True):
         if not jnp.issubdtype(leaf.dtype, np.floating):
             continue
-        where = np.argwhere(np.isnan(np.asarray(leaf)))
+        where = np.argwhere(np.isnan(jax.device_get(leaf)))
         if len(where):
             place = f", row {where[0][0]}" if where.shape[1] else ""
             return f"data leaf {name!r}{place} is NaN ({len(where)} NaN in that leaf)"
@@ -210,6 +212,12 @@ class Rows:
             for (shape, dtype), row in zip(spec.leaves, self.per_row, strict=True)
         )
         return spec._replace(leaves=leaves)
+
+
+@lru_cache(maxsize=16)
+def taking(rows: Rows) -> Callable[[Any, Any], Any]:
+    """Return the compiled `Rows.take`."""
+    return compiled(rows.take)
 
 
 def shuffled(places: Array, num: int, key: Array) -> Array:

@@ -1,7 +1,7 @@
 """The log density on R^D, compiled once per model and data shapes, evaluated for many points."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
@@ -102,7 +102,9 @@ class Density:
         scale: float = 1.0,
         by_gradient: bool = False,
     ) -> None:
-        self.model, self.data, self.spec, self.estimated = model, data, spec, estimated
+        self.model, self.spec, self.estimated = model, spec, estimated
+        with precision(spec.float_dtype):
+            self.data = jax.device_put(data)
         self.scale, self.by_gradient = scale, by_gradient
         self.dtype = np.dtype(spec.float_dtype)
         self.num_gradients = self.num_values = self.num_hessian_vectors = 0
@@ -156,7 +158,7 @@ class Density:
         with precision(self.spec.float_dtype):
             # all calls are dispatched before the first result is waited for
             calls = [
-                program(*(self._part(a, start) for a in arrays), self.data)
+                program(*jax.device_put([self._part(a, start) for a in arrays]), self.data)
                 for start in range(0, num, size)
             ]
         columns = zip(*calls, strict=True) if isinstance(calls[0], tuple) else [calls]
@@ -173,12 +175,19 @@ class Density:
 
 
 def _joined(parts: Sequence[Array]) -> NDArray[Any]:
-    return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
+    on_host = jax.device_get(parts)
+    return on_host[0] if len(parts) == 1 else np.concatenate(on_host)
 
 
-def precision(float_dtype: str) -> contextlib.AbstractContextManager:
-    """Return the context in which arrays have this float type; no global setting is touched."""
-    return jax.enable_x64(float_dtype == "float64")
+@contextlib.contextmanager
+def precision(float_dtype: str) -> Iterator[None]:
+    """Return the context in which arrays have this float type; no global setting is touched.
+
+    JAX's search for NaN and infinity is off in it: to a fit they are values like others, which
+    say that a point is none to go to, and it reports them by itself.
+    """
+    with jax.enable_x64(float_dtype == "float64"), jax.debug_nans(False), jax.debug_infs(False):
+        yield
 
 
 def default_float(x64: bool | None) -> str:

@@ -150,11 +150,11 @@ def fit_steps(
     except KeyboardInterrupt:
         pass
     except StreamError as error:
-        if not int(state.step):
+        if not int(jax.device_get(state.step)):
             raise
         stopped = f": {error}"
     checkpoint.save(state, course, None if ended == "interrupted" else ended)
-    step = int(state.step)
+    step = int(jax.device_get(state.step))
     status = ended or Status(
         "interrupted",
         f"interrupted after step {step}{stopped or '; this is the fit so far'}"
@@ -164,9 +164,9 @@ def fit_steps(
     trace_ = course.trace(step)
     if reader is not None:
         ends = ends.judged_by(reader.kept)
-    moved = int(state.step) > 0 and any(settings.averaged)
-    average = jax.tree.map(np.asarray, settings.average(state)) if moved else None
-    params, elbo = ends.better(average, jax.tree.map(np.asarray, state.params))
+    moved = step > 0 and any(settings.averaged)
+    average = jax.device_get(settings.average(state)) if moved else None
+    params, elbo = ends.better(average, jax.device_get(state.params))
     of_plan = None if planned_params is None else ends.better(None, planned_params)[1]
     if of_plan is not None and _lost(of_plan, elbo, structure_of(guide).dim):
         status = Status(

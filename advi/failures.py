@@ -6,6 +6,7 @@ import numpy as np
 from advi import draws
 from advi.data import find_nan
 from advi.density import Density, log_density
+from advi.device import compiled
 from advi.errors import format_value
 from advi.gaussian import Floats, Gaussian, structure_of
 from advi.guide import Guide
@@ -19,13 +20,14 @@ def not_finite_at_start(density: Density, x: Floats) -> ValueError:
     log_p = log_density(model, density.log_joint, frozenset())
     point = x.astype(density.dtype)
     # split inside: a dict that is passed to compiled code comes out in the order of its names
-    terms = jax.jit(lambda x, data: log_p(model.split(x), data))(point, density.data)
-    values = jax.jit(lambda v: model.unravel(v)[0])(point)
+    terms = compiled(lambda x, data: log_p(model.split(x), data))(point, density.data)
+    terms = jax.device_get(terms)
+    values = jax.device_get(compiled(lambda v: model.unravel(v)[0])(point))
     where = ", ".join(
         f"{name} = {format_value(v)}" for name, v in ((n, values[n]) for n in model.latents)
     )
     parts = [f"the log density is not finite at the start: {float(terms.total()):.4g} at {where}."]
-    rows = np.flatnonzero(~np.isfinite(np.asarray(terms.per_row)))
+    rows = np.flatnonzero(~np.isfinite(terms.per_row))
     if len(rows):
         parts.append(f"Rows that are not finite: {format_value(rows)}.")
     nan = find_nan(density.data, density.spec)
@@ -53,7 +55,8 @@ def blame(density: Density, guide: Guide, q: Gaussian, rng: np.random.Generator)
         for n, span in guide.model.spans.items()
         if not np.all(np.isfinite(gradient[slice(*span)]))
     ]
-    constrained = guide.model.unravel(x.astype(density.dtype))[0]
+    constrained = compiled(lambda v: guide.model.unravel(v)[0])(x.astype(density.dtype))
+    constrained = jax.device_get(constrained)
     where = ", ".join(f"{n} = {format_value(constrained[n])}" for n in names or guide.model.latents)
     kind = "its gradient is not finite for" if names else "at"
     return f"the log density is {value:.4g} and {kind} {where}"

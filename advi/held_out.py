@@ -53,7 +53,7 @@ class HeldOut:
     def elbo(self, params: Any) -> float:
         """Return the ELBO in nats of the model with these rows in place of its own."""
         program = _program(self.guide, self.spec, self.per_row, self.scale)
-        return float(program(params, self.data, self.eps))
+        return float(jax.device_get(program(params, self.data, self.eps)))
 
 
 def hold_out(

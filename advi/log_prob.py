@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 
 from advi.density import precision
+from advi.device import compiled
 from advi.guide import Guide
 
 
@@ -46,4 +47,4 @@ def _program(guide: Guide, batched: bool) -> Any:
         jacobian = sum(v.sum() for name, v in log_dets.items() if name not in guide.estimated)
         return guide.log_prob(params, guide.model.split(x)).total() - jacobian
 
-    return jax.jit(jax.vmap(one, in_axes=(None, 0)) if batched else one)
+    return compiled(jax.vmap(one, in_axes=(None, 0)) if batched else one)

@@ -12,6 +12,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 
 from advi import draws
+from advi.device import mixed_dtypes
 from advi.errors import describe, unknown
 from advi.guide import Guide
 from advi.model import Terms
@@ -117,7 +118,8 @@ class Elbo:
         """
         stl = self.estimator == "stl"
         held = jax.lax.stop_gradient(params)
-        beta = self.beta(step) if callable(self.beta) else self.beta
+        with mixed_dtypes():
+            beta = self.beta(step) if callable(self.beta) else self.beta
 
         def per_draw(e: Array) -> Array:
             real = guide.draw(params, e)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from advi.arrays import numbers
 from advi.data import DataSpec, prepare
 from advi.density import Density, precision
+from advi.device import compiled
 from advi.errors import describe
 from advi.keys import device_key
 from advi.model import Model
@@ -124,7 +125,7 @@ def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec,
         for numbers in index.reshape(-1, program.num):
             chunk = [leaf[np.minimum(numbers, n - 1)] for leaf in leaves]
             out = program.call(chunk, data, noise, numbers)
-            parts.append(jax.tree.map(np.asarray, out))
+            parts.append(jax.device_get(out))
     return jax.tree.map(lambda *arrays: np.concatenate(arrays)[:n], *parts)
 
 
@@ -158,4 +159,4 @@ def _program(
         return jax.vmap(at)(leaves, numbers)
 
     fitting = max(WORK // max(cost(jaxpr.jaxpr), 1), 1)
-    return Program(jax.jit(call), min(most, 1 << (fitting.bit_length() - 1)))
+    return Program(compiled(call), min(most, 1 << (fitting.bit_length() - 1)))

@@ -18,6 +18,7 @@ from jax import Array
 from advi.data import DataSpec, Rows, check_batch_size, check_rows, converted, for_rows, make_rows
 from advi.deferred import Deferred, bound
 from advi.density import precision
+from advi.device import compiled
 from advi.errors import describe
 from advi.model import Model
 from advi.prefetch import Prefetch
@@ -419,7 +420,7 @@ def _mapped(model: Model | Deferred, data: Any, batch_size: Any, float_dtype: st
         for first_step in itertools.count(0, rows.block):
             with precision(float_dtype):
                 steps = np.arange(first_step, first_step + rows.block, dtype=np.int32)
-                index = np.asarray(_indices(every)(key, steps)).ravel()
+                index = jax.device_get(_indices(every)(key, steps)).ravel()
             yield rows_at(index)
 
     def epoch() -> Generator[Block, None, None]:
@@ -435,4 +436,4 @@ def _mapped(model: Model | Deferred, data: Any, batch_size: Any, float_dtype: st
 
 @lru_cache(maxsize=8)
 def _indices(rows: Rows) -> Any:
-    return jax.jit(jax.vmap(rows.index, in_axes=(None, 0)))
+    return compiled(jax.vmap(rows.index, in_axes=(None, 0)))

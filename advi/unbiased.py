@@ -9,8 +9,9 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi.data import DataSpec, Rows, check_batch, check_rows
+from advi.data import DataSpec, Rows, check_batch, check_rows, taking
 from advi.density import log_density
+from advi.device import compiled
 from advi.model import Model
 from advi.tracing import trace
 
@@ -69,7 +70,7 @@ def bias(
     whole_spec, batch_spec = every.batch_spec(spec), rows.batch_spec(spec)
     note = f"minibatches of {batch} rows against the {kept} rows that they are parts of"
     if kept < num_rows:
-        data = every.take(data, jnp.sort(rng.choice(num_rows, kept, replace=False)))
+        data = taking(every)(data, np.sort(rng.choice(num_rows, kept, replace=False)))
     try:
         for rows_, spec_ in ((every, whole_spec), (rows, batch_spec)):
             check_batch(rows_, trace(model.with_rows(rows_.batch_size), spec_).num_rows)
@@ -78,7 +79,7 @@ def bias(
         return problem if TAKE_FROM_DATA in problem else f"{problem} {TAKE_FROM_DATA}", note
     order = rng.permutation(kept).reshape(-1, batch)
     differences = _differences(model, whole_spec, batch_spec, rows)
-    found = differences(X.astype(spec.float_dtype), data, order)
+    found = jax.device_get(differences(X.astype(spec.float_dtype), data, order))
     mean, gradient, shared, row = (float(np.max(x)) for x in found)
     if mean <= TOLERANCE and gradient <= TOLERANCE:  # not if they are NaN
         return None, f"{note}: equal on average, to {max(mean, gradient, 1e-16):.0e} of their size"
@@ -138,4 +139,4 @@ def _differences(model: Model, whole: DataSpec, batch: DataSpec, rows: Rows) -> 
             jnp.abs(off) / len(order) / size, off_gradient.max(1), shared.max(0), row.max(0)
         )
 
-    return jax.jit(differences)
+    return compiled(differences)

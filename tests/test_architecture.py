@@ -15,7 +15,7 @@ ROOT = Path(advi.__file__).parent
 # package. A new module is given its place here.
 ROOMS = [
     ["errors", "scales", "status", "table"],
-    ["arrays", "progress"],
+    ["arrays", "device", "progress"],
     ["archive", "keys", "networks", "prefetch", "draws", "moments"],
     ["transforms"],
     ["latents"],

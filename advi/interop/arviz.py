@@ -142,7 +142,7 @@ def _data(fit: "Fit") -> dict[str, NDArray]:
         return {}
     leaves = jax.tree.leaves(fit.density.data)
     return {
-        name: np.asarray(leaf)
+        name: jax.device_get(leaf)
         for name, leaf in zip(fit.density.spec.names, leaves, strict=True)
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     }

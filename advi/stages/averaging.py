@@ -30,7 +30,12 @@ def tail_average(average: Average) -> Any:
     """Return the average of the parameters over the last half to three quarters of the steps."""
     older, newer, num_older, num_newer = average
     total = jnp.maximum(num_older + num_newer, 1)
-    return jax.tree.map(lambda a, b: (num_older * a + num_newer * b) / total, older, newer)
+
+    def mean(a: Array, b: Array) -> Array:
+        older_, newer_, total_ = (n.astype(a.dtype) for n in (num_older, num_newer, total))
+        return (older_ * a + newer_ * b) / total_
+
+    return jax.tree.map(mean, older, newer)
 
 
 def averaged_blocks(guide: Guide, settle: bool) -> tuple[bool, ...]:
@@ -57,7 +62,9 @@ def with_step(average: Average, params: Any, step: Array) -> Average:
     older = jax.tree.map(lambda a, b: jnp.where(move, b, a), average.older, average.newer)
     num_older = jnp.where(move, average.num_newer, average.num_older)
     count = jnp.where(move, 1, average.num_newer + 1)
-    newer = jax.tree.map(
-        lambda mean, p: jnp.where(move, p, mean + (p - mean) / count), average.newer, params
-    )
+
+    def with_one(mean: Array, p: Array) -> Array:
+        return jnp.where(move, p, mean + (p - mean) / count.astype(p.dtype))
+
+    newer = jax.tree.map(with_one, average.newer, params)
     return Average(older, newer, num_older, count)

@@ -13,6 +13,7 @@ from jax import Array
 from advi import draws
 from advi.data import DataSpec, Rows
 from advi.density import log_density
+from advi.device import mixed_dtypes
 from advi.families import Family, PerRow
 from advi.gaussian import Gaussian
 from advi.guide import Guide
@@ -133,7 +134,7 @@ class Stochastic(NamedTuple):
 
         Blocks of local latents have too many parameters to compare: of these the ELBO tells.
         """
-        average = jax.tree.map(np.asarray, state.average)
+        average = jax.device_get(state.average)
         return max(
             distance(Gaussian(*b.family.to_gaussian(older)), Gaussian(*b.family.to_gaussian(newer)))
             if isinstance(b.family, Family)
@@ -161,12 +162,13 @@ class Stochastic(NamedTuple):
         without, and taken anew, with each one looked at, if anything is not finite after them; and
         so are all steps after one that was skipped.
         """
-        checked = int(state.skipped) > 0
-        new, elbos, finite = _chunk(self, checked)(state, data, num_steps)
-        if not checked and not finite:
-            new, elbos, _ = _chunk(self, True)(state, data, num_steps)
-        taken = int(new.step) - int(state.step)
-        return new, np.asarray(elbos)[:taken]
+        before, skipped = map(int, jax.device_get((state.step, state.skipped)))
+        count = jax.device_put(num_steps)
+        new, elbos, finite = _chunk(self, skipped > 0)(state, data, count)
+        if not skipped and not jax.device_get(finite):
+            new, elbos, _ = _chunk(self, True)(state, data, count)
+        elbos, step = jax.device_get((elbos, new.step))
+        return new, elbos[: int(step) - before]
 
 
 def run_steps(
@@ -185,12 +187,13 @@ def run_steps(
     """
     size = settings.chunk_steps
     while True:
-        step = int(state.step)
+        step = int(jax.device_get(state.step))
         # however many steps came before, chunks end where the checks are due
         num_steps = min(size - step % size, max_steps - step)
         state, elbos = settings.chunk(state, next(blocks), num_steps)
         course.chunks.append(elbos)
-        step, skipped = int(state.step), int(state.skipped)
+        counts = jax.device_get((state.step, state.skipped, state.bad_run))
+        step, skipped, bad_run = map(int, counts)
         note = f"; {skipped} non-finite steps were skipped" if skipped else ""
         status = None
         finite = elbos[np.isfinite(elbos)]
@@ -199,11 +202,11 @@ def run_steps(
             progress = progress._replace(eval_elbo=held_out.elbo(state.params))
             course.evals.append((step, progress.eval_elbo))
             course = course._replace(eval_due=step + held_out.every)
-        if int(state.bad_run) >= MAX_BAD_RUN:
-            first = step - int(state.bad_run) + 1
+        if bad_run >= MAX_BAD_RUN:
+            first = step - bad_run + 1
             status = Status(
                 "diverged",
-                f"{int(state.bad_run)} steps in a row, from step {first} on, gave a non-finite "
+                f"{bad_run} steps in a row, from step {first} on, gave a non-finite "
                 "ELBO or gradient",
             )
         elif until_settled and due(step):
@@ -239,7 +242,8 @@ def _uses_value_fn(guide: Guide, optimizer: optax.GradientTransformation) -> boo
 
     size = guide.model.size
     params = guide.params_of((np.zeros(size), np.ones(size)), np.float32)
-    jax.eval_shape(update, params)
+    with mixed_dtypes():
+        jax.eval_shape(update, params)
     return bool(used)
 
 
@@ -306,10 +310,11 @@ def _chunk(settings: Stochastic, checked: bool) -> Any:
             return -aim.value(log_p_batch, guide, params, eps, scale, state.step)
 
         value, gradients = jax.value_and_grad(loss)(old_params)
-        updates, opt_state = optimizer.update(
-            gradients, old_opt_state, old_params, value=value, grad=gradients, value_fn=loss
-        )
-        params = optax.apply_updates(old_params, updates)
+        with mixed_dtypes():
+            updates, opt_state = optimizer.update(
+                gradients, old_opt_state, old_params, value=value, grad=gradients, value_fn=loss
+            )
+            params = optax.apply_updates(old_params, updates)
         good = jnp.ones((), bool)
         if checked:
             good = _finite((value, gradients, params))
@@ -328,7 +333,7 @@ def _chunk(settings: Stochastic, checked: bool) -> Any:
             step=state.step + 1,
             fixed_eps=state.fixed_eps,
             anchor=state.anchor,
-            skipped=state.skipped + ~good,
+            skipped=state.skipped + (~good).astype(jnp.int32),
             bad_run=jnp.where(good, 0, state.bad_run + 1),
         )
         return new, -value
