@@ -1,5 +1,6 @@
 """load(): a fit from the file it was saved to."""
 
+import dataclasses
 from collections.abc import Iterable
 
 from advi.archive import Name, refused
@@ -54,9 +55,9 @@ def load(path: Name, *, known: Iterable[type] = ()) -> Fit:
     for cls in classes:
         if not isinstance(cls, type):
             raise TypeError(f"known: got {describe(cls)}; expected classes.")
-    fields = stored(path, classes)
+    defaults = {f.name: f.default for f in dataclasses.fields(Fit)}
+    fields = stored(path, classes, defaults)
     with refused(path, KIND):
         fit = Fit(**fields)
-        # what cannot be said of a fit is refused here
-        _ = fit.diagnostics, None if fit.guide.local else fit.gaussian
+        _ = fit.diagnostics  # figures that are not of this model's latents are refused here
         return fit
