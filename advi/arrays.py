@@ -89,6 +89,17 @@ def real_numbers(what: str, value: Any) -> Any:
     return array
 
 
+def on_host(array: Any, dtype: Any = None) -> np.ndarray:
+    """Return an array as one of NumPy's, fetched explicitly from where it is.
+
+    Examples
+    --------
+    >>> on_host(jnp.ones(2), float)
+    array([1., 1.])
+    """
+    return np.asarray(jax.device_get(array), dtype)
+
+
 def _refuse_dtype(what: str, array: np.ndarray, value: Any) -> None:
     """Raise TypeError unless an array is of numbers."""
     if array.dtype.names is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.tree_util import keystr
 
-from advi.arrays import numbers
+from advi.arrays import numbers, on_host
 from advi.device import compiled
 from advi.errors import describe
 from advi.model import Model
@@ -101,7 +101,7 @@ def _as_array(name: str, leaf: Any, float_dtype: str) -> Any:
             return leaf
         if leaf.dtype != np.float64 or float_dtype == "float64":
             return leaf
-    array = np.asarray(numbers(f"data leaf {name!r}", leaf))
+    array = on_host(numbers(f"data leaf {name!r}", leaf))
     if array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
         raise TypeError(
             f"data leaf {name!r}: got {describe(array)}; expected numbers of at most double "

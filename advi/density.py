@@ -155,7 +155,8 @@ class Density:
 
     def _evaluate(self, quantity: Quantity, *arrays: Floats) -> list[Floats]:
         program, size, num = self._program(quantity), self._points, len(arrays[0])
-        with precision(self.spec.float_dtype):
+        # a point that is beyond the float type is infinite, and its density says so
+        with precision(self.spec.float_dtype), np.errstate(over="ignore"):
             # all calls are dispatched before the first result is waited for
             calls = [
                 program(*jax.device_put([self._part(a, start) for a in arrays]), self.data)

@@ -109,6 +109,7 @@ def hold_out(
     per_row = check_rows(held, given)
     leaves = jax.tree.leaves(data)
     if held > EVAL_ROWS:
+        leaves = jax.device_get(leaves)
         chosen = np.sort(rng.choice(held, EVAL_ROWS, replace=False))
         leaves = [leaf[chosen] if row else leaf for leaf, row in zip(leaves, per_row, strict=True)]
         held = EVAL_ROWS

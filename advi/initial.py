@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advi.arrays import real_numbers
+from advi.arrays import on_host, real_numbers
 from advi.device import compiled
 from advi.errors import describe, format_value, unknown
 from advi.gaussian import Gaussian
@@ -51,7 +51,7 @@ def initial(model: Model, init: Any) -> tuple[Gaussian, bool]:
         if name not in model.latents:
             raise ValueError(unknown("latent", name, model.latents))
         latent, span = model.latents[name], slice(*model.spans[name])
-        value = np.asarray(real_numbers(f"init[{name!r}]", value), float)
+        value = on_host(real_numbers(f"init[{name!r}]", value), float)
         if value.shape != latent.shape:
             raise ValueError(
                 f"init[{name!r}]: got {describe(value)}; expected shape {latent.shape}."

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from numpyro.distributions import constraints
 from numpyro.distributions.constraints import Constraint
 
-from advi.arrays import real_numbers
+from advi.arrays import on_host, real_numbers
 from advi.errors import describe
 from advi.networks import check_params
 from advi.transforms import Transform, transform_for
@@ -119,7 +119,7 @@ class Latent:
     def with_rows(self, num: int) -> "Latent":
         """Return the latent of `num` rows: the same value for each, if it has one to start from."""
         shape = (num, *self.shape)
-        init = None if self.init is None else np.broadcast_to(np.asarray(self.init), shape)
+        init = None if self.init is None else np.broadcast_to(on_host(self.init), shape)
         return replace(self, shape=shape, local=False, init=init)
 
 

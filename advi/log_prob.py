@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from advi.arrays import on_host
 from advi.density import precision
 from advi.device import compiled
 from advi.guide import Guide
@@ -35,7 +36,7 @@ def log_prob(guide: Guide, params: Any, z: Any, float_dtype: str) -> Array:
             "length for every latent."
         )
     with precision(float_dtype):
-        arrays = {name: np.asarray(v, float_dtype) for name, v in values.items()}
+        arrays = {name: on_host(v, float_dtype) for name, v in values.items()}
         return _program(guide, bool(next(iter(leading))))(params, arrays)
 
 

@@ -114,7 +114,7 @@ def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec,
     """Apply a function of one draw to all, a few at a time, and gather the results on the host."""
     with precision(spec.float_dtype):
         leaves, treedef = jax.tree.flatten(z)
-        leaves = [np.asarray(leaf, spec.float_dtype) for leaf in leaves]
+        leaves = [np.asarray(leaf, spec.float_dtype) for leaf in jax.device_get(leaves)]
         n = len(leaves[0])
         shapes = tuple(leaf.shape[1:] for leaf in leaves)
         most = min(MAX_DRAWS, 1 << (n - 1).bit_length())

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from advi import constrained, draws, headlines, plots, predict, storage, trust
 from advi.archive import Name
-from advi.arrays import real_numbers
+from advi.arrays import on_host, real_numbers
 from advi.density import Density, default_float, precision
 from advi.diagnostics.examine import Checked
 from advi.diagnostics.verdict import Verdict
@@ -299,7 +299,7 @@ class Fit:
         pytree
             The tree of the latents, every leaf ``(*q.shape, *shape)``.
         """
-        probabilities = np.asarray(real_numbers("q", q))
+        probabilities = on_host(real_numbers("q", q))
         if not np.all((probabilities >= 0) & (probabilities <= 1)):
             raise ValueError(f"q: got {q}; expected probabilities between 0 and 1.")
         return self._device_tree(self._moments(lambda draws: draws.quantile(probabilities)))

@@ -382,7 +382,7 @@ def _checked(batch: Any, rows: Rows, first: DataSpec, what: str) -> Block:
             f"{_described(first)}, but for one number of rows."
         )
     # copies: a loader may write its next batch into the same memory
-    return [np.array(leaf) for leaf in jax.tree.leaves(tree)]
+    return [np.array(leaf) for leaf in jax.device_get(jax.tree.leaves(tree))]
 
 
 def _described(spec: DataSpec) -> str:

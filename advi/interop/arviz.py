@@ -33,7 +33,7 @@ def to_dict(fit: "Fit", n: int, key: Any) -> dict[str, NDArray]:
     """Return draws by the latent's name, host arrays (n, *shape)."""
     named = fit.model.named(fit.sample(n, key))
     in_order = dict.fromkeys(fit.model.latents) | named
-    return {name: np.asarray(values) for name, values in in_order.items()}
+    return {name: np.asarray(values) for name, values in jax.device_get(in_order).items()}
 
 
 def to_arviz(

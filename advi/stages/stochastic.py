@@ -11,6 +11,7 @@ import optax
 from jax import Array
 
 from advi import draws
+from advi.arrays import on_host
 from advi.data import DataSpec, Rows
 from advi.density import log_density
 from advi.device import mixed_dtypes
@@ -119,7 +120,7 @@ class Stochastic(NamedTuple):
         """Return the state before the first step; `params` and `anchor` are host arrays."""
         dtype = np.dtype(self.spec.float_dtype)
         params, anchor = jax.tree.map(
-            lambda leaf: jax.device_put(np.asarray(leaf, dtype)), (params, anchor)
+            lambda leaf: jax.device_put(on_host(leaf, dtype)), (params, anchor)
         )
         dim = self.guide.noise_dim
         fixed = np.zeros((0, dim))

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from advi.arrays import real_numbers
+from advi.arrays import on_host, real_numbers
 from advi.errors import describe, unknown
 from advi.transforms.base import eps, tiny
 
@@ -170,7 +170,7 @@ def _static(bound: Bound) -> float | tuple[Any, ...]:
             "transform is being built inside jit. Use a latent with a fixed support, for example "
             "unit_interval or positive, and shift and scale it in the log-joint."
         )
-    array = np.asarray(real_numbers("a bound of a support", bound), float)
+    array = on_host(real_numbers("a bound of a support", bound), float)
     if not np.isfinite(array).all():
         raise ValueError(
             f"the bounds of a support must be finite; got {describe(bound)}. For a side without "

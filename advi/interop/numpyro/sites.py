@@ -21,6 +21,7 @@ from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import biject_to
 
 from advi.data import DataSpec
+from advi.device import compiled
 from advi.interop.numpyro.handlers import WholePlates
 from advi.interop.numpyro.unknowns import Frame, Part, Tree, Unknown
 from advi.latents import Latent
@@ -69,7 +70,7 @@ class Sites:
             Name of every local latent to the axis of its value that runs over rows, from the last.
         """
         outputs = [] if self.program is None else self.program(*jax.tree.leaves(data))
-        on_host = [np.asarray(value) for value in outputs]
+        on_host = [np.asarray(value) for value in jax.device_get(outputs)]
         found = {}
         for name, unknown in self.unknowns.items():
             if name in self.moving:
@@ -172,7 +173,7 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
                 f"{name} = numpyro.deterministic('{name}', low + (high - low) * base)."
             )
     flat, zero = jex_core.jaxpr_as_fun(closed), np.zeros((), spec.float_dtype)
-    program = jax.jit(lambda *leaves: flat(zero, *leaves))
+    program = compiled(lambda *leaves: flat(zero, *leaves))
     return replace(sites, moving=moving, program=program)
 
 
