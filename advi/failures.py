@@ -55,7 +55,9 @@ def blame(density: Density, guide: Guide, q: Gaussian, rng: np.random.Generator)
         for n, span in guide.model.spans.items()
         if not np.all(np.isfinite(gradient[slice(*span)]))
     ]
-    constrained = compiled(lambda v: guide.model.unravel(v)[0])(x.astype(density.dtype))
+    with np.errstate(over="ignore"):
+        point = x.astype(density.dtype)
+    constrained = compiled(lambda v: guide.model.unravel(v)[0])(point)
     constrained = jax.device_get(constrained)
     where = ", ".join(f"{n} = {format_value(constrained[n])}" for n in names or guide.model.latents)
     kind = "its gradient is not finite for" if names else "at"
