@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 
 from advi import draws
 from advi.all_rows import AllRows
@@ -20,7 +21,7 @@ from advi.gaussian import Floats, Gaussian, structure_of
 from advi.guide import Guide
 from advi.held_out import HeldOut
 from advi.initial import initial
-from advi.keys import device_key, host_rng
+from advi.keys import Stream, host_rng
 from advi.progress import Bar
 from advi.result import Fit
 from advi.row_fit import LAST_ERRORS, START_SCALES, RowEnds
@@ -40,7 +41,6 @@ from advi.status import Estimate, Status
 from advi.streams import EndlessError, Reader, StreamError
 
 MAX_STEPS = 100_000  # of a stochastic fit that is left to settle
-START_STREAM = 4
 LOST_NATS = 0.1  # of the ELBO, for every coordinate, that steps may end below their start
 MIN_PASSES = 4  # over a stream, that its start may take
 LEARNING_RATE, RATE_STEPS = 0.02, 1000
@@ -71,7 +71,7 @@ def fit_plan(
         outcome = run_plan(
             density,
             structure,
-            host_rng(key),
+            host_rng(key, Stream.PLAN),
             first,
             warm=warm,
             restarts=restarts,
@@ -99,6 +99,7 @@ def fit_steps(
     settings: Stochastic,
     init: Any,
     key: Any,
+    step_key: Array,
     max_steps: int | None,
     bar: Bar,
     checkpoint: Checkpoint,
@@ -110,6 +111,7 @@ def fit_steps(
 
     The steps are on the density's data, or on what a reader reads: then the density is that of
     the first rows of the stream. They begin at a start found by the plan, or else at `init`.
+    `step_key` is that of the rows of each step, and of its noise.
 
     Raises
     ------
@@ -117,7 +119,7 @@ def fit_steps(
         If `init` is not as `initial` takes it, or nothing around it has finite log densities, or
         the checkpoint is of another fit.
     """
-    guide, rng = settings.guide, host_rng(key)
+    guide, rng = settings.guide, host_rng(key, Stream.ENDS)
     if guide.local and settings.rows is not None:
         guide = guide.with_rows(settings.rows.num_rows)
         ends = RowEnds.of(density, guide, key)
@@ -125,11 +127,11 @@ def fit_steps(
         ends = FlatEnds((density,), guide, rng)
     planned_params = None
     if start is None:
-        state = settings.init(ends.start(init), device_key(key, 1), rng)
+        state = settings.init(ends.start(init), step_key, rng)
     else:
         q = near(start.gaussian, structure_of(guide))
         planned_params = guide.params_of((q.loc, q.scale), density.dtype)
-        state = settings.init(planned_params, device_key(key, 1), rng, start.anchor)
+        state = settings.init(planned_params, step_key, rng, start.anchor)
     course = Course([], [], 0 if held_out is None else held_out.every)
     state, course, ended = checkpoint.resume(settings, state, course, density.data, key, max_steps)
     steps = run_steps(
@@ -219,7 +221,7 @@ def planned(
     if passes < MIN_PASSES:
         return None
     first, warm = initial(guide.model, init)
-    rng = host_rng(key, START_STREAM)
+    rng = host_rng(key, Stream.START)
     try:
         if isinstance(all_rows, AllRows):
             some = all_rows.some(num_some(rows, guide.model.size), rng)

@@ -21,7 +21,7 @@ from advi.errors import describe, unknown
 from advi.families import MeanField
 from advi.held_out import hold_out
 from advi.initial import initial
-from advi.keys import device_key, host_rng, key_words
+from advi.keys import Stream, device_key, host_rng, key_words
 from advi.make_guide import asks_for_rows, make_guide
 from advi.model import Model
 from advi.objective import Elbo, Objective
@@ -35,7 +35,6 @@ from advi.streams import Reader, open_stream
 from advi.tracing import require_all_used, trace
 from advi.trust import checked
 
-EVAL_STREAM, READ_STREAM = 201, 202
 CHECK_DENSITIES, CHECK_WORK = 5000, 2**37  # elements read by a check: some seconds
 
 
@@ -237,7 +236,7 @@ def fit(
         held_out = reader = None
         if eval_data is not None:
             num_rows = log_joint.num_rows if rows is None else rows.num_rows
-            rng = host_rng(key, EVAL_STREAM)
+            rng = host_rng(key, Stream.EVAL)
             held_out = hold_out(eval_data, guide, batch_spec, num_rows, settings.draws, rng)
         bar.begin("start")
 
@@ -246,18 +245,19 @@ def fit(
                 return None
             return planned(settings, all_rows, init, key, max_steps)
 
+        step_key = device_key(key, Stream.STEPS)
         if stream is None:
             density = Density(whole, data, spec, guide.estimated)
             start = start_on(density)
         else:
             start = start_on(AllRows(stream))
             # only now: a stream may be read by one reader at a time
-            reader = Reader(stream, device_key(key, 1), host_rng(key, READ_STREAM))
+            reader = Reader(stream, step_key, host_rng(key, Stream.READ))
             opened.enter_context(reader)
             batch, scale = reader.first_batch(), stream.rows.scale
             density = Density(whole, batch, spec, guide.estimated, scale)
         result = fit_steps(
-            density, settings, init, key, max_steps, bar, keeper, held_out, reader, start
+            density, settings, init, key, step_key, max_steps, bar, keeper, held_out, reader, start
         )
         return _diagnosed(result, bar) if diagnose else result
 

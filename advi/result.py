@@ -22,7 +22,7 @@ from advi.families import PerRow
 from advi.gaussian import Gaussian, Structure, structure_of
 from advi.guide import Guide
 from advi.interop import arviz
-from advi.keys import device_key, host_rng
+from advi.keys import Stream, device_key, host_rng
 from advi.log_prob import log_prob
 from advi.loo import Loo, psis_loo
 from advi.model import Model
@@ -34,7 +34,6 @@ from advi.stages.plan import Rival
 from advi.status import Estimate, EvalTrace, Progress, Status
 from advi.table import Table
 
-SAMPLE_STREAM = 2
 MOMENT_DRAWS, FEW_DRAWS = 4000, 100
 MOMENT_ELEMENTS = 2**27  # of all draws that moments come from
 ORTHOGONAL_DIM = 512  # above it orthogonal draws cost more than they save
@@ -203,7 +202,7 @@ class Fit:
         if corrected:
             return self.corrected().sample(n, key)
         if self.guide.local or data is not None:
-            values = self.rows(data).sample(n, host_rng(key, SAMPLE_STREAM))
+            values = self.rows(data).sample(n, host_rng(key, Stream.ROW_SAMPLE))
         else:
             values = self.constrain(self.sample_points(n, key)[0])
         # what is derived belongs to the data of the fit
@@ -216,7 +215,7 @@ class Fit:
 
         Corrected draws come from no noise.
         """
-        rng = host_rng(key, SAMPLE_STREAM)
+        rng = host_rng(key, Stream.SAMPLE)
         if self.corrected_draws is not None:
             return self.corrected_draws.resample(n, rng), None
         E = self.structure.spread(rng.standard_normal((n, self.guide.noise_dim)))
@@ -390,7 +389,7 @@ class Fit:
         check_draws("log_marginal", draws)
         check_weights("log_marginal", self.guide)
         rows = self.rows(data)
-        return rows.log_marginal(draws, device_key(key, SAMPLE_STREAM))
+        return rows.log_marginal(draws, device_key(key, Stream.MARGINAL))
 
     def rows(self, data: Any = None) -> RowPosterior:
         """Return the variational distribution at the rows of some data, or at those fitted.

@@ -13,7 +13,7 @@ from advi.families import Amortised, PerRow
 from advi.gaussian import POINT_SD
 from advi.guide import Guide
 from advi.initial import check_same_latents, initial
-from advi.keys import host_rng
+from advi.keys import Stream, host_rng
 from advi.result import Fit
 from advi.row_data import RowData
 from advi.row_elbo import RowElbos, row_elbos
@@ -22,7 +22,6 @@ from advi.status import Estimate
 
 START_SCALES = (0.1, 0.01, 0.001, 1e-4, 1e-6)
 LAST_ERRORS = 2.0
-ROWS_STREAM = 3
 TRIED_ROWS, TRIED_DRAWS = 256, 16
 
 
@@ -37,7 +36,7 @@ class RowEnds(NamedTuple):
     def of(cls, density: Density, guide: Guide, key: Any) -> "RowEnds":
         """Return the ends of a fit to some data, or to a stream that begins with them."""
         rows = RowData.of(density.data, density.spec, density.model.num_rows or 1)
-        return cls(guide, rows, int(host_rng(key, ROWS_STREAM).integers(2**32)))
+        return cls(guide, rows, int(host_rng(key, Stream.ROW_ENDS).integers(2**32)))
 
     def judged_by(self, batches: list[Any]) -> "RowEnds":
         """Return the ends of a fit to a stream, of which some batches were kept."""

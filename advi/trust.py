@@ -33,7 +33,7 @@ from advi.diagnostics.verdict import (
 from advi.families import FullRank, Point
 from advi.gaussian import Gaussian, structure_of
 from advi.guide import Block, Guide
-from advi.keys import host_rng
+from advi.keys import Stream, host_rng
 from advi.make_guide import make_guide
 from advi.stages.path import MIN_DRAWS, even
 from advi.stages.plan import run_plan
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-CHECK_STREAM, CORRECT_STREAM, RESPONSE_STREAM, REFINE_STREAM = 101, 102, 103, 104
 ELBO_DRAWS = 256
 RESPONSE_ELEMENTS = 2**17  # of the draws that a linear response averages over: 2 D up to D = 256
 NEXT_OF_STREAM = "fit rows that memory holds in the same way, and check that fit."
@@ -60,7 +59,7 @@ def checked(fit: "Fit") -> Checked:
         return Checked(Verdict("not checked", (_too_many(fit),)), math.nan, None)
     plain = _columns(fit, fit.moment_draws.values)
     target = Target(fit.density, fit.gaussian, fit.structure, _column_function(fit))
-    rng = host_rng(fit.key, CHECK_STREAM)
+    rng = host_rng(fit.key, Stream.CHECK)
     return examine(target, _column_names(fit), plain, _alarms(fit), rng)
 
 
@@ -74,7 +73,7 @@ def corrected(fit: "Fit") -> "Fit":
         # without a response the fit's own scale will do
         with contextlib.suppress(ValueError, np.linalg.LinAlgError):
             first = Gaussian(first.loc, _response_scale(fit))
-    rng = host_rng(fit.key, CORRECT_STREAM)
+    rng = host_rng(fit.key, Stream.CORRECT)
     adapted, found = better_moments(target, first, rng, CORRECT_ROUNDS)
     best = found[-1]
     plain = _columns(fit, fit.moment_draws.values)
@@ -113,7 +112,7 @@ def refined(fit: "Fit", family: Any) -> "Fit":
     outcome = run_plan(
         density,
         structure_of(guide),
-        host_rng(fit.key, REFINE_STREAM),
+        host_rng(fit.key, Stream.REFINE),
         fit.gaussian.revived(),
         warm=True,
     )
@@ -201,7 +200,7 @@ def _alarms(fit: "Fit") -> tuple[str, ...]:
 
 def _response_scale(fit: "Fit") -> Floats:
     """Return the linear-response scale (dim, dim) of the coordinates with noise."""
-    rng = host_rng(fit.key, RESPONSE_STREAM)
+    rng = host_rng(fit.key, Stream.RESPONSE)
     dim = fit.structure.dim
     num = max(MIN_DRAWS, min(2 * dim, RESPONSE_ELEMENTS // dim))
     E = fit.structure.fixed_draws(rng, even(num, dim))
@@ -213,7 +212,7 @@ def _response_scale(fit: "Fit") -> Floats:
 
 
 def _elbo(fit: "Fit") -> Estimate:
-    rng = host_rng(fit.key, RESPONSE_STREAM)
+    rng = host_rng(fit.key, Stream.RESPONSE_ELBO)
     E = fit.structure.spread(draws.antithetic(rng, ELBO_DRAWS, fit.structure.dim))
     log_p = fit.density.value(fit.gaussian.points(E))
     return Estimate.of(fit.structure.paired_elbos(log_p, E, fit.gaussian))
