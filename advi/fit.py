@@ -132,8 +132,8 @@ def fit(
     checkpoint
         A folder to keep a stochastic fit in while it runs, written every ten seconds and at the
         end. However the process ended, the same call goes on from there, and ends with the same
-        bits as if it had not been stopped; `max_steps` may be larger. Not for streams, nor for
-        memory-mapped data.
+        bits as if it had not been stopped; `max_steps` may be larger. One fit at a time may use a
+        folder. Not for streams, nor for memory-mapped data.
     callback
         Called with a `Progress` as the fit goes on; a true result ends it.
     progress
@@ -198,7 +198,7 @@ def fit(
                 "checkpoint: the rows of a stream, or of memory-mapped arrays, cannot be taken up "
                 "where they were left; expected data in memory. Leave it out, or read the data."
             )
-        keeper = Checkpoint(checkpoint)
+        keeper = opened.enter_context(Checkpoint(checkpoint))
         if stream is None:
             whole = for_rows(model, spec, num_rows)
         else:

@@ -15,7 +15,7 @@ ROOT = Path(advi.__file__).parent
 # package. A new module is given its place here.
 ROOMS = [
     ["errors", "scales", "status", "table"],
-    ["archive", "keys", "networks", "progress", "prefetch", "draws", "moments"],
+    ["archive", "keys", "lock", "networks", "progress", "prefetch", "draws", "moments"],
     ["transforms"],
     ["latents"],
     ["model"],
