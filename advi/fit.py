@@ -117,7 +117,8 @@ def fit(
         or for 100,000 steps.
     restarts
         Starts that the plan carries to the end, of which the best ELBO is kept. Seventeen climbs
-        are made in any case; those that end on one optimum count as one start.
+        are made in any case; those that end on one optimum count as one start. Not for steps of
+        an optimiser, nor where `init` is a fit.
     key
         Integer or JAX key. The same key, data and kind of machine give the same bits.
     init
@@ -193,6 +194,13 @@ def fit(
             )
         if not stochastic:
             _check_planned(objective, eval_data, checkpoint)
+        if restarts > 1 and (stochastic or isinstance(init, Fit)):
+            raise ValueError(
+                f"restarts: got {restarts}, and "
+                + ("steps of an optimiser have" if stochastic else "a fit to go on from is")
+                + " one start; expected 1. Leave it out; several starts are the automatic plan's, "
+                "without batch_size, optimizer and init=fit."
+            )
         if checkpoint is not None and stream is not None:
             raise ValueError(
                 "checkpoint: the rows of a stream, or of memory-mapped arrays, cannot be taken up "

@@ -172,7 +172,7 @@ def open_stream(
     if epochs is not None:
         return _batches(model, epochs, num_rows, batch_size, float_dtype)
     if batch_size is not None and any(isinstance(x, np.memmap) for x in jax.tree.leaves(data)):
-        return _mapped(model, data, batch_size, float_dtype)
+        return _mapped(model, data, num_rows, batch_size, float_dtype)
     return None
 
 
@@ -388,7 +388,9 @@ def _described(spec: DataSpec) -> str:
     return ", ".join(f"{name}: {shape} {dtype}" for name, (shape, dtype) in leaves)
 
 
-def _mapped(model: Model | Deferred, data: Any, batch_size: Any, float_dtype: str) -> Stream:
+def _mapped(
+    model: Model | Deferred, data: Any, num_rows: Any, batch_size: Any, float_dtype: str
+) -> Stream:
     """Return memory-mapped rows as a stream, in the order in which a fit in memory takes them."""
     leaves, treedef = jax.tree.flatten(data, is_leaf=lambda node: isinstance(node, list))
     mapped = [isinstance(leaf, np.memmap) and leaf.ndim > 0 for leaf in leaves]
@@ -401,7 +403,12 @@ def _mapped(model: Model | Deferred, data: Any, batch_size: Any, float_dtype: st
     ]
     spec = spec._replace(leaves=tuple(shapes))
     model = bound(model, data, spec)
-    num_rows = trace(for_rows(model, spec), spec).num_rows
+    if num_rows is not None and not model.local:
+        raise ValueError(
+            f"num_rows: got {describe(num_rows)} for memory-mapped data, whose number of rows is "
+            "that of Terms.rows; expected it for a stream of batches only. Leave it out."
+        )
+    num_rows = trace(for_rows(model, spec, num_rows), spec).num_rows
     every = make_rows(batch_size, num_rows, spec)
     rows = _with_block(every.num_rows, every.batch_size, every.per_row, spec)
     sources = [
