@@ -18,6 +18,7 @@ from advi.errors import describe
 from advi.keys import key_words
 from advi.lock import FolderLock
 from advi.stages.stochastic import Course, State, Stochastic
+from advi.stages.stopping import Distance
 from advi.status import Status
 
 KIND, VERSION = "a checkpoint", 1
@@ -135,10 +136,8 @@ class Checkpoint:
                 treedef, [_from_bytes(arrays[f"state.{k}"], leaf) for k, leaf in enumerate(leaves)]
             )
             evals = zip(arrays["evals.step"].tolist(), arrays["evals.elbo"].tolist(), strict=True)
-            apart = arrays["apart"].tolist()
-            course = Course(
-                [arrays["elbos"]], list(evals), document["eval_due"], apart[0] if apart else None
-            )
+            drift = Distance(*arrays["drift"].tolist()) if len(arrays["drift"]) else None
+            course = Course([arrays["elbos"]], list(evals), document["eval_due"], drift)
             status = Status(*document["status"]) if document["status"] else None
         step = int(state.step)
         if max_steps is not None and step > max_steps:
@@ -173,7 +172,7 @@ class Checkpoint:
         arrays["elbos"] = course.elbos(step)
         arrays["evals.step"] = np.array([at for at, _ in evals], np.int64)
         arrays["evals.elbo"] = np.array([elbo for _, elbo in evals], float)
-        arrays["apart"] = np.array([] if course.apart is None else [course.apart], float)
+        arrays["drift"] = np.array([] if course.drift is None else course.drift, float)
         ended = None if status is None else [str(status), status.message]
         document = {"run": self._run, "status": ended, "eval_due": course.eval_due}
         write(self._folder / FILE, KIND, VERSION, document, arrays)

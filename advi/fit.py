@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import optax
 
-from advi.all_rows import AllRows
+from advi import interrupts
 from advi.archive import Name
 from advi.checkpoint import Checkpoint
 from advi.data import check_batch, for_rows, make_rows, prepare
 from advi.deferred import Deferred, bound, check_model
 from advi.density import Density, default_float, precision
-from advi.drivers import default_optimizer, fit_plan, fit_steps, planned
+from advi.drivers import default_optimizer, fit_plan
 from advi.errors import describe, unknown
 from advi.families import MeanField
 from advi.held_out import hold_out
@@ -25,12 +25,13 @@ from advi.keys import Stream, device_key, host_rng, key_words
 from advi.make_guide import asks_for_rows, make_guide
 from advi.model import Model
 from advi.objective import Elbo, Objective
+from advi.planned import Planned, planned
 from advi.progress import Bar
 from advi.result import Fit
 from advi.stages.averaging import averaged_blocks
-from advi.stages.some_rows import Start
 from advi.stages.stochastic import Stochastic
 from advi.status import Progress
+from advi.steps import MAX_STEPS, fit_steps
 from advi.streams import Reader, open_stream
 from advi.tracing import require_all_used, trace
 from advi.trust import checked
@@ -174,6 +175,7 @@ def fit(
     key_words(key)
     float_dtype = default_float(x64)
     with (
+        interrupts.held(),
         precision(float_dtype),
         Bar(progress, callback, max_steps) as bar,
         contextlib.ExitStack() as opened,
@@ -236,7 +238,7 @@ def fit(
             guide,
             batch_spec,
             objective,
-            optimizer or default_optimizer(guide),
+            optimizer or default_optimizer(guide, near=True),
             rows,
             averaged_blocks(guide, settle=max_steps is None),
         )
@@ -246,26 +248,24 @@ def fit(
             num_rows = log_joint.num_rows if rows is None else rows.num_rows
             rng = host_rng(key, Stream.EVAL)
             held_out = hold_out(eval_data, guide, batch_spec, num_rows, settings.draws, rng)
-        bar.begin("start")
-
-        def start_on(all_rows: Density | AllRows) -> Start | None:
-            if optimizer is not None:
-                return None
-            return planned(settings, all_rows, init, key, max_steps)
-
-        step_key = device_key(key, Stream.STEPS)
         if stream is None:
             density = Density(whole, data, spec, guide.estimated)
-            start = start_on(density)
         else:
-            start = start_on(AllRows(stream))
-            # only now: a stream may be read by one reader at a time
-            reader = Reader(stream, step_key, host_rng(key, Stream.READ))
-            opened.enter_context(reader)
-            batch, scale = reader.first_batch(), stream.rows.scale
-            density = Density(whole, batch, spec, guide.estimated, scale)
+            first, first_spec = prepare(stream.first, float_dtype)
+            scale = stream.rows.num_rows / stream.num_first
+            of_first = model.with_rows(stream.num_first)
+            density = Density(of_first, first, first_spec, guide.estimated, scale)
+        found = Planned()
+        if optimizer is None:
+            bar.begin("start")
+            found = planned(settings, stream or density, init, key, max_steps or MAX_STEPS)
+            near = found.start is not None or isinstance(init, Fit)
+            settings = settings._replace(optimizer=default_optimizer(guide, near))
+        step_key = device_key(key, Stream.STEPS)
+        if stream is not None:  # only now: it may be read by one reader at a time
+            reader = opened.enter_context(Reader(stream, step_key, host_rng(key, Stream.READ)))
         result = fit_steps(
-            density, settings, init, key, step_key, max_steps, bar, keeper, held_out, reader, start
+            density, settings, init, key, step_key, max_steps, bar, keeper, held_out, reader, found
         )
         return _diagnosed(result, bar) if diagnose else result
 
@@ -313,6 +313,8 @@ def _diagnosed(result: Fit, bar: Bar) -> Fit:
         return result  # an estimate has no posterior to compare with
     if result.density.log_joint.cost > CHECK_WORK // CHECK_DENSITIES:
         return result  # fit.check() examines it all the same
+    if isinstance(result.status.cause, KeyboardInterrupt):
+        return result  # nobody waits for a verdict, either
     bar.begin("verdict")
     try:
         return dataclasses.replace(result, checked=checked(result))

@@ -56,7 +56,8 @@ class Fit:
     status : Status
         "converged", "max_steps", "interrupted" or "diverged", with a sentence in `.message`.
     elbo : Estimate
-        Evidence lower bound in nats on fresh draws, with its Monte Carlo standard error.
+        Evidence lower bound in nats on fresh draws, with its Monte Carlo standard error. After
+        Ctrl-C that of the last steps, since nothing more was evaluated; NaN if there were none.
     trace
         ELBO in nats after every step of the plan, or every step of an optimiser.
     num_gradients
@@ -73,6 +74,11 @@ class Fit:
         Draws nearer to the posterior than q's, which moments and samples then come from.
     checked
         What the verdict is based on; None if nothing was checked.
+    drift
+        How far a fit by steps had still to go at its end, about, sds: the largest difference of
+        means, or of log sds, between the averages over the last half of the steps and over the
+        quarter before; or, where not all rows were read, how far the posterior of those that were
+        is from that of all. NaN for the automatic plan, and where nothing has an sd.
     """
 
     guide: Guide
@@ -87,6 +93,7 @@ class Fit:
     rivals: tuple[Rival, ...] = ()
     corrected_draws: WeightedDraws | None = None
     checked: Checked | None = None
+    drift: float = math.nan
 
     @property
     def model(self) -> Model:
@@ -142,12 +149,15 @@ class Fit:
         if self.checked is None and self.guide.local:
             return Verdict(
                 "not checked",
-                ("Importance weights of all rows' latents together would tell nothing.",),
+                (
+                    *trust.moving(self),
+                    "Importance weights of all rows' latents together would tell nothing.",
+                ),
                 "compare fit.log_marginal(data) with the ELBO, or see "
                 "advi.amortisation_gap(fit, data).",
             )
         if self.checked is None:
-            return Verdict("not checked", action="call fit.check().")
+            return Verdict("not checked", trust.moving(self), "call fit.check().")
         return self.checked.verdict
 
     @property

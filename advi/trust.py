@@ -37,6 +37,7 @@ from advi.keys import Stream, host_rng
 from advi.make_guide import make_guide
 from advi.stages.path import MIN_DRAWS, even
 from advi.stages.plan import run_plan
+from advi.stages.stopping import MAX_DRIFT
 from advi.status import Estimate
 from advi.transforms import Circular
 
@@ -54,6 +55,9 @@ def checked(fit: "Fit") -> Checked:
     """Examine a fit, or say why that cannot be done."""
     if fit.density.scale != 1:
         reason = f"The posterior cannot be compared with: {SOME_ROWS}."
+        alarms = moving(fit)
+        if alarms:  # which is known without looking
+            return Checked(Verdict("poor", (*alarms, reason), "give more steps."), math.nan, None)
         return Checked(Verdict("not checked", (reason,), NEXT_OF_STREAM), math.nan, None)
     if fit.structure.dim > MAX_DIM:
         return Checked(Verdict("not checked", (_too_many(fit),)), math.nan, None)
@@ -126,6 +130,7 @@ def refined(fit: "Fit", family: Any) -> "Fit":
         num_gradients=density.num_gradients,
         density=density,
         held_out_gap=outcome.held_out_gap,
+        drift=math.nan,
         rivals=(),
         corrected_draws=None,
         checked=None,
@@ -138,6 +143,7 @@ def diagnostics(fit: "Fit") -> dict[str, Any]:
     figures: dict[str, Any] = {
         "elbo": fit.elbo,
         "held_out_gap": fit.held_out_gap,
+        "drift": fit.drift,
         "khat": fit.khat,
         "num_gradients": fit.num_gradients,
         "num_values": fit.density.num_values,
@@ -179,6 +185,16 @@ def _verdict_of(best: Better, remote: Remoteness, alarms: tuple[str, ...]) -> Ve
     return Verdict("poor", (reason,), "other coordinates for the latents, or long MCMC runs.")
 
 
+def moving(fit: "Fit") -> tuple[str, ...]:
+    """Return, as a reason for distrust, that a fit by steps had not arrived; nothing if it had."""
+    if not fit.drift > MAX_DRIFT:
+        return ()
+    return (
+        f"The steps had not arrived: moments may still move by {fit.drift:.2g} sd or more "
+        f"({fit.status.message}).",
+    )
+
+
 def _alarms(fit: "Fit") -> tuple[str, ...]:
     """Return reasons for distrust that no comparison of moments can see."""
     alarms = []
@@ -187,6 +203,7 @@ def _alarms(fit: "Fit") -> tuple[str, ...]:
     )
     if fit.status != "converged" and not steps_asked_for:
         alarms.append(f"The fit did not converge: {fit.status.message}.")
+    alarms += moving(fit)
     for rival in fit.rivals:
         distances = _rival_figures(fit, rival)["distance"]
         name = max(distances, key=lambda k: distances[k])

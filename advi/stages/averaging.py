@@ -30,7 +30,14 @@ def tail_average(average: Average) -> Any:
     """Return the average of the parameters over the last half to three quarters of the steps."""
     older, newer, num_older, num_newer = average
     total = jnp.maximum(num_older + num_newer, 1)
-    return jax.tree.map(lambda a, b: (num_older * a + num_newer * b) / total, older, newer)
+
+    def mean(a: Array, b: Array) -> Array:
+        # counts become floats here: a user may have forbidden JAX to mix the two
+        return (num_older.astype(a.dtype) * a + num_newer.astype(a.dtype) * b) / total.astype(
+            a.dtype
+        )
+
+    return jax.tree.map(mean, older, newer)
 
 
 def averaged_blocks(guide: Guide, settle: bool) -> tuple[bool, ...]:
@@ -58,6 +65,8 @@ def with_step(average: Average, params: Any, step: Array) -> Average:
     num_older = jnp.where(move, average.num_newer, average.num_older)
     count = jnp.where(move, 1, average.num_newer + 1)
     newer = jax.tree.map(
-        lambda mean, p: jnp.where(move, p, mean + (p - mean) / count), average.newer, params
+        lambda mean, p: jnp.where(move, p, mean + (p - mean) / count.astype(p.dtype)),
+        average.newer,
+        params,
     )
     return Average(older, newer, num_older, count)

@@ -1,5 +1,6 @@
 """The stochastic path: any Optax optimiser on fresh draws, in compiled chunks of steps."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -20,7 +21,14 @@ from advi.held_out import HeldOut
 from advi.objective import Objective, near_optimum
 from advi.stages.anchor import Anchor, anchored
 from advi.stages.averaging import Average, chosen, tail_average, with_step
-from advi.stages.stopping import MAX_ANCHORED, MAX_DISTANCE, distance, due, settled
+from advi.stages.stopping import (
+    MAX_ANCHORED,
+    MAX_DISTANCE,
+    Distance,
+    distance,
+    due,
+    settled,
+)
 from advi.stages.tables import rows_of, tables_of, with_rows
 from advi.status import Progress, Status
 from advi.tracing import trace
@@ -50,7 +58,7 @@ class Course(NamedTuple):
     chunks: list[np.ndarray]  # ELBO of every step, nats
     evals: list[tuple[int, float]]  # step and held-out ELBO, nats
     eval_due: int = 0  # step of the next held-out ELBO
-    apart: float | None = None  # distance of the windows at the last check
+    drift: Distance | None = None  # of the windows at the last check
 
     def elbos(self, step: int) -> np.ndarray:
         """Return the ELBO of every step up to one, (step,)."""
@@ -128,18 +136,31 @@ class Stochastic(NamedTuple):
         program = _init(self.optimizer, self.averaged)
         return program(params, key, jax.device_put(fixed.astype(dtype)), anchor)
 
-    def drift(self, state: State) -> float:
-        """Return how far apart the averages over the last two windows are, as `distance` has it.
+    def drift(self, state: State) -> Distance:
+        """Return how far apart the averages over the last two windows are; NaN if there are none.
 
         Blocks of local latents have too many parameters to compare: of these the ELBO tells.
         """
         average = jax.tree.map(np.asarray, state.average)
-        return max(
+        blocks = zip(self.guide.blocks, average.older, average.newer, self.averaged, strict=True)
+        found = [
             distance(Gaussian(*b.family.to_gaussian(older)), Gaussian(*b.family.to_gaussian(newer)))
-            if isinstance(b.family, Family)
-            else 0.0
-            for b, older, newer in zip(self.guide.blocks, average.older, average.newer, strict=True)
-        )
+            for b, older, newer, averaged in blocks
+            if averaged and isinstance(b.family, Family)
+        ]
+        shifts, stretches = zip((math.nan, math.nan), *found, strict=True)
+        # fmax passes over what is NaN
+        return Distance(float(np.fmax.reduce(shifts)), float(np.fmax.reduce(stretches)))
+
+    def last_drift(self, state: State, course: Course) -> Distance:
+        """Return the drift at the end, or at the last power of two if few steps came after it.
+
+        The average of a few steps has much of their noise, by which that of all is not off.
+        """
+        num_older, num_newer = int(state.average.num_older), int(state.average.num_newer)
+        if course.drift is not None and num_newer < num_older:
+            return course.drift
+        return self.drift(state)
 
     def average(self, state: State) -> Any:
         """Return the parameters averaged over the last half to three quarters of the steps.
@@ -206,12 +227,14 @@ def run_steps(
                 f"{int(state.bad_run)} steps in a row, from step {first} on, gave a non-finite "
                 "ELBO or gradient",
             )
-        elif until_settled and due(step):
-            apart = settings.drift(state)
-            most = MAX_ANCHORED if state.anchor else MAX_DISTANCE
-            if settled(apart, course.apart, course.elbos(step), most):
-                status = Status("converged", f"the averages settled after {step} steps{note}")
-            course = course._replace(apart=apart)
+        elif due(step):
+            drift, before = settings.drift(state), course.drift
+            if until_settled:
+                most = MAX_ANCHORED if state.anchor else MAX_DISTANCE
+                previous = None if before is None else before.most
+                if settled(drift.most, previous, course.elbos(step), most):
+                    status = Status("converged", f"the averages settled after {step} steps{note}")
+            course = course._replace(drift=drift)
         if status is None and callback is not None and callback(progress):
             status = Status("interrupted", f"the callback asked to stop at step {step}{note}")
         if status is None and step >= max_steps:
