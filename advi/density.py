@@ -136,8 +136,8 @@ class Density:
 
     def value_and_grad(self, X: Floats) -> tuple[Floats, Floats]:
         """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""
-        self.num_gradients += len(X)
         values, gradients = self._evaluate("value_and_grad", X)
+        self.num_gradients += len(X)
         return values, gradients
 
     def value(self, X: Floats) -> Floats:

@@ -73,8 +73,10 @@ def planned(
     try:
         part, some, passes, seen = _parts(source, rows, guide.model.size, steps, rng)
         q, status = plan_on_rows(some, rng, first, warm)
-        found = Planned(Start(q, ()), stopped=status if status == "interrupted" else None)
-        if passes and not found.stopped:
+        found = Planned(Start(q, ()))
+        if status.cause is not None:
+            raise status.cause
+        if passes:
             found = Planned(toward_all(part, some, rng, q, passes), seen)
     except NotFiniteError:
         return Planned()

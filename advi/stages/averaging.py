@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from advi.families import PerRow, Point
@@ -25,19 +26,17 @@ class Average(NamedTuple):
     num_newer: Array  # ()
 
 
-@jax.jit
 def tail_average(average: Average) -> Any:
-    """Return the average of the parameters over the last half to three quarters of the steps."""
-    older, newer, num_older, num_newer = average
-    total = jnp.maximum(num_older + num_newer, 1)
+    """Return the average of the parameters over the last half to three quarters of the steps.
 
-    def mean(a: Array, b: Array) -> Array:
-        # counts become floats here: a user may have forbidden JAX to mix the two
-        return (num_older.astype(a.dtype) * a + num_newer.astype(a.dtype) * b) / total.astype(
-            a.dtype
-        )
-
-    return jax.tree.map(mean, older, newer)
+    On the host: a program of its own would take longer to compile than to fetch the numbers.
+    """
+    older, newer, num_older, num_newer = jax.tree.map(np.asarray, average)
+    total = max(int(num_older + num_newer), 1)
+    share = int(num_older) / total
+    return jax.tree.map(
+        lambda a, b: a * a.dtype.type(share) + b * b.dtype.type(1 - share), older, newer
+    )
 
 
 def averaged_blocks(guide: Guide, settle: bool) -> tuple[bool, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from advi import draws
+from advi import draws, interrupts
 from advi.data import DataSpec, Rows
 from advi.density import log_density
 from advi.families import Family, PerRow
@@ -206,6 +206,7 @@ def run_steps(
     """
     size = settings.chunk_steps
     while True:
+        interrupts.check()
         step = int(state.step)
         # however many steps came before, chunks end where the checks are due
         num_steps = min(size - step % size, max_steps - step)
