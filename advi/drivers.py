@@ -4,7 +4,6 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from advi.density import Density
@@ -18,7 +17,7 @@ from advi.result import Fit
 from advi.stages.frame import framed
 from advi.stages.plan import NotFiniteError, run_plan
 
-LEARNING_RATE, RATE_STEPS = 0.02, 1000.0
+LEARNING_RATE, RATE_STEPS = 0.02, 1000
 
 
 def fit_plan(
@@ -79,8 +78,4 @@ def default_optimizer(guide: Guide, near: bool) -> optax.GradientTransformation:
 
 @functools.lru_cache(maxsize=1)
 def _adam() -> optax.GradientTransformation:
-    # floats throughout: a user may have forbidden JAX to mix them with integers
-    def rate(step: Any) -> Any:
-        return LEARNING_RATE / jnp.sqrt(1.0 + jnp.asarray(step, np.float32) / RATE_STEPS)
-
-    return optax.adam(rate)
+    return optax.adam(lambda step: LEARNING_RATE / jnp.sqrt(1 + step / RATE_STEPS))

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from advi import draws
@@ -31,7 +32,8 @@ class FlatEnds(NamedTuple):
         [first] = self.densities
         return self._replace(
             densities=tuple(
-                Density(first.model, batch, spec, first.estimated, scale) for batch in batches
+                Density(first.model, jax.device_put(batch), spec, first.estimated, scale)
+                for batch in batches
             )
         )
 

@@ -90,4 +90,4 @@ def host_rng(key: Any, stream: Stream) -> np.random.Generator:
 def device_key(key: Any, stream: Stream) -> Array:
     """Return the typed JAX key of one stream of a key."""
     seed = np.random.SeedSequence(key_words(key), spawn_key=(int(stream),)).generate_state(1)[0]
-    return jax.random.key(int(seed))
+    return jax.random.key(jax.device_put(np.uint32(seed)))

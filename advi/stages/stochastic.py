@@ -183,9 +183,10 @@ class Stochastic(NamedTuple):
         so are all steps after one that was skipped.
         """
         checked = int(state.skipped) > 0
-        new, elbos, finite = _chunk(self, checked)(state, data, num_steps)
+        num = jax.device_put(np.int32(num_steps))
+        new, elbos, finite = _chunk(self, checked)(state, data, num)
         if not checked and not finite:
-            new, elbos, _ = _chunk(self, True)(state, data, num_steps)
+            new, elbos, _ = _chunk(self, True)(state, data, num)
         taken = int(new.step) - int(state.step)
         return new, np.asarray(elbos)[:taken]
 
@@ -263,7 +264,8 @@ def _uses_value_fn(guide: Guide, optimizer: optax.GradientTransformation) -> boo
 
     size = guide.model.size
     params = guide.params_of((np.zeros(size), np.ones(size)), np.float32)
-    jax.eval_shape(update, params)
+    with jax.numpy_dtype_promotion("standard"):
+        jax.eval_shape(update, params)
     return bool(used)
 
 
@@ -330,10 +332,12 @@ def _chunk(settings: Stochastic, checked: bool) -> Any:
             return -aim.value(log_p_batch, guide, params, eps, scale, state.step)
 
         value, gradients = jax.value_and_grad(loss)(old_params)
-        updates, opt_state = optimizer.update(
-            gradients, old_opt_state, old_params, value=value, grad=gradients, value_fn=loss
-        )
-        params = optax.apply_updates(old_params, updates)
+        # Optax mixes counts with floats, which a user may have forbidden JAX
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer.update(
+                gradients, old_opt_state, old_params, value=value, grad=gradients, value_fn=loss
+            )
+            params = optax.apply_updates(old_params, updates)
         good = jnp.ones((), bool)
         if checked:
             good = _finite((value, gradients, params))
@@ -352,7 +356,7 @@ def _chunk(settings: Stochastic, checked: bool) -> Any:
             step=state.step + 1,
             fixed_eps=state.fixed_eps,
             anchor=state.anchor,
-            skipped=state.skipped + ~good,
+            skipped=state.skipped + (~good).astype(jnp.int32),
             bad_run=jnp.where(good, 0, state.bad_run + 1),
         )
         return new, -value
