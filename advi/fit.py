@@ -75,8 +75,13 @@ def fit(
 ) -> Fit:
     """Fit a variational approximation to a model's posterior.
 
-    With neither `optimizer` nor `batch_size` an automatic plan runs, which has no setting. A fit
-    is interrupted by Ctrl-C without losing what it has.
+    With neither `optimizer` nor `batch_size` an automatic plan runs, which has no setting.
+
+    Ctrl-C returns the fit so far, "interrupted", without a further evaluation: at the next place
+    where a fit can stop, which is not in the middle of a compilation. Before the first evaluation
+    that is the point to start from. Only while the first batch of a stream is waited for there is
+    nothing to return, and KeyboardInterrupt is raised; so it is by a second Ctrl-C that comes
+    before the first has been heeded.
 
     Parameters
     ----------
@@ -89,7 +94,8 @@ def fit(
         and again, such as a data loader, or a function without arguments that returns an iterator
         of one epoch. Its batches may differ in their number of rows: they are joined and cut into
         steps of `batch_size` rows, and what is left of an epoch begins the next. A thread reads
-        ahead; what a stream raises is raised as it is.
+        ahead. What a stream raises before there is a fit is raised as it is; later the fit so far
+        is returned, "interrupted", with the exception as `status.cause`.
     family
         "auto" (full rank up to dimension 1024, low rank up to 2896, else mean field; mean field
         on the stochastic path), "mean_field", "low_rank", "full_rank", a family, or a dict from
@@ -105,8 +111,8 @@ def fit(
         its first batch. Unless an `optimizer` is given, steps are Adam's, at a rate that falls,
         and measure shared latents by their posterior sds. With up to 256 latents, all shared and
         none a point, they start where the plan ends on some 2,000 of the rows, and compare each
-        batch with all rows at one point. To find it, a stream is read a few times, if that is
-        shorter than the steps and each epoch ends.
+        batch with all rows at one point. For it a stream is read as often as by the steps, at
+        most, but twice at least; if they read less than an epoch, as many rows of it.
     num_rows
         Rows in one epoch of a stream, by which its batches are scaled; the last ones may be left
         out, fewer than a batch. Or the rows in the data that local latents have values for, by
@@ -115,7 +121,8 @@ def fit(
         Evaluations of the plan at most (default: no limit but the stages' own), or exactly how
         many steps the optimiser takes, after which encoders, and latents estimated as a point,
         are where the last step left them. By default it goes on until its averages have settled,
-        or for 100,000 steps.
+        or for 100,000 steps. A fit that was still moving says so in its status, `Fit.drift` by how
+        much.
     restarts
         Starts that the plan carries to the end, of which the best ELBO is kept. Seventeen climbs
         are made in any case; those that end on one optimum count as one start. Not for steps of

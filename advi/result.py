@@ -157,7 +157,10 @@ class Fit:
                 "advi.amortisation_gap(fit, data).",
             )
         if self.checked is None:
-            return Verdict("not checked", trust.moving(self), "call fit.check().")
+            moving = trust.moving(self)
+            return Verdict(
+                "not checked", moving, "give more steps." if moving else "call fit.check()."
+            )
         return self.checked.verdict
 
     @property

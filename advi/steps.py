@@ -190,8 +190,8 @@ def _with_drift(
         told.append(f"still moving at the end: {drift} over the last half of the steps")
     if rows is not None and left > MAX_DRIFT and not math.isnan(drift.most):
         told.append(
-            f"{seen:,} of {rows.num_rows:,} rows were read, whose posterior is some {left:.2g} sd "
-            "from that of all"
+            f"{seen:,} of {rows.num_rows:,} rows were read: if the others are like them, the means "
+            f"are some {left:.2g} sd from those of all"
         )
     if not told or status == "diverged":
         return status

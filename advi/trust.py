@@ -190,8 +190,7 @@ def moving(fit: "Fit") -> tuple[str, ...]:
     if not fit.drift > MAX_DRIFT:
         return ()
     return (
-        f"The steps had not arrived: moments may still move by {fit.drift:.2g} sd or more "
-        f"({fit.status.message}).",
+        f"The steps had not arrived: means and sds may have some {fit.drift:.2g} sd still to go.",
     )
 
 
