@@ -24,6 +24,8 @@ from advi.stages.some_rows import (
 from advi.stages.stochastic import Stochastic
 from advi.status import Status
 
+UNANCHORED = 16  # times as many rows for the plan, where it has the last word
+
 
 class Planned(NamedTuple):
     """What came of looking for a start."""
@@ -108,5 +110,7 @@ def _parts(
     try:
         return part, part.some(num, rng), passes, most
     except streams.EndlessError:
+        # no pass will make up for what the sample lacks
+        num = min(most, UNANCHORED * num)
         part = AllRows(source, num)
         return part, part.some(num, rng), 0, num

@@ -107,7 +107,7 @@ def test_latents_that_there_is_no_start_for_move_in_their_own_units():
         ),
         {"w": advi.real(dim)},
     )
-    fit = advi.fit(model, data, batch_size=100, max_steps=1000, diagnose=False)
+    fit = advi.fit(model, data, batch_size=100, max_steps=2500, diagnose=False)
     best = np.linalg.lstsq(x.astype(float), data["y"].astype(float), rcond=None)[0]
     assert np.abs(fit.mean()["w"] - best).max() < np.sqrt(num) ** -1
 
