@@ -110,7 +110,7 @@ def _parts(
     try:
         return part, part.some(num, rng), passes, most
     except streams.EndlessError:
-        # no pass will make up for what the sample lacks
-        num = min(most, UNANCHORED * num)
+        # no pass will make up for what the sample lacks; of all rows, the end would be looked for
+        num = min(UNANCHORED * num, rows.num_rows - 1)
         part = AllRows(source, num)
         return part, part.some(num, rng), 0, num
