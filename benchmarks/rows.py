@@ -36,7 +36,12 @@ def step_tasks(rows: Any, num_predictors: int, batch_size: int) -> tuple[Any, An
     minibatch = make_rows(batch_size, trace(model, spec).num_rows, spec)
     guide = make_guide(model, "mean_field")
     settings = Stochastic(
-        guide, minibatch.batch_spec(spec), advi.Elbo(), default_optimizer(guide), minibatch, (True,)
+        guide,
+        minibatch.batch_spec(spec),
+        advi.Elbo(),
+        default_optimizer(guide, near=True),
+        minibatch,
+        (True,),
     )
     zeros = np.zeros(model.size)
     params = guide.from_gaussian(zeros, np.full(model.size, 0.1))
