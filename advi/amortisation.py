@@ -18,14 +18,13 @@ from advi.density import log_density, precision
 from advi.errors import describe
 from advi.families import Amortised
 from advi.guide import Guide
-from advi.keys import device_key, host_rng
+from advi.keys import Stream, device_key, host_rng
 from advi.objective import Elbo
 from advi.result import Fit
 from advi.row_posterior import RowValues, log_difference
 from advi.status import Estimate
 from advi.tracing import trace
 
-GAP_STREAM = 5
 REFINE_RATE, REFINE_DRAWS = 0.03, 4
 GAP_DRAWS = 64
 
@@ -120,11 +119,11 @@ def amortisation_gap(fit: Fit, data: Any, *, steps: int = 200, key: Any = 0) -> 
     posterior = fit.rows(data)
     rows, guide = posterior.rows, posterior.chunk_guide
     program = _program(guide, rows.chunk_spec)
-    rng = host_rng(key, GAP_STREAM)
+    rng = host_rng(key, Stream.GAP)
     before, after = [], []
     with precision(rows.spec.float_dtype):
         for number, (batch, places, count) in enumerate(rows.chunks()):
-            chunk_key = jax.random.fold_in(device_key(key, GAP_STREAM), number)
+            chunk_key = jax.random.fold_in(device_key(key, Stream.GAP_STEPS), number)
             eps = rng.standard_normal((GAP_DRAWS, guide.noise_dim)).astype(rows.spec.float_dtype)
             pair = program(posterior.at(places), batch, chunk_key, eps, steps)
             for values, out in zip(pair, (before, after), strict=True):

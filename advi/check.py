@@ -9,7 +9,7 @@ from advi.data import count_rows, find_nan, prepare
 from advi.deferred import Deferred, bound, check_model
 from advi.density import Density, default_float, precision
 from advi.errors import describe
-from advi.keys import host_rng
+from advi.keys import Stream, host_rng
 from advi.model import Model
 from advi.row_data import RowData
 from advi.stages.plan import START_RADIUS
@@ -96,7 +96,7 @@ def check(
     log_joint never uses 'b': its posterior is improper
     """
     check_model(model)
-    rng = host_rng(key)
+    rng = host_rng(key, Stream.MODEL_CHECK)
     if x64 not in (None, True, False):
         raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")
     float_dtype = default_float(x64)

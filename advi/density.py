@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from advi import interrupts
 from advi.data import DataSpec, for_rows, prepare
 from advi.model import Model, Terms
 from advi.tracing import LogJoint, trace
@@ -135,8 +136,8 @@ class Density:
 
     def value_and_grad(self, X: Floats) -> tuple[Floats, Floats]:
         """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""
-        self.num_gradients += len(X)
         values, gradients = self._evaluate("value_and_grad", X)
+        self.num_gradients += len(X)
         return values, gradients
 
     def value(self, X: Floats) -> Floats:
@@ -151,6 +152,7 @@ class Density:
         return self._evaluate("hessian_vector", X, directions)[0]
 
     def _evaluate(self, quantity: Quantity, *arrays: Floats) -> list[Floats]:
+        interrupts.check()
         program, size, num = self._program(quantity), self._points, len(arrays[0])
         with precision(self.spec.float_dtype):
             # all calls are dispatched before the first result is waited for

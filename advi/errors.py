@@ -25,6 +25,17 @@ def describe(value: Any) -> str:
     return f"{text} ({type(value).__name__})"
 
 
+def describe_error(error: BaseException) -> str:
+    """Return an exception as a traceback ends with it.
+
+    Examples
+    --------
+    >>> describe_error(OSError("disk gone"))
+    'OSError: disk gone'
+    """
+    return f"{type(error).__name__}: {error}"
+
+
 def unknown(what: str, got: str, known: Iterable[str]) -> str:
     """Return the message for an unknown name: what was got, the nearest known name, all of them.
 

@@ -10,32 +10,32 @@ from typing import Any
 import numpy as np
 import optax
 
-from advi.all_rows import AllRows
+from advi import interrupts
 from advi.archive import Name
 from advi.checkpoint import Checkpoint
 from advi.data import check_batch, for_rows, make_rows, prepare
 from advi.deferred import Deferred, bound, check_model
 from advi.density import Density, default_float, precision
-from advi.drivers import default_optimizer, fit_plan, fit_steps, planned
+from advi.drivers import default_optimizer, fit_plan
 from advi.errors import describe, unknown
 from advi.families import MeanField
 from advi.held_out import hold_out
 from advi.initial import initial
-from advi.keys import device_key, host_rng, key_words
+from advi.keys import Stream, device_key, host_rng, key_words
 from advi.make_guide import asks_for_rows, make_guide
 from advi.model import Model
 from advi.objective import Elbo, Objective
+from advi.planned import Planned, planned
 from advi.progress import Bar
 from advi.result import Fit
 from advi.stages.averaging import averaged_blocks
-from advi.stages.some_rows import Start
 from advi.stages.stochastic import Stochastic
 from advi.status import Progress
+from advi.steps import MAX_STEPS, fit_steps
 from advi.streams import Reader, open_stream
 from advi.tracing import require_all_used, trace
 from advi.trust import checked
 
-EVAL_STREAM, READ_STREAM = 201, 202
 CHECK_DENSITIES, CHECK_WORK = 5000, 2**37  # elements read by a check: some seconds
 
 
@@ -75,8 +75,13 @@ def fit(
 ) -> Fit:
     """Fit a variational approximation to a model's posterior.
 
-    With neither `optimizer` nor `batch_size` an automatic plan runs, which has no setting. A fit
-    is interrupted by Ctrl-C without losing what it has.
+    With neither `optimizer` nor `batch_size` an automatic plan runs, which has no setting.
+
+    Ctrl-C returns the fit so far, "interrupted", without a further evaluation: at the next place
+    where a fit can stop, which is not in the middle of a compilation. Before the first evaluation
+    that is the point to start from. Only while the first batch of a stream is waited for there is
+    nothing to return, and KeyboardInterrupt is raised; so it is by a second Ctrl-C that comes
+    before the first has been heeded.
 
     Parameters
     ----------
@@ -89,7 +94,8 @@ def fit(
         and again, such as a data loader, or a function without arguments that returns an iterator
         of one epoch. Its batches may differ in their number of rows: they are joined and cut into
         steps of `batch_size` rows, and what is left of an epoch begins the next. A thread reads
-        ahead; what a stream raises is raised as it is.
+        ahead. What a stream raises before there is a fit is raised as it is; later the fit so far
+        is returned, "interrupted", with the exception as `status.cause`.
     family
         "auto" (full rank up to dimension 1024, low rank up to 2896, else mean field; mean field
         on the stochastic path), "mean_field", "low_rank", "full_rank", a family, or a dict from
@@ -105,8 +111,8 @@ def fit(
         its first batch. Unless an `optimizer` is given, steps are Adam's, at a rate that falls,
         and measure shared latents by their posterior sds. With up to 256 latents, all shared and
         none a point, they start where the plan ends on some 2,000 of the rows, and compare each
-        batch with all rows at one point. To find it, a stream is read a few times, if that is
-        shorter than the steps and each epoch ends.
+        batch with all rows at one point. For it a stream is read as often as by the steps, at
+        most, but twice at least; if they read less than an epoch, as many rows of it.
     num_rows
         Rows in one epoch of a stream, by which its batches are scaled; the last ones may be left
         out, fewer than a batch. Or the rows in the data that local latents have values for, by
@@ -115,10 +121,12 @@ def fit(
         Evaluations of the plan at most (default: no limit but the stages' own), or exactly how
         many steps the optimiser takes, after which encoders, and latents estimated as a point,
         are where the last step left them. By default it goes on until its averages have settled,
-        or for 100,000 steps.
+        or for 100,000 steps. A fit that was still moving says so in its status, `Fit.drift` by how
+        much.
     restarts
         Starts that the plan carries to the end, of which the best ELBO is kept. Seventeen climbs
-        are made in any case; those that end on one optimum count as one start.
+        are made in any case; those that end on one optimum count as one start. Not for steps of
+        an optimiser, nor where `init` is a fit.
     key
         Integer or JAX key. The same key, data and kind of machine give the same bits.
     init
@@ -133,8 +141,8 @@ def fit(
     checkpoint
         A folder to keep a stochastic fit in while it runs, written every ten seconds and at the
         end. However the process ended, the same call goes on from there, and ends with the same
-        bits as if it had not been stopped; `max_steps` may be larger. Not for streams, nor for
-        memory-mapped data.
+        bits as if it had not been stopped; `max_steps` may be larger. One fit at a time may use a
+        folder. Not for streams, nor for memory-mapped data.
     callback
         Called with a `Progress` as the fit goes on; a true result ends it.
     progress
@@ -174,6 +182,7 @@ def fit(
     key_words(key)
     float_dtype = default_float(x64)
     with (
+        interrupts.held(),
         precision(float_dtype),
         Bar(progress, callback, max_steps) as bar,
         contextlib.ExitStack() as opened,
@@ -194,12 +203,19 @@ def fit(
             )
         if not stochastic:
             _check_planned(objective, eval_data, checkpoint)
+        if restarts > 1 and (stochastic or isinstance(init, Fit)):
+            raise ValueError(
+                f"restarts: got {restarts}, and "
+                + ("steps of an optimiser have" if stochastic else "a fit to go on from is")
+                + " one start; expected 1. Leave it out; several starts are the automatic plan's, "
+                "without batch_size, optimizer and init=fit."
+            )
         if checkpoint is not None and stream is not None:
             raise ValueError(
                 "checkpoint: the rows of a stream, or of memory-mapped arrays, cannot be taken up "
                 "where they were left; expected data in memory. Leave it out, or read the data."
             )
-        keeper = Checkpoint(checkpoint)
+        keeper = opened.enter_context(Checkpoint(checkpoint))
         if stream is None:
             whole = for_rows(model, spec, num_rows)
         else:
@@ -229,7 +245,7 @@ def fit(
             guide,
             batch_spec,
             objective,
-            optimizer or default_optimizer(guide),
+            optimizer or default_optimizer(guide, near=True),
             rows,
             averaged_blocks(guide, settle=max_steps is None),
         )
@@ -237,27 +253,26 @@ def fit(
         held_out = reader = None
         if eval_data is not None:
             num_rows = log_joint.num_rows if rows is None else rows.num_rows
-            rng = host_rng(key, EVAL_STREAM)
+            rng = host_rng(key, Stream.EVAL)
             held_out = hold_out(eval_data, guide, batch_spec, num_rows, settings.draws, rng)
-        bar.begin("start")
-
-        def start_on(all_rows: Density | AllRows) -> Start | None:
-            if optimizer is not None:
-                return None
-            return planned(settings, all_rows, init, key, max_steps)
-
         if stream is None:
             density = Density(whole, data, spec, guide.estimated)
-            start = start_on(density)
         else:
-            start = start_on(AllRows(stream))
-            # only now: a stream may be read by one reader at a time
-            reader = Reader(stream, device_key(key, 1), host_rng(key, READ_STREAM))
-            opened.enter_context(reader)
-            batch, scale = reader.first_batch(), stream.rows.scale
-            density = Density(whole, batch, spec, guide.estimated, scale)
+            first, first_spec = prepare(stream.first, float_dtype)
+            scale = stream.rows.num_rows / stream.num_first
+            of_first = model.with_rows(stream.num_first)
+            density = Density(of_first, first, first_spec, guide.estimated, scale)
+        found = Planned()
+        if optimizer is None:
+            bar.begin("start")
+            found = planned(settings, stream or density, init, key, max_steps or MAX_STEPS)
+            near = found.start is not None or isinstance(init, Fit)
+            settings = settings._replace(optimizer=default_optimizer(guide, near))
+        step_key = device_key(key, Stream.STEPS)
+        if stream is not None:  # only now: it may be read by one reader at a time
+            reader = opened.enter_context(Reader(stream, step_key, host_rng(key, Stream.READ)))
         result = fit_steps(
-            density, settings, init, key, max_steps, bar, keeper, held_out, reader, start
+            density, settings, init, key, step_key, max_steps, bar, keeper, held_out, reader, found
         )
         return _diagnosed(result, bar) if diagnose else result
 
@@ -305,6 +320,8 @@ def _diagnosed(result: Fit, bar: Bar) -> Fit:
         return result  # an estimate has no posterior to compare with
     if result.density.log_joint.cost > CHECK_WORK // CHECK_DENSITIES:
         return result  # fit.check() examines it all the same
+    if isinstance(result.status.cause, KeyboardInterrupt):
+        return result  # nobody waits for a verdict, either
     bar.begin("verdict")
     try:
         return dataclasses.replace(result, checked=checked(result))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advi.diagnostics.psis import khat_threshold, pareto_smooth
-from advi.keys import host_rng
+from advi.keys import Stream, host_rng
 from advi.predict import row_terms
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-LOO_STREAM = 105
 NAMED = 5  # rows named in the text
 
 
@@ -76,7 +75,7 @@ class Loo:
 def psis_loo(fit: "Fit", data: Any, n: int, key: Any) -> Loo:
     """Weight draws of the fit so that they stand for the posterior without each row in turn."""
     density = fit.density.on(data)
-    rng = host_rng(key, LOO_STREAM)
+    rng = host_rng(key, Stream.LOO)
     if fit.corrected_draws is not None:
         X = fit.corrected_draws.resample(n, rng)
         log_ratios = np.zeros(n)

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from advi.data import DataSpec, prepare
 from advi.density import Density, precision
 from advi.errors import describe
-from advi.keys import device_key
+from advi.keys import Stream, device_key
 from advi.model import Model
 from advi.tracing import cost, trace
 
 if TYPE_CHECKING:
     from advi.result import Fit
 
-PREDICT_STREAM = 3
 MAX_DRAWS, WORK = 256, 2**24  # draws in one call, and elements that they may read and write
 
 
@@ -106,7 +105,7 @@ def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec,
         most = min(MAX_DRAWS, 1 << (n - 1).bit_length())
         program = _program(fn, with_key, treedef, shapes, spec, most)
         index = np.arange(-(-n // program.num) * program.num)  # the last draw repeated is cut off
-        noise = device_key(key, PREDICT_STREAM)
+        noise = device_key(key, Stream.PREDICT)
         parts = []
         for numbers in index.reshape(-1, program.num):
             chunk = [leaf[np.minimum(numbers, n - 1)] for leaf in leaves]

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from advi import interrupts
 from advi.status import Progress
 
 
@@ -61,7 +62,10 @@ class Bar:
             self._bar.set_description_str(progress.stage, refresh=False)
             self._bar.set_postfix_str(f"ELBO {progress.elbo:.2f}", refresh=False)
             self._draw(lambda: self._bar.update(progress.step - self._bar.n))
-        return self._callback(progress) if self._callback is not None else None
+        if self._callback is None:
+            return None
+        with interrupts.at_once():
+            return self._callback(progress)
 
     def begin(self, stage: str) -> None:
         """Show the name of a stage that reports no progress of its own."""

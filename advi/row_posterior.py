@@ -13,7 +13,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 from numpy.typing import NDArray
 
-from advi import draws
+from advi import draws, interrupts
 from advi.data import DataSpec
 from advi.density import log_density, precision
 from advi.families import Amortised
@@ -162,6 +162,7 @@ class RowPosterior:
         guide = self.chunk_guide
         program = _terms_program(guide, self.rows.chunk_spec)
         for batch, places, count in self.rows.chunks():
+            interrupts.check()
             eps = rng.standard_normal((num_draws, guide.noise_dim))
             with self._precision():
                 terms = program(self.at(places), batch, eps.astype(self.rows.spec.float_dtype))

@@ -14,8 +14,8 @@ ROOT = Path(advi.__file__).parent
 # Every room, from the bottom up: a module imports from rooms below its own, or from its own
 # package. A new module is given its place here.
 ROOMS = [
-    ["errors", "scales", "status", "table"],
-    ["archive", "keys", "networks", "progress", "prefetch", "draws", "moments"],
+    ["errors", "interrupts", "scales", "status", "table"],
+    ["archive", "keys", "lock", "networks", "progress", "prefetch", "draws", "moments"],
     ["transforms"],
     ["latents"],
     ["model"],
@@ -37,8 +37,9 @@ ROOMS = [
     ["interop", "loo", "plots"],
     ["result"],
     ["failures", "initial", "load"],
-    ["row_fit"],
-    ["amortisation", "check", "compare", "drivers"],
+    ["planned", "row_fit"],
+    ["amortisation", "check", "compare", "drivers", "flat_ends"],
+    ["steps"],
     ["fit"],
     ["__init__"],
 ]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from advi.families import PerRow, Point
@@ -25,12 +26,17 @@ class Average(NamedTuple):
     num_newer: Array  # ()
 
 
-@jax.jit
 def tail_average(average: Average) -> Any:
-    """Return the average of the parameters over the last half to three quarters of the steps."""
-    older, newer, num_older, num_newer = average
-    total = jnp.maximum(num_older + num_newer, 1)
-    return jax.tree.map(lambda a, b: (num_older * a + num_newer * b) / total, older, newer)
+    """Return the average of the parameters over the last half to three quarters of the steps.
+
+    On the host: a program of its own would take longer to compile than to fetch the numbers.
+    """
+    older, newer, num_older, num_newer = jax.tree.map(np.asarray, average)
+    total = max(int(num_older + num_newer), 1)
+    share = int(num_older) / total
+    return jax.tree.map(
+        lambda a, b: a * a.dtype.type(share) + b * b.dtype.type(1 - share), older, newer
+    )
 
 
 def averaged_blocks(guide: Guide, settle: bool) -> tuple[bool, ...]:
@@ -58,6 +64,8 @@ def with_step(average: Average, params: Any, step: Array) -> Average:
     num_older = jnp.where(move, average.num_newer, average.num_older)
     count = jnp.where(move, 1, average.num_newer + 1)
     newer = jax.tree.map(
-        lambda mean, p: jnp.where(move, p, mean + (p - mean) / count), average.newer, params
+        lambda mean, p: jnp.where(move, p, mean + (p - mean) / count.astype(p.dtype)),
+        average.newer,
+        params,
     )
     return Average(older, newer, num_older, count)

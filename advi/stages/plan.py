@@ -141,9 +141,15 @@ def run_plan(
         except _StopError as stop:
             status = Status(*stop.args)
         except KeyboardInterrupt:
-            status = Status(
-                "interrupted", f"interrupted in stage {runner.stage!r}; this is the fit so far"
-            )
+            where = f"in stage {runner.stage!r}; this is the fit so far"
+            if not runner.trace:
+                where = "before the first stage had ended; this is where it would have started"
+            status = Status("interrupted", f"interrupted {where}", KeyboardInterrupt())
+        if status.cause is not None:
+            # nobody waits for draws to be evaluated after Ctrl-C
+            last = runner.trace[-1].elbo if runner.trace else np.nan
+            unjudged = Estimate(last, np.nan)
+            return Outcome(runner.gaussian, unjudged, status, runner.trace, np.nan, rivals)
         if ended is not None:
             held_out = ended.held_out
             gap = ended.fitted.elbo - held_out.elbo.value

@@ -1,5 +1,6 @@
 """The stochastic path: any Optax optimiser on fresh draws, in compiled chunks of steps."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from advi import draws
+from advi import draws, interrupts
 from advi.data import DataSpec, Rows
 from advi.density import log_density
 from advi.families import Family, PerRow
@@ -20,7 +21,14 @@ from advi.held_out import HeldOut
 from advi.objective import Objective, near_optimum
 from advi.stages.anchor import Anchor, anchored
 from advi.stages.averaging import Average, chosen, tail_average, with_step
-from advi.stages.stopping import MAX_ANCHORED, MAX_DISTANCE, distance, due, settled
+from advi.stages.stopping import (
+    MAX_ANCHORED,
+    MAX_DISTANCE,
+    Distance,
+    distance,
+    due,
+    settled,
+)
 from advi.stages.tables import rows_of, tables_of, with_rows
 from advi.status import Progress, Status
 from advi.tracing import trace
@@ -50,7 +58,7 @@ class Course(NamedTuple):
     chunks: list[np.ndarray]  # ELBO of every step, nats
     evals: list[tuple[int, float]]  # step and held-out ELBO, nats
     eval_due: int = 0  # step of the next held-out ELBO
-    apart: float | None = None  # distance of the windows at the last check
+    drift: Distance | None = None  # of the windows at the last check
 
     def elbos(self, step: int) -> np.ndarray:
         """Return the ELBO of every step up to one, (step,)."""
@@ -128,18 +136,31 @@ class Stochastic(NamedTuple):
         program = _init(self.optimizer, self.averaged)
         return program(params, key, jax.device_put(fixed.astype(dtype)), anchor)
 
-    def drift(self, state: State) -> float:
-        """Return how far apart the averages over the last two windows are, as `distance` has it.
+    def drift(self, state: State) -> Distance:
+        """Return how far apart the averages over the last two windows are; NaN if there are none.
 
         Blocks of local latents have too many parameters to compare: of these the ELBO tells.
         """
         average = jax.tree.map(np.asarray, state.average)
-        return max(
+        blocks = zip(self.guide.blocks, average.older, average.newer, self.averaged, strict=True)
+        found = [
             distance(Gaussian(*b.family.to_gaussian(older)), Gaussian(*b.family.to_gaussian(newer)))
-            if isinstance(b.family, Family)
-            else 0.0
-            for b, older, newer in zip(self.guide.blocks, average.older, average.newer, strict=True)
-        )
+            for b, older, newer, averaged in blocks
+            if averaged and isinstance(b.family, Family)
+        ]
+        shifts, stretches = zip((math.nan, math.nan), *found, strict=True)
+        # fmax passes over what is NaN
+        return Distance(float(np.fmax.reduce(shifts)), float(np.fmax.reduce(stretches)))
+
+    def last_drift(self, state: State, course: Course) -> Distance:
+        """Return the drift at the end, or at the last power of two if few steps came after it.
+
+        The average of a few steps has much of their noise, by which that of all is not off.
+        """
+        num_older, num_newer = int(state.average.num_older), int(state.average.num_newer)
+        if course.drift is not None and num_newer < num_older:
+            return course.drift
+        return self.drift(state)
 
     def average(self, state: State) -> Any:
         """Return the parameters averaged over the last half to three quarters of the steps.
@@ -162,9 +183,10 @@ class Stochastic(NamedTuple):
         so are all steps after one that was skipped.
         """
         checked = int(state.skipped) > 0
-        new, elbos, finite = _chunk(self, checked)(state, data, num_steps)
+        num = jax.device_put(np.int32(num_steps))
+        new, elbos, finite = _chunk(self, checked)(state, data, num)
         if not checked and not finite:
-            new, elbos, _ = _chunk(self, True)(state, data, num_steps)
+            new, elbos, _ = _chunk(self, True)(state, data, num)
         taken = int(new.step) - int(state.step)
         return new, np.asarray(elbos)[:taken]
 
@@ -185,6 +207,7 @@ def run_steps(
     """
     size = settings.chunk_steps
     while True:
+        interrupts.check()
         step = int(state.step)
         # however many steps came before, chunks end where the checks are due
         num_steps = min(size - step % size, max_steps - step)
@@ -206,12 +229,14 @@ def run_steps(
                 f"{int(state.bad_run)} steps in a row, from step {first} on, gave a non-finite "
                 "ELBO or gradient",
             )
-        elif until_settled and due(step):
-            apart = settings.drift(state)
-            most = MAX_ANCHORED if state.anchor else MAX_DISTANCE
-            if settled(apart, course.apart, course.elbos(step), most):
-                status = Status("converged", f"the averages settled after {step} steps{note}")
-            course = course._replace(apart=apart)
+        elif due(step):
+            drift, before = settings.drift(state), course.drift
+            if until_settled:
+                most = MAX_ANCHORED if state.anchor else MAX_DISTANCE
+                previous = None if before is None else before.most
+                if settled(drift.most, previous, course.elbos(step), most):
+                    status = Status("converged", f"the averages settled after {step} steps{note}")
+            course = course._replace(drift=drift)
         if status is None and callback is not None and callback(progress):
             status = Status("interrupted", f"the callback asked to stop at step {step}{note}")
         if status is None and step >= max_steps:
@@ -239,7 +264,8 @@ def _uses_value_fn(guide: Guide, optimizer: optax.GradientTransformation) -> boo
 
     size = guide.model.size
     params = guide.params_of((np.zeros(size), np.ones(size)), np.float32)
-    jax.eval_shape(update, params)
+    with jax.numpy_dtype_promotion("standard"):
+        jax.eval_shape(update, params)
     return bool(used)
 
 
@@ -306,10 +332,12 @@ def _chunk(settings: Stochastic, checked: bool) -> Any:
             return -aim.value(log_p_batch, guide, params, eps, scale, state.step)
 
         value, gradients = jax.value_and_grad(loss)(old_params)
-        updates, opt_state = optimizer.update(
-            gradients, old_opt_state, old_params, value=value, grad=gradients, value_fn=loss
-        )
-        params = optax.apply_updates(old_params, updates)
+        # Optax mixes counts with floats, which a user may have forbidden JAX
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer.update(
+                gradients, old_opt_state, old_params, value=value, grad=gradients, value_fn=loss
+            )
+            params = optax.apply_updates(old_params, updates)
         good = jnp.ones((), bool)
         if checked:
             good = _finite((value, gradients, params))
@@ -328,7 +356,7 @@ def _chunk(settings: Stochastic, checked: bool) -> Any:
             step=state.step + 1,
             fixed_eps=state.fixed_eps,
             anchor=state.anchor,
-            skipped=state.skipped + ~good,
+            skipped=state.skipped + (~good).astype(jnp.int32),
             bad_run=jnp.where(good, 0, state.bad_run + 1),
         )
         return new, -value
