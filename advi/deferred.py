@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 from advi.data import DataSpec
 from advi.errors import describe
 from advi.model import Model
+from advi.tracing import anew
 
 
 @runtime_checkable
@@ -20,8 +21,11 @@ class Deferred(Protocol):
 
 
 def bound(model: Model | Deferred, data: Any, spec: DataSpec) -> Model:
-    """Return the model itself, or what a deferred model is for the data."""
-    return model if isinstance(model, Model) else model.bind(data, spec)
+    """Return the model, or what a deferred model is for the data, for a fit of its own.
+
+    What its functions read from outside is read anew, and stays as it is for what has this model.
+    """
+    return anew(model, spec.float_dtype) if isinstance(model, Model) else model.bind(data, spec)
 
 
 def check_model(model: Any) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import jax
@@ -50,10 +50,14 @@ def log_density(model: Model, log_joint: LogJoint, estimated: frozenset[str]) ->
 
 @lru_cache(maxsize=64)
 def _compiled(
-    model: Model, spec: DataSpec, estimated: frozenset[str], scale: float, quantity: Quantity
+    model: Model,
+    log_joint: LogJoint,
+    estimated: frozenset[str],
+    scale: float,
+    quantity: Quantity,
 ) -> Callable[..., Any]:
     """Return the compiled function of points (n, D), further arrays (n, D) and data."""
-    log_p = log_density(model, trace(model, spec), estimated)
+    log_p = log_density(model, log_joint, estimated)
 
     def value(x: Array, data: Any) -> Array:
         return log_p(model.split(x), data).total(scale)
@@ -105,7 +109,6 @@ class Density:
         self.scale, self.by_gradient = scale, by_gradient
         self.dtype = np.dtype(spec.float_dtype)
         self.num_gradients = self.num_values = self.num_hessian_vectors = 0
-        self._program = partial(_compiled, model, spec, estimated, scale)
 
     @cached_property
     def log_joint(self) -> LogJoint:
@@ -151,7 +154,8 @@ class Density:
         return self._evaluate("hessian_vector", X, directions)[0]
 
     def _evaluate(self, quantity: Quantity, *arrays: Floats) -> list[Floats]:
-        program, size, num = self._program(quantity), self._points, len(arrays[0])
+        program = _compiled(self.model, self.log_joint, self.estimated, self.scale, quantity)
+        size, num = self._points, len(arrays[0])
         with precision(self.spec.float_dtype):
             # all calls are dispatched before the first result is waited for
             calls = [

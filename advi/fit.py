@@ -32,7 +32,7 @@ from advi.stages.some_rows import Start
 from advi.stages.stochastic import Stochastic
 from advi.status import Progress
 from advi.streams import Reader, open_stream
-from advi.tracing import require_all_used, trace
+from advi.tracing import require_all_used, trace, trace_derived
 from advi.trust import checked
 
 EVAL_STREAM, READ_STREAM = 201, 202
@@ -208,6 +208,8 @@ def fit(
         guide = make_guide(model if stochastic else whole, family, auto=auto)
         log_joint = trace(whole, spec)
         require_all_used(whole, log_joint)
+        if whole.derived.names and stream is None:
+            trace_derived(whole, spec)
         if not stochastic:
             density = Density(whole, data, spec, guide.estimated, by_gradient=True)
             first, warm = initial(whole, init)

@@ -14,13 +14,15 @@ ROOT = Path(advi.__file__).parent
 # Every room, from the bottom up: a module imports from rooms below its own, or from its own
 # package. A new module is given its place here.
 ROOMS = [
-    ["errors", "scales", "status", "table"],
+    ["errors", "jaxprs", "scales", "status", "table"],
+    ["frozen"],
     ["archive", "keys", "networks", "progress", "prefetch", "draws", "moments"],
     ["transforms"],
     ["latents"],
     ["model"],
     ["data"],
-    ["deferred", "tracing"],
+    ["tracing"],
+    ["deferred"],
     ["density"],
     ["constrained", "families"],
     ["guide"],

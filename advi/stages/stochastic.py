@@ -23,7 +23,7 @@ from advi.stages.averaging import Average, chosen, tail_average, with_step
 from advi.stages.stopping import MAX_ANCHORED, MAX_DISTANCE, distance, due, settled
 from advi.stages.tables import rows_of, tables_of, with_rows
 from advi.status import Progress, Status
-from advi.tracing import trace
+from advi.tracing import LogJoint, trace
 
 CHUNK = 128  # steps between two looks of the host, at least; a power of two, as the checks are
 MAX_BAD_RUN = 100  # non-finite steps in a row that end a fit
@@ -152,7 +152,7 @@ class Stochastic(NamedTuple):
 
     def program(self, state: State, data: Any) -> str:
         """Return a chunk as StableHLO, with all numbers in it: what the settings amount to."""
-        return _chunk(self, False).lower(state, data, self.chunk_steps).as_text()
+        return self._compiled(False).lower(state, data, self.chunk_steps).as_text()
 
     def chunk(self, state: State, data: Any, num_steps: int) -> tuple[State, np.ndarray]:
         """Take at most `chunk_steps` steps; return the state and every step's ELBO in nats.
@@ -162,11 +162,14 @@ class Stochastic(NamedTuple):
         so are all steps after one that was skipped.
         """
         checked = int(state.skipped) > 0
-        new, elbos, finite = _chunk(self, checked)(state, data, num_steps)
+        new, elbos, finite = self._compiled(checked)(state, data, num_steps)
         if not checked and not finite:
-            new, elbos, _ = _chunk(self, True)(state, data, num_steps)
+            new, elbos, _ = self._compiled(True)(state, data, num_steps)
         taken = int(new.step) - int(state.step)
         return new, np.asarray(elbos)[:taken]
+
+    def _compiled(self, checked: bool) -> Any:
+        return _chunk(self, trace(self.guide.model, self.spec), checked)
 
 
 def run_steps(
@@ -268,14 +271,14 @@ def _init(optimizer: optax.GradientTransformation, averaged: tuple[bool, ...]) -
 
 
 @lru_cache(maxsize=64)
-def _chunk(settings: Stochastic, checked: bool) -> Any:
+def _chunk(settings: Stochastic, log_joint: LogJoint, checked: bool) -> Any:
     """Return a compiled chunk of steps.
 
     It maps a state, data and a number of steps to the new state, every step's ELBO, and whether
     all that changed is finite. If `checked`, steps that are not finite leave the state as it was.
     """
     guide, rows, objective = settings.guide, settings.rows, settings.objective
-    log_p = log_density(guide.model, trace(guide.model, settings.spec), guide.estimated)
+    log_p = log_density(guide.model, log_joint, guide.estimated)
     optimizer = optax.with_extra_args_support(settings.optimizer)
     num_draws, line_search = settings.draws, settings.line_search
     per_row = rows.per_row if rows is not None else (False,) * len(settings.spec.leaves)
