@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 from advi.data import DataSpec
 from advi.errors import describe
 from advi.model import Model
-from advi.tracing import anew
+from advi.tracing import of_fit
 
 
 @runtime_checkable
@@ -25,7 +25,10 @@ def bound(model: Model | Deferred, data: Any, spec: DataSpec) -> Model:
 
     What its functions read from outside is read anew, and stays as it is for what has this model.
     """
-    return anew(model, spec.float_dtype) if isinstance(model, Model) else model.bind(data, spec)
+    if isinstance(model, Model):
+        return of_fit(model, spec.float_dtype, {})
+    made = model.bind(data, spec)
+    return of_fit(made, spec.float_dtype, made.traces)
 
 
 def check_model(model: Any) -> None:

@@ -63,6 +63,8 @@ def _compiled(
         return log_p(model.split(x), data).total(scale)
 
     def hessian_vector(x: Array, direction: Array, data: Any) -> Array:
+        if "custom_vjp_call" in log_joint.flat.primitives:  # which has no forward derivative
+            return jax.grad(lambda point: jax.grad(value)(point, data) @ direction)(x)
         return jax.jvp(lambda point: jax.grad(value)(point, data), (x,), (direction,))[1]
 
     if quantity == "hessian_vector":

@@ -25,6 +25,7 @@ from advi.keys import device_key, host_rng, key_words
 from advi.make_guide import asks_for_rows, make_guide
 from advi.model import Model
 from advi.objective import Elbo, Objective
+from advi.optimizers import keyed
 from advi.progress import Bar
 from advi.result import Fit
 from advi.stages.averaging import averaged_blocks
@@ -225,13 +226,14 @@ def fit(
             log_joint = trace(guide.model, batch_spec)
             check_batch(rows, log_joint.num_rows)
             guide.check_encoders(batch_spec, rows.per_row)
+            guide = guide.frozen(batch_spec, rows.per_row)
         objective = objective or Elbo()
         objective.check(guide, log_joint)
         settings = Stochastic(
             guide,
             batch_spec,
-            objective,
-            optimizer or default_optimizer(guide),
+            objective.frozen,
+            default_optimizer(guide) if optimizer is None else keyed(optimizer, guide, float_dtype),
             rows,
             averaged_blocks(guide, settle=max_steps is None),
         )

@@ -43,6 +43,7 @@ class Frozen:
 
     def __init__(self, function: Callable[..., Any], what: str, *args: Any) -> None:
         self.function, self.what = function, what
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
         self._first = jax.tree.map(_shape, args)
         self._traces: dict[Any, tuple[Traced, Any]] = {}
         self._key = self._trace(*self._first)

@@ -47,6 +47,11 @@ class Traced:
         """Array elements read and written by one evaluation: a measure of its work."""
         return _cost(self.jaxpr.jaxpr)
 
+    @cached_property
+    def primitives(self) -> frozenset[str]:
+        """Names of all operations, those of inner functions included."""
+        return frozenset(_primitives(self.jaxpr.jaxpr))
+
     def is_like(self, other: "Traced") -> bool:
         """Return whether it computes what another does, leaving aside what cannot be compared."""
         return self is other or _key(self.jaxpr, False) == _key(other.jaxpr, False)
@@ -75,8 +80,12 @@ def traced(function: Callable[..., Any], *args: Any) -> tuple[Traced, Any]:
     shape
         The tree that the function returns, of shapes and dtypes.
     """
+
+    def anew(*args: Any) -> Any:  # JAX remembers the traces of a function that it knows
+        return function(*args)
+
     with trace_lock:
-        jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+        jaxpr, shape = jax.make_jaxpr(anew, return_shape=True)(*args)
         return interned(jaxpr), shape
 
 
@@ -272,6 +281,13 @@ def _owning_eqn(eqn: Any) -> Any:
     params = {name: _owning(param) for name, param in eqn.params.items()}
     same = all(params[name] is param for name, param in eqn.params.items())
     return eqn if same else eqn.replace(params=params)
+
+
+def _primitives(jaxpr: Any) -> Iterator[str]:
+    for eqn in jaxpr.eqns:
+        yield eqn.primitive.name
+        for inner in inner_jaxprs(eqn):
+            yield from _primitives(getattr(inner, "jaxpr", inner))
 
 
 def _cost(jaxpr: Any) -> int:

@@ -178,6 +178,7 @@ class Model:
         self.needs_all_rows = needs_all_rows
         self.traces: dict[Any, Any] = {}
         self.maps: dict[str, Any] = {}
+        self._of_fit = False
         self.families = {
             name: family for part, family in (families or {}).items() for name in self.resolve(part)
         }
@@ -207,30 +208,34 @@ class Model:
             rows_leaf=self.rows_leaf,
             needs_all_rows=self.needs_all_rows,
         )
-        other.traces, other.maps = self.traces, self.maps
+        other.traces, other.maps, other._of_fit = self.traces, self.maps, self._of_fit
         return other
 
-    def anew(self, maps: Mapping[str, Any]) -> "Model":
-        """Return the model without any trace of its functions, and with some transforms frozen."""
+    def of_fit(self, traces: dict[Any, Any], maps: Mapping[str, Any]) -> "Model":
+        """Return the model of one fit, with the traces of its functions and frozen transforms.
+
+        It is equal to that of another fit if their latents are: what the log-joint computes is
+        told by its trace.
+        """
         other = copy.copy(self)
         other.__dict__.pop("_hash", None)
-        other.traces, other.maps = {}, dict(maps)
+        other.traces, other.maps, other._of_fit = traces, dict(maps), True
         return other
 
     @property
     def _key(self) -> tuple[Any, ...]:
+        functions = (identified(self.log_joint), identified(self.derived.function))
         return (
-            identified(self.log_joint),
+            None if self._of_fit else functions,
             self._treedef,
             tuple((name, v.bijection, v.shape) for name, v in self.latents.items()),
             self.local,
             self.num_rows,
-            identified(self.derived.function),
             tuple(self.maps.items()),
         )
 
     def __eq__(self, other: object) -> bool:
-        # compiled code that does not depend on what log_joint computes is found again by this
+        # compiled code is found again by equality
         return isinstance(other, Model) and (self is other or self._key == other._key)
 
     def __hash__(self) -> int:

@@ -91,10 +91,8 @@ class FrozenTransform(NamedTuple):
     inverse: Frozen
 
 
-def anew(model: Model, float_dtype: str) -> Model:
-    """Return the model for a fit of its own: what its functions read from outside is read anew.
-
-    Programs are found again all the same, where nothing of it has changed.
+def of_fit(model: Model, float_dtype: str, traces: dict[Any, Any]) -> Model:
+    """Return a model for one fit: what its functions read from outside stays as it is now.
 
     Parameters
     ----------
@@ -102,13 +100,15 @@ def anew(model: Model, float_dtype: str) -> Model:
         The model.
     float_dtype
         "float32" or "float64".
+    traces
+        What is traced already, or nothing.
     """
     maps = {}
     with trace_lock, jax.enable_x64(float_dtype == "float64"):
         for name, latent in model.latents.items():
             if _is_own(latent.bijection):
                 maps[name] = _frozen(name, latent, float_dtype)
-    return model.anew(maps)
+    return model.of_fit(traces, maps)
 
 
 def _is_own(transform: Any) -> bool:

@@ -26,7 +26,7 @@ ROOMS = [
     ["density"],
     ["constrained", "families"],
     ["guide"],
-    ["log_prob"],
+    ["log_prob", "optimizers"],
     ["make_guide", "vocabulary"],
     ["row_data"],
     ["gaussian"],
