@@ -81,7 +81,7 @@ def bias(
         problem = f"log_joint fails for a part of the rows: {error}"
         return problem if TAKE_FROM_DATA in problem else f"{problem} {TAKE_FROM_DATA}", note
     order = rng.permutation(kept).reshape(-1, batch)
-    differences = _differences(*parts, rows)
+    differences = _differences(model, *parts, rows)
     found = differences(X.astype(spec.float_dtype), data, order)
     mean, gradient, shared, row = (float(np.max(x)) for x in found)
     if mean <= TOLERANCE and gradient <= TOLERANCE:  # not if they are NaN
@@ -105,9 +105,9 @@ def bias(
 
 
 @lru_cache(maxsize=8)
-def _differences(whole: Part, batch: Part, rows: Rows) -> Any:
-    def totals(model: Model, log_joint: LogJoint, scale: float) -> Any:
-        log_p = log_density(model, log_joint, frozenset())
+def _differences(model: Model, whole: Part, batch: Part, rows: Rows) -> Any:
+    def totals(part: Model, log_joint: LogJoint, scale: float) -> Any:
+        log_p = log_density(part, log_joint, frozenset())
 
         def one(x: Array, index: Array, data: Any) -> tuple[Array, tuple[Array, Array]]:
             real = model.split(x)

@@ -8,6 +8,7 @@ import pytest
 import advi
 from advi.data import prepare
 from advi.tracing import require_all_used, trace
+from tests.compiling import compiled
 
 LATENTS = {"mu": advi.real(), "s": {"tau": advi.positive(3)}, "b": (advi.real(2), advi.real())}
 
@@ -70,24 +71,15 @@ def test_python_runs_once_for_a_fit_and_its_shapes():
 
 
 def test_the_second_fit_compiles_nothing():
-    events = []
-
-    def listen(event, duration, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            events.append(duration)
-
     model = advi.Model(
         lambda z, d: -jnp.sum((d - z["mu"]) ** 2) - jnp.sum(z["tau"] ** 2),
         {"mu": advi.real(), "tau": advi.positive(2)},
     )
     first = advi.fit(model, np.arange(6.0))
     first.summary(), first.sample(3)
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with compiled() as events:
         again = advi.fit(model, np.arange(6.0) + 1, key=7)
         again.summary(), again.sample(5)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
     assert not events
 
 
