@@ -111,6 +111,7 @@ class Density:
         self.scale, self.by_gradient = scale, by_gradient
         self.dtype = np.dtype(spec.float_dtype)
         self.num_gradients = self.num_values = self.num_hessian_vectors = 0
+        self._programs: dict[Quantity, Callable[..., Any]] = {}
 
     @cached_property
     def log_joint(self) -> LogJoint:
@@ -156,8 +157,7 @@ class Density:
         return self._evaluate("hessian_vector", X, directions)[0]
 
     def _evaluate(self, quantity: Quantity, *arrays: Floats) -> list[Floats]:
-        program = _compiled(self.model, self.log_joint, self.estimated, self.scale, quantity)
-        size, num = self._points, len(arrays[0])
+        program, size, num = self._program(quantity), self._points, len(arrays[0])
         with precision(self.spec.float_dtype):
             # all calls are dispatched before the first result is waited for
             calls = [
@@ -166,6 +166,13 @@ class Density:
             ]
         columns = zip(*calls, strict=True) if isinstance(calls[0], tuple) else [calls]
         return [_joined(parts)[:num].astype(np.float64) for parts in columns]
+
+    def _program(self, quantity: Quantity) -> Callable[..., Any]:
+        if quantity not in self._programs:
+            self._programs[quantity] = _compiled(
+                self.model, self.log_joint, self.estimated, self.scale, quantity
+            )
+        return self._programs[quantity]
 
     def _part(self, array: Floats, start: int) -> NDArray[Any]:
         """Return the rows of a call; those that only pad repeat the first, at no unusual cost."""

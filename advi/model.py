@@ -218,11 +218,12 @@ class Model:
         told by its trace.
         """
         other = copy.copy(self)
-        other.__dict__.pop("_hash", None)
+        for cached in ("_hash", "_key"):
+            other.__dict__.pop(cached, None)
         other.traces, other.maps, other._of_fit = traces, dict(maps), True
         return other
 
-    @property
+    @cached_property
     def _key(self) -> tuple[Any, ...]:
         functions = (identified(self.log_joint), identified(self.derived.function))
         return (

@@ -162,10 +162,11 @@ def trace(model: Model, spec: DataSpec) -> LogJoint:
         if place not in model.traces:
             made = _trace(model, spec)
             if model.traces:
-                other, at, first = next(iter(model.traces.values()))
+                num_rows, at, first = next(iter(model.traces.values()))
+                other = model if num_rows is None else model.with_rows(num_rows)
                 if not _trace(other, at).flat.is_like(first.flat):
                     raise ChangedError("log_joint")
-            model.traces[place] = model, spec, made
+            model.traces[place] = model.num_rows, spec, made
         return model.traces[place][2]
 
 

@@ -59,11 +59,12 @@ tasks = {
 for name, (model, data) in tasks.items():
     for diagnose in (True, False):
         advi.fit(model, data, diagnose=diagnose)
-        begin = time.process_time()
+        spent = []
         for _ in range(REPEATS):
+            begin = time.process_time()
             advi.fit(model, data, diagnose=diagnose)
-        spent = (time.process_time() - begin) / REPEATS
-        print(name + (", with verdict" if diagnose else ""), spent, sep=":")
+            spent.append(time.process_time() - begin)
+        print(name + (", with verdict" if diagnose else ""), np.median(spent), sep=":")
 """
 
 

@@ -9,9 +9,9 @@ import pytest
 
 import advi
 from advi import predict
-from tests.compiling import compiled
 from advi.diagnostics.weighted import WeightedDraws
 from tests import targets
+from tests.compiling import compiled
 
 TARGET = targets.conjugate_normal(n=60)
 Y = TARGET.data["y"]
