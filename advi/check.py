@@ -5,19 +5,23 @@ from typing import Any
 
 import numpy as np
 
-from advi.data import count_rows, find_nan, prepare
+from advi.data import DataSpec, count_rows, find_nan, prepare
 from advi.deferred import Deferred, bound, check_model
-from advi.density import Density, default_float, precision
+from advi.density import Density, Floats, default_float, precision
 from advi.errors import describe
+from advi.flat import flat_entries, sentence
+from advi.indices import check_data_indices
 from advi.keys import host_rng
 from advi.model import Model
 from advi.row_data import RowData
+from advi.slopes import mismatches
 from advi.stages.plan import START_RADIUS
 from advi.table import Table
-from advi.tracing import trace
+from advi.tracing import LogJoint, trace
 from advi.unbiased import bias
 
-POINTS, BIAS_POINTS = 16, 4
+POINTS, BIAS_POINTS = 32, 4
+SLOPE_WORK = 2**30  # elements read: some seconds
 ROWS = 256  # of a model with local latents, whose coordinates grow with them
 
 
@@ -103,12 +107,15 @@ def check(
     with precision(float_dtype):
         data, spec = prepare(data, float_dtype)
         model = bound(model, data, spec)
+        whole = True
         if model.local:
             rows = RowData.of(data, spec, count_rows(model, spec, num_rows))
             data, spec = rows.head(ROWS)
             model = model.with_rows(min(ROWS, len(rows.index)))
+            whole = len(rows.index) <= ROWS  # other rows may use what these do not
         density = Density(model, data, spec)
         log_joint = trace(model, spec)
+        outside = _outside(model, log_joint, spec, data)
         X = rng.uniform(-START_RADIUS, START_RADIUS, (POINTS, model.size))
         X[0] = 0
         values, gradients = density.value_and_grad(X)
@@ -117,8 +124,14 @@ def check(
         if spec.leaves and (log_joint.num_rows or 0) > 1 and finite.any():
             biased, note = bias(model, data, spec, X[finite][:BIAS_POINTS], rng)
             bias_notes.append(note)
+        with np.errstate(all="ignore"):
+            found = mismatches(density, X, values, gradients, work=SLOPE_WORK)
+            improper = _improper(density, X, values, gradients) if whole else []
     unused = [name for name in model.latents if name not in log_joint.used]
     problems = [f"log_joint never uses {name!r}: its posterior is improper" for name in unused]
+    problems += [] if unused else improper
+    problems += outside
+    problems += map(str, found)
     if biased:
         problems.append(biased)
     finite_gradient = np.isfinite(gradients)
@@ -162,3 +175,18 @@ def check(
     )
     columns = {"real coordinates": sizes, "used": used, "largest gradient": largest}
     return Checkup(model, Table(tuple(model.latents), columns), tuple(problems), notes)
+
+
+def _improper(density: Density, X: Floats, values: Floats, gradients: Floats) -> list[str]:
+    """Return the entries of latents on which the log density does not depend, in words."""
+    flat = flat_entries(density, X, values, gradients)
+    return [sentence(density.model, flat.tolist())] if len(flat) else []
+
+
+def _outside(model: Model, log_joint: LogJoint, spec: DataSpec, data: Any) -> list[str]:
+    """Return the first index of the data that is outside of its array, in words."""
+    try:
+        check_data_indices(model, log_joint, spec, data)
+    except ValueError as error:
+        return [str(error)]
+    return []

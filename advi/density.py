@@ -12,6 +12,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.data import DataSpec, for_rows, prepare
+from advi.indices import check_data_indices
 from advi.model import Model, Terms
 from advi.tracing import LogJoint, trace
 
@@ -129,12 +130,15 @@ class Density:
         Raises
         ------
         ValueError
-            If `data` is None and there are only some of the rows.
+            If `data` is None and there are only some of the rows, or if an index in it is outside
+            of its array.
         """
         if data is not None:
             with precision(self.spec.float_dtype):
                 moved, spec = prepare(data, self.spec.float_dtype)
-                return Density(for_rows(self.model, spec), moved, spec, self.estimated)
+                other = Density(for_rows(self.model, spec), moved, spec, self.estimated)
+                check_data_indices(other.model, other.log_joint, spec, moved)
+                return other
         if self.scale != 1:
             raise ValueError(f"{SOME_ROWS}, and this needs all: give data=... where it is taken.")
         return self

@@ -16,6 +16,7 @@ from advi.checkpoint import Checkpoint
 from advi.density import Density
 from advi.failures import blame, not_finite_at_start
 from advi.families import Family
+from advi.first_look import FirstLook
 from advi.gaussian import Floats, Gaussian, structure_of
 from advi.guide import Guide
 from advi.held_out import HeldOut
@@ -66,7 +67,7 @@ def fit_plan(
     ValueError
         If no starting point has a finite log density.
     """
-    structure = structure_of(guide)
+    structure, look = structure_of(guide), FirstLook(density)
     try:
         outcome = run_plan(
             density,
@@ -77,6 +78,7 @@ def fit_plan(
             restarts=restarts,
             max_evals=max_steps,
             callback=bar.update,
+            look=look,
         )
     except NotFiniteError:
         raise not_finite_at_start(density, first.loc) from None
@@ -91,6 +93,7 @@ def fit_plan(
         key=key,
         held_out_gap=outcome.held_out_gap,
         rivals=outcome.rivals,
+        alarms=look.alarms,
     )
 
 
@@ -186,6 +189,7 @@ def fit_steps(
         num_gradients=len(trace_) * settings.draws,
         density=density,
         key=key,
+        alarms=() if start is None else start.alarms,
     )
 
 
@@ -225,7 +229,9 @@ def planned(
             some = all_rows.some(num_some(rows, guide.model.size), rng)
         else:
             some = some_rows(all_rows, rows, rng)
-        return start_on_rows(all_rows, some, rng, first, warm, passes)
+        look = FirstLook(some, lambda X: all_rows.value_and_grad(X)[0])
+        start = start_on_rows(all_rows, some, rng, first, warm, passes, look)
+        return None if start is None else start._replace(alarms=look.alarms)
     except (NotFiniteError, EndlessError):
         return None
 

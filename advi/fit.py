@@ -20,6 +20,7 @@ from advi.drivers import default_optimizer, fit_plan, fit_steps, planned
 from advi.errors import describe, unknown
 from advi.families import MeanField
 from advi.held_out import hold_out
+from advi.indices import check_data_indices
 from advi.initial import initial
 from advi.keys import device_key, host_rng, key_words
 from advi.make_guide import asks_for_rows, make_guide
@@ -209,8 +210,10 @@ def fit(
         guide = make_guide(model if stochastic else whole, family, auto=auto)
         log_joint = trace(whole, spec)
         require_all_used(whole, log_joint)
-        if whole.derived.names and stream is None:
-            trace_derived(whole, spec)
+        if stream is None:
+            check_data_indices(whole, log_joint, spec, data)
+            if whole.derived.names:
+                trace_derived(whole, spec)
         if not stochastic:
             density = Density(whole, data, spec, guide.estimated, by_gradient=True)
             first, warm = initial(whole, init)
@@ -259,6 +262,7 @@ def fit(
             reader = Reader(stream, device_key(key, 1), host_rng(key, READ_STREAM))
             opened.enter_context(reader)
             batch, scale = reader.first_batch(), stream.rows.scale
+            check_data_indices(whole, trace(whole, spec), spec, batch)
             density = Density(whole, batch, spec, guide.estimated, scale)
         result = fit_steps(
             density, settings, init, key, max_steps, bar, keeper, held_out, reader, start

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from advi.data import DataSpec, prepare
 from advi.density import Density, precision
 from advi.errors import describe
+from advi.indices import check_indices
 from advi.jaxprs import Traced, traced
 from advi.keys import device_key
 
@@ -100,7 +101,7 @@ def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec,
         n = len(leaves[0])
         shapes = tuple(leaf.shape[1:] for leaf in leaves)
         most = min(MAX_DRAWS, 1 << (n - 1).bit_length())
-        program = _program(fn, with_key, treedef, shapes, spec, most)
+        program = _program(fn, with_key, treedef, shapes, spec, data, most)
         index = np.arange(-(-n // program.num) * program.num)  # the last draw repeated is cut off
         noise = device_key(key, PREDICT_STREAM)
         parts = []
@@ -112,7 +113,13 @@ def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec,
 
 
 def _program(
-    fn: Callable, with_key: bool, treedef: Any, shapes: tuple, spec: DataSpec, most: int
+    fn: Callable,
+    with_key: bool,
+    treedef: Any,
+    shapes: tuple,
+    spec: DataSpec,
+    data: Any,
+    most: int,
 ) -> Program:
     def one(leaves: list[Array], data_leaves: list[Array], key: Array, number: Array) -> Any:
         z, data = treedef.unflatten(leaves), spec.treedef.unflatten(data_leaves)
@@ -126,6 +133,9 @@ def _program(
         jax.eval_shape(lambda: jax.random.key(0)),
         np.int32(0),
     )
+    names = ["the draws"] * len(shapes) + [f"data leaf {name!r}" for name in spec.names]
+    known = [None] * len(shapes) + [*jax.tree.leaves(data), None, None]
+    check_indices(flat, known, [*names, "", ""], "fn")
     fitting = max(WORK // max(flat.cost, 1), 1)
     call = _compiled(flat, jax.tree.structure(out))
     return Program(call, min(most, 1 << (fitting.bit_length() - 1)))

@@ -74,6 +74,8 @@ class Fit:
         Draws nearer to the posterior than q's, which moments and samples then come from.
     checked
         What the verdict is based on; None if nothing was checked.
+    alarms
+        What the fit found to be wrong with the log density, a sentence each.
     """
 
     guide: Guide
@@ -88,6 +90,7 @@ class Fit:
     rivals: tuple[Rival, ...] = ()
     corrected_draws: WeightedDraws | None = None
     checked: Checked | None = None
+    alarms: tuple[str, ...] = ()
 
     @property
     def model(self) -> Model:

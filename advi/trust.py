@@ -182,7 +182,7 @@ def _verdict_of(best: Better, remote: Remoteness, alarms: tuple[str, ...]) -> Ve
 
 def _alarms(fit: "Fit") -> tuple[str, ...]:
     """Return reasons for distrust that no comparison of moments can see."""
-    alarms = []
+    alarms = list(fit.alarms)
     steps_asked_for = (
         fit.status == "max_steps" and bool(fit.trace) and fit.trace[-1].stage == "optimize"
     )

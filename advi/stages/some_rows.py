@@ -20,7 +20,7 @@ from advi.stages.anchor import Anchor
 from advi.stages.lbfgs import minimise
 from advi.stages.lockstep import Stage, lockstep
 from advi.stages.path import MIN_DRAWS
-from advi.stages.plan import run_plan
+from advi.stages.plan import Look, run_plan
 
 MAX_DIM = 256  # beyond, the plan would cost more than the steps that it saves
 NUM_ROWS, ROWS_PER_DIM = 2048, 20  # rows to run the plan on
@@ -35,6 +35,7 @@ class Start(NamedTuple):
 
     gaussian: Gaussian
     anchor: Anchor
+    alarms: tuple[str, ...] = ()  # what is wrong with the log density
 
 
 def can_start(guide: Guide) -> bool:
@@ -60,6 +61,7 @@ def start_on_rows(
     first: Gaussian,
     warm: bool,
     max_passes: int = MAX_PASSES,
+    look: Look | None = None,
 ) -> Start | None:
     """Return a Gaussian near the posterior of all rows, of full rank, and an anchor at its mean.
 
@@ -75,6 +77,8 @@ def start_on_rows(
         Where to start, as for `run_plan`.
     max_passes
         Gradients of all rows, at most.
+    look
+        As for `run_plan`.
 
     Returns
     -------
@@ -89,7 +93,7 @@ def start_on_rows(
     """
     dim = len(first.loc)
     structure = Structure(np.ones(dim, bool), np.zeros(dim, int), np.zeros((dim, 0), bool))
-    outcome = run_plan(some, structure, rng, first, warm=warm)
+    outcome = run_plan(some, structure, rng, first, warm=warm, look=look)
     if outcome.status == "interrupted":
         raise KeyboardInterrupt  # nothing is there yet that would be worth keeping
     return _toward_all(density, some, structure, rng, outcome.gaussian, max_passes)

@@ -1,0 +1,120 @@
+"""Whether the gradient of a log density is that of its values.
+
+It is not where an index lies outside of an array, which JAX reads at the edge but has no gradient
+for, where `stop_gradient` hides a latent, or where a custom rule is wrong. All that follows the
+gradient then ends elsewhere.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.density import Density
+
+Floats = NDArray[np.float64]
+
+POINTS = 4
+STEPS = 4.0 ** np.arange(-6, 4)  # on the real scale: from where rounding rules to where curves do
+STEADY = 0.02  # relative change from a step to its neighbours, where a difference is a slope
+AGREES, DIFFERS = 0.05, 0.1  # relative to the larger of the two slopes
+ROUNDING = 16.0  # float spacings by which a log density may be off
+WORK = 2**26  # elements that a look may read: a tenth of a second
+ADVICE = (
+    "Is an index outside of its array, is there a stop_gradient, or a custom rule of "
+    "differentiation that is wrong?"
+)
+
+
+class Mismatch(NamedTuple):
+    """Latents along which the gradient is not the slope of the values."""
+
+    names: tuple[str, ...]
+    gradient: float  # nats for a unit of the real scale, along a random direction
+    slope: float  # the same by differences of the values
+
+    def __str__(self) -> str:
+        return (
+            f"along {', '.join(self.names)} the gradient of the log density says {self.gradient:.3g} nats for "
+            f"a unit, and its values change by {self.slope:.3g}: they are not of one function. "
+            f"{ADVICE}"
+        )
+
+
+def mismatches(
+    density: Density, X: Floats, values: Floats, gradients: Floats, work: int = WORK
+) -> list[Mismatch]:
+    """Compare the gradient with differences of the values, latent by latent.
+
+    Differences are taken with steps of many sizes, along one direction of each latent, or of several
+    together where the density is costly. They differ
+    from the gradient where some step sizes agree with one another on a slope, and none with the
+    gradient; a kink, a jump, or rounding, shows as steps that do not agree.
+
+    Parameters
+    ----------
+    density
+        Log density on R^D.
+    X
+        (n, D) random points.
+    values, gradients
+        There, (n,) and (n, D).
+    work
+        Array elements that may be read. A density that costs more is not looked at.
+    """
+    finite = np.flatnonzero(np.isfinite(values) & np.isfinite(gradients).all(1))
+    best = finite[np.argsort(-values[finite], kind="stable")[:POINTS]]
+    if not len(best):
+        return []
+    each = 2 * len(STEPS) * len(best) * max(density.log_joint.cost, 1)
+    names = [n for n, (start, stop) in density.model.spans.items() if stop > start]
+    groups = min(len(names), work // each)
+    signs = np.random.default_rng(1).choice([-1.0, 1.0], X.shape[1])
+    found = []
+    for group in np.array_split(names, groups) if groups else ():
+        direction = np.zeros(X.shape[1])
+        for name in group:
+            span = slice(*density.model.spans[name])
+            direction[span] = signs[span]
+        pairs = [
+            _compared(density, X[i], values[i], float(gradients[i] @ direction), direction)
+            for i in best
+        ]
+        off = [pair for pair in pairs if pair is not None]
+        # one point may be where the density jumps
+        wrong = [pair for pair in off if not np.isnan(pair[1])]
+        if len(wrong) > 1 and len(wrong) == len(off):
+            found.append(Mismatch(tuple(map(str, group)), *wrong[0]))
+    return found
+
+
+def _compared(
+    density: Density, x: Floats, value: float, gradient: float, direction: Floats
+) -> tuple[float, float] | None:
+    """Return the gradient and the slope where they differ, with a NaN where they agree.
+
+    None where no steps agree on a slope.
+    """
+    moves = np.concatenate([STEPS, -STEPS])[:, None] * direction
+    with np.errstate(all="ignore"):
+        up, down = density.value(x + moves).reshape(2, -1)
+        slopes = (up - down) / (2 * STEPS)
+        noise = ROUNDING * np.finfo(density.dtype).eps * (np.abs(up) + np.abs(down)) / STEPS
+        size = np.maximum(np.abs(slopes), abs(gradient))
+        apart = np.abs(np.diff(slopes))
+        steady = (np.maximum(apart[:-1], apart[1:]) + noise[1:-1]) <= STEADY * size[1:-1]
+        off = np.abs(slopes - gradient)
+    if np.any(off <= AGREES * size) or not size.any():
+        return gradient, np.nan
+    if not steady.any():
+        return None
+    slope = slopes[1:-1][steady][0]
+    if abs(slope - gradient) <= DIFFERS * max(abs(slope), abs(gradient)):
+        return None
+    return gradient, float(slope)
+
+
+def sentences(found: Sequence[Mismatch]) -> tuple[str, ...]:
+    """Return what is wrong, a sentence for each latent."""
+    return tuple(f"{str(m)[0].upper()}{str(m)[1:]}" for m in found)
