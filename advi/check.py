@@ -5,14 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from advi.data import DataSpec, count_rows, find_nan, prepare
+from advi.data import DataSpec, count_rows, find_nan, for_rows, prepare
 from advi.deferred import Deferred, bound, check_model
 from advi.density import Density, Floats, default_float, precision
 from advi.errors import describe
 from advi.flat import flat_entries, sentence
 from advi.indices import check_data_indices
+from advi.jacobians import transform_faults
 from advi.keys import host_rng
 from advi.model import Model
+from advi.ridges import combination, ridges
 from advi.row_data import RowData
 from advi.slopes import mismatches
 from advi.stages.plan import START_RADIUS
@@ -20,7 +22,8 @@ from advi.table import Table
 from advi.tracing import LogJoint, trace
 from advi.unbiased import bias
 
-POINTS, BIAS_POINTS = 32, 4
+POINTS, BIAS_POINTS = 16, 4
+LOOKS = 32  # more of them, where flat entries and wrong gradients would show
 SLOPE_WORK = 2**30  # elements read: some seconds
 ROWS = 256  # of a model with local latents, whose coordinates grow with them
 
@@ -100,7 +103,7 @@ def check(
     log_joint never uses 'b': its posterior is improper
     """
     check_model(model)
-    rng = host_rng(key)
+    rng, user_model, given = host_rng(key), model, data
     if x64 not in (None, True, False):
         raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")
     float_dtype = default_float(x64)
@@ -115,6 +118,7 @@ def check(
             whole = len(rows.index) <= ROWS  # other rows may use what these do not
         density = Density(model, data, spec)
         log_joint = trace(model, spec)
+        wrong = [*transform_faults(model, float_dtype)]
         outside = _outside(model, log_joint, spec, data)
         X = rng.uniform(-START_RADIUS, START_RADIUS, (POINTS, model.size))
         X[0] = 0
@@ -125,12 +129,16 @@ def check(
             biased, note = bias(model, data, spec, X[finite][:BIAS_POINTS], rng)
             bias_notes.append(note)
         with np.errstate(all="ignore"):
-            found = mismatches(density, X, values, gradients, work=SLOPE_WORK)
-            improper = _improper(density, X, values, gradients) if whole else []
+            more = rng.uniform(-START_RADIUS, START_RADIUS, (LOOKS, model.size))
+            look = more, *density.value_and_grad(more)
+            found = mismatches(density, *look, work=SLOPE_WORK)
+            improper = _improper(density, *look) if whole else []
+            if whole and not improper and len(ridges(density, rng, START_RADIUS)):
+                improper = _along(user_model, given, rng)
     unused = [name for name in model.latents if name not in log_joint.used]
     problems = [f"log_joint never uses {name!r}: its posterior is improper" for name in unused]
     problems += [] if unused else improper
-    problems += outside
+    problems += outside + wrong
     problems += map(str, found)
     if biased:
         problems.append(biased)
@@ -190,3 +198,20 @@ def _outside(model: Model, log_joint: LogJoint, spec: DataSpec, data: Any) -> li
     except ValueError as error:
         return [str(error)]
     return []
+
+
+def _along(model: Model | Deferred, data: Any, rng: np.random.Generator) -> list[str]:
+    """Return the combinations along which the log density does not change, in words.
+
+    In double precision: in single, a wide prior would look like none.
+    """
+    with precision("float64"):
+        data, spec = prepare(data, "float64")
+        model = for_rows(bound(model, data, spec), spec)
+        found = ridges(Density(model, data, spec), rng, START_RADIUS)
+    return [
+        f"log_joint does not change along {combination(model, direction)}: the posterior is "
+        "improper along this combination. Give one of its terms a prior, or take one away; "
+        "effects that sum to zero are advi.zero_sum(k)."
+        for direction in found
+    ]

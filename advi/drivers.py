@@ -16,7 +16,7 @@ from advi.checkpoint import Checkpoint
 from advi.density import Density
 from advi.failures import blame, not_finite_at_start
 from advi.families import Family
-from advi.first_look import FirstLook
+from advi.first_look import FirstLook, UsedElsewhereError, refuse_unmoved
 from advi.gaussian import Floats, Gaussian, structure_of
 from advi.guide import Guide
 from advi.held_out import HeldOut
@@ -128,7 +128,10 @@ def fit_steps(
         ends = FlatEnds((density,), guide, rng)
     planned_params = None
     if start is None:
-        state = settings.init(ends.start(init), device_key(key, 1), rng)
+        params = ends.start(init)
+        if isinstance(ends, FlatEnds) and reader is None:
+            refuse_unmoved(density, guide.to_gaussian(params)[0])
+        state = settings.init(params, device_key(key, 1), rng)
     else:
         q = near(start.gaussian, structure_of(guide))
         planned_params = guide.params_of((q.loc, q.scale), density.dtype)
@@ -232,7 +235,7 @@ def planned(
         look = FirstLook(some, lambda X: all_rows.value_and_grad(X)[0])
         start = start_on_rows(all_rows, some, rng, first, warm, passes, look)
         return None if start is None else start._replace(alarms=look.alarms)
-    except (NotFiniteError, EndlessError):
+    except (NotFiniteError, EndlessError, UsedElsewhereError):
         return None
 
 

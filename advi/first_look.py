@@ -3,8 +3,12 @@
 from collections.abc import Callable
 
 from advi.density import Density
-from advi.flat import Floats, flat_entries, sentence, unmoved
+from advi.flat import Floats, flat_by_values, flat_entries, sentence, unmoved
 from advi.slopes import mismatches, sentences
+
+
+class UsedElsewhereError(Exception):
+    """Some entries of latents matter to other rows alone: these have no posterior of their own."""
 
 
 class FirstLook:
@@ -37,11 +41,30 @@ class FirstLook:
         ------
         ValueError
             If some entries of latents do not change the log density.
+        UsedElsewhereError
+            If some do not, but change that of all rows.
         """
         density = self._density
-        flat = flat_entries(density, X, values, gradients)
+        some = flat = flat_entries(density, X, values, gradients)
         if len(flat) and self._all_rows is not None:
             flat = unmoved(self._all_rows, density, X[:1], flat)
         if len(flat):
             raise ValueError(sentence(density.model, flat.tolist()))
+        if len(some):
+            raise UsedElsewhereError
         self.alarms = sentences(mismatches(density, X, values, gradients))
+
+
+def refuse_unmoved(density: Density, x: Floats) -> None:
+    """Raise ValueError if entries do not change a log density, where no gradient is compiled.
+
+    Parameters
+    ----------
+    density
+        Log density on R^D.
+    x
+        (D,) where it is finite.
+    """
+    flat = flat_by_values(density, x)
+    if len(flat):
+        raise ValueError(sentence(density.model, flat.tolist()))

@@ -22,6 +22,7 @@ from advi.families import MeanField
 from advi.held_out import hold_out
 from advi.indices import check_data_indices
 from advi.initial import initial
+from advi.jacobians import transform_faults
 from advi.keys import device_key, host_rng, key_words
 from advi.make_guide import asks_for_rows, make_guide
 from advi.model import Model
@@ -186,6 +187,8 @@ def fit(
             model = bound(model, data, spec)
         else:
             spec, model = stream.spec, stream.model
+        for fault in transform_faults(model, float_dtype):
+            raise ValueError(fault)
         # tables and encoders are moved by an optimiser, on all rows if there are no batches
         by_row = bool(model.local) and asks_for_rows(family)
         stochastic = optimizer is not None or batch_size is not None or stream is not None or by_row

@@ -20,6 +20,7 @@ from advi.transforms import (
     Circular,
     CorrCholesky,
     CorrMatrix,
+    HalfLine,
     Identity,
     Independent,
     Interval,
@@ -35,6 +36,7 @@ Values = Callable[[Floats], Floats]  # points (n, D) to log densities (n,)
 MIN_POINTS = 16
 BASES = 4  # points that entries are moved from
 MOVES = (-20.0, -3.0, 3.0, 20.0)  # on the real scale
+MOST, WORK = 2**22, 2**28  # numbers in all points, and elements read, where only values are there
 ROUNDING = 64.0  # float spacings that a log density may differ by
 # uniform on a bounded support is proper, and so is a direction
 BOUNDED = (Simplex, Interval, Circular, UnitVector, CorrCholesky, CorrMatrix)
@@ -62,6 +64,47 @@ def flat_entries(density: Density, X: Floats, values: Floats, gradients: Floats)
         best = np.argsort(-values, kind="stable")[:BASES]
         found = unmoved(density.value, density, X[best], found)
     return found
+
+
+def flat_by_values(density: Density, x: Floats) -> Indices:
+    """Return what `flat_entries` does, of latents on the real line and scales, by values alone.
+
+    Of densities that are cheap enough for one value for each coordinate.
+
+    Parameters
+    ----------
+    density
+        Log density on R^D.
+    x
+        (D,) where it is finite.
+    """
+    entries, slopes = _straight(density)
+    if (
+        not len(entries)
+        or len(x) * len(entries) > MOST
+        or len(entries) * density.log_joint.cost > WORK
+    ):
+        return np.zeros(0, int)
+    moved = np.repeat(x[None], len(entries) + 1, axis=0)
+    moved[np.arange(len(entries)), entries] += MOVES[-1]
+    with np.errstate(all="ignore"):
+        values = density.value(moved)
+        off = np.abs(values[:-1] - values[-1] - slopes * MOVES[-1])
+    size = 1 + np.abs(values).max(initial=0, where=np.isfinite(values))
+    found = entries[off <= ROUNDING * np.finfo(density.dtype).eps * size]
+    return unmoved(density.value, density, x[None], found) if len(found) else found
+
+
+def _straight(density: Density) -> tuple[Indices, Floats]:
+    """Return the coordinates whose log-Jacobian is straight, and its slopes."""
+    entries, slopes = [np.zeros(0, int)], [np.zeros(0)]
+    for name, span in density.model.spans.items():
+        base = base_of(density.model.latents[name].bijection)
+        scale = isinstance(base, HalfLine) and base.link == "exp"
+        if name not in density.estimated and (scale or isinstance(base, UNIT)):
+            entries.append(np.arange(*span))
+            slopes.append(np.full(span[1] - span[0], float(scale)))
+    return np.concatenate(entries), np.concatenate(slopes)
 
 
 def unmoved(values: Values, density: Density, X: Floats, entries: Indices) -> Indices:
@@ -132,7 +175,7 @@ def _candidates(density: Density, X: Floats, gradients: Floats) -> Indices:
     model, found, doubtful = density.model, [], []
     for name, span in model.spans.items():
         latent = model.latents[name]
-        base = _base(latent.bijection)
+        base = base_of(latent.bijection)
         if name in density.estimated or isinstance(base, BOUNDED):
             continue
         own = gradients[:, slice(*span)]
@@ -149,14 +192,15 @@ def _candidates(density: Density, X: Floats, gradients: Floats) -> Indices:
     return np.sort(np.array(found, int))
 
 
-def _base(bijection: Any) -> Any:
-    return _base(bijection.base) if isinstance(bijection, Independent) else bijection
+def base_of(bijection: Any) -> Any:
+    """Return the transform of one event, without axes that are only summed over."""
+    return base_of(bijection.base) if isinstance(bijection, Independent) else bijection
 
 
 def _curved(model: Model, entries: Indices) -> bool:
     """Return whether some coordinate is of a latent with a log-Jacobian."""
     return any(
-        not isinstance(_base(model.latents[name].bijection), UNIT)
+        not isinstance(base_of(model.latents[name].bijection), UNIT)
         for name, (start, stop) in model.spans.items()
         if np.any((entries >= start) & (entries < stop))
     )
