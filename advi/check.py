@@ -70,7 +70,10 @@ def check(
 ) -> Checkup:
     """Examine a model: shapes and dtypes, unused latents, finite values and gradients, minibatches.
 
-    Where the log-joint has rows, batches of them that add up to all must give its value and its
+    Entries of latents, and combinations of them, on which the log density does not depend are
+    named, and latents along which its gradient is not the slope of its values; indices in the data
+    that are outside of the array they point into; transforms whose log-Jacobian or inverse is
+    wrong. Where the log-joint has rows, batches of them that add up to all must give its value and its
     gradient on average: a minibatch fit of a log-joint for which they do not ends elsewhere.
 
     Parameters
@@ -110,7 +113,8 @@ def check(
     with precision(float_dtype):
         data, spec = prepare(data, float_dtype)
         model = bound(model, data, spec)
-        whole = True
+        whole, all_rows = True, for_rows(model, spec, num_rows)
+        outside = _outside(all_rows, trace(all_rows, spec), spec, data)
         if model.local:
             rows = RowData.of(data, spec, count_rows(model, spec, num_rows))
             data, spec = rows.head(ROWS)
@@ -119,7 +123,6 @@ def check(
         density = Density(model, data, spec)
         log_joint = trace(model, spec)
         wrong = [*transform_faults(model, float_dtype)]
-        outside = _outside(model, log_joint, spec, data)
         X = rng.uniform(-START_RADIUS, START_RADIUS, (POINTS, model.size))
         X[0] = 0
         values, gradients = density.value_and_grad(X)
@@ -138,8 +141,7 @@ def check(
     unused = [name for name in model.latents if name not in log_joint.used]
     problems = [f"log_joint never uses {name!r}: its posterior is improper" for name in unused]
     problems += [] if unused else improper
-    problems += outside + wrong
-    problems += map(str, found)
+    problems += wrong + (outside or list(map(str, found)))
     if biased:
         problems.append(biased)
     finite_gradient = np.isfinite(gradients)

@@ -85,8 +85,8 @@ def flat_by_values(density: Density, x: Floats) -> Indices:
         or len(entries) * density.log_joint.cost > WORK
     ):
         return np.zeros(0, int)
-    moved = np.repeat(x[None], len(entries) + 1, axis=0)
-    moved[np.arange(len(entries)), entries] += MOVES[-1]
+    moved = np.repeat(x[None], num + 1, axis=0)
+    moved[np.arange(num), entries] += MOVES[-1]
     with np.errstate(all="ignore"):
         values = density.value(moved)
         off = np.abs(values[:-1] - values[-1] - slopes * MOVES[-1])

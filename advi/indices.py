@@ -297,13 +297,11 @@ def _sites_of(
 ) -> list[Site]:
     if index is None:
         return []
-    if index.steps:
-        columns = [None] if len(axes) == 1 else []
-    else:
-        columns = list(range(len(axes)))
+    # in a loop an index of one column is a scalar for every step
+    columns = [None] * (len(axes) == 1) if index.steps else list(range(len(axes)))
     return [
         Site(index, column, shape[axis] - size, shape[axis], array)
-        for column, axis, size in zip(columns, axes, sizes, strict=True)
+        for column, axis, size in zip(columns, axes, sizes, strict=False)
     ]
 
 

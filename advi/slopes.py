@@ -36,9 +36,9 @@ class Mismatch(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"along {', '.join(self.names)} the gradient of the log density says {self.gradient:.3g} nats for "
-            f"a unit, and its values change by {self.slope:.3g}: they are not of one function. "
-            f"{ADVICE}"
+            f"along {', '.join(self.names)} the gradient of the log density says "
+            f"{self.gradient:.3g} nats for a unit, and its values change by {self.slope:.3g}: they "
+            f"are not of one function. {ADVICE}"
         )
 
 
@@ -47,10 +47,10 @@ def mismatches(
 ) -> list[Mismatch]:
     """Compare the gradient with differences of the values, latent by latent.
 
-    Differences are taken with steps of many sizes, along one direction of each latent, or of several
-    together where the density is costly. They differ
-    from the gradient where some step sizes agree with one another on a slope, and none with the
-    gradient; a kink, a jump, or rounding, shows as steps that do not agree.
+    Differences are taken with steps of many sizes, along one direction of each latent, or of
+    several together where the density is costly. They differ from the gradient where some step
+    sizes agree with one another on a slope, and none with the gradient; a kink, a jump, or
+    rounding, shows as steps that do not agree.
 
     Parameters
     ----------
@@ -81,10 +81,9 @@ def mismatches(
             _compared(density, X[i], values[i], float(gradients[i] @ direction), direction)
             for i in best
         ]
-        off = [pair for pair in pairs if pair is not None]
-        # one point may be where the density jumps
-        wrong = [pair for pair in off if not np.isnan(pair[1])]
-        if len(wrong) > 1 and len(wrong) == len(off):
+        judged = [pair for pair in pairs if pair is not None]
+        wrong = [pair for pair in judged if not np.isnan(pair[1])]
+        if len(wrong) > 1 and len(wrong) == len(judged):  # one may be where the density jumps
             found.append(Mismatch(tuple(map(str, group)), *wrong[0]))
     return found
 

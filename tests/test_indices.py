@@ -65,7 +65,7 @@ def test_an_index_outside_is_named_with_its_leaf_and_the_length(case):
     problem = advi.check(model, codes(5)).problems[0]
     assert "an index from data leaf 'g' is 5" in problem
     assert "along an axis of length 5; expected 0 to 4" in problem
-    with pytest.raises(ValueError, match="an index from data leaf 'g' is 5.*length 5"):
+    with pytest.raises(ValueError, match=r"an index from data leaf 'g' is 5.*length 5"):
         advi.fit(model, codes(5))
 
 
@@ -81,7 +81,7 @@ def test_new_codes_are_named_by_all_that_takes_data():
             numpyro.sample("y", dist.Normal(b[g], 1), obs=y)
 
     model = advi.from_numpyro(model)
-    with pytest.raises(ValueError, match="data leaf 'g' is 5 at row 5.*into latent 'b'"):
+    with pytest.raises(ValueError, match=r"data leaf 'g' is 5 at row 5.*into latent 'b'"):
         advi.fit(model, codes(5))
     fit = advi.fit(model, codes(4), diagnose=False)
     with pytest.raises(ValueError, match="fn: an index from data leaf 'g' is 99"):
