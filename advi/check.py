@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from advi.data import DataSpec, count_rows, find_nan, for_rows, prepare
-from advi.deferred import Deferred, bound, check_model
+from advi.deferred import Deferred, bound, check_model, check_on_host
 from advi.density import Density, Floats, default_float, precision
 from advi.errors import describe
 from advi.flat import flat_entries, sentence
@@ -73,8 +73,8 @@ def check(
     Entries of latents, and combinations of them, on which the log density does not depend are
     named, and latents along which its gradient is not the slope of its values; indices in the data
     that are outside of the array they point into; transforms whose log-Jacobian or inverse is
-    wrong. Where the log-joint has rows, batches of them that add up to all must give its value and its
-    gradient on average: a minibatch fit of a log-joint for which they do not ends elsewhere.
+    wrong. Where the log-joint has rows, batches of them that add up to all must give its value and
+    its gradient on average: a minibatch fit of a log-joint for which they do not ends elsewhere.
 
     Parameters
     ----------
@@ -106,6 +106,7 @@ def check(
     log_joint never uses 'b': its posterior is improper
     """
     check_model(model)
+    check_on_host(data)
     rng, user_model, given = host_rng(key), model, data
     if x64 not in (None, True, False):
         raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")

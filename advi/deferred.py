@@ -2,6 +2,10 @@
 
 from typing import Any, Protocol, runtime_checkable
 
+import jax
+import numpy as np
+from jax.core import Tracer
+
 from advi.data import DataSpec
 from advi.errors import describe
 from advi.model import Model
@@ -37,4 +41,21 @@ def check_model(model: Any) -> None:
         raise TypeError(
             f"model: got {describe(model)}; expected an advi.Model. Write "
             "advi.Model(log_joint, latents), or advi.from_numpyro(model) for a NumPyro model."
+        )
+
+
+def check_on_host(*values: Any) -> None:
+    """Raise TypeError inside of a JAX transformation, of which a fit cannot be a part.
+
+    Parameters
+    ----------
+    *values
+        Trees of what was given.
+    """
+    inside = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
+    # inside of jax.jit a constant is traced as well
+    if inside or isinstance(jax.device_put(np.zeros((), np.float32)), Tracer):
+        raise TypeError(
+            "fit runs on the host: call it outside jit, grad and vmap, whose values JAX traces; "
+            "expected numbers and arrays."
         )

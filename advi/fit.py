@@ -14,7 +14,7 @@ from advi.all_rows import AllRows
 from advi.archive import Name
 from advi.checkpoint import Checkpoint
 from advi.data import check_batch, for_rows, make_rows, prepare
-from advi.deferred import Deferred, bound, check_model
+from advi.deferred import Deferred, bound, check_model, check_on_host
 from advi.density import Density, default_float, precision
 from advi.drivers import default_optimizer, fit_plan, fit_steps, planned
 from advi.errors import describe, unknown
@@ -171,6 +171,7 @@ def fit(
     ('converged', 1.5, 0.5)
     """
     check_model(model)
+    check_on_host(data, init, eval_data)
     _check_arguments(objective, optimizer, x64, callback)
     for name, number in (("max_steps", max_steps), ("restarts", restarts)):
         _check_count(name, number)

@@ -79,11 +79,8 @@ def flat_by_values(density: Density, x: Floats) -> Indices:
         (D,) where it is finite.
     """
     entries, slopes = _straight(density)
-    if (
-        not len(entries)
-        or len(x) * len(entries) > MOST
-        or len(entries) * density.log_joint.cost > WORK
-    ):
+    num = len(entries)
+    if not num or num * len(x) > MOST or num * density.log_joint.cost > WORK:
         return np.zeros(0, int)
     moved = np.repeat(x[None], num + 1, axis=0)
     moved[np.arange(num), entries] += MOVES[-1]

@@ -91,6 +91,8 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
         _check_local(model, own, shared, chosen)
         if own and not isinstance(chosen, RowFamily):
             chosen = PerRow(chosen)
+        if not size:
+            chosen = MeanField()  # there is nothing to couple
         _check_memory(chosen, size)
         names = tuple(sorted(names, key=position.__getitem__))
         # coordinates that are estimated do not know each other: each latent stays by itself

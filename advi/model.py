@@ -109,7 +109,8 @@ class Model:
     TypeError
         If `log_joint` is not callable or a leaf is not a latent.
     ValueError
-        If there is no latent.
+        If there is no latent, none of them has a real coordinate, or a name is empty or taken
+        twice.
 
     Examples
     --------
@@ -172,6 +173,12 @@ class Model:
         self._order = tuple(int(k) for k in np.argsort(declared))
         stops = tuple(itertools.accumulate(latent.size for latent in self.latents.values()))
         self.size = stops[-1]
+        if not self.size:
+            raise ValueError(
+                f"latents: {', '.join(map(repr, self.latents))} have no real coordinate at all, "
+                f"with shapes {', '.join(str(v.shape) for v in self.latents.values())}; expected "
+                "at least one."
+            )
         self.spans = dict(zip(self.latents, zip((0, *stops[:-1]), stops, strict=True), strict=True))
         self.derived = derived
         self.rows_leaf = rows_leaf

@@ -230,19 +230,50 @@ def _trace(model: Model, spec: DataSpec) -> LogJoint:
     place = flat, tuple(model.latents), num_rows
     found = _known.get(place)
     if found is None:
+        if "while" in flat.primitives:
+            _check_loops(model, spec, flat)
         live = _live_inputs(closed.jaxpr)
         used = frozenset(name for name, alive in zip(model.latents, live, strict=False) if alive)
         found = _known[place] = LogJoint(flat, used, num_rows, len(closed.out_avals) > 2)
     return found
 
 
-def _check_no_tracer(closed: Any) -> None:
-    """Raise ValueError if a function closes over a value that JAX is tracing."""
-    if any(isinstance(constant, jax.core.Tracer) for constant in closed.consts):
+def _check_loops(model: Model, spec: DataSpec, flat: Traced) -> None:
+    """Raise ValueError if a loop that a latent goes through has no known number of steps."""
+
+    def total(values: list[Array], leaves: list[Array]) -> Array:
+        return Terms(*flat(*values, *leaves)).total()
+
+    try:
+        with jax.enable_x64(spec.float_dtype == "float64"):
+            jax.eval_shape(jax.grad(total), *_arguments(model, spec))
+    except ValueError as error:
+        if "Reverse-mode" not in str(error):
+            raise
+        counts = [
+            name
+            for name, (shape, dtype) in zip(spec.names, spec.leaves, strict=True)
+            if not shape and jnp.issubdtype(dtype, jnp.integer)
+        ]
+        hint = (
+            f" {counts[0]!r} in data is traced: close over it instead, or of a NumPyro model bind "
+            f"it, advi.from_numpyro(model, {counts[0]}=...)."
+            if counts
+            else ""
+        )
         raise ValueError(
-            "log_joint reads a value that JAX is tracing, as inside jax.jit, jax.grad or jax.vmap; "
-            "expected numbers and arrays. A fit runs on the host: call it outside of these, and "
-            "pass what changes as data."
+            "log_joint has a loop whose number of steps is not known when it is traced: "
+            "lax.while_loop, or lax.fori_loop with bounds that are not Python numbers. Such a loop "
+            f"has no gradient; expected Python numbers as bounds, or lax.scan.{hint}"
+        ) from error
+
+
+def _check_no_tracer(closed: Any) -> None:
+    """Raise TypeError if a function closes over a value that JAX is tracing."""
+    if any(isinstance(constant, jax.core.Tracer) for constant in closed.consts):
+        raise TypeError(
+            "log_joint reads a value that JAX is tracing; expected numbers and arrays. fit runs on "
+            "the host: call it outside jit, grad and vmap, and pass what changes as data."
         )
 
 

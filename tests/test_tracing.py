@@ -144,3 +144,23 @@ def test_a_missing_key_names_latents_and_data_and_keeps_its_cause():
     with pytest.raises(KeyError, match="data: y") as caught:
         traced(lambda z, d: z["muu"], {"mu": advi.real()}, {"y": 1.0})
     assert isinstance(caught.value.__cause__, KeyError)  # whose traceback shows the user's line
+
+
+def test_a_loop_without_a_gradient_is_named_with_its_bound():
+    def counted(z, d):
+        return -(jax.lax.fori_loop(0, d["n"], lambda i, x: x * z["a"], 1.0) ** 2)
+
+    def open_ended(z, d):
+        return -jax.lax.while_loop(lambda x: x < 3, lambda x: x + z["a"] ** 2, z["a"])
+
+    model = advi.Model(counted, {"a": advi.real()})
+    for call in (advi.fit, advi.check):
+        with pytest.raises(ValueError, match=r"log_joint has a loop.*'n' in data is traced"):
+            call(model, {"n": 3})
+    with pytest.raises(ValueError, match=r"log_joint has a loop.*lax\.scan\.$"):
+        advi.check(advi.Model(open_ended, {"a": advi.real()}))
+
+    def of_data(z, d):  # whose loop no latent goes through
+        return -(z["a"] ** 2) + jax.lax.while_loop(lambda x: x < 3, lambda x: x + 1, d)
+
+    assert advi.check(advi.Model(of_data, {"a": advi.real()}), 1.0).ok
