@@ -11,11 +11,14 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.extend.core as jex_core
 import numpy as np
+import numpyro
+import optax
 from jax import Array
 
 Key = tuple[Any, ...]
@@ -80,13 +83,45 @@ def traced(function: Callable[..., Any], *args: Any) -> tuple[Traced, Any]:
     shape
         The tree that the function returns, of shapes and dtypes.
     """
+    jaxpr, shape = fresh_jaxpr(function, *args)
+    return interned(jaxpr), shape
 
-    def anew(*args: Any) -> Any:  # JAX remembers the traces of a function that it knows
+
+def fresh_jaxpr(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
+    """Return the closed jaxpr of a function as it is now, and the shape of its result.
+
+    JAX remembers the traces of functions that it knows: of this one, of those that the user has
+    jitted, and of bodies of loops that are not made anew. Where a part is what it was in an
+    earlier trace, all is traced once more without that memory.
+    """
+
+    def anew(*args: Any) -> Any:
         return function(*args)
 
     with trace_lock:
-        jaxpr, shape = jax.make_jaxpr(anew, return_shape=True)(*args)
-        return interned(jaxpr), shape
+        found = jax.make_jaxpr(anew, return_shape=True)(*args)
+        parts = list(_own_parts(found[0].jaxpr))
+        if any(_remembered.get(id(part)) is part for part in parts):
+            with _memory(object()):
+                found = jax.make_jaxpr(anew, return_shape=True)(*args)
+        _remembered.update((id(part), part) for part in parts)
+        return found
+
+
+_memory = jax.make_user_context(None)  # JAX finds its traces again only where this is the same
+_remembered: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
+_LIBRARIES = tuple(str(Path(m.__file__).parent) for m in (jax, numpyro, optax) if m.__file__)
+
+
+def _own_parts(jaxpr: Any) -> Iterator[Any]:
+    """Yield the inner jaxprs that are of functions of the user's."""
+    for eqn in jaxpr.eqns:
+        for inner in inner_jaxprs(eqn):
+            part = getattr(inner, "jaxpr", inner)
+            source = part.debug_info.func_src_info if part.debug_info else ""
+            if not source or not any(library in source for library in _LIBRARIES):
+                yield part
+            yield from _own_parts(part)
 
 
 def inner_jaxprs(eqn: Any) -> Iterator[Any]:

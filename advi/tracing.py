@@ -20,7 +20,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from advi.data import DataSpec, check_rows
 from advi.frozen import ChangedError, Frozen
-from advi.jaxprs import Traced, interned, trace_lock, traced
+from advi.jaxprs import Traced, fresh_jaxpr, interned, trace_lock, traced
 from advi.model import Model, Terms
 
 
@@ -219,7 +219,7 @@ def _trace(model: Model, spec: DataSpec) -> LogJoint:
         return terms
 
     with jax.enable_x64(spec.float_dtype == "float64"):
-        closed = jax.make_jaxpr(call)(*_arguments(model, spec))
+        closed, _ = fresh_jaxpr(call, *_arguments(model, spec))
         _check_no_tracer(closed)
         flat = interned(closed)
     num_rows = None if scalar[-1] else closed.out_avals[1].shape[0]

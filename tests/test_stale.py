@@ -70,6 +70,23 @@ def set_attribute(value):
     PRIOR.scale = value
 
 
+@jax.jit
+def jitted(x):
+    return -0.5 * jnp.sum((x / OUTSIDE["scale"]) ** 2)
+
+
+def in_a_jitted_function(z, data):
+    return jitted(z["m"])
+
+
+def step(total, x):
+    return total - 0.5 * x / OUTSIDE["scale"], None
+
+
+def in_a_known_body(z, data):
+    return jax.lax.scan(step, -0.0, jnp.full(5, z["m"] ** 2))[0]
+
+
 # the function, what changes what it reads, two values of it, and how the density at 1 is then
 CASES = {
     "a global": (of_a_global, set_scale, (1.0, 5.0), (-0.5, -0.02)),
@@ -77,6 +94,8 @@ CASES = {
     "an array in a jitted part": (in_a_jitted_part, set_x, (0.0, 7.0), (-25.0, -900.0)),
     "an attribute": (PRIOR, set_attribute, (1.0, 5.0), (-0.5, -0.02)),
     "a global in a loop": (in_a_loop, set_scale, (1.0, 5.0), (-2.5, -0.5)),
+    "a global in a jitted function": (in_a_jitted_function, set_scale, (1.0, 5.0), (-0.5, -0.02)),
+    "a global in a known body": (in_a_known_body, set_scale, (1.0, 5.0), (-2.5, -0.5)),
     "a global in a custom rule": (in_a_custom_rule, set_scale, (1.0, 5.0), (-0.5, -0.02)),
 }
 ONE = np.ones((1, 1))
