@@ -21,6 +21,7 @@ STEADY = 0.02  # relative change from a step to its neighbours, where a differen
 AGREES, DIFFERS = 0.05, 0.1  # relative to the larger of the two slopes
 ROUNDING = 16.0  # float spacings by which a log density may be off
 WORK = 2**26  # elements that a look may read: a tenth of a second
+MOST = 2**24  # numbers in all points that are looked at
 ADVICE = (
     "Is an index outside of its array, is there a stop_gradient, or a custom rule of "
     "differentiation that is wrong?"
@@ -69,49 +70,48 @@ def mismatches(
         return []
     each = 2 * len(STEPS) * len(best) * max(density.log_joint.cost, 1)
     names = [n for n, (start, stop) in density.model.spans.items() if stop > start]
-    groups = min(len(names), work // each)
+    num = min(len(names), work // each, MOST // (2 * len(STEPS) * POINTS * X.shape[1]))
+    if not num:
+        return []
+    groups = [tuple(map(str, group)) for group in np.array_split(names, num)]
     signs = np.random.default_rng(1).choice([-1.0, 1.0], X.shape[1])
-    found = []
-    for group in np.array_split(names, groups) if groups else ():
-        direction = np.zeros(X.shape[1])
+    directions = np.zeros((num, X.shape[1]))
+    for group, direction in zip(groups, directions, strict=True):
         for name in group:
             span = slice(*density.model.spans[name])
             direction[span] = signs[span]
-        pairs = [
-            _compared(density, X[i], values[i], float(gradients[i] @ direction), direction)
-            for i in best
-        ]
-        judged = [pair for pair in pairs if pair is not None]
-        wrong = [pair for pair in judged if not np.isnan(pair[1])]
-        if len(wrong) > 1 and len(wrong) == len(judged):  # one may be where the density jumps
-            found.append(Mismatch(tuple(map(str, group)), *wrong[0]))
+    along = gradients[best] @ directions.T  # (P, G)
+    with np.errstate(all="ignore"):
+        slopes = _slopes(density, X[best], along, directions)
+    found = []
+    for k, group in enumerate(groups):
+        wrong = [(along[p, k], slope) for p, slope in enumerate(slopes[:, k]) if np.isfinite(slope)]
+        agree = np.isposinf(slopes[:, k]).any()
+        if len(wrong) > 1 and not agree:  # one may be where the density jumps
+            found.append(Mismatch(group, float(wrong[0][0]), float(wrong[0][1])))
     return found
 
 
-def _compared(
-    density: Density, x: Floats, value: float, gradient: float, direction: Floats
-) -> tuple[float, float] | None:
-    """Return the gradient and the slope where they differ, with a NaN where they agree.
+def _slopes(density: Density, X: Floats, along: Floats, directions: Floats) -> Floats:
+    """Return the slopes (P, G) of values along directions (G, D) where they are not `along`.
 
-    None where no steps agree on a slope.
+    Infinity where they are, NaN where no steps agree on a slope.
     """
-    moves = np.concatenate([STEPS, -STEPS])[:, None] * direction
-    with np.errstate(all="ignore"):
-        up, down = density.value(x + moves).reshape(2, -1)
-        slopes = (up - down) / (2 * STEPS)
-        noise = ROUNDING * np.finfo(density.dtype).eps * (np.abs(up) + np.abs(down)) / STEPS
-        size = np.maximum(np.abs(slopes), abs(gradient))
-        apart = np.abs(np.diff(slopes))
-        steady = (np.maximum(apart[:-1], apart[1:]) + noise[1:-1]) <= STEADY * size[1:-1]
-        off = np.abs(slopes - gradient)
-    if np.any(off <= AGREES * size) or not size.any():
-        return gradient, np.nan
-    if not steady.any():
-        return None
-    slope = slopes[1:-1][steady][0]
-    if abs(slope - gradient) <= DIFFERS * max(abs(slope), abs(gradient)):
-        return None
-    return gradient, float(slope)
+    steps = np.concatenate([STEPS, -STEPS])
+    moved = X[:, None, None] + steps[:, None] * directions[:, None]  # (P, G, 2 S, D)
+    values = density.value(moved.reshape(-1, X.shape[1]))
+    up, down = np.moveaxis(values.reshape(*along.shape, 2, -1), 2, 0)  # (P, G, S) each
+    slopes, gradient = (up - down) / (2 * STEPS), along[..., None]
+    noise = ROUNDING * np.finfo(density.dtype).eps * (np.abs(up) + np.abs(down)) / STEPS
+    size = np.maximum(np.abs(slopes), np.abs(gradient))
+    apart = np.abs(np.diff(slopes))
+    steady = np.maximum(apart[..., :-1], apart[..., 1:]) + noise[..., 1:-1] <= (
+        STEADY * size[..., 1:-1]
+    )
+    first = np.take_along_axis(slopes, 1 + steady.argmax(-1)[..., None], -1)[..., 0]
+    differ = np.abs(first - along) > DIFFERS * np.maximum(np.abs(first), np.abs(along))
+    agree = np.any(np.abs(slopes - gradient) <= AGREES * size, -1)
+    return np.where(agree, np.inf, np.where(steady.any(-1) & differ, first, np.nan))
 
 
 def sentences(found: Sequence[Mismatch]) -> tuple[str, ...]:

@@ -233,6 +233,27 @@ def test_a_beta_is_read_anew():
     np.testing.assert_array_equal(again, first)
 
 
+class Tempered(advi.Elbo):
+    """The evidence lower bound times a factor."""
+
+    def value(self, *args, **kwargs):
+        return super().value(*args, **kwargs) * OUTSIDE["scale"]
+
+
+def test_an_objective_of_one_s_own_is_read_anew():
+    take = functools.partial(
+        quick, rows_model(), np.arange(4.0), objective=Tempered(), batch_size=4, max_steps=2
+    )
+    set_scale(1.0)
+    first = take().elbo_trace
+    set_scale(2.0)
+    np.testing.assert_allclose(take().elbo_trace[0], 2 * first[0], rtol=1e-5)
+    set_scale(1.0)
+    with compiled() as events:
+        np.testing.assert_array_equal(take().elbo_trace, first)
+    assert not events
+
+
 def test_predictions_read_anew():
     fit = quick(rows_model(), np.arange(3.0))
 
