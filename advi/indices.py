@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core as jex_core
+import jax.numpy as jnp
 import numpy as np
 
 from advi.data import DataSpec
@@ -68,7 +69,7 @@ class Known(NamedTuple):
 class Site(NamedTuple):
     """An index that is computed from inputs alone: where it points, and how far it may."""
 
-    index: Known
+    places: Known
     column: int | None  # of an index of several columns
     last: int  # the largest index that is inside
     length: int  # of the axis
@@ -93,9 +94,9 @@ def check_indices(
     """
     hidden = {i for i, value in enumerate(values) if value is None}
     for site in _sites(traced):
-        if hidden & site.index.leaves:
+        if hidden & site.places.leaves:
             continue
-        index = site.index.value(values)
+        index = site.places.value(values)
         if site.column is not None:
             index = index[..., site.column]
         bad = (index < 0) | (index > site.last)
@@ -103,7 +104,7 @@ def check_indices(
             continue
         place = np.argwhere(bad)[0]
         at = f" at row {place[0]}" if len(place) else ""
-        sources = ", ".join(names[i] for i in sorted(site.index.leaves))
+        sources = ", ".join(names[i] for i in sorted(site.places.leaves))
         array = "an array" if site.array is None else names[site.array]
         raise ValueError(
             f"{what}: an index from {sources or 'a constant'} is {index[tuple(place)]}{at}, and "
@@ -133,7 +134,7 @@ def _constant(value: Any) -> Known:
 
 def _is_number(aval: Any) -> bool:
     dtype = getattr(aval, "dtype", None)
-    return dtype is not None and not jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
+    return dtype is not None and not jnp.issubdtype(dtype, jax.dtypes.extended)
 
 
 def _walk(
@@ -243,7 +244,7 @@ def _applied(eqn: Any, args: Sequence[Known]) -> Known | None:
         function = (lambda x: np.trunc(x).astype(np.int64)) if whole else np.asarray
     if function is None or math.prod(aval.shape) > MAX_ELEMENTS:
         return None
-    apply = function
+    apply: Callable[..., Any] = function
 
     def value(values: Sequence[Any]) -> np.ndarray:
         # as wide as they come: a sum that wraps around in 32 bits is outside in any case

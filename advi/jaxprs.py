@@ -16,10 +16,12 @@ from typing import Any
 
 import jax
 import jax.extend.core as jex_core
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import optax
 from jax import Array
+from jax.core import Tracer
 
 Key = tuple[Any, ...]
 
@@ -263,19 +265,19 @@ def _rule(eqn: Any, strict: bool) -> Any:
 
 
 # a JAX array never changes: its digest is kept as long as it lives
-_digests: dict[int, tuple[Any, bytes]] = {}
+_digests: dict[int, tuple[Any, Key]] = {}
 
 
 def _content(value: Any) -> Any:
     """Return what stands for the contents of a constant."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return _Same(value)
     if not isinstance(value, jax.Array):
         return _digest(np.asarray(value))
     known = _digests.get(id(value))
     if known is not None:
         return known[1]
-    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         content = (str(value.dtype), _digest(np.asarray(jax.random.key_data(value))))
     else:
         content = _digest(np.asarray(value))
@@ -308,7 +310,7 @@ def _owning(value: Any) -> Any:
         return value
     if not hasattr(value, "jaxpr"):
         return inner
-    own = [c if isinstance(c, (Array, jax.core.Tracer)) else np.array(c) for c in consts]
+    own = [c if isinstance(c, (Array, Tracer)) else np.array(c) for c in consts]
     return value.replace(jaxpr=inner, consts=own)
 
 

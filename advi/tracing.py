@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from advi.data import DataSpec, check_rows
@@ -270,7 +271,7 @@ def _check_loops(model: Model, spec: DataSpec, flat: Traced) -> None:
 
 def _check_no_tracer(closed: Any) -> None:
     """Raise TypeError if a function closes over a value that JAX is tracing."""
-    if any(isinstance(constant, jax.core.Tracer) for constant in closed.consts):
+    if any(isinstance(constant, Tracer) for constant in closed.consts):
         raise TypeError(
             "log_joint reads a value that JAX is tracing; expected numbers and arrays. fit runs on "
             "the host: call it outside jit, grad and vmap, and pass what changes as data."

@@ -15,7 +15,9 @@ import numpy as np
 from benchmarks.common import print_header, print_table
 
 PROGRAM = """
-import sys, time
+import os, time
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {CORE})
 import numpy as np, numpyro, numpyro.distributions as dist
 import advi
 
@@ -57,6 +59,8 @@ tasks = {
     "eight schools, NumPyro": (advi.from_numpyro(numpyro_schools), schools),
 }
 for name, (model, data) in tasks.items():
+    if name not in (ONLY or tasks):
+        continue
     for diagnose in (True, False):
         advi.fit(model, data, diagnose=diagnose)
         spent = []
@@ -68,12 +72,15 @@ for name, (model, data) in tasks.items():
 """
 
 
-def refits(tree: Path, core: int, repeats: int) -> dict[str, float]:
+def refits(tree: Path, core: int, repeats: int, only: list[str]) -> dict[str, float]:
     """Return CPU seconds of a refit of every model by the code in a tree, in a new process."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "JAX_PLATFORMS": "cpu"}
-    program = PROGRAM.replace("REPEATS", str(repeats))
-    command = ["taskset", "-c", str(core), sys.executable, "-c", program]
-    out = subprocess.run(command, env=environment, cwd=tree, check=True, capture_output=True)
+    program = PROGRAM
+    for word, value in {"CORE": core, "REPEATS": repeats, "ONLY": only}.items():
+        program = program.replace(word, repr(value))
+    out = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=tree, check=True, capture_output=True
+    )
     lines = (line.rsplit(":", 1) for line in out.stdout.decode().splitlines())
     return {name: float(seconds) for name, seconds in lines}
 
@@ -85,13 +92,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=10, help="refits in one process")
     parser.add_argument("--core", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=[], help="names of models")
     options = parser.parse_args(argv)
     print_header("CPU seconds of a refit, medians over processes")
     found: list[list[dict[str, float]]] = [[] for _ in options.trees]
     for number in range(options.rounds):
         order = range(len(options.trees))
         for i in order if number % 2 == 0 else reversed(order):
-            found[i].append(refits(options.trees[i].resolve(), options.core, options.repeats))
+            found[i].append(
+                refits(options.trees[i].resolve(), options.core, options.repeats, options.only)
+            )
     rows = []
     for name in found[0][0]:
         medians = [float(np.median([run[name] for run in runs])) for runs in found]

@@ -299,11 +299,8 @@ def test_a_fit_traces_once_for_each_shape_and_a_second_one_compiles_nothing():
     assert traced(y) == [(40,)]
     assert traced(y, optimizer=optimizer, max_steps=10) == [(40,)]
     # of a batch, and once more of the whole, to see that nothing has changed in between
-    assert sorted(traced(y, optimizer=optimizer, batch_size=8, max_steps=10)) == [
-        (8,),
-        (40,),
-        (40,),
-    ]
+    batches = {"optimizer": optimizer, "batch_size": 8, "max_steps": 10}
+    assert sorted(traced(y, **batches)) == [(8,), (40,), (40,)]
     with compiled() as events:
         traced(y + 1, key=3)
         traced(y, family="mean_field")
