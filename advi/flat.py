@@ -17,15 +17,12 @@ from advi.density import Density, precision
 from advi.errors import listed
 from advi.model import Model
 from advi.transforms import (
-    Circular,
-    CorrCholesky,
-    CorrMatrix,
     HalfLine,
     Identity,
     Independent,
-    Interval,
-    Simplex,
-    UnitVector,
+    LowerCholesky,
+    Ordered,
+    PositiveDefinite,
     ZeroSum,
 )
 
@@ -38,9 +35,9 @@ BASES = 4  # points that entries are moved from
 MOVES = (-20.0, -3.0, 3.0, 20.0)  # on the real scale
 MOST, WORK = 2**22, 2**28  # numbers in all points, and elements read, where only values are there
 ROUNDING = 64.0  # float spacings that a log density may differ by
-# uniform on a bounded support is proper, and so is a direction
-BOUNDED = (Simplex, Interval, Circular, UnitVector, CorrCholesky, CorrMatrix)
+# of unbounded supports: on a bounded one, a uniform density is proper
 UNIT = (Identity, ZeroSum)  # log-Jacobian zero
+BENT = (HalfLine, Ordered, LowerCholesky, PositiveDefinite)
 
 
 def flat_entries(density: Density, X: Floats, values: Floats, gradients: Floats) -> Indices:
@@ -173,14 +170,14 @@ def _candidates(density: Density, X: Floats, gradients: Floats) -> Indices:
     for name, span in model.spans.items():
         latent = model.latents[name]
         base = base_of(latent.bijection)
-        if name in density.estimated or isinstance(base, BOUNDED):
+        if name in density.estimated or not isinstance(base, (*UNIT, *BENT)):
             continue
         own = gradients[:, slice(*span)]
         if isinstance(base, UNIT):
             found += (span[0] + np.flatnonzero((own == 0).all(0))).tolist()
         else:
-            # the log-Jacobian's slope is at most the number of entries that share it
-            most = 1 + max(latent.shape, default=1)
+            # the log-Jacobian's slope is at most one, of a matrix its number of rows and one
+            most = 1.001 if isinstance(base, (HalfLine, Ordered)) else 1 + latent.shape[-1]
             doubtful += (span[0] + np.flatnonzero(np.abs(own).max(0) <= most)).tolist()
     if doubtful:
         slopes = _log_jacobians(density, X)[1]
