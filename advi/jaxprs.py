@@ -122,6 +122,7 @@ def _own_parts(jaxpr: Any) -> Iterator[Any]:
             part = getattr(inner, "jaxpr", inner)
             source = part.debug_info.func_src_info if part.debug_info else ""
             if not source or not any(library in source for library in _LIBRARIES):
+                yield inner
                 yield part
             yield from _own_parts(part)
 
