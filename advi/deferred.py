@@ -1,5 +1,6 @@
 """Models whose latents are known only once there is data: resolved here, and nowhere else."""
 
+from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -52,7 +53,8 @@ def check_on_host(*values: Any) -> None:
     *values
         Trees of what was given.
     """
-    inside = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
+    leaves = jax.tree.leaves(values, is_leaf=lambda node: isinstance(node, Iterator))
+    inside = any(isinstance(leaf, Tracer) for leaf in leaves)
     # inside of jax.jit a constant is traced as well
     if inside or isinstance(jax.device_put(np.zeros((), np.float32)), Tracer):
         raise TypeError(
