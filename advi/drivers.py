@@ -9,6 +9,7 @@ import optax
 from advi.density import Density
 from advi.failures import not_finite_at_start
 from advi.families import Family
+from advi.first_look import FirstLook
 from advi.gaussian import Gaussian, structure_of
 from advi.guide import Guide
 from advi.keys import Stream, host_rng
@@ -37,7 +38,7 @@ def fit_plan(
     ValueError
         If no starting point has a finite log density.
     """
-    structure = structure_of(guide)
+    structure, look = structure_of(guide), FirstLook(density)
     try:
         outcome = run_plan(
             density,
@@ -48,6 +49,7 @@ def fit_plan(
             restarts=restarts,
             max_evals=max_steps,
             callback=bar.update,
+            look=look,
         )
     except NotFiniteError:
         raise not_finite_at_start(density, first.loc) from None
@@ -62,6 +64,7 @@ def fit_plan(
         key=key,
         held_out_gap=outcome.held_out_gap,
         rivals=outcome.rivals,
+        alarms=look.alarms,
     )
 
 

@@ -14,17 +14,20 @@ from advi import interrupts
 from advi.archive import Name
 from advi.checkpoint import Checkpoint
 from advi.data import check_batch, for_rows, make_rows, prepare
-from advi.deferred import Deferred, bound, check_model
+from advi.deferred import Deferred, bound, check_model, check_on_host
 from advi.density import Density, default_float, precision
 from advi.drivers import default_optimizer, fit_plan
 from advi.errors import describe, unknown
 from advi.families import MeanField
 from advi.held_out import hold_out
+from advi.indices import check_data_indices
 from advi.initial import initial
+from advi.jacobians import transform_faults
 from advi.keys import Stream, device_key, host_rng, key_words
 from advi.make_guide import asks_for_rows, make_guide
 from advi.model import Model
 from advi.objective import Elbo, Objective
+from advi.optimizers import keyed
 from advi.planned import Planned, planned
 from advi.progress import Bar
 from advi.result import Fit
@@ -33,7 +36,7 @@ from advi.stages.stochastic import Stochastic
 from advi.status import Progress
 from advi.steps import MAX_STEPS, fit_steps
 from advi.streams import Reader, open_stream
-from advi.tracing import require_all_used, trace
+from advi.tracing import require_all_used, trace, trace_derived
 from advi.trust import checked
 
 CHECK_DENSITIES, CHECK_WORK = 5000, 2**37  # elements read by a check: some seconds
@@ -176,6 +179,7 @@ def fit(
     ('converged', 1.5, 0.5)
     """
     check_model(model)
+    check_on_host(data, init, eval_data)
     _check_arguments(objective, optimizer, x64, callback)
     for name, number in (("max_steps", max_steps), ("restarts", restarts)):
         _check_count(name, number)
@@ -193,6 +197,8 @@ def fit(
             model = bound(model, data, spec)
         else:
             spec, model = stream.spec, stream.model
+        for fault in transform_faults(model, float_dtype):
+            raise ValueError(fault)
         # tables and encoders are moved by an optimiser, on all rows if there are no batches
         by_row = bool(model.local) and asks_for_rows(family)
         stochastic = optimizer is not None or batch_size is not None or stream is not None or by_row
@@ -224,6 +230,10 @@ def fit(
         guide = make_guide(model if stochastic else whole, family, auto=auto)
         log_joint = trace(whole, spec)
         require_all_used(whole, log_joint)
+        if stream is None:
+            check_data_indices(whole, log_joint, spec, data)
+            if whole.derived.names:
+                trace_derived(whole, spec)
         if not stochastic:
             density = Density(whole, data, spec, guide.estimated, by_gradient=True)
             first, warm = initial(whole, init)
@@ -239,13 +249,16 @@ def fit(
             log_joint = trace(guide.model, batch_spec)
             check_batch(rows, log_joint.num_rows)
             guide.check_encoders(batch_spec, rows.per_row)
+            guide = guide.frozen(batch_spec, rows.per_row)
         objective = objective or Elbo()
         objective.check(guide, log_joint)
         settings = Stochastic(
             guide,
             batch_spec,
-            objective,
-            optimizer or default_optimizer(guide, near=True),
+            objective.frozen,
+            default_optimizer(guide, near=True)
+            if optimizer is None
+            else keyed(optimizer, guide, float_dtype),
             rows,
             averaged_blocks(guide, settle=max_steps is None),
         )
@@ -262,6 +275,7 @@ def fit(
             scale = stream.rows.num_rows / stream.num_first
             of_first = model.with_rows(stream.num_first)
             density = Density(of_first, first, first_spec, guide.estimated, scale)
+            check_data_indices(of_first, density.log_joint, first_spec, first)
         found = Planned()
         if optimizer is None:
             bar.begin("start")

@@ -9,6 +9,7 @@ from advi.all_rows import AllRows
 from advi.data import Rows
 from advi.density import Density
 from advi.errors import describe_error
+from advi.first_look import FirstLook, UsedElsewhereError
 from advi.initial import initial
 from advi.keys import Stream, host_rng
 from advi.stages.plan import NotFiniteError
@@ -74,13 +75,15 @@ def planned(
     rng, found = host_rng(key, Stream.START), Planned()
     try:
         part, some, passes, seen = _parts(source, rows, guide.model.size, steps, rng)
-        q, status = plan_on_rows(some, rng, first, warm)
-        found = Planned(Start(q, ()))
+        look = FirstLook(some, lambda X: part.value_and_grad(X)[0])
+        q, status = plan_on_rows(some, rng, first, warm, look)
+        found = Planned(Start(q, (), look.alarms))
         if status.cause is not None:
             raise status.cause
         if passes:
-            found = Planned(toward_all(part, some, rng, q, passes), seen)
-    except NotFiniteError:
+            start = toward_all(part, some, rng, q, passes)
+            found = Planned(start and start._replace(alarms=look.alarms), seen)
+    except (NotFiniteError, UsedElsewhereError):
         return Planned()
     except KeyboardInterrupt:
         why = "interrupted in the search for a start; this is what it has found"

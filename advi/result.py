@@ -80,6 +80,8 @@ class Fit:
         means, or of log sds, between the averages over the last half of the steps and over the
         quarter before; or, where not all rows were read, how far the posterior of those that were
         is from that of all. NaN for the automatic plan, and where nothing has an sd.
+    alarms
+        What the fit found to be wrong with the log density, a sentence each.
     """
 
     guide: Guide
@@ -95,6 +97,7 @@ class Fit:
     corrected_draws: WeightedDraws | None = None
     checked: Checked | None = None
     drift: float = math.nan
+    alarms: tuple[str, ...] = ()
 
     @property
     def model(self) -> Model:

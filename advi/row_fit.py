@@ -11,7 +11,7 @@ from advi.density import Density
 from advi.errors import format_value
 from advi.families import Amortised, PerRow
 from advi.gaussian import POINT_SD, Floats
-from advi.guide import Guide
+from advi.guide import Block, Guide
 from advi.initial import check_same_latents, initial
 from advi.keys import Stream, host_rng
 from advi.result import Fit
@@ -144,10 +144,11 @@ def _check_not_encoded(guide: Guide, given: Mapping[str, Any]) -> None:
 def _from_fit(guide: Guide, fit: Fit, dtype: str) -> Any:
     """Return the parameters of a fit: of equal blocks the same, of others their means and sds."""
     check_same_latents(guide.model, fit)
-    known = dict(zip(fit.guide.blocks, fit.params, strict=True))
+    # what an encoder reads from outside may have changed
+    known = dict(zip(map(_thawed, fit.guide.blocks), fit.params, strict=True))
     for block in guide.blocks:
         table = isinstance(block.family, PerRow)
-        if block.local and block not in known:
+        if block.local and _thawed(block) not in known:
             raise ValueError(
                 f"init: got a fit with {fit.guide.description}; expected the same family of "
                 f"{', '.join(map(repr, block.names))}, which is local."
@@ -163,4 +164,9 @@ def _from_fit(guide: Guide, fit: Fit, dtype: str) -> Any:
         span = slice(*one.model.spans[name])
         loc[span], sd[span] = mean, np.where(scale == 0, POINT_SD, scale)
     fresh = one.params_of((loc, sd), dtype)
-    return tuple(known.get(block, p) for block, p in zip(guide.blocks, fresh, strict=True))
+    return tuple(known.get(_thawed(block), p) for block, p in zip(guide.blocks, fresh, strict=True))
+
+
+def _thawed(block: Block) -> Block:
+    family = block.family
+    return Block(block.names, family.thawed) if isinstance(family, Amortised) else block

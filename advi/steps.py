@@ -14,6 +14,7 @@ from advi.checkpoint import Checkpoint
 from advi.data import Rows
 from advi.density import Density
 from advi.errors import describe_error
+from advi.first_look import refuse_unmoved
 from advi.flat_ends import FlatEnds
 from advi.gaussian import structure_of
 from advi.held_out import HeldOut
@@ -78,7 +79,12 @@ def fit_steps(
 
     def states() -> Iterator[tuple[State, Course, Status | None]]:
         interrupts.check()
-        first = settings.init(ends.start(init) if begun is None else begun, step_key, rng, anchor)
+        params = begun
+        if begun is None:
+            params = ends.start(init)
+            if isinstance(ends, FlatEnds) and reader is None:
+                refuse_unmoved(density, guide.to_gaussian(params)[0])
+        first = settings.init(params, step_key, rng, anchor)
         every = 0 if held_out is None else held_out.every
         resumed = checkpoint.resume(
             settings, first, Course([], [], every), density.data, key, max_steps
@@ -137,6 +143,7 @@ def fit_steps(
         density=density,
         key=key,
         drift=drift.most if math.isnan(drift.most) else max(drift.most, left),
+        alarms=() if found.start is None else found.start.alarms,
     )
 
 

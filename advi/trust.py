@@ -210,7 +210,7 @@ def moving(fit: "Fit") -> tuple[str, ...]:
 
 def _alarms(fit: "Fit") -> tuple[Alarm, ...]:
     """Return reasons for distrust that no comparison of moments can see."""
-    alarms = []
+    alarms = [Alarm("gradient", reason) for reason in fit.alarms]
     found = growth(fit.density, fit.gaussian.loc)
     if found is not None:
         alarms.append(Alarm("improper", str(found)))

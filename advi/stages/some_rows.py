@@ -20,7 +20,7 @@ from advi.stages.anchor import Anchor
 from advi.stages.lbfgs import minimise
 from advi.stages.lockstep import Stage, lockstep
 from advi.stages.path import MIN_DRAWS
-from advi.stages.plan import run_plan
+from advi.stages.plan import Look, run_plan
 from advi.status import Status
 
 MAX_DIM = 256  # beyond, the plan would cost more than the steps that it saves
@@ -36,6 +36,7 @@ class Start(NamedTuple):
 
     gaussian: Gaussian
     anchor: Anchor | tuple[()]  # nothing where rows beyond the sample told nothing
+    alarms: tuple[str, ...] = ()  # what is wrong with the log density
 
 
 def can_start(guide: Guide) -> bool:
@@ -55,7 +56,11 @@ class AllRows(Protocol):
 
 
 def plan_on_rows(
-    some: Density, rng: np.random.Generator, first: Gaussian, warm: bool
+    some: Density,
+    rng: np.random.Generator,
+    first: Gaussian,
+    warm: bool,
+    look: Look | None = None,
 ) -> tuple[Gaussian, Status]:
     """Return where the plan on some rows, which stand for all, ends, of full rank, and why.
 
@@ -65,15 +70,15 @@ def plan_on_rows(
         Log density of the rows.
     rng
         Generator of all draws.
-    first, warm
-        Where to start, as for `run_plan`.
+    first, warm, look
+        As for `run_plan`.
 
     Raises
     ------
     NotFiniteError
         If the log density is finite nowhere.
     """
-    outcome = run_plan(some, _coupled(len(first.loc)), rng, first, warm=warm)
+    outcome = run_plan(some, _coupled(len(first.loc)), rng, first, warm=warm, look=look)
     return outcome.gaussian, outcome.status
 
 
@@ -83,6 +88,7 @@ def toward_all(
     rng: np.random.Generator,
     q: Gaussian,
     max_passes: int = MAX_PASSES,
+    look: Look | None = None,
 ) -> Start | None:
     """Return a Gaussian near the posterior of all rows, and an anchor near its mean.
 

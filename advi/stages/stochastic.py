@@ -13,11 +13,12 @@ from jax import Array
 
 from advi import draws, interrupts
 from advi.data import DataSpec, Rows
-from advi.density import log_density
+from advi.density import log_density, precision
 from advi.families import Family, PerRow
 from advi.gaussian import Gaussian
 from advi.guide import Guide
 from advi.held_out import HeldOut
+from advi.jaxprs import Traced, traced
 from advi.objective import Objective, near_optimum
 from advi.stages.anchor import Anchor, anchored
 from advi.stages.averaging import Average, chosen, tail_average, with_step
@@ -31,11 +32,12 @@ from advi.stages.stopping import (
 )
 from advi.stages.tables import rows_of, tables_of, with_rows
 from advi.status import Progress, Status
-from advi.tracing import trace
+from advi.tracing import LogJoint, trace
 
 CHUNK = 128  # steps between two looks of the host, at least; a power of two, as the checks are
 MAX_BAD_RUN = 100  # non-finite steps in a row that end a fit
 LINE_SEARCH_DRAWS = 64
+OWN = "objective"  # place of its trace
 
 
 class State(NamedTuple):
@@ -173,7 +175,7 @@ class Stochastic(NamedTuple):
 
     def program(self, state: State, data: Any) -> str:
         """Return a chunk as StableHLO, with all numbers in it: what the settings amount to."""
-        return _chunk(self, False).lower(state, data, self.chunk_steps).as_text()
+        return self._compiled(False).lower(state, data, self.chunk_steps).as_text()
 
     def chunk(self, state: State, data: Any, num_steps: int) -> tuple[State, np.ndarray]:
         """Take at most `chunk_steps` steps; return the state and every step's ELBO in nats.
@@ -184,11 +186,18 @@ class Stochastic(NamedTuple):
         """
         checked = int(state.skipped) > 0
         num = jax.device_put(np.int32(num_steps))
-        new, elbos, finite = _chunk(self, checked)(state, data, num)
+        new, elbos, finite = self._compiled(checked)(state, data, num)
         if not checked and not finite:
-            new, elbos, _ = _chunk(self, True)(state, data, num)
+            new, elbos, _ = self._compiled(True)(state, data, num)
         taken = int(new.step) - int(state.step)
         return new, np.asarray(elbos)[:taken]
+
+    def _compiled(self, checked: bool) -> Any:
+        log_joint = trace(self.guide.model, self.spec)
+        traces = self.guide.model.traces
+        if OWN not in traces:
+            traces[OWN] = _trace_own(self, log_joint)
+        return _chunk(self, log_joint, traces[OWN], checked)
 
 
 def run_steps(
@@ -294,14 +303,14 @@ def _init(optimizer: optax.GradientTransformation, averaged: tuple[bool, ...]) -
 
 
 @lru_cache(maxsize=64)
-def _chunk(settings: Stochastic, checked: bool) -> Any:
-    """Return a compiled chunk of steps.
+def _chunk(settings: Stochastic, log_joint: LogJoint, own: Traced | None, checked: bool) -> Any:
+    """Return a compiled chunk of steps; `own` tells apart what the user's own classes compute.
 
     It maps a state, data and a number of steps to the new state, every step's ELBO, and whether
     all that changed is finite. If `checked`, steps that are not finite leave the state as it was.
     """
     guide, rows, objective = settings.guide, settings.rows, settings.objective
-    log_p = log_density(guide.model, trace(guide.model, settings.spec), guide.estimated)
+    log_p = log_density(guide.model, log_joint, guide.estimated)
     optimizer = optax.with_extra_args_support(settings.optimizer)
     num_draws, line_search = settings.draws, settings.line_search
     per_row = rows.per_row if rows is not None else (False,) * len(settings.spec.leaves)
@@ -381,6 +390,36 @@ def _chunk(settings: Stochastic, checked: bool) -> Any:
         )
 
     return jax.jit(chunk)
+
+
+def _trace_own(settings: Stochastic, log_joint: LogJoint) -> Traced | None:
+    """Return the trace of the objective, if it or a family is of the user's own class.
+
+    What these read from outside may have changed, which no comparison of settings can tell.
+    """
+    guide, objective, spec = settings.guide, settings.objective, settings.spec
+    parts = (objective, *(b.family for b in guide.blocks), *(b.base for b in guide.blocks))
+    if all(type(part).__module__.split(".")[0] == "advi" for part in parts):
+        return None
+    log_p = log_density(guide.model, log_joint, guide.estimated)
+    rows = settings.rows
+    per_row = rows.per_row if rows is not None else (False,) * len(spec.leaves)
+    scale = rows.scale if rows is not None else 1.0
+
+    def value(params: Any, eps: Array, leaves: list[Array], step: Array) -> Array:
+        data = spec.treedef.unflatten(leaves)
+        params = guide.at_rows(params, data, per_row)
+        return objective.value(lambda real: log_p(real, data), guide, params, eps, scale, step)
+
+    size, dtype = guide.model.size, np.dtype(spec.float_dtype)
+    with precision(spec.float_dtype):
+        return traced(
+            value,
+            guide.params_of((np.zeros(size), np.ones(size)), dtype),
+            jax.ShapeDtypeStruct((settings.draws, guide.noise_dim), dtype),
+            [jax.ShapeDtypeStruct(shape, kind) for shape, kind in spec.leaves],
+            jax.ShapeDtypeStruct((), np.int32),
+        )[0]
 
 
 def _finite(tree: Any) -> Array:
