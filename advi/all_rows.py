@@ -1,5 +1,6 @@
-"""The log density of all rows of a stream, read from end to end for every evaluation."""
+"""The log density of the rows of a stream, read anew for every evaluation."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from advi.data import Rows
 from advi.density import Density, Floats, precision
 from advi.prefetch import Prefetch
-from advi.streams import Block, Stream
+from advi.streams import Block, Stream, reading
 
 
 class AllRows:
@@ -18,21 +19,28 @@ class AllRows:
     ----------
     stream
         The stream.
+    most
+        Rows to read for an evaluation, which stand for all where they are fewer.
+    seed
+        Of the choice of these rows, where there is one.
     """
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    def __init__(self, stream: Stream, most: int, seed: int = 0) -> None:
+        self._stream, self._most, self._seed = stream, most, seed
         self.dtype = np.dtype(stream.spec.float_dtype)
 
     def some(self, num: int, rng: np.random.Generator) -> Density:
-        """Return the log density of some of the rows, which stand for all."""
-        return self._density(*self._moved(self._stream.sample(num, rng)))
+        """Return the log density of a sample of the rows, which stand for all."""
+        # in the thread that reads, too, so that the wait for it can be ended
+        made = (self._stream.sample(num, self._most, rng) for _ in range(1))
+        with Prefetch(made, self._moved) as blocks, reading():
+            return self._density(*next(blocks))
 
     def value_and_grad(self, X: Floats) -> tuple[Floats, Floats]:
         """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""
         values, gradients, seen = np.zeros(len(X)), np.zeros(X.shape), 0
-        with Prefetch(self._stream.epoch(), self._moved) as blocks:
-            for data, num in blocks:
+        with Prefetch(self._stream.epoch(self._most, self._seed), self._moved) as blocks:
+            for data, num in _read(blocks):
                 value, gradient = self._density(data, num).value_and_grad(X)
                 values += num * value
                 gradients += num * gradient
@@ -49,3 +57,12 @@ class AllRows:
         with precision(self._stream.spec.float_dtype):
             tree = self._stream.spec.treedef.unflatten([jax.device_put(leaf) for leaf in block])
         return tree, len(block[self._stream.rows.per_row.index(True)])
+
+
+def _read(blocks: Prefetch) -> Iterator[tuple[Any, int]]:
+    while True:
+        with reading():
+            ready = next(blocks, None)
+        if ready is None:
+            return
+        yield ready

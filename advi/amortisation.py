@@ -13,20 +13,18 @@ import optax
 from jax import Array
 from numpy.typing import NDArray
 
-from advi.data import DataSpec
 from advi.density import log_density, precision
 from advi.device import compiled, mixed_dtypes
 from advi.errors import describe
 from advi.families import Amortised
 from advi.guide import Guide
-from advi.keys import device_key, host_rng
+from advi.keys import Stream, device_key, host_rng
 from advi.objective import Elbo
 from advi.result import Fit
 from advi.row_posterior import RowValues, log_difference
 from advi.status import Estimate
-from advi.tracing import trace
+from advi.tracing import LogJoint, trace
 
-GAP_STREAM = 5
 REFINE_RATE, REFINE_DRAWS = 0.03, 4
 GAP_DRAWS = 64
 
@@ -120,9 +118,9 @@ def amortisation_gap(fit: Fit, data: Any, *, steps: int = 200, key: Any = 0) -> 
         raise ValueError(f"steps: got {describe(steps)}; expected an integer >= 1.")
     posterior = fit.rows(data)
     rows, guide = posterior.rows, posterior.chunk_guide
-    program = _program(guide, rows.chunk_spec)
-    rng = host_rng(key, GAP_STREAM)
-    gap_key = device_key(key, GAP_STREAM)
+    program = _program(guide, trace(guide.model, rows.chunk_spec))
+    rng = host_rng(key, Stream.GAP)
+    gap_key = device_key(key, Stream.GAP_STEPS)
     before, after = [], []
     with precision(rows.spec.float_dtype):
         for number, (batch, places, count) in enumerate(rows.chunks()):
@@ -141,11 +139,11 @@ def amortisation_gap(fit: Fit, data: Any, *, steps: int = 200, key: Any = 0) -> 
 
 
 @lru_cache(maxsize=64)
-def _program(guide: Guide, spec: DataSpec) -> Any:
+def _program(guide: Guide, log_joint: LogJoint) -> Any:
     """Return the function to each row's ELBO before and after refinement, (C,) and (C,)."""
     objective = Elbo(estimator="stl")  # without noise where the family can be exact
-    log_p = log_density(guide.model, trace(guide.model, spec), guide.estimated)
-    difference = log_difference(guide, spec)
+    log_p = log_density(guide.model, log_joint, guide.estimated)
+    difference = log_difference(guide, log_joint)
     local = [b.local for b in guide.blocks]
 
     def elbos(params: Any, batch: Any, eps: Array) -> Array:

@@ -5,18 +5,25 @@ from typing import Any
 
 import numpy as np
 
-from advi.data import count_rows, find_nan, prepare
-from advi.deferred import Deferred, bound, check_model
-from advi.density import Density, default_float, precision
-from advi.keys import host_rng
+from advi.data import DataSpec, count_rows, find_nan, for_rows, prepare
+from advi.deferred import Deferred, bound, check_model, check_on_host
+from advi.density import Density, Floats, default_float, precision
+from advi.flat import flat_entries, sentence
+from advi.indices import check_data_indices
+from advi.jacobians import transform_faults
+from advi.keys import Stream, host_rng
 from advi.model import Model
+from advi.ridges import combination, ridges
 from advi.row_data import RowData
+from advi.slopes import mismatches
 from advi.stages.plan import START_RADIUS
 from advi.table import Table
-from advi.tracing import trace
+from advi.tracing import LogJoint, trace
 from advi.unbiased import bias
 
 POINTS, BIAS_POINTS = 16, 4
+LOOKS = 32  # more of them, where flat entries and wrong gradients would show
+SLOPE_WORK = 2**30  # elements read: some seconds
 ROWS = 256  # of a model with local latents, whose coordinates grow with them
 
 
@@ -62,8 +69,11 @@ def check(
 ) -> Checkup:
     """Examine a model: shapes and dtypes, unused latents, finite values and gradients, minibatches.
 
-    Where the log-joint has rows, batches of them that add up to all must give its value and its
-    gradient on average: a minibatch fit of a log-joint for which they do not ends elsewhere.
+    Entries of latents, and combinations of them, on which the log density does not depend are
+    named, and latents along which its gradient is not the slope of its values; indices in the data
+    that are outside of the array they point into; transforms whose log-Jacobian or inverse is
+    wrong. Where the log-joint has rows, batches of them that add up to all must give its value and
+    its gradient on average: a minibatch fit of a log-joint for which they do not ends elsewhere.
 
     Parameters
     ----------
@@ -95,17 +105,22 @@ def check(
     log_joint never uses 'b': its posterior is improper
     """
     check_model(model)
-    rng = host_rng(key)
+    check_on_host(data)
+    rng, user_model, given = host_rng(key, Stream.MODEL_CHECK), model, data
     float_dtype = default_float(x64)
     with precision(float_dtype):
         data, spec = prepare(data, float_dtype)
         model = bound(model, data, spec)
+        whole, all_rows = True, for_rows(model, spec, num_rows)
+        outside = _outside(all_rows, trace(all_rows, spec), spec, data)
         if model.local:
             rows = RowData.of(data, spec, count_rows(model, spec, num_rows))
             data, spec = rows.head(ROWS)
             model = model.with_rows(min(ROWS, len(rows.index)))
+            whole = len(rows.index) <= ROWS  # other rows may use what these do not
         density = Density(model, data, spec)
         log_joint = trace(model, spec)
+        wrong = [*transform_faults(model, float_dtype)]
         X = rng.uniform(-START_RADIUS, START_RADIUS, (POINTS, model.size))
         X[0] = 0
         values, gradients = density.value_and_grad(X)
@@ -114,8 +129,17 @@ def check(
         if spec.leaves and (log_joint.num_rows or 0) > 1 and finite.any():
             biased, note = bias(model, data, spec, X[finite][:BIAS_POINTS], rng)
             bias_notes.append(note)
+        with np.errstate(all="ignore"):
+            more = rng.uniform(-START_RADIUS, START_RADIUS, (LOOKS, model.size))
+            look = more, *density.value_and_grad(more)
+            found = mismatches(density, *look, work=SLOPE_WORK)
+            improper = _improper(density, *look) if whole else []
+            if whole and not improper and len(ridges(density, rng, START_RADIUS)):
+                improper = _along(user_model, given, rng)
     unused = [name for name in model.latents if name not in log_joint.used]
     problems = [f"log_joint never uses {name!r}: its posterior is improper" for name in unused]
+    problems += [] if unused else improper
+    problems += wrong + (outside or list(map(str, found)))
     if biased:
         problems.append(biased)
     finite_gradient = np.isfinite(gradients)
@@ -159,3 +183,35 @@ def check(
     )
     columns = {"real coordinates": sizes, "used": used, "largest gradient": largest}
     return Checkup(model, Table(tuple(model.latents), columns), tuple(problems), notes)
+
+
+def _improper(density: Density, X: Floats, values: Floats, gradients: Floats) -> list[str]:
+    """Return the entries of latents on which the log density does not depend, in words."""
+    flat = flat_entries(density, X, values, gradients)
+    return [sentence(density.model, flat.tolist())] if len(flat) else []
+
+
+def _outside(model: Model, log_joint: LogJoint, spec: DataSpec, data: Any) -> list[str]:
+    """Return the first index of the data that is outside of its array, in words."""
+    try:
+        check_data_indices(model, log_joint, spec, data)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def _along(model: Model | Deferred, data: Any, rng: np.random.Generator) -> list[str]:
+    """Return the combinations along which the log density does not change, in words.
+
+    In double precision: in single, a wide prior would look like none.
+    """
+    with precision("float64"):
+        data, spec = prepare(data, "float64")
+        model = for_rows(bound(model, data, spec), spec)
+        found = ridges(Density(model, data, spec), rng, START_RADIUS)
+    return [
+        f"log_joint does not change along {combination(model, direction)}: the posterior is "
+        "improper along this combination. Give one of its terms a prior, or take one away; "
+        "effects that sum to zero are advi.zero_sum(k)."
+        for direction in found
+    ]

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import time
 import warnings
 from collections.abc import Sequence
@@ -15,11 +16,14 @@ import numpy as np
 from advi.archive import Name, read, refused, write
 from advi.errors import describe
 from advi.keys import key_words
+from advi.lock import FolderLock
 from advi.stages.stochastic import Course, State, Stochastic
+from advi.stages.stopping import Distance
 from advi.status import Status
 
 KIND, VERSION = "a checkpoint", 1
 FILE = "fit.checkpoint"
+HALF_WRITTEN = re.compile(r"\.advi-[0-9a-f]{32}")  # as `archive.write` names files
 EVERY = 10.0  # seconds between two writes
 MAX_SHARE = 0.05  # of the time that goes into writing
 NAMED = 4  # differences named in an error
@@ -36,7 +40,8 @@ class Resumed(NamedTuple):
 class Checkpoint:
     """The folder that a fit is kept in while it runs.
 
-    Its one file is replaced as a whole, so that a process may be killed at any moment.
+    Its one file is replaced as a whole, so that a process may be killed at any moment. Within a
+    ``with`` block no other fit may use the folder. What else is in there is left alone.
 
     Parameters
     ----------
@@ -49,6 +54,8 @@ class Checkpoint:
         If `folder` is no name.
     NotADirectoryError
         If it is the name of a file.
+    BlockingIOError
+        If another fit uses it now, at the beginning of the block.
     """
 
     def __init__(self, folder: Name | None) -> None:
@@ -57,13 +64,31 @@ class Checkpoint:
         self._folder = None if folder is None else Path(folder)
         self._run: dict[str, dict[str, str]] = {}
         self._due = 0.0
+        self._lock: FolderLock | None = None
         if self._folder is None:
             return
         if self._folder.exists() and not self._folder.is_dir():
             raise NotADirectoryError(f"checkpoint: {folder} is a file; expected a folder.")
         self._folder.mkdir(parents=True, exist_ok=True)
-        for left in self._folder.glob(".advi-*"):
-            left.unlink()  # what a process that was killed was writing
+
+    def __enter__(self) -> "Checkpoint":
+        if self._folder is None:
+            return self
+        try:
+            self._lock = FolderLock(self._folder)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"checkpoint: {self._folder} is in use by another fit, of this process or of "
+                "another; expected a folder for each. Wait for its end, or give another folder."
+            ) from None
+        for entry in self._folder.iterdir():
+            if HALF_WRITTEN.fullmatch(entry.name) and entry.is_file():
+                entry.unlink()  # what a process that was killed was writing
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def resume(
         self,
@@ -111,10 +136,8 @@ class Checkpoint:
                 treedef, [_from_bytes(arrays[f"state.{k}"], leaf) for k, leaf in enumerate(leaves)]
             )
             evals = zip(arrays["evals.step"].tolist(), arrays["evals.elbo"].tolist(), strict=True)
-            apart = arrays["apart"].tolist()
-            course = Course(
-                [arrays["elbos"]], list(evals), document["eval_due"], apart[0] if apart else None
-            )
+            drift = Distance(*arrays["drift"].tolist()) if len(arrays["drift"]) else None
+            course = Course([arrays["elbos"]], list(evals), document["eval_due"], drift)
             status = Status(*document["status"]) if document["status"] else None
         step = int(jax.device_get(state.step))
         if max_steps is not None and step > max_steps:
@@ -149,7 +172,7 @@ class Checkpoint:
         arrays["elbos"] = course.elbos(step)
         arrays["evals.step"] = np.array([at for at, _ in evals], np.int64)
         arrays["evals.elbo"] = np.array([elbo for _, elbo in evals], float)
-        arrays["apart"] = np.array([] if course.apart is None else [course.apart], float)
+        arrays["drift"] = np.array([] if course.drift is None else course.drift, float)
         ended = None if status is None else [str(status), status.message]
         document = {"run": self._run, "status": ended, "eval_due": course.eval_due}
         write(self._folder / FILE, KIND, VERSION, document, arrays)

@@ -7,7 +7,7 @@ import numpy as np
 
 from advi import draws
 from advi.errors import describe
-from advi.keys import host_rng
+from advi.keys import Stream, host_rng
 from advi.result import Fit
 from advi.status import Estimate
 from advi.table import Table
@@ -78,7 +78,8 @@ def compare(fits: Mapping[str, Fit], data: Any = None, *, key: Any = 0) -> Table
 def _elbos(fit: Fit, data: Any, key: Any) -> np.ndarray:
     q, density = fit.gaussian, fit.density.on(data)
     # draws of all coordinates, so that points and inferred latents pair up too
-    E = draws.antithetic(host_rng(key), DRAWS, fit.model.size) * fit.structure.noisy
+    E = draws.antithetic(host_rng(key, Stream.COMPARE), DRAWS, fit.model.size)
+    E = E * fit.structure.noisy
     log_p = density.value(q.points(E))
     return fit.structure.paired_elbos(log_p, E, q)
 

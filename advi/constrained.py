@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from advi.density import Density, precision
 from advi.device import compiled
+from advi.jaxprs import Traced
 from advi.model import Model
+from advi.tracing import trace_derived
 
 CHUNK_ELEMENTS = 2**22  # points are mapped in chunks of this size
 MAX_CHUNK = 1024
@@ -33,7 +35,8 @@ def derive(density: Density, values: Mapping[str, NDArray]) -> dict[str, NDArray
     names, float_dtype = density.model.derived.names, density.spec.float_dtype
     if not names or density.scale != 1:
         return {}
-    program, data = _derived_program(density.model), density.data
+    program = _derived_program(density.model, *trace_derived(density.model, density.spec))
+    data = density.data
     points = {name: v.astype(float_dtype) for name, v in values.items()}
     work = density.log_joint.cost
     found = _in_chunks(lambda part: program(part, data), points, work, float_dtype)
@@ -60,8 +63,9 @@ def _constrain_program(model: Model) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _derived_program(model: Model) -> Any:
+def _derived_program(model: Model, derived: Traced, tree: Any) -> Any:
     def one(values: dict[str, Array], data: Any) -> dict[str, Array]:
-        return model.derived.function(model.to_tree(values), data)
+        leaves = [values[name] for name in model.latents]
+        return tree.unflatten(derived(*leaves, *jax.tree.leaves(data)))
 
     return compiled(jax.vmap(one, in_axes=(0, None)))

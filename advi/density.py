@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import jax
@@ -11,8 +11,10 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from advi import interrupts
 from advi.data import DataSpec, for_rows, prepare
 from advi.errors import describe
+from advi.indices import check_data_indices
 from advi.model import Model, Terms
 from advi.tracing import LogJoint, trace
 
@@ -51,15 +53,21 @@ def log_density(model: Model, log_joint: LogJoint, estimated: frozenset[str]) ->
 
 @lru_cache(maxsize=64)
 def _compiled(
-    model: Model, spec: DataSpec, estimated: frozenset[str], scale: float, quantity: Quantity
+    model: Model,
+    log_joint: LogJoint,
+    estimated: frozenset[str],
+    scale: float,
+    quantity: Quantity,
 ) -> Callable[..., Any]:
     """Return the compiled function of points (n, D), further arrays (n, D) and data."""
-    log_p = log_density(model, trace(model, spec), estimated)
+    log_p = log_density(model, log_joint, estimated)
 
     def value(x: Array, data: Any) -> Array:
         return log_p(model.split(x), data).total(scale)
 
     def hessian_vector(x: Array, direction: Array, data: Any) -> Array:
+        if "custom_vjp_call" in log_joint.flat.primitives:  # which has no forward derivative
+            return jax.grad(lambda point: jax.grad(value)(point, data) @ direction)(x)
         return jax.jvp(lambda point: jax.grad(value)(point, data), (x,), (direction,))[1]
 
     if quantity == "hessian_vector":
@@ -108,7 +116,7 @@ class Density:
         self.scale, self.by_gradient = scale, by_gradient
         self.dtype = np.dtype(spec.float_dtype)
         self.num_gradients = self.num_values = self.num_hessian_vectors = 0
-        self._program = partial(_compiled, model, spec, estimated, scale)
+        self._programs: dict[Quantity, Callable[..., Any]] = {}
 
     @cached_property
     def log_joint(self) -> LogJoint:
@@ -126,20 +134,23 @@ class Density:
         Raises
         ------
         ValueError
-            If `data` is None and there are only some of the rows.
+            If `data` is None and there are only some of the rows, or if an index in it is outside
+            of its array.
         """
         if data is not None:
             with precision(self.spec.float_dtype):
                 moved, spec = prepare(data, self.spec.float_dtype)
-                return Density(for_rows(self.model, spec), moved, spec, self.estimated)
+                other = Density(for_rows(self.model, spec), moved, spec, self.estimated)
+                check_data_indices(other.model, other.log_joint, spec, moved)
+                return other
         if self.scale != 1:
             raise ValueError(f"{SOME_ROWS}, and this needs all: give data=... where it is taken.")
         return self
 
     def value_and_grad(self, X: Floats) -> tuple[Floats, Floats]:
         """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""
-        self.num_gradients += len(X)
         values, gradients = self._evaluate("value_and_grad", X)
+        self.num_gradients += len(X)
         return values, gradients
 
     def value(self, X: Floats) -> Floats:
@@ -154,6 +165,7 @@ class Density:
         return self._evaluate("hessian_vector", X, directions)[0]
 
     def _evaluate(self, quantity: Quantity, *arrays: Floats) -> list[Floats]:
+        interrupts.check()
         program, size, num = self._program(quantity), self._points, len(arrays[0])
         # a point that is beyond the float type is infinite, and its density says so
         with precision(self.spec.float_dtype), np.errstate(over="ignore"):
@@ -164,6 +176,13 @@ class Density:
             ]
         columns = zip(*calls, strict=True) if isinstance(calls[0], tuple) else [calls]
         return [_joined(parts)[:num].astype(np.float64) for parts in columns]
+
+    def _program(self, quantity: Quantity) -> Callable[..., Any]:
+        if quantity not in self._programs:
+            self._programs[quantity] = _compiled(
+                self.model, self.log_joint, self.estimated, self.scale, quantity
+            )
+        return self._programs[quantity]
 
     def _part(self, array: Floats, start: int) -> NDArray[Any]:
         """Return the rows of a call; those that only pad repeat the first, at no unusual cost."""

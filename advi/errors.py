@@ -1,7 +1,7 @@
 """How values, names and shapes are written in error messages."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,17 @@ def describe(value: Any) -> str:
     if len(text) > 80:
         text = text[:77] + "..."
     return f"{text} ({type(value).__name__})"
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an exception as a traceback ends with it.
+
+    Examples
+    --------
+    >>> describe_error(OSError("disk gone"))
+    'OSError: disk gone'
+    """
+    return f"{type(error).__name__}: {error}"
 
 
 def check_bool(name: str, value: Any) -> None:
@@ -94,3 +105,15 @@ def format_value(value: Any) -> str:
         return f"{array.item():.4g}"
     formatter: Any = {"all": lambda x: f"{x:.4g}"}
     return np.array2string(array, threshold=8, separator=", ", formatter=formatter)
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Return names in one line, of many the first ones.
+
+    Examples
+    --------
+    >>> listed(["a", "b"]), listed(["a", "b", "c", "d"], 2)
+    ('a, b', 'a, b and 2 more')
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -9,32 +9,35 @@ from typing import Any
 
 import optax
 
-from advi.all_rows import AllRows
+from advi import interrupts
 from advi.archive import Name
 from advi.checkpoint import Checkpoint
 from advi.data import check_batch, for_rows, make_rows, prepare
-from advi.deferred import Deferred, bound, check_model
+from advi.deferred import Deferred, bound, check_model, check_on_host
 from advi.density import Density, default_float, precision
-from advi.drivers import default_optimizer, fit_plan, fit_steps, planned
+from advi.drivers import default_optimizer, fit_plan
 from advi.errors import check_bool, check_count, describe, unknown
 from advi.families import MeanField
 from advi.held_out import hold_out
+from advi.indices import check_data_indices
 from advi.initial import initial
-from advi.keys import device_key, host_rng, key_words
+from advi.jacobians import transform_faults
+from advi.keys import Stream, device_key, host_rng, key_words
 from advi.make_guide import asks_for_rows, make_guide
 from advi.model import Model
 from advi.objective import Elbo, Objective
+from advi.optimizers import keyed
+from advi.planned import Planned, planned
 from advi.progress import Bar
 from advi.result import Fit
 from advi.stages.averaging import averaged_blocks
-from advi.stages.some_rows import Start
 from advi.stages.stochastic import Stochastic
 from advi.status import Progress
+from advi.steps import MAX_STEPS, fit_steps
 from advi.streams import Reader, open_stream
-from advi.tracing import require_all_used, trace
+from advi.tracing import require_all_used, trace, trace_derived
 from advi.trust import checked
 
-EVAL_STREAM, READ_STREAM = 201, 202
 CHECK_DENSITIES, CHECK_WORK = 5000, 2**37  # elements read by a check: some seconds
 
 
@@ -74,8 +77,13 @@ def fit(
 ) -> Fit:
     """Fit a variational approximation to a model's posterior.
 
-    With neither `optimizer` nor `batch_size` an automatic plan runs, which has no setting. A fit
-    is interrupted by Ctrl-C without losing what it has.
+    With neither `optimizer` nor `batch_size` an automatic plan runs, which has no setting.
+
+    Ctrl-C returns the fit so far, "interrupted", without a further evaluation: at the next place
+    where a fit can stop, which is not in the middle of a compilation. Before the first evaluation
+    that is the point to start from. Only while the first batch of a stream is waited for there is
+    nothing to return, and KeyboardInterrupt is raised; so it is by a second Ctrl-C that comes
+    before the first has been heeded.
 
     Parameters
     ----------
@@ -88,7 +96,8 @@ def fit(
         and again, such as a data loader, or a function without arguments that returns an iterator
         of one epoch. Its batches may differ in their number of rows: they are joined and cut into
         steps of `batch_size` rows, and what is left of an epoch begins the next. A thread reads
-        ahead; what a stream raises is raised as it is.
+        ahead. What a stream raises before there is a fit is raised as it is; later the fit so far
+        is returned, "interrupted", with the exception as `status.cause`.
     family
         "auto" (full rank up to dimension 1024, low rank up to 2896, else mean field; mean field
         on the stochastic path), "mean_field", "low_rank", "full_rank", a family, or a dict from
@@ -104,8 +113,8 @@ def fit(
         its first batch. Unless an `optimizer` is given, steps are Adam's, at a rate that falls,
         and measure shared latents by their posterior sds. With up to 256 latents, all shared and
         none a point, they start where the plan ends on some 2,000 of the rows, and compare each
-        batch with all rows at one point. To find it, a stream is read a few times, if that is
-        shorter than the steps and each epoch ends.
+        batch with all rows at one point. For it a stream is read as often as by the steps, at
+        most, but twice at least; if they read less than an epoch, as many rows of it.
     num_rows
         Rows in one epoch of a stream, by which its batches are scaled; the last ones may be left
         out, fewer than a batch. Or the rows in the data that local latents have values for, by
@@ -114,10 +123,12 @@ def fit(
         Evaluations of the plan at most (default: no limit but the stages' own), or exactly how
         many steps the optimiser takes, after which encoders, and latents estimated as a point,
         are where the last step left them. By default it goes on until its averages have settled,
-        or for 100,000 steps.
+        or for 100,000 steps. A fit that was still moving says so in its status, `Fit.drift` by how
+        much.
     restarts
         Starts that the plan carries to the end, of which the best ELBO is kept. Seventeen climbs
-        are made in any case; those that end on one optimum count as one start.
+        are made in any case; those that end on one optimum count as one start. Not for steps of
+        an optimiser, nor where `init` is a fit.
     key
         Integer or JAX key. The same key, data and kind of machine give the same bits.
     init
@@ -132,8 +143,8 @@ def fit(
     checkpoint
         A folder to keep a stochastic fit in while it runs, written every ten seconds and at the
         end. However the process ended, the same call goes on from there, and ends with the same
-        bits as if it had not been stopped; `max_steps` may be larger. Not for streams, nor for
-        memory-mapped data.
+        bits as if it had not been stopped; `max_steps` may be larger. One fit at a time may use a
+        folder. Not for streams, nor for memory-mapped data.
     callback
         Called with a `Progress` as the fit goes on; a true result ends it.
     progress
@@ -167,6 +178,7 @@ def fit(
     ('converged', 1.5, 0.5)
     """
     check_model(model)
+    check_on_host(data, init, eval_data)
     _check_arguments(objective, optimizer, callback)
     if max_steps is not None:
         check_count("max_steps", max_steps)
@@ -177,6 +189,7 @@ def fit(
     key_words(key)
     float_dtype = default_float(x64)
     with (
+        interrupts.held(),
         precision(float_dtype),
         Bar(progress, callback, max_steps) as bar,
         contextlib.ExitStack() as opened,
@@ -187,6 +200,8 @@ def fit(
             model = bound(model, data, spec)
         else:
             spec, model = stream.spec, stream.model
+        for fault in transform_faults(model, float_dtype):
+            raise ValueError(fault)
         # tables and encoders are moved by an optimiser, on all rows if there are no batches
         by_row = bool(model.local) and asks_for_rows(family)
         stochastic = optimizer is not None or batch_size is not None or stream is not None or by_row
@@ -197,12 +212,19 @@ def fit(
             )
         if not stochastic:
             _check_planned(objective, eval_data, checkpoint)
+        if restarts > 1 and (stochastic or isinstance(init, Fit)):
+            raise ValueError(
+                f"restarts: got {restarts}, and "
+                + ("steps of an optimiser have" if stochastic else "a fit to go on from is")
+                + " one start; expected 1. Leave it out; several starts are the automatic plan's, "
+                "without batch_size, optimizer and init=fit."
+            )
         if checkpoint is not None and stream is not None:
             raise ValueError(
                 "checkpoint: the rows of a stream, or of memory-mapped arrays, cannot be taken up "
                 "where they were left; expected data in memory. Leave it out, or read the data."
             )
-        keeper = Checkpoint(checkpoint)
+        keeper = opened.enter_context(Checkpoint(checkpoint))
         if stream is None:
             whole = for_rows(model, spec, num_rows)
         else:
@@ -211,6 +233,10 @@ def fit(
         guide = make_guide(model if stochastic else whole, family, auto=auto)
         log_joint = trace(whole, spec)
         require_all_used(whole, log_joint)
+        if stream is None:
+            check_data_indices(whole, log_joint, spec, data)
+            if whole.derived.names:
+                trace_derived(whole, spec)
         if not stochastic:
             density = Density(whole, data, spec, guide.estimated, by_gradient=True)
             first, warm = initial(whole, init)
@@ -226,13 +252,16 @@ def fit(
             log_joint = trace(guide.model, batch_spec)
             check_batch(rows, log_joint.num_rows)
             guide.check_encoders(batch_spec, rows.per_row)
+            guide = guide.frozen(batch_spec, rows.per_row)
         objective = objective or Elbo()
         objective.check(guide, log_joint)
         settings = Stochastic(
             guide,
             batch_spec,
-            objective,
-            optimizer or default_optimizer(guide),
+            objective.frozen,
+            default_optimizer(guide, near=True)
+            if optimizer is None
+            else keyed(optimizer, guide, float_dtype),
             rows,
             averaged_blocks(guide, settle=max_steps is None),
         )
@@ -240,27 +269,27 @@ def fit(
         held_out = reader = None
         if eval_data is not None:
             num_rows = log_joint.num_rows if rows is None else rows.num_rows
-            rng = host_rng(key, EVAL_STREAM)
+            rng = host_rng(key, Stream.EVAL)
             held_out = hold_out(eval_data, guide, batch_spec, num_rows, settings.draws, rng)
-        bar.begin("start")
-
-        def start_on(all_rows: Density | AllRows) -> Start | None:
-            if optimizer is not None:
-                return None
-            return planned(settings, all_rows, init, key, max_steps)
-
         if stream is None:
             density = Density(whole, data, spec, guide.estimated)
-            start = start_on(density)
         else:
-            start = start_on(AllRows(stream))
-            # only now: a stream may be read by one reader at a time
-            reader = Reader(stream, device_key(key, 1), host_rng(key, READ_STREAM))
-            opened.enter_context(reader)
-            batch, scale = reader.first_batch(), stream.rows.scale
-            density = Density(whole, batch, spec, guide.estimated, scale)
+            first, first_spec = prepare(stream.first, float_dtype)
+            scale = stream.rows.num_rows / stream.num_first
+            of_first = model.with_rows(stream.num_first)
+            density = Density(of_first, first, first_spec, guide.estimated, scale)
+            check_data_indices(of_first, density.log_joint, first_spec, first)
+        found = Planned()
+        if optimizer is None:
+            bar.begin("start")
+            found = planned(settings, stream or density, init, key, max_steps or MAX_STEPS)
+            near = found.start is not None or isinstance(init, Fit)
+            settings = settings._replace(optimizer=default_optimizer(guide, near))
+        step_key = device_key(key, Stream.STEPS)
+        if stream is not None:  # only now: it may be read by one reader at a time
+            reader = opened.enter_context(Reader(stream, step_key, host_rng(key, Stream.READ)))
         result = fit_steps(
-            density, settings, init, key, max_steps, bar, keeper, held_out, reader, start
+            density, settings, init, key, step_key, max_steps, bar, keeper, held_out, reader, found
         )
         return _diagnosed(result, bar) if diagnose else result
 
@@ -308,6 +337,8 @@ def _diagnosed(result: Fit, bar: Bar) -> Fit:
         return result  # an estimate has no posterior to compare with
     if result.density.log_joint.cost > CHECK_WORK // CHECK_DENSITIES:
         return result  # fit.check() examines it all the same
+    if isinstance(result.status.cause, KeyboardInterrupt):
+        return result  # nobody waits for a verdict, either
     bar.begin("verdict")
     try:
         return dataclasses.replace(result, checked=checked(result))

@@ -246,13 +246,22 @@ class Guide:
         per_row
             As for `at_rows`.
         """
-        shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves]
-        batch = jax.tree.unflatten(spec.treedef, shapes)
-        axes = jax.tree.unflatten(spec.treedef, [0 if row else None for row in per_row])
+        batch, axes = _batch(spec, per_row)
         for block, index in zip(self.blocks, self.indices, strict=True):
             if isinstance(block.family, Amortised):
                 dim = len(index) // self.num_rows
                 block.family.check(dim, batch, axes, spec.float_dtype)
+
+    def frozen(self, spec: DataSpec, per_row: Sequence[bool]) -> "Guide":
+        """Return the guide with its encoders as they are now; arguments as `check_encoders`."""
+        batch = _batch(spec, per_row)
+        blocks = (
+            Block(b.names, b.family.frozen(*batch, spec.float_dtype))
+            if isinstance(b.family, Amortised)
+            else b
+            for b in self.blocks
+        )
+        return replace(self, blocks=tuple(blocks))
 
     def draw(self, params: tuple[Any, ...], eps: Array) -> dict[str, Array]:
         """Return the draw that standard normal noise (noise_dim,) stands for, by latent."""
@@ -297,6 +306,13 @@ class Guide:
         if len(block.names) == 1:
             return real[block.names[0]].reshape(shape)
         return jnp.concatenate([real[name].reshape(shape) for name in block.names], axis=-1)
+
+
+def _batch(spec: DataSpec, per_row: Sequence[bool]) -> tuple[Any, Any]:
+    """Return the shapes and dtypes of a batch, and for each leaf the axis of its rows or None."""
+    shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves]
+    batch = jax.tree.unflatten(spec.treedef, shapes)
+    return batch, jax.tree.unflatten(spec.treedef, [0 if row else None for row in per_row])
 
 
 def family_name(family: Family | RowFamily) -> str:

@@ -15,7 +15,7 @@ from advi.density import log_density
 from advi.errors import describe
 from advi.guide import Guide
 from advi.objective import Elbo
-from advi.tracing import trace
+from advi.tracing import LogJoint, trace
 
 EVAL_ROWS, EVAL_DRAWS = 4096, 16
 SHARE = 0.05  # of the steps' work that evaluations may take
@@ -52,7 +52,8 @@ class HeldOut:
 
     def elbo(self, params: Any) -> float:
         """Return the ELBO in nats of the model with these rows in place of its own."""
-        program = _program(self.guide, self.spec, self.per_row, self.scale)
+        log_joint = trace(self.guide.model, self.spec)
+        program = _program(self.guide, log_joint, self.per_row, self.scale)
         return float(jax.device_get(program(params, self.data, self.eps)))
 
 
@@ -131,8 +132,8 @@ def hold_out(
 
 
 @lru_cache(maxsize=16)
-def _program(guide: Guide, spec: DataSpec, per_row: tuple[bool, ...], scale: float) -> Any:
-    log_p = log_density(guide.model, trace(guide.model, spec), guide.estimated)
+def _program(guide: Guide, log_joint: LogJoint, per_row: tuple[bool, ...], scale: float) -> Any:
+    log_p = log_density(guide.model, log_joint, guide.estimated)
 
     def elbo(params: Any, data: Any, eps: Array) -> Array:
         params = guide.at_rows(params, data, per_row)

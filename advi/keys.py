@@ -1,5 +1,6 @@
 """Random keys as users give them: an integer, a typed JAX key, or a raw `PRNGKey`."""
 
+import enum
 from typing import Any
 
 import jax
@@ -8,6 +9,38 @@ import numpy as np
 from jax import Array
 
 from advi.errors import describe
+
+
+@enum.unique
+class Stream(enum.IntEnum):
+    """The random streams of a key: each is drawn from in one place, so that no two share draws.
+
+    What judges a fit, or is drawn from it, uses none that the fit has seen. The plan spawns
+    children of its stream, which are numbered from one up like the streams; those of what a user
+    asks of a fit begin beyond them.
+    """
+
+    PLAN = 0
+    STEPS = 1  # order of the rows and noise of the steps, on the device
+    ROW_ENDS = 3  # starts and ELBOs of fits with local latents
+    START = 4  # the plan on some rows, where steps on minibatches start
+    GAP = 5
+    ENDS = 6  # starts, line searches and ELBOs of fits by steps
+    GAP_STEPS = 7
+    CHECK = 101
+    CORRECT = 102
+    RESPONSE = 103
+    REFINE = 104
+    LOO = 105
+    SAMPLE = 106
+    MARGINAL = 107
+    PREDICT = 108
+    RESPONSE_ELBO = 109
+    MODEL_CHECK = 110
+    COMPARE = 111
+    ROW_SAMPLE = 112  # of fits with local latents
+    EVAL = 201  # held-out rows
+    READ = 202  # batches of a stream that are kept
 
 
 def key_words(key: Any) -> tuple[int, ...]:
@@ -47,13 +80,15 @@ def key_words(key: Any) -> tuple[int, ...]:
     )
 
 
-def host_rng(key: Any, *stream: int) -> np.random.Generator:
+def host_rng(key: Any, stream: Stream) -> np.random.Generator:
     """Return the NumPy generator of one stream of a key."""
-    return np.random.default_rng(np.random.SeedSequence(key_words(key), spawn_key=stream))
+    # the plan's is the key's own
+    spawn_key = (int(stream),) if stream != Stream.PLAN else ()
+    return np.random.default_rng(np.random.SeedSequence(key_words(key), spawn_key=spawn_key))
 
 
-def device_key(key: Any, stream: int) -> Array:
+def device_key(key: Any, stream: Stream) -> Array:
     """Return the typed JAX key of one stream of a key."""
-    seed = np.random.SeedSequence(key_words(key), spawn_key=(stream,)).generate_state(1)[0]
-    with jax.transfer_guard_host_to_device("allow"):  # of the seed, and the constants beside it
-        return jax.random.key(int(seed))
+    seed = np.random.SeedSequence(key_words(key), spawn_key=(int(stream),)).generate_state(1)[0]
+    with jax.transfer_guard_host_to_device("allow"):  # of the constants beside the seed
+        return jax.random.key(jax.device_put(np.uint32(seed)))

@@ -47,7 +47,8 @@ class Latent:
         If `support` is not a constraint, is discrete, or has no transform, or `local` is not a
         bool.
     ValueError
-        If `shape` lacks the support's own axes, or `init` does not have that shape.
+        If `shape` lacks the support's own axes, no value of the support has it, or `init` does not
+        have that shape.
 
     Examples
     --------
@@ -89,6 +90,7 @@ class Latent:
                 f"{bijection.event_dim} axes, got {shape}. Give it: "
                 "advi.Latent(support, shape=(..., k)), or use the helper, e.g. advi.simplex(k)."
             )
+        bijection.unconstrained_shape(shape)  # raises where no value has this shape
         for bound in (getattr(self.support, name, None) for name in BOUNDS):
             if bound is not None and not self.local and not _fits(np.shape(bound), shape):
                 raise ValueError(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from advi.diagnostics.psis import khat_threshold, pareto_smooth
 from advi.errors import check_count
-from advi.keys import host_rng
+from advi.keys import Stream, host_rng
 from advi.predict import row_terms
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-LOO_STREAM = 105
 NAMED = 5  # rows named in the text
 MIN_DRAWS = 100  # of fewer the tail is too short for a k-hat (Vehtari et al. 2024, section 3)
 HEAVY = 0.5  # k-hat from which on weights have no variance
@@ -111,7 +110,7 @@ def psis_loo(fit: "Fit", data: Any, n: int, key: Any) -> Loo:
     """Weight draws of the fit so that they stand for the posterior without each row in turn."""
     check_count("n", n, MIN_DRAWS)
     density = fit.density.on(data)
-    rng = host_rng(key, LOO_STREAM)
+    rng = host_rng(key, Stream.LOO)
     corrected = fit.corrected_draws
     if corrected is not None:
         X = corrected.resample(n, rng)

@@ -78,7 +78,7 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
     for own in dict.fromkeys(model.families.get(name, "auto") for name in rest):
         names = [name for name in rest if model.families.get(name, "auto") == own]
         blocks += [(n, own) for n in _by(local, names) if n]
-    position = list(model.latents).index
+    position = {name: i for i, name in enumerate(model.latents)}
     made, choices = [], []
     for names, value in blocks:
         size = sum(model.latents[name].size for name in names)
@@ -91,8 +91,10 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
         _check_local(model, own, shared, chosen)
         if own and not isinstance(chosen, RowFamily):
             chosen = PerRow(chosen)
+        if not size:
+            chosen = MeanField()  # there is nothing to couple
         _check_memory(chosen, size)
-        names = tuple(sorted(names, key=position))
+        names = tuple(sorted(names, key=position.__getitem__))
         # coordinates that are estimated do not know each other: each latent stays by itself
         apart = [(name,) for name in names] if isinstance(chosen, Point) else [names]
         made += [Block(part, chosen) for part in apart]

@@ -1,7 +1,9 @@
 """A model: a log-joint over a tree of latents, and the same density on flat R^D."""
 
+import copy
 import inspect
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -72,7 +74,8 @@ class Model:
     log_joint
         ``log_joint(z, data)``: the log of the joint density of latents and data, in nats, a
         scalar or `Terms`. `z` has the tree of `latents`, on the constrained scale. It must not
-        contain the log-Jacobian of any transform: that is added here.
+        contain the log-Jacobian of any transform: that is added here. What it reads from outside,
+        such as a global variable, is read anew by every fit, and stays as it was for that fit.
     latents
         Pytree (dict, nested dict, tuple) of `Latent`, or of NumPyro constraints for scalars.
     num_rows
@@ -96,13 +99,19 @@ class Model:
         Number of real coordinates D; while `num_rows` is None those of one row.
     local : frozenset of str
         Names of the local latents.
+    traces : dict
+        Traces of its functions, by the shapes that they are for: what these read from outside is
+        as it was when they were made.
+    maps : dict
+        Latent's name to a transform that is used in place of its own.
 
     Raises
     ------
     TypeError
         If `log_joint` is not callable or a leaf is not a latent.
     ValueError
-        If there is no latent.
+        If there is no latent, none of them has a real coordinate, or a name is empty or taken
+        twice.
 
     Examples
     --------
@@ -143,10 +152,13 @@ class Model:
         except ValueError:
             pass  # a built-in without a signature
         names = [_name(path) for path, _ in paths]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"latents: two are named {name!r}; rename one of them.")
-        declared = sorted(range(len(paths)), key=lambda i: _declared_position(latents, paths[i][0]))
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(f"latents: two are named {twice[0]!r}; rename one of them.")
+        if any(getattr(entry, "key", None) == "" for path, _ in paths for entry in path):
+            raise ValueError("latents: one is named ''; expected names of at least one letter.")
+        position = _declared_positions(latents)
+        declared = sorted(range(len(paths)), key=lambda i: position(paths[i][0]))
         self.log_joint = log_joint
         self.num_rows = num_rows
         self._tree = latents
@@ -162,21 +174,22 @@ class Model:
         self._order = tuple(int(k) for k in np.argsort(declared))
         stops = tuple(itertools.accumulate(latent.size for latent in self.latents.values()))
         self.size = stops[-1]
+        if not self.size:
+            raise ValueError(
+                f"latents: {', '.join(map(repr, self.latents))} have no real coordinate at all, "
+                f"with shapes {', '.join(str(v.shape) for v in self.latents.values())}; expected "
+                "at least one."
+            )
         self.spans = dict(zip(self.latents, zip((0, *stops[:-1]), stops, strict=True), strict=True))
         self.derived = derived
         self.rows_leaf = rows_leaf
         self.needs_all_rows = needs_all_rows
+        self.traces: dict[Any, Any] = {}
+        self.maps: dict[str, Any] = {}
+        self._of_fit = False
         self.families = {
             name: family for part, family in (families or {}).items() for name in self.resolve(part)
         }
-        self._key = (
-            identified(log_joint),
-            self._treedef,
-            tuple((name, v.bijection, v.shape) for name, v in self.latents.items()),
-            self.local,
-            num_rows,
-            identified(derived.function),
-        )
 
     def with_rows(self, num: int) -> "Model":
         """Return the model for data of `num` rows: each local latent gets a leading axis.
@@ -194,7 +207,7 @@ class Model:
         """
         if not self.local or self.num_rows == num:
             return self
-        return Model(
+        other = Model(
             self.log_joint,
             self._tree,
             num_rows=num,
@@ -203,10 +216,36 @@ class Model:
             rows_leaf=self.rows_leaf,
             needs_all_rows=self.needs_all_rows,
         )
+        other.traces, other.maps, other._of_fit = self.traces, self.maps, self._of_fit
+        return other
+
+    def of_fit(self, traces: dict[Any, Any], maps: Mapping[str, Any]) -> "Model":
+        """Return the model of one fit, with the traces of its functions and frozen transforms.
+
+        It is equal to that of another fit if their latents are: what the log-joint computes is
+        told by its trace.
+        """
+        other = copy.copy(self)
+        for cached in ("_hash", "_key"):
+            other.__dict__.pop(cached, None)
+        other.traces, other.maps, other._of_fit = traces, dict(maps), True
+        return other
+
+    @cached_property
+    def _key(self) -> tuple[Any, ...]:
+        functions = (identified(self.log_joint), identified(self.derived.function))
+        return (
+            None if self._of_fit else functions,
+            self._treedef,
+            tuple((name, v.bijection, v.shape) for name, v in self.latents.items()),
+            self.local,
+            self.num_rows,
+            tuple(self.maps.items()),
+        )
 
     def __eq__(self, other: object) -> bool:
-        # compiled code is found again by equality: the same log_joint over the same latents
-        return isinstance(other, Model) and self._key == other._key
+        # compiled code is found again by equality
+        return isinstance(other, Model) and (self is other or self._key == other._key)
 
     def __hash__(self) -> int:
         return self._hash
@@ -226,7 +265,11 @@ class Model:
 
     @property
     def _headline(self) -> str:
-        return f"Model with {len(self.latents)} latents, {self.size} real coordinates"
+        latents, size = len(self.latents), self.size
+        return (
+            f"Model with {latents} latent{'s' if latents != 1 else ''}, "
+            f"{size} real coordinate{'s' if size != 1 else ''}"
+        )
 
     def _latent_rows(self) -> list[list[str]]:
         names = list(self.latents)
@@ -303,7 +346,7 @@ class Model:
         """
         values, log_dets = {}, {}
         for name, real_value in real.items():
-            values[name], log_det = self.latents[name].bijection.forward(real_value)
+            values[name], log_det = self._map(name).forward(real_value)
             # a transform's own axes are summed already; what is left leads
             batch = tuple(range(1 if name in self.local else 0, log_det.ndim))
             log_dets[name] = log_det.sum(batch)
@@ -312,10 +355,12 @@ class Model:
     def ravel(self, values: Mapping[str, Array]) -> Array:
         """Map constrained values, by name, to flat real coordinates (D,)."""
         parts = [
-            latent.bijection.inverse(jnp.asarray(values[name])).reshape(-1)
-            for name, latent in self.latents.items()
+            self._map(name).inverse(jnp.asarray(values[name])).reshape(-1) for name in self.latents
         ]
         return jnp.concatenate(parts)
+
+    def _map(self, name: str) -> Any:
+        return self.maps[name] if name in self.maps else self.latents[name].bijection
 
     def to_tree(self, values: Mapping[str, Any]) -> Any:
         """Arrange values by name in the tree of the latents, and derived ones beside them."""
@@ -393,20 +438,27 @@ def _name(path: KeyPath) -> str:
     return keystr(path, simple=True, separator=".") or "z"
 
 
-def _declared_position(tree: Any, path: KeyPath) -> tuple[int, ...]:
-    """Position of a leaf in the order of declaration (JAX sorts the keys of a dict)."""
-    position = []
-    for entry in path:
-        if isinstance(tree, dict):
-            key = entry.key  # type: ignore[attr-defined]
-            position.append(list(tree).index(key))
-            tree = tree[key]
-        elif isinstance(tree, (list, tuple)) and hasattr(entry, "idx"):
-            position.append(entry.idx)  # type: ignore[attr-defined]
-            tree = tree[entry.idx]  # type: ignore[attr-defined]
-        else:
-            break
-    return tuple(position)
+def _declared_positions(tree: Any) -> Callable[[KeyPath], tuple[int, ...]]:
+    """Return the place of a leaf in the order of declaration (JAX sorts the keys of a dict)."""
+    places: dict[int, dict[Any, int]] = {}  # of the keys of every dict, by its identity
+
+    def position(path: KeyPath) -> tuple[int, ...]:
+        node, found = tree, []
+        for entry in path:
+            if isinstance(node, dict):
+                key = entry.key  # type: ignore[attr-defined]
+                if id(node) not in places:
+                    places[id(node)] = {k: i for i, k in enumerate(node)}
+                found.append(places[id(node)][key])
+                node = node[key]
+            elif isinstance(node, (list, tuple)) and hasattr(entry, "idx"):
+                found.append(entry.idx)  # type: ignore[attr-defined]
+                node = node[entry.idx]  # type: ignore[attr-defined]
+            else:
+                break
+        return tuple(found)
+
+    return position
 
 
 def _as_latent(name: str, leaf: Any) -> Latent:

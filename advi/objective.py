@@ -14,6 +14,7 @@ from jax.scipy.special import logsumexp
 from advi import draws
 from advi.device import mixed_dtypes
 from advi.errors import describe, unknown
+from advi.frozen import Frozen
 from advi.guide import Guide
 from advi.model import Terms
 from advi.tracing import LogJoint
@@ -80,6 +81,14 @@ class Elbo:
                 "from their prior; expected a log-joint that tells their prior apart: "
                 "advi.Terms(shared, rows=log_likelihood, prior=log_prior), each of them (B,)."
             )
+
+    @property
+    def frozen(self) -> "Elbo":
+        """The objective with `beta` as it is now."""
+        if not callable(self.beta):
+            return self
+        step = jax.ShapeDtypeStruct((), np.int32)
+        return replace(self, beta=Frozen(self.beta, "beta", step))
 
     def noise(self, key: Array, num: int, dim: int) -> Array:
         """Return the noise (num, dim) of a step: antithetic."""
@@ -164,6 +173,11 @@ class Iwae:
     def check(self, guide: Guide, log_joint: LogJoint) -> None:
         """Raise ValueError if this objective is not defined for a guide and a log-joint."""
         check_weights("Iwae", guide)
+
+    @property
+    def frozen(self) -> "Iwae":
+        """The objective itself, which reads nothing from outside."""
+        return self
 
     def noise(self, key: Array, num: int, dim: int) -> Array:
         """Return the noise (num, dim) of a step: independent draws."""

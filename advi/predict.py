@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.extend.core as jex_core
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -17,14 +16,13 @@ from advi.data import DataSpec, prepare
 from advi.density import Density, precision
 from advi.device import compiled
 from advi.errors import describe
-from advi.keys import device_key
-from advi.model import Model
-from advi.tracing import cost, trace
+from advi.indices import check_indices
+from advi.jaxprs import Traced, traced
+from advi.keys import Stream, device_key
 
 if TYPE_CHECKING:
     from advi.result import Fit
 
-PREDICT_STREAM = 3
 MAX_DRAWS, WORK = 256, 2**24  # draws in one call, and elements that they may read and write
 
 
@@ -71,14 +69,12 @@ def row_terms(density: Density, z: Any) -> NDArray:
             "log_joint returned a scalar, which does not say what belongs to one row; return "
             "advi.Terms(shared, rows) with one log-likelihood per data row."
         )
-    rows = _rows_of(density.model, density.spec)
+    model, log_joint = density.model, density.log_joint
+
+    def rows(z: Any, data: Any) -> Array:
+        return log_joint(model.from_tree(z), data).rows
+
     return _over_draws(rows, False, z, density.data, density.spec, 0)
-
-
-@lru_cache(maxsize=16)
-def _rows_of(model: Model, spec: DataSpec) -> Callable[[Any, Any], Array]:
-    log_joint = trace(model, spec)
-    return lambda z, data: log_joint(model.from_tree(z), data).rows
 
 
 def _wants_key(fn: Any) -> bool:
@@ -118,9 +114,9 @@ def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec,
         n = len(leaves[0])
         shapes = tuple(leaf.shape[1:] for leaf in leaves)
         most = min(MAX_DRAWS, 1 << (n - 1).bit_length())
-        program = _program(fn, with_key, treedef, shapes, spec, most)
+        program = _program(fn, with_key, treedef, shapes, spec, data, most)
         index = np.arange(-(-n // program.num) * program.num)  # the last draw repeated is cut off
-        noise = device_key(key, PREDICT_STREAM)
+        noise = device_key(key, Stream.PREDICT)
         parts = []
         for numbers in index.reshape(-1, program.num):
             chunk = [leaf[np.minimum(numbers, n - 1)] for leaf in leaves]
@@ -129,9 +125,14 @@ def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec,
     return jax.tree.map(lambda *arrays: np.concatenate(arrays)[:n], *parts)
 
 
-@lru_cache(maxsize=16)
 def _program(
-    fn: Callable, with_key: bool, treedef: Any, shapes: tuple, spec: DataSpec, most: int
+    fn: Callable,
+    with_key: bool,
+    treedef: Any,
+    shapes: tuple,
+    spec: DataSpec,
+    data: Any,
+    most: int,
 ) -> Program:
     def one(leaves: list[Array], data_leaves: list[Array], key: Array, number: Array) -> Any:
         z, data = treedef.unflatten(leaves), spec.treedef.unflatten(data_leaves)
@@ -144,19 +145,28 @@ def _program(
         _check_returned(out)
         return out
 
-    jaxpr, out = jax.make_jaxpr(one, return_shape=True)(
+    # at every call: what `fn` reads from outside may have changed
+    flat, out = traced(
+        one,
         [jax.ShapeDtypeStruct(shape, spec.float_dtype) for shape in shapes],
         [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves],
         jax.eval_shape(lambda: jax.random.key(0)),
         np.int32(0),
     )
-    flat, out_tree = jex_core.jaxpr_as_fun(jaxpr), jax.tree.structure(out)
+    names = ["the draws"] * len(shapes) + [f"data leaf {name!r}" for name in spec.names]
+    known = [None] * len(shapes) + [*jax.tree.leaves(data), None, None]
+    check_indices(flat, known, [*names, "", ""], "fn")
+    fitting = max(WORK // max(flat.cost, 1), 1)
+    call = _compiled(flat, jax.tree.structure(out))
+    return Program(call, min(most, 1 << (fitting.bit_length() - 1)))
 
+
+@lru_cache(maxsize=16)
+def _compiled(flat: Traced, out_tree: Any) -> Callable[..., Any]:
     def call(leaves: list[Array], data: Any, key: Array, numbers: Array) -> Any:
         def at(leaves: list[Array], number: Array) -> Any:
             return out_tree.unflatten(flat(*leaves, *jax.tree.leaves(data), key, number))
 
         return jax.vmap(at)(leaves, numbers)
 
-    fitting = max(WORK // max(cost(jaxpr.jaxpr), 1), 1)
-    return Program(compiled(call), min(most, 1 << (fitting.bit_length() - 1)))
+    return compiled(call)

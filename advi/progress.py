@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from advi import interrupts
 from advi.errors import describe
 from advi.status import Progress
 
@@ -68,7 +69,10 @@ class Bar:
             self._bar.set_description_str(progress.stage, refresh=False)
             self._bar.set_postfix_str(f"ELBO {progress.elbo:.2f}", refresh=False)
             self._draw(lambda: self._bar.update(progress.step - self._bar.n))
-        answer = None if self._callback is None else self._callback(progress)
+        if self._callback is None:
+            return None
+        with interrupts.at_once():
+            answer = self._callback(progress)
         try:
             bool(answer)
         except (TypeError, ValueError):

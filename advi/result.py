@@ -24,7 +24,7 @@ from advi.families import PerRow
 from advi.gaussian import Gaussian, Structure, structure_of
 from advi.guide import Guide
 from advi.interop import arviz
-from advi.keys import device_key, host_rng
+from advi.keys import Stream, device_key, host_rng
 from advi.log_prob import log_prob
 from advi.loo import Loo, psis_loo
 from advi.model import Model
@@ -36,7 +36,6 @@ from advi.stages.plan import Rival
 from advi.status import Estimate, EvalTrace, Progress, Status
 from advi.table import Table
 
-SAMPLE_STREAM = 2
 MOMENT_DRAWS, FEW_DRAWS = 4000, 100
 MOMENT_ELEMENTS = 2**27  # of all draws that moments come from
 ORTHOGONAL_DIM = 512  # above it orthogonal draws cost more than they save
@@ -59,7 +58,8 @@ class Fit:
     status : Status
         "converged", "max_steps", "interrupted" or "diverged", with a sentence in `.message`.
     elbo : Estimate
-        Evidence lower bound in nats on fresh draws, with its Monte Carlo standard error.
+        Evidence lower bound in nats on fresh draws, with its Monte Carlo standard error. After
+        Ctrl-C that of the last steps, since nothing more was evaluated; NaN if there were none.
     trace
         ELBO in nats after every step of the plan, or every step of an optimiser.
     num_gradients
@@ -76,6 +76,13 @@ class Fit:
         Draws nearer to the posterior than q's, which moments and samples then come from.
     checked
         What the verdict is based on; None if nothing was checked.
+    drift
+        How far a fit by steps had still to go at its end, about, sds: the largest difference of
+        means, or of log sds, between the averages over the last half of the steps and over the
+        quarter before; or, where not all rows were read, how far the posterior of those that were
+        is from that of all. NaN for the automatic plan, and where nothing has an sd.
+    alarms
+        What the fit found to be wrong with the log density, a sentence each.
     """
 
     guide: Guide
@@ -90,6 +97,8 @@ class Fit:
     rivals: tuple[Rival, ...] = ()
     corrected_draws: WeightedDraws | None = None
     checked: Checked | None = None
+    drift: float = math.nan
+    alarms: tuple[str, ...] = ()
 
     @property
     def model(self) -> Model:
@@ -145,12 +154,18 @@ class Fit:
         if self.checked is None and self.guide.local:
             return Verdict(
                 "not checked",
-                ("Importance weights of all rows' latents together would tell nothing.",),
+                (
+                    *trust.moving(self),
+                    "Importance weights of all rows' latents together would tell nothing.",
+                ),
                 "compare fit.log_marginal(data) with the ELBO, or see "
                 "advi.amortisation_gap(fit, data).",
             )
         if self.checked is None:
-            return Verdict("not checked", action="call fit.check().")
+            moving = trust.moving(self)
+            return Verdict(
+                "not checked", moving, "give more steps." if moving else "call fit.check()."
+            )
         return self.checked.verdict
 
     @property
@@ -206,7 +221,7 @@ class Fit:
         if corrected:
             return self.corrected().sample(n, key)
         if self.guide.local or data is not None:
-            values = self.rows(data).sample(n, host_rng(key, SAMPLE_STREAM))
+            values = self.rows(data).sample(n, host_rng(key, Stream.ROW_SAMPLE))
         else:
             values = self.constrain(self.sample_points(n, key)[0])
         # what is derived belongs to the data of the fit
@@ -219,7 +234,7 @@ class Fit:
 
         Corrected draws come from no noise.
         """
-        rng = host_rng(key, SAMPLE_STREAM)
+        rng = host_rng(key, Stream.SAMPLE)
         if self.corrected_draws is not None:
             return self.corrected_draws.resample(n, rng), None
         E = self.structure.spread(rng.standard_normal((n, self.guide.noise_dim)))
@@ -396,7 +411,7 @@ class Fit:
         check_draws("log_marginal", draws)
         check_weights("log_marginal", self.guide)
         rows = self.rows(data)
-        return rows.log_marginal(draws, device_key(key, SAMPLE_STREAM))
+        return rows.log_marginal(draws, device_key(key, Stream.MARGINAL))
 
     def rows(self, data: Any = None) -> RowPosterior:
         """Return the variational distribution at the rows of some data, or at those fitted.

@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from advi.data import find_nan
+from advi.data import DataSpec, find_nan
 from advi.density import Density
 from advi.errors import format_value
 from advi.families import Amortised, PerRow
-from advi.gaussian import POINT_SD
-from advi.guide import Guide
+from advi.gaussian import POINT_SD, Floats
+from advi.guide import Block, Guide
 from advi.initial import check_same_latents, initial
-from advi.keys import host_rng
+from advi.keys import Stream, host_rng
 from advi.result import Fit
 from advi.row_data import RowData
 from advi.row_elbo import RowElbos, row_elbos
@@ -22,7 +22,6 @@ from advi.status import Estimate
 
 START_SCALES = (0.1, 0.01, 0.001, 1e-4, 1e-6)
 LAST_ERRORS = 2.0
-ROWS_STREAM = 3
 TRIED_ROWS, TRIED_DRAWS = 256, 16
 
 
@@ -37,11 +36,32 @@ class RowEnds(NamedTuple):
     def of(cls, density: Density, guide: Guide, key: Any) -> "RowEnds":
         """Return the ends of a fit to some data, or to a stream that begins with them."""
         rows = RowData.of(density.data, density.spec, density.model.num_rows or 1)
-        return cls(guide, rows, int(host_rng(key, ROWS_STREAM).integers(2**32)))
+        return cls(guide, rows, int(host_rng(key, Stream.ROW_ENDS).integers(2**32)))
 
-    def judged_by(self, batches: list[Any]) -> "RowEnds":
+    def judged_by(self, batches: list[Any], spec: DataSpec, scale: float) -> "RowEnds":
         """Return the ends of a fit to a stream, of which some batches were kept."""
         return self._replace(rows=self.rows.joined(batches))
+
+    def unjudged_start(self, init: Any) -> Any:
+        """Return the parameters to start from, host arrays, whatever the ELBO there."""
+        if isinstance(init, Fit):
+            return _from_fit(self.guide, init, self.dtype)
+        guide, loc = self._first(init)
+        return guide.params_of((loc, np.full(len(loc), START_SCALES[0])), self.dtype)
+
+    @property
+    def dtype(self) -> str:
+        """Float type of the fit."""
+        return self.rows.spec.float_dtype
+
+    def _first(self, init: Any) -> tuple[Guide, Floats]:
+        """Return the guide that parameters are made by, and the mean to start from."""
+        guide = self.guide
+        if isinstance(init, Mapping):
+            _check_not_encoded(guide, guide.model.named(dict(init)))
+        if not any(isinstance(b.family, PerRow) for b in guide.blocks):
+            guide = guide.with_rows(1)  # nothing is held for each row
+        return guide, initial(guide.model, init)[0].loc
 
     def start(self, init: Any) -> Any:
         """Return the parameters to start from, host arrays, where the ELBO is finite.
@@ -52,18 +72,13 @@ class RowEnds(NamedTuple):
             As `initial`; if a value is given for what an encoder computes; if a fit's local
             latents have another family; or if the ELBO is finite at no scale.
         """
-        guide, dtype = self.guide, self.rows.spec.float_dtype
         if isinstance(init, Fit):
-            return _from_fit(guide, init, dtype)
-        if isinstance(init, Mapping):
-            _check_not_encoded(guide, guide.model.named(dict(init)))
-        if not any(isinstance(b.family, PerRow) for b in guide.blocks):
-            guide = guide.with_rows(1)  # nothing is held for each row
-        loc = initial(guide.model, init)[0].loc
+            return self.unjudged_start(init)
+        guide, loc = self._first(init)
         some = self.rows.sample(TRIED_ROWS, np.random.default_rng(self.seed))
         bad = some.index
         for scale in START_SCALES:
-            params = guide.params_of((loc, np.full(len(loc), scale)), dtype)
+            params = guide.params_of((loc, np.full(len(loc), scale)), self.dtype)
             bad = not_finite(self.guide, params, some, self.seed)
             if not len(bad):
                 return params
@@ -129,10 +144,11 @@ def _check_not_encoded(guide: Guide, given: Mapping[str, Any]) -> None:
 def _from_fit(guide: Guide, fit: Fit, dtype: str) -> Any:
     """Return the parameters of a fit: of equal blocks the same, of others their means and sds."""
     check_same_latents(guide.model, fit)
-    known = dict(zip(fit.guide.blocks, fit.params, strict=True))
+    # what an encoder reads from outside may have changed
+    known = dict(zip(map(_thawed, fit.guide.blocks), fit.params, strict=True))
     for block in guide.blocks:
         table = isinstance(block.family, PerRow)
-        if block.local and block not in known:
+        if block.local and _thawed(block) not in known:
             raise ValueError(
                 f"init: got a fit with {fit.guide.description}; expected the same family of "
                 f"{', '.join(map(repr, block.names))}, which is local."
@@ -148,4 +164,9 @@ def _from_fit(guide: Guide, fit: Fit, dtype: str) -> Any:
         span = slice(*one.model.spans[name])
         loc[span], sd[span] = mean, np.where(scale == 0, POINT_SD, scale)
     fresh = one.params_of((loc, sd), dtype)
-    return tuple(known.get(block, p) for block, p in zip(guide.blocks, fresh, strict=True))
+    return tuple(known.get(_thawed(block), p) for block, p in zip(guide.blocks, fresh, strict=True))
+
+
+def _thawed(block: Block) -> Block:
+    family = block.family
+    return Block(block.names, family.thawed) if isinstance(family, Amortised) else block

@@ -13,8 +13,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 from numpy.typing import NDArray
 
-from advi import draws
-from advi.data import DataSpec
+from advi import draws, interrupts
 from advi.density import log_density, precision
 from advi.device import compiled
 from advi.families import Amortised
@@ -23,7 +22,7 @@ from advi.model import Terms
 from advi.moments import DrawSet
 from advi.row_data import CHUNK_ROWS, RowData
 from advi.status import Estimate
-from advi.tracing import trace
+from advi.tracing import LogJoint, trace
 
 Floats = NDArray[np.float64]
 
@@ -161,8 +160,9 @@ class RowPosterior:
     ) -> Iterator[tuple[Terms, NDArray[np.int_], int]]:
         """Yield log p - log q of chunks of rows, `Terms` of (R,) and (R, C), as `chunks` does."""
         guide = self.chunk_guide
-        program = _terms_program(guide, self.rows.chunk_spec)
+        program = _terms_program(guide, trace(guide.model, self.rows.chunk_spec))
         for batch, places, count in self.rows.chunks():
+            interrupts.check()
             eps = rng.standard_normal((num_draws, guide.noise_dim))
             with self._precision():
                 terms = program(self.at(places), batch, eps.astype(self.rows.spec.float_dtype))
@@ -171,7 +171,8 @@ class RowPosterior:
 
     def log_marginal(self, num_draws: int, key: Array) -> RowValues:
         """Return importance-sampling estimates of each row's log p(x), nats."""
-        program = _log_marginal_program(self.chunk_guide, self.rows.chunk_spec)
+        guide = self.chunk_guide
+        program = _log_marginal_program(guide, trace(guide.model, self.rows.chunk_spec))
         found = []
         for number, (batch, places, count) in enumerate(self.rows.chunks()):
             with self._precision():
@@ -253,9 +254,9 @@ def _draws_program(guide: Guide) -> Any:
     return compiled(jax.vmap(_draw_program(guide), in_axes=(None, 0)))
 
 
-def log_difference(guide: Guide, spec: DataSpec) -> Callable[[Any, Any, Array], Terms]:
+def log_difference(guide: Guide, log_joint: LogJoint) -> Callable[[Any, Any, Array], Terms]:
     """Return the function (params, batch, eps) -> log p - log q of one draw, as `Terms`."""
-    log_p = log_density(guide.model, trace(guide.model, spec), guide.estimated)
+    log_p = log_density(guide.model, log_joint, guide.estimated)
 
     def one(params: Any, batch: Any, eps: Array) -> Terms:
         real = guide.draw(params, eps)
@@ -266,13 +267,13 @@ def log_difference(guide: Guide, spec: DataSpec) -> Callable[[Any, Any, Array], 
 
 
 @lru_cache(maxsize=64)
-def _terms_program(guide: Guide, spec: DataSpec) -> Any:
-    return compiled(jax.vmap(log_difference(guide, spec), in_axes=(None, None, 0)))
+def _terms_program(guide: Guide, log_joint: LogJoint) -> Any:
+    return compiled(jax.vmap(log_difference(guide, log_joint), in_axes=(None, None, 0)))
 
 
 @lru_cache(maxsize=64)
-def _log_marginal_program(guide: Guide, spec: DataSpec) -> Any:
-    draws = jax.vmap(log_difference(guide, spec), in_axes=(None, None, 0))
+def _log_marginal_program(guide: Guide, log_joint: LogJoint) -> Any:
+    draws = jax.vmap(log_difference(guide, log_joint), in_axes=(None, None, 0))
 
     def program(params: Any, batch: Any, key: Array, chunk: Array, num_draws: Array) -> Array:
         key = jax.random.fold_in(key, chunk)

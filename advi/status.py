@@ -12,7 +12,9 @@ STATUSES = ("converged", "max_steps", "interrupted", "diverged")
 class Status(str):
     """Why a fit ended: one of "converged", "max_steps", "interrupted", "diverged".
 
-    A string with one more attribute, `message`: the reason, a sentence.
+    A string with two more attributes. `message` is the reason, a sentence. `cause` is the exception
+    that interrupted the fit: what a stream raised, or a KeyboardInterrupt after Ctrl-C; None
+    otherwise, and once the fit was saved and loaded.
 
     Examples
     --------
@@ -22,13 +24,15 @@ class Status(str):
     """
 
     message: str
+    cause: BaseException | None
 
-    def __new__(cls, name: str, message: str) -> "Status":
+    def __new__(cls, name: str, message: str, cause: BaseException | None = None) -> "Status":
         """Return the status of that name, with its sentence."""
         if name not in STATUSES:
             raise ValueError(f"status: got {name!r}; expected one of {STATUSES}.")
         status = super().__new__(cls, name)
         status.message = message
+        status.cause = cause
         return status
 
     def __reduce__(self) -> tuple[type["Status"], tuple[str, str]]:

@@ -4,6 +4,7 @@ Either is read in blocks of some steps' rows, which a thread moves to the device
 on the block before are taken.
 """
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from advi import interrupts
 from advi.data import DataSpec, Rows, check_batch_size, check_rows, converted, for_rows, make_rows
 from advi.deferred import Deferred, bound
 from advi.density import precision
@@ -39,6 +41,31 @@ class EndlessError(StreamError):
     """An epoch that goes on after `num_rows` rows: it may give some of them twice."""
 
 
+class BrokenStreamError(Exception):
+    """A stream could not be read on.
+
+    Attributes
+    ----------
+    error
+        What reading it raised.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Tell what reading a stream raises from what else goes wrong in a fit."""
+    try:
+        yield
+    except (StopIteration, EndlessError):
+        raise
+    except Exception as error:
+        raise BrokenStreamError(error) from error
+
+
 @runtime_checkable
 class _Array(Protocol):
     def __array__(self) -> Any: ...
@@ -56,20 +83,29 @@ class Stream:
         How many there are, in a batch and in a block.
     spec
         Of one batch.
+    first
+        Some rows, not more than in a batch: a pytree on the host.
     blocks
         Begins to read, given the key of the fit; endless.
     epoch
-        Begins to read every row once, in blocks of which the last may be shorter.
+        Begins to read a number of rows once, in blocks of which the last may be shorter: the first
+        ones of batches, in a file some chosen at random, the same ones for the same seed.
     sample
-        Reads a number of rows chosen at random.
+        Reads a number of rows chosen at random, given of how many that `epoch` reads.
     """
 
     model: Model
     rows: Rows
     spec: DataSpec
+    first: Any
     blocks: Callable[[Array], Generator[Block, None, None]]
-    epoch: Callable[[], Generator[Block, None, None]]
-    sample: Callable[[int, np.random.Generator], Block]
+    epoch: Callable[[int, int], Generator[Block, None, None]]
+    sample: Callable[[int, int, np.random.Generator], Block]
+
+    @property
+    def num_first(self) -> int:
+        """How many rows `first` has."""
+        return _length(jax.tree.leaves(self.first), self.rows)
 
 
 class Reader:
@@ -95,27 +131,24 @@ class Reader:
         size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in stream.spec.leaves)
         self._most = int(np.clip(KEPT_BYTES // max(size, 1), SAMPLED, KEPT))
         self.kept: list[Any] = []
-        self._pending: list[Any] = []
 
     def __enter__(self) -> "Reader":
         self._prefetch.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._prefetch.__exit__(*error)
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._prefetch.__exit__(kind, *error)
 
     def __iter__(self) -> "Reader":
         return self
 
-    def first_batch(self) -> Any:
-        """Return a batch of the first block, before any block is taken."""
-        self._pending.append(next(self))
-        return self.kept[0]
+    def abandon(self) -> None:
+        """Do not wait for the stream at the end: it may be what hangs."""
+        self._prefetch.abandon()
 
     def __next__(self) -> Any:
-        if self._pending:
-            return self._pending.pop()
-        block, batches = next(self._prefetch)
+        with reading():
+            block, batches = next(self._prefetch)
         for batch in batches:  # reservoir sampling: every batch is as likely to be kept
             self._offered += 1
             place = int(self._rng.integers(self._offered))
@@ -173,7 +206,7 @@ def open_stream(
     if epochs is not None:
         return _batches(model, epochs, num_rows, batch_size, float_dtype)
     if batch_size is not None and any(isinstance(x, np.memmap) for x in jax.tree.leaves(data)):
-        return _mapped(model, data, batch_size, float_dtype)
+        return _mapped(model, data, num_rows, batch_size, float_dtype)
     return None
 
 
@@ -220,9 +253,10 @@ def _is_batch(entry: Any) -> bool:
 def _batches(
     model: Model | Deferred, epochs: Epochs, num_rows: Any, batch_size: int | None, float_dtype: str
 ) -> Stream:
-    epoch = epochs()
     try:
-        batch = next(epoch)
+        with interrupts.at_once():  # of a fit there is nothing yet to return
+            epoch = epochs()
+            batch = next(epoch)
     except StopIteration:
         raise ValueError("data: the stream is empty; expected at least one batch.") from None
     tree, first = converted(_as_tree(batch), float_dtype)
@@ -255,25 +289,27 @@ def _batches(
     def blocks(key: Array) -> Generator[Block, None, None]:
         return _cut(itertools.chain.from_iterable(begin() for _ in itertools.count()), rows)
 
-    def epoch_once() -> Generator[Block, None, None]:
-        return _no_more(begin(), rows)
+    def epoch_of(most: int, seed: int) -> Generator[Block, None, None]:
+        return _cut(_at_most(begin(), rows, most), rows)
 
-    def sample(num: int, rng: np.random.Generator) -> Block:
-        chosen, start, held = _chosen(rows, num, rng), 0, []
-        for leaves in epoch_once():
+    def sample(num: int, most: int, rng: np.random.Generator) -> Block:
+        chosen, start, held = _chosen(most, num, rng), 0, []
+        for leaves in _at_most(begin(), rows, most):
             stop = start + _length(leaves, rows)
             here = slice(*np.searchsorted(chosen, [start, stop]))
             held.append(_at(leaves, rows, chosen[here] - start))
             start = stop
         return _joined(held, rows)
 
+    of_first = _at([np.array(leaf) for leaf in jax.tree.leaves(tree)], rows, slice(batch_size))
     return Stream(
         model,
         rows,
         rows.batch_spec(first),
+        first.treedef.unflatten(of_first),
         blocks,
-        epoch=lambda: _cut(epoch_once(), rows),
-        sample=sample,
+        epoch_of,
+        sample,
     )
 
 
@@ -311,14 +347,24 @@ def _epoch(
         )
 
 
-def _no_more(batches: Iterator[Block], rows: Rows) -> Generator[Block, None, None]:
-    """Yield an epoch's batches; raise EndlessError if it goes on after its rows."""
-    seen = 0
-    for leaves in batches:
-        seen += _length(leaves, rows)
-        if seen > rows.num_rows:
-            raise EndlessError(f"one epoch of the stream had over num_rows={rows.num_rows} rows")
-        yield leaves
+def _at_most(
+    batches: Generator[Block, None, None], rows: Rows, most: int
+) -> Generator[Block, None, None]:
+    """Yield an epoch's batches up to a number of rows.
+
+    Where these are all, the epoch is read to its end, and EndlessError raised if it goes on.
+    """
+    left = most
+    with contextlib.closing(batches):
+        for leaves in batches:
+            left -= _length(leaves, rows)
+            if left > 0 or (left == 0 and most == rows.num_rows):
+                yield leaves
+            elif most == rows.num_rows:
+                raise EndlessError(f"one epoch of the stream had over num_rows={most} rows")
+            else:
+                yield _at(leaves, rows, slice(_length(leaves, rows) + left))
+                return
 
 
 def _cut(batches: Iterator[Block], rows: Rows) -> Generator[Block, None, None]:
@@ -354,9 +400,9 @@ def _joined(blocks: list[Block], rows: Rows) -> Block:
     ]
 
 
-def _chosen(rows: Rows, num: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the places of some rows (num,) out of all, in their order."""
-    return np.sort(rng.choice(rows.num_rows, num, replace=False))
+def _chosen(most: int, num: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the places of some rows (num,) out of `most`, in their order."""
+    return np.sort(rng.choice(most, num, replace=False))
 
 
 def _at(leaves: Block, rows: Rows, places: Any) -> Block:
@@ -390,7 +436,9 @@ def _described(spec: DataSpec) -> str:
     return ", ".join(f"{name}: {shape} {dtype}" for name, (shape, dtype) in leaves)
 
 
-def _mapped(model: Model | Deferred, data: Any, batch_size: Any, float_dtype: str) -> Stream:
+def _mapped(
+    model: Model | Deferred, data: Any, num_rows: Any, batch_size: Any, float_dtype: str
+) -> Stream:
     """Return memory-mapped rows as a stream, in the order in which a fit in memory takes them."""
     leaves, treedef = jax.tree.flatten(data, is_leaf=lambda node: isinstance(node, list))
     mapped = [isinstance(leaf, np.memmap) and leaf.ndim > 0 for leaf in leaves]
@@ -403,7 +451,12 @@ def _mapped(model: Model | Deferred, data: Any, batch_size: Any, float_dtype: st
     ]
     spec = spec._replace(leaves=tuple(shapes))
     model = bound(model, data, spec)
-    num_rows = trace(for_rows(model, spec), spec).num_rows
+    if num_rows is not None and not model.local:
+        raise ValueError(
+            f"num_rows: got {describe(num_rows)} for memory-mapped data, whose number of rows is "
+            "that of Terms.rows; expected it for a stream of batches only. Leave it out."
+        )
+    num_rows = trace(for_rows(model, spec, num_rows), spec).num_rows
     every = make_rows(batch_size, num_rows, spec)
     rows = _with_block(every.num_rows, every.batch_size, every.per_row, spec)
     sources = [
@@ -423,15 +476,18 @@ def _mapped(model: Model | Deferred, data: Any, batch_size: Any, float_dtype: st
                 index = jax.device_get(_indices(every)(key, steps)).ravel()
             yield rows_at(index)
 
-    def epoch() -> Generator[Block, None, None]:
-        size = rows.block * rows.batch_size
-        for start in range(0, rows.num_rows, size):
-            yield rows_at(np.arange(start, min(start + size, rows.num_rows)))
+    def epoch(most: int, seed: int) -> Generator[Block, None, None]:
+        size, places = rows.block * rows.batch_size, np.arange(most)
+        if most < rows.num_rows:
+            places = _chosen(rows.num_rows, most, np.random.default_rng(seed))
+        for start in range(0, most, size):
+            yield rows_at(places[start : start + size])
 
-    def sample(num: int, rng: np.random.Generator) -> Block:
-        return rows_at(_chosen(rows, num, rng))
+    def sample(num: int, most: int, rng: np.random.Generator) -> Block:
+        return rows_at(_chosen(rows.num_rows, num, rng))
 
-    return Stream(model, rows, rows.batch_spec(spec), blocks, epoch, sample)
+    first = spec.treedef.unflatten(sample(rows.batch_size, 0, np.random.default_rng(0)))
+    return Stream(model, rows, rows.batch_spec(spec), first, blocks, epoch, sample)
 
 
 @lru_cache(maxsize=8)

@@ -1,24 +1,27 @@
 """The one place where the user's log-joint is traced; every compiled program is built from that.
 
-The trace is a jaxpr, so a log-joint written in Python runs once per model and data shapes however
+The trace is a jaxpr, so a log-joint written in Python runs once per fit and data shapes however
 many programs (gradient, density, optimiser step) are compiled from it, and what is wrong with it
-is known before any of them.
+is known before any of them. Every fit traces anew, since what the log-joint reads from outside may
+have changed; where the trace is equal to an earlier one, so are the programs.
 """
 
 import difflib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, NamedTuple
 
 import jax
-import jax.extend.core as jex_core
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from advi.data import DataSpec, check_rows
+from advi.frozen import ChangedError, Frozen
+from advi.jaxprs import Traced, fresh_jaxpr, interned, trace_lock, traced
 from advi.model import Model, Terms
 
 
@@ -50,7 +53,7 @@ class MisplacedError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class LogJoint:
-    """A traced log-joint.
+    """A traced log-joint; traces that are equal are one object, by which programs are found again.
 
     Attributes
     ----------
@@ -62,27 +65,82 @@ class LogJoint:
         Length of `Terms.rows`, or None where the log-joint returned a scalar.
     has_prior
         Whether the prior density of the local latents is told apart, in `Terms.prior`.
-    cost
-        Array elements read and written by one evaluation: a measure of its work.
-    open_ended
-        Whether a loop in it runs until some condition holds, as a solver does until converged.
     """
 
-    flat: Callable[..., Sequence[Array]]
+    flat: Traced
     used: frozenset[str]
     num_rows: int | None
     has_prior: bool
-    cost: int
-    open_ended: bool
 
     def __call__(self, values: dict[str, Array], data: Any) -> Terms:
         """Return the log-joint, without any log-Jacobian, as `Terms`."""
         return Terms(*self.flat(*values.values(), *jax.tree.leaves(data)))
 
+    @property
+    def cost(self) -> int:
+        """Array elements read and written by one evaluation: a measure of its work."""
+        return self.flat.cost
 
-@lru_cache(maxsize=64)
+    @property
+    def open_ended(self) -> bool:
+        """Whether a loop in it runs until some condition holds, as a solver's does."""
+        return "while" in self.flat.primitives
+
+
+_known: "weakref.WeakValueDictionary[Any, LogJoint]" = weakref.WeakValueDictionary()
+
+
+class FrozenTransform(NamedTuple):
+    """A transform's two maps, as they were when a fit began."""
+
+    forward: Frozen
+    inverse: Frozen
+
+
+def of_fit(model: Model, float_dtype: str, traces: dict[Any, Any]) -> Model:
+    """Return a model for one fit: what its functions read from outside stays as it is now.
+
+    Parameters
+    ----------
+    model
+        The model.
+    float_dtype
+        "float32" or "float64".
+    traces
+        What is traced already, or nothing.
+    """
+    maps = {}
+    with trace_lock, jax.enable_x64(float_dtype == "float64"):
+        for name, latent in model.latents.items():
+            if _is_own(latent.bijection):
+                maps[name] = _frozen(name, latent, float_dtype)
+    return model.of_fit(traces, maps)
+
+
+def _is_own(transform: Any) -> bool:
+    """Return whether a transform, or what it is made of, is the user's own."""
+    if type(transform).__module__.split(".")[0] not in ("advi", "numpyro"):
+        return True
+    parts = (getattr(transform, f.name) for f in fields(transform)) if _has_parts(transform) else ()
+    return any(_is_own(part) for part in parts if hasattr(part, "codomain") or _has_parts(part))
+
+
+def _has_parts(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)
+
+
+def _frozen(name: str, latent: Any, float_dtype: str) -> FrozenTransform:
+    real = jax.ShapeDtypeStruct(latent.unconstrained_shape, float_dtype)
+    value = jax.ShapeDtypeStruct(latent.shape, float_dtype)
+    what = f"the transform of latent {name!r}"
+    bijection = latent.bijection
+    return FrozenTransform(
+        Frozen(bijection.forward, what, real), Frozen(bijection.inverse, what, value)
+    )
+
+
 def trace(model: Model, spec: DataSpec) -> LogJoint:
-    """Trace a model's log-joint for data of given shapes.
+    """Return the trace of a model's log-joint for data of given shapes, made once for a model.
 
     Parameters
     ----------
@@ -102,8 +160,49 @@ def trace(model: Model, spec: DataSpec) -> LogJoint:
     TypeError
         If it returns neither a number nor `Terms`.
     ValueError
-        If what it returns has the wrong shape.
+        If what it returns has the wrong shape, or what it reads from outside is no longer what it
+        was for data of other shapes.
     """
+    place = tuple(latent.shape for latent in model.latents.values()), spec
+    with trace_lock:
+        if place not in model.traces:
+            made = _trace(model, spec)
+            if model.traces:
+                num_rows, at, first = next(iter(model.traces.values()))
+                other = model if num_rows is None else model.with_rows(num_rows)
+                if not _trace(other, at).flat.is_like(first.flat):
+                    raise ChangedError("log_joint")
+            model.traces[place] = model.num_rows, spec, made
+        return model.traces[place][2]
+
+
+def trace_derived(model: Model, spec: DataSpec) -> tuple[Traced, Any]:
+    """Return the trace of what a model derives, and the tree of it, made once for a model.
+
+    It is a function of the latents' values, in the model's order, and the data leaves.
+    """
+    place = "derived", spec
+    with trace_lock:
+        if place not in model.traces:
+            values, leaves = _arguments(model, spec)
+
+            def call(values: list[Array], leaves: list[Array]) -> dict[str, Array]:
+                z = model.to_tree(dict(zip(model.latents, values, strict=True)))
+                return model.derived.function(z, jax.tree.unflatten(spec.treedef, leaves))
+
+            with jax.enable_x64(spec.float_dtype == "float64"):
+                flat, out = traced(call, values, leaves)
+            model.traces[place] = flat, jax.tree.structure(out)
+        return model.traces[place]
+
+
+def _arguments(model: Model, spec: DataSpec) -> tuple[list[Any], list[Any]]:
+    """Return the shapes and dtypes of the latents' values and of the data leaves."""
+    values = [jax.ShapeDtypeStruct(v.shape, spec.float_dtype) for v in model.latents.values()]
+    return values, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves]
+
+
+def _trace(model: Model, spec: DataSpec) -> LogJoint:
     scalar = []
 
     def call(values: list[Array], leaves: list[Array]) -> Terms:
@@ -125,25 +224,63 @@ def trace(model: Model, spec: DataSpec) -> LogJoint:
         scalar.append(not isinstance(out, Terms))
         return terms
 
-    values = [jax.ShapeDtypeStruct(v.shape, spec.float_dtype) for v in model.latents.values()]
-    leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves]
-    closed = jax.make_jaxpr(call)(values, leaves)
+    with jax.enable_x64(spec.float_dtype == "float64"):
+        closed, _ = fresh_jaxpr(call, *_arguments(model, spec))
+        _check_no_tracer(closed)
+        flat = interned(closed)
     num_rows = None if scalar[-1] else closed.out_avals[1].shape[0]
     if num_rows is not None:
         check_rows(num_rows, spec)
     if model.local:
         _check_local(model, closed.jaxpr, num_rows)
-    live = _live_inputs(closed.jaxpr)
-    used = frozenset(name for name, alive in zip(model.latents, live, strict=False) if alive)
-    has_prior = len(closed.out_avals) > 2
-    return LogJoint(
-        jex_core.jaxpr_as_fun(closed),
-        used,
-        num_rows,
-        has_prior,
-        cost(closed.jaxpr),
-        _open_ended(closed.jaxpr),
-    )
+    place = flat, tuple(model.latents), num_rows
+    found = _known.get(place)
+    if found is None:
+        if "while" in flat.primitives:
+            _check_loops(model, spec, flat)
+        live = _live_inputs(closed.jaxpr)
+        used = frozenset(name for name, alive in zip(model.latents, live, strict=False) if alive)
+        found = _known[place] = LogJoint(flat, used, num_rows, len(closed.out_avals) > 2)
+    return found
+
+
+def _check_loops(model: Model, spec: DataSpec, flat: Traced) -> None:
+    """Raise ValueError if a loop that a latent goes through has no known number of steps."""
+
+    def total(values: list[Array], leaves: list[Array]) -> Array:
+        return Terms(*flat(*values, *leaves)).total()
+
+    try:
+        with jax.enable_x64(spec.float_dtype == "float64"):
+            jax.eval_shape(jax.grad(total), *_arguments(model, spec))
+    except ValueError as error:
+        if "Reverse-mode" not in str(error):
+            raise
+        counts = [
+            name
+            for name, (shape, dtype) in zip(spec.names, spec.leaves, strict=True)
+            if not shape and jnp.issubdtype(dtype, jnp.integer)
+        ]
+        hint = (
+            f" {counts[0]!r} in data is traced: close over it instead, or of a NumPyro model bind "
+            f"it, advi.from_numpyro(model, {counts[0]}=...)."
+            if counts
+            else ""
+        )
+        raise ValueError(
+            "log_joint has a loop whose number of steps is not known when it is traced: "
+            "lax.while_loop, or lax.fori_loop with bounds that are not Python numbers. Such a loop "
+            f"has no gradient; expected Python numbers as bounds, or lax.scan.{hint}"
+        ) from error
+
+
+def _check_no_tracer(closed: Any) -> None:
+    """Raise TypeError if a function closes over a value that JAX is tracing."""
+    if any(isinstance(constant, Tracer) for constant in closed.consts):
+        raise TypeError(
+            "log_joint reads a value that JAX is tracing; expected numbers and arrays. fit runs on "
+            "the host: call it outside jit, grad and vmap, and pass what changes as data."
+        )
 
 
 def require_all_used(model: Model, log_joint: LogJoint) -> None:
@@ -250,33 +387,3 @@ def _live_inputs(jaxpr: Any) -> list[bool]:
         if any(id(v) in needed for v in eqn.outvars):
             needed.update(id(v) for v in eqn.invars)
     return [id(v) in needed for v in jaxpr.invars]
-
-
-def cost(jaxpr: Any) -> int:
-    """Return the work of a jaxpr: the largest operand or result of every operation, summed."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        inner = _inner(eqn)
-        repeats = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
-        if inner:
-            total += repeats * sum(cost(sub) for sub in inner)
-        else:
-            sizes = [np.prod(v.aval.shape, dtype=int) for v in (*eqn.invars, *eqn.outvars)]
-            total += int(max(sizes, default=0))
-    return total
-
-
-def _open_ended(jaxpr: Any) -> bool:
-    return any(
-        eqn.primitive.name == "while" or any(map(_open_ended, _inner(eqn))) for eqn in jaxpr.eqns
-    )
-
-
-def _inner(eqn: Any) -> list[Any]:
-    """Return the jaxprs inside an operation, such as the body of a loop."""
-    return [
-        sub
-        for param in eqn.params.values()
-        for item in (param if isinstance(param, (tuple, list)) else (param,))
-        if (sub := getattr(item, "jaxpr", item)) is not None and hasattr(sub, "eqns")
-    ]

@@ -27,10 +27,11 @@ from advi.families import FullRank, Point
 from advi.gaussian import Gaussian, structure_of
 from advi.growth import growth
 from advi.guide import Block, Guide
-from advi.keys import host_rng
+from advi.keys import Stream, host_rng
 from advi.make_guide import make_guide
 from advi.stages.path import MIN_DRAWS, even
 from advi.stages.plan import run_plan
+from advi.stages.stopping import MAX_DRIFT
 from advi.status import Estimate
 from advi.transforms import Circular
 from advi.transforms.base import Identity, base_of
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-CHECK_STREAM, CORRECT_STREAM, RESPONSE_STREAM, REFINE_STREAM = 101, 102, 103, 104
 ELBO_DRAWS = 256
 RESPONSE_ELEMENTS = 2**17  # of the draws that a linear response averages over: 2 D up to D = 256
 RESPONSE_DIM = 512  # up to which a mean field is corrected from its linear response
@@ -52,11 +52,14 @@ def checked(fit: "Fit") -> Checked:
     """Examine a fit, or say why that cannot be done."""
     if fit.density.scale != 1:
         reason = f"The posterior cannot be compared with: {SOME_ROWS}."
+        alarms = moving(fit)
+        if alarms:  # which is known without looking
+            return Checked(Verdict("poor", (*alarms, reason), "give more steps."), math.nan, None)
         return Checked(Verdict("not checked", (reason,), NEXT_OF_STREAM), math.nan, None)
     if fit.structure.dim > MAX_DIM:
         return Checked(Verdict("not checked", (_too_many(fit),)), math.nan, None)
     target = _target(fit, fit.density)
-    rng = host_rng(fit.key, CHECK_STREAM)
+    rng = host_rng(fit.key, Stream.CHECK)
 
     def advice(better: Better, off: frozenset[str]) -> str:
         return parametrisation(*_by_name(fit, better), off)
@@ -88,7 +91,7 @@ def corrected(fit: "Fit") -> "Fit":
         # without a response the fit's own scale will do
         with contextlib.suppress(ValueError, np.linalg.LinAlgError):
             first = Gaussian(first.loc, _response_scale(fit))
-    rng = host_rng(fit.key, CORRECT_STREAM)
+    rng = host_rng(fit.key, Stream.CORRECT)
     adapted, found = better_moments(target, first, rng, CORRECT_ROUNDS)
     best = found[-1]
     comparison = compare_moments([best])
@@ -126,7 +129,7 @@ def refined(fit: "Fit", family: Any) -> "Fit":
     outcome = run_plan(
         density,
         structure_of(guide),
-        host_rng(fit.key, REFINE_STREAM),
+        host_rng(fit.key, Stream.REFINE),
         fit.gaussian.revived(),
         warm=True,
     )
@@ -140,6 +143,7 @@ def refined(fit: "Fit", family: Any) -> "Fit":
         num_gradients=density.num_gradients,
         density=density,
         held_out_gap=outcome.held_out_gap,
+        drift=math.nan,
         rivals=(),
         corrected_draws=None,
         checked=None,
@@ -152,6 +156,7 @@ def diagnostics(fit: "Fit") -> dict[str, Any]:
     figures: dict[str, Any] = {
         "elbo": fit.elbo,
         "held_out_gap": fit.held_out_gap,
+        "drift": fit.drift,
         "khat": fit.khat,
         "num_gradients": fit.num_gradients,
         "num_values": fit.density.num_values,
@@ -194,9 +199,18 @@ def _verdict_of(best: Better, remote: Remoteness, alarms: tuple[Alarm, ...], how
     )
 
 
+def moving(fit: "Fit") -> tuple[str, ...]:
+    """Return, as a reason for distrust, that a fit by steps had not arrived; nothing if it had."""
+    if not fit.drift > MAX_DRIFT:
+        return ()
+    return (
+        f"The steps had not arrived: means and sds may have some {fit.drift:.2g} sd still to go.",
+    )
+
+
 def _alarms(fit: "Fit") -> tuple[Alarm, ...]:
     """Return reasons for distrust that no comparison of moments can see."""
-    alarms = []
+    alarms = [Alarm("gradient", reason) for reason in fit.alarms]
     found = growth(fit.density, fit.gaussian.loc)
     if found is not None:
         alarms.append(Alarm("improper", str(found)))
@@ -206,6 +220,7 @@ def _alarms(fit: "Fit") -> tuple[Alarm, ...]:
     if fit.status != "converged" and not steps_asked_for:
         cause: Cause = str(fit.status)  # type: ignore[assignment]
         alarms.append(Alarm(cause, f"The fit did not converge: {fit.status.message}."))
+    alarms += [Alarm("moving", reason) for reason in moving(fit)]
     for rival in fit.rivals:
         distances = _rival_figures(fit, rival)["distance"]
         name = max(distances, key=lambda k: distances[k])
@@ -220,7 +235,7 @@ def _alarms(fit: "Fit") -> tuple[Alarm, ...]:
 
 def _response_scale(fit: "Fit") -> Floats:
     """Return the linear-response scale (dim, dim) of the coordinates with noise."""
-    rng = host_rng(fit.key, RESPONSE_STREAM)
+    rng = host_rng(fit.key, Stream.RESPONSE)
     dim = fit.structure.dim
     num = max(MIN_DRAWS, min(2 * dim, RESPONSE_ELEMENTS // dim))
     E = fit.structure.fixed_draws(rng, even(num, dim))
@@ -232,7 +247,7 @@ def _response_scale(fit: "Fit") -> Floats:
 
 
 def _elbo(fit: "Fit") -> Estimate:
-    rng = host_rng(fit.key, RESPONSE_STREAM)
+    rng = host_rng(fit.key, Stream.RESPONSE_ELBO)
     E = fit.structure.spread(draws.antithetic(rng, ELBO_DRAWS, fit.structure.dim))
     log_p = fit.density.value(fit.gaussian.points(E))
     return Estimate.of(fit.structure.paired_elbos(log_p, E, fit.gaussian))

@@ -13,9 +13,10 @@ from advi.data import DataSpec, Rows, check_batch, check_rows, taking
 from advi.density import log_density
 from advi.device import compiled
 from advi.model import Model
-from advi.tracing import trace
+from advi.tracing import LogJoint, trace
 
 Floats = NDArray[np.float64]
+Part = tuple[Model, LogJoint]  # for some number of rows
 
 BATCH, MAX_ROWS = 16, 2**16  # small batches, in which what is wrong shows most
 TOLERANCE = 1e-3  # of the terms' size: single precision's rounding is below, errors are near 1/B
@@ -72,13 +73,16 @@ def bias(
     if kept < num_rows:
         data = taking(every)(data, np.sort(rng.choice(num_rows, kept, replace=False)))
     try:
+        parts = []
         for rows_, spec_ in ((every, whole_spec), (rows, batch_spec)):
-            check_batch(rows_, trace(model.with_rows(rows_.batch_size), spec_).num_rows)
+            part = model.with_rows(rows_.batch_size)
+            parts.append((part, trace(part, spec_)))
+            check_batch(rows_, parts[-1][1].num_rows)
     except Exception as error:  # whatever the user's own code raises
         problem = f"log_joint fails for a part of the rows: {error}"
         return problem if TAKE_FROM_DATA in problem else f"{problem} {TAKE_FROM_DATA}", note
     order = rng.permutation(kept).reshape(-1, batch)
-    differences = _differences(model, whole_spec, batch_spec, rows)
+    differences = _differences(model, *parts, rows)
     found = jax.device_get(differences(X.astype(spec.float_dtype), data, order))
     mean, gradient, shared, row = (float(np.max(x)) for x in found)
     if mean <= TOLERANCE and gradient <= TOLERANCE:  # not if they are NaN
@@ -102,10 +106,9 @@ def bias(
 
 
 @lru_cache(maxsize=8)
-def _differences(model: Model, whole: DataSpec, batch: DataSpec, rows: Rows) -> Any:
-    def totals(spec: DataSpec, size: int, scale: float) -> Any:
-        part = model.with_rows(size)
-        log_p = log_density(part, trace(part, spec), frozenset())
+def _differences(model: Model, whole: Part, batch: Part, rows: Rows) -> Any:
+    def totals(part: Model, log_joint: LogJoint, scale: float) -> Any:
+        log_p = log_density(part, log_joint, frozenset())
 
         def one(x: Array, index: Array, data: Any) -> tuple[Array, tuple[Array, Array]]:
             real = model.split(x)
@@ -115,8 +118,8 @@ def _differences(model: Model, whole: DataSpec, batch: DataSpec, rows: Rows) -> 
 
         return jax.vmap(jax.value_and_grad(one, has_aux=True), in_axes=(0, None, None))
 
-    of_whole = totals(whole, rows.num_rows, 1.0)
-    of_batch = totals(batch, rows.batch_size, rows.scale)
+    of_whole = totals(*whole, 1.0)
+    of_batch = totals(*batch, rows.scale)
 
     def differences(X: Array, data: Any, order: Array) -> Differences:
         every = jnp.arange(rows.num_rows)

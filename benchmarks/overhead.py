@@ -23,7 +23,7 @@ from jax import Array
 
 import advi
 from advi.data import prepare
-from advi.keys import device_key
+from advi.keys import Stream, device_key
 from advi.make_guide import make_guide
 from advi.stages.stochastic import CHUNK, Stochastic
 from benchmarks.common import medians, print_header, print_table, save, take_turns
@@ -54,7 +54,7 @@ def engine(data: Any, dim: int, draws: int, seed: int) -> Callable[[], object]:
     guide = make_guide(model, "mean_field")
     settings = Stochastic(guide, spec, advi.Elbo(draws=draws), optax.adam(1e-3), None, (True,))
     params = guide.from_gaussian(np.zeros(dim), np.full(dim, 0.1))
-    state = settings.init(params, device_key(seed, 0), np.random.default_rng(seed))
+    state = settings.init(params, device_key(seed, Stream.STEPS), np.random.default_rng(seed))
     return lambda: settings.chunk(state, data, CHUNK)  # returns host arrays: it has waited
 
 

@@ -112,7 +112,9 @@ def _logistic_moments(x: Floats, y: Floats, rng: np.random.Generator) -> tuple[F
 
 def _named(mean: Floats, cov: Floats) -> Reference:
     sds = np.sqrt(np.diag(cov))
-    return {f"w[{i}]": (float(m), float(s)) for i, (m, s) in enumerate(zip(mean, sds), 1)}
+    return {
+        f"w[{i}]": (float(m), float(s)) for i, (m, s) in enumerate(zip(mean, sds, strict=True), 1)
+    }
 
 
 def targets() -> list[Target]:

@@ -17,7 +17,7 @@ from jax import Array
 import advi
 from advi.data import make_rows, prepare
 from advi.drivers import default_optimizer
-from advi.keys import device_key
+from advi.keys import Stream, device_key
 from advi.make_guide import make_guide
 from advi.stages.anchor import Anchor
 from advi.stages.stochastic import CHUNK, Stochastic
@@ -36,12 +36,17 @@ def step_tasks(rows: Any, num_predictors: int, batch_size: int) -> tuple[Any, An
     minibatch = make_rows(batch_size, trace(model, spec).num_rows, spec)
     guide = make_guide(model, "mean_field")
     settings = Stochastic(
-        guide, minibatch.batch_spec(spec), advi.Elbo(), default_optimizer(guide), minibatch, (True,)
+        guide,
+        minibatch.batch_spec(spec),
+        advi.Elbo(),
+        default_optimizer(guide, near=True),
+        minibatch,
+        (True,),
     )
     zeros = np.zeros(model.size)
     params = guide.from_gaussian(zeros, np.full(model.size, 0.1))
     anchor = Anchor(zeros, np.zeros(()), zeros)  # type: ignore[arg-type]
-    state = settings.init(params, device_key(0, 0), np.random.default_rng(0), anchor)
+    state = settings.init(params, device_key(0, Stream.STEPS), np.random.default_rng(0), anchor)
 
     @jax.jit
     def read(data: Any, key: Array) -> Array:

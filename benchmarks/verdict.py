@@ -2,8 +2,10 @@
 
 The truth is good if every mean is within a quarter of the reference's sd and every sd within
 [0.8, 1.25] of it; means only, if the means are; poor otherwise. The references are posteriordb's
-draws, closed forms, and long NUTS runs (`benchmarks.targets`). A verdict below the truth costs an
-effort that was not needed; one above it is a violation, and every one is named.
+draws, closed forms, and long NUTS runs (`benchmarks.targets`), and for Gaussians and regressions
+with many predictors closed forms and importance sampling (`benchmarks.regressions`). Densities
+without a posterior (`benchmarks.improper`) are poor whatever comes out. A verdict below the truth
+costs an effort that was not needed; one above it is a violation, and every one is named.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import numpy as np
 
 import advi
 from advi.trust import checked
+from benchmarks import improper, regressions
 from benchmarks.accuracy import Errors, errors_of, moments
 from benchmarks.common import print_header, print_table, save
 from benchmarks.targets import Target, synthetic
@@ -27,7 +30,8 @@ from models.posteriordb.checkout import VARIABLE, find_root
 LEVELS = ("good", "means_only", "poor")
 FAMILIES = ("mean_field", "full_rank", "auto")
 KEYS = 5
-POSTERIORDB, SYNTHETIC = "posteriordb", "synthetic"
+POSTERIORDB, SYNTHETIC, GAUSSIAN, IMPROPER = "posteriordb", "synthetic", "Gaussian", "improper"
+NO_POSTERIOR = Errors(np.inf, "all", 0.0, "all", np.inf, "all")
 
 Record = dict[str, Any]
 
@@ -53,7 +57,11 @@ def measure(target: Target, family: str, key: int) -> Record:
     ratio = (
         max(figures["sd_ratio"].items(), key=lambda item: abs(np.log(item[1]))) if found else None
     )
-    plain, corrected, corrected_level = errors_of(fit, target.columns, target.reference)
+    if target.reference:
+        plain, corrected, corrected_level = errors_of(fit, target.columns, target.reference)
+    else:
+        plain = corrected = NO_POSTERIOR
+        corrected_level = fit.corrected().verdict.level
     return {
         "target": target.name,
         "family": family,
@@ -132,6 +140,11 @@ def main(arguments: list[str] | None = None) -> None:
     sources = {
         POSTERIORDB: [] if root is None else [from_posteriordb(name, root) for name in NAMES],
         SYNTHETIC: synthetic(root),
+        GAUSSIAN: regressions.targets(),
+        IMPROPER: [
+            Target(name, advi.Model(*of), improper.data(), {})
+            for name, of in improper.DENSITIES.items()
+        ],
     }
     names = [target.name for targets in sources.values() for target in targets]
     for name in args.names or []:
@@ -144,6 +157,8 @@ def main(arguments: list[str] | None = None) -> None:
             if args.names and target.name not in args.names:
                 continue
             for family in args.families:
+                if source == GAUSSIAN and family != "auto":
+                    continue  # it is full rank, of which they are targets
                 of_keys = [measure(target, family, key) for key in range(args.keys)]
                 records += [{"source": source, **r} for r in of_keys]
     print_targets(records)
@@ -194,7 +209,7 @@ def print_targets(records: list[Record]) -> None:
 def print_summary(records: list[Record]) -> dict[str, Any]:
     """Print confusion tables, violations and costs, and return the counts."""
     tables = {}
-    for source in (POSTERIORDB, SYNTHETIC):
+    for source in (POSTERIORDB, SYNTHETIC, GAUSSIAN, IMPROPER):
         of_source = [r for r in records if r["source"] == source]
         if of_source:
             tables[source] = confusion(of_source, "verdict", "truth")
@@ -220,6 +235,13 @@ def print_summary(records: list[Record]) -> dict[str, Any]:
         print(
             f"\nposteriordb, auto: verdict good on {good} of {len(autos)}, true of {truly} "
             f"({good / len(autos):.0%})"
+        )
+    gaussians = [r for r in records if r["source"] == GAUSSIAN and r["truth"] == "good"]
+    if gaussians:
+        good = sum(r["verdict"] == "good" for r in gaussians)
+        print(
+            f"\nGaussians and regressions that are good: called so {good} of {len(gaussians)} "
+            f"({good / len(gaussians):.1%})"
         )
     costs = {}
     print("\ncost of a verdict: median, 90 % and most")

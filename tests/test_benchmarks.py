@@ -15,6 +15,7 @@ from benchmarks import (
     make_references,
     overhead,
     posteriordb,
+    refit,
     rows,
     streams,
     targets,
@@ -62,6 +63,14 @@ def test_the_three_ways_to_train_an_autoencoder_are_timed():
 
 
 @pytest.mark.slow  # most of it is the training before the held-out ELBO
+def test_refit_smoke(capsys):
+    root = str(Path(refit.__file__).parents[1])
+    refit.main([root, root, "--rounds", "1", "--repeats", "1", "--only", "eight schools"])
+    rows = capsys.readouterr().out.splitlines()[-2:]
+    assert [row.split(" ")[:2] for row in rows] == [["eight", "schools,"], ["eight", "schools"]]
+    assert all(float(row.split()[-1]) > 0 for row in rows)
+
+
 def test_vae_smoke(tmp_path, capsys):
     vae.main(["--rounds", "1", "--epochs", "1", "--out", str(tmp_path)])
     assert "held-out ELBO after 1 epochs" in capsys.readouterr().out

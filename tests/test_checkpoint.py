@@ -1,6 +1,8 @@
 """A stochastic fit that was stopped goes on as if it had not been."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import numpyro.distributions as dist
@@ -8,9 +10,10 @@ import optax
 import pytest
 
 import advi
-from advi import archive, checkpoint
+from advi import archive, checkpoint, lock
 from advi.archive import ArchiveError
 from advi.checkpoint import FILE, KIND, VERSION
+from advi.lock import LOCK
 from benchmarks import kill_resume
 
 RNG = np.random.default_rng(0)
@@ -72,7 +75,7 @@ def test_a_stopped_fit_goes_on_bit_for_bit(name, tmp_path):
     resumed = fit(**arguments)
     assert resumed.status == alone.status
     assert saved(resumed, tmp_path / "a") == saved(alone, tmp_path / "b")
-    assert os.listdir(tmp_path / "run") == [FILE]
+    assert sorted(os.listdir(tmp_path / "run")) == [FILE, LOCK]
     # made once more, the call returns what it ended with
     again = fit(**arguments, callback=raising(0))
     assert saved(again, tmp_path / "a") == saved(alone, tmp_path / "b")
@@ -157,9 +160,57 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):
-    (tmp_path / ".advi-0").write_bytes(b"half of a file")
+    """And nothing else: what is the user's own stays, whatever its name."""
+    (tmp_path / f".advi-{'0f' * 16}").write_bytes(b"half of a file")
+    own = [".advi-mine.txt", ".advi-0", f".advi-{'0f' * 16}.txt"]
+    for name in own:
+        (tmp_path / name).write_bytes(b"mine")
+    folders = [".advi-backup", f".advi-{'a0' * 16}"]
+    for name in folders:
+        (tmp_path / name).mkdir()
     fit(checkpoint=tmp_path, max_steps=100)
-    assert os.listdir(tmp_path) == [FILE]
+    assert sorted(os.listdir(tmp_path)) == sorted([FILE, LOCK, *own, *folders])
+
+
+HOLDER = """
+import sys
+from advi.checkpoint import Checkpoint
+with Checkpoint(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_fit_at_a_time_uses_a_folder(tmp_path):
+    """Of this process or another; one that is killed leaves no lock behind."""
+    inside = []
+
+    def callback(progress):
+        with pytest.raises(BlockingIOError, match="in use by another fit") as caught:
+            fit(checkpoint=tmp_path)
+        inside.append(caught)
+
+    assert fit(checkpoint=tmp_path, callback=callback).status == "max_steps"
+    assert inside
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(BlockingIOError, match="expected a folder for each"):
+            fit(checkpoint=tmp_path)
+        other.kill()
+    assert fit(checkpoint=tmp_path).status == "max_steps"
+
+
+def test_where_nothing_can_be_locked_a_fit_is_kept_all_the_same(tmp_path, monkeypatch):
+    def refuse(file):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(lock, "_lock", refuse)
+    with pytest.warns(RuntimeWarning, match=r"cannot be locked .*No locks available"):
+        fit(checkpoint=tmp_path, max_steps=100)
+    assert (tmp_path / FILE).exists()
 
 
 def test_a_full_disk_costs_only_the_checkpoint(tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 """Keys: every form of one, separate streams, the same bits again, no global state."""
 
+import ast
 import itertools
 import random
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,8 @@ import pytest
 
 import advi
 from advi import draws
-from advi.keys import device_key, host_rng, key_words
+from advi.compare import DRAWS
+from advi.keys import Stream, device_key, host_rng, key_words
 
 MODEL = advi.Model(lambda z, data: -0.5 * jnp.sum(z["x"] ** 2), {"x": advi.real(3)})
 
@@ -35,26 +38,30 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_the_same_key_gives_the_same_stream(form):
     key = FORMS[form]
-    np.testing.assert_array_equal(host_rng(key, 1).random(8), host_rng(key, 1).random(8))
-    one, same = (jax.random.key_data(device_key(key, 1)) for _ in range(2))
+    np.testing.assert_array_equal(
+        host_rng(key, Stream.LOO).random(8), host_rng(key, Stream.LOO).random(8)
+    )
+    one, same = (jax.random.key_data(device_key(key, Stream.STEPS)) for _ in range(2))
     np.testing.assert_array_equal(one, same)
 
 
 def test_streams_differ_within_and_between_keys():
     keys = [0, 1, 2, jax.random.key(1), jax.random.key(2), *jax.random.split(jax.random.key(0), 3)]
-    streams = [(), (0,), (1,), (2,), (1, 2), (2, 1)]
-    first = [host_rng(key, *stream).random() for key, stream in itertools.product(keys, streams)]
+    first = [host_rng(key, stream).random() for key, stream in itertools.product(keys, Stream)]
+    children = [child.random() for child in host_rng(0, Stream.PLAN).spawn(20)]
+    asked = [host_rng(0, stream).random() for stream in Stream if stream > 100]
     assert len(set(first)) == len(first)
+    assert len({*asked, *children}) == len(asked) + len(children)
 
 
 def test_device_keys_differ_within_and_between_keys():
     keys = [0, 1, 2, *jax.random.split(jax.random.key(0), 3)]
     made = {
         tuple(np.asarray(jax.random.key_data(device_key(key, stream))).tolist())
-        for key, stream in itertools.product(keys, (1, 2, 3))
+        for key, stream in itertools.product(keys, Stream)
     }
-    assert len(made) == len(keys) * 3
-    assert jnp.issubdtype(device_key(0, 1).dtype, jax.dtypes.prng_key)
+    assert len(made) == len(keys) * len(Stream)
+    assert jnp.issubdtype(device_key(0, Stream.STEPS).dtype, jax.dtypes.prng_key)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -89,6 +96,35 @@ def test_samples_are_no_draws_that_the_fit_has_seen(key, monkeypatch):
     E = (np.asarray(fit.sample(300, key=key)["x"]) - loc) / sd
     nearest = np.abs(E[:, None] - during[None]).max(-1).min()
     assert nearest > 1e-6  # equal draws are within rounding, 1e-15
+
+
+def test_every_stream_is_drawn_from_in_one_place():
+    """Named there, so that no two uses can come to share draws."""
+    used = []
+    for path in Path(advi.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+            if name in ("host_rng", "device_key"):
+                _, stream = node.args
+                assert getattr(stream.value, "id", "") == "Stream", f"{path}:{node.lineno}"
+                used.append(Stream[stream.attr])
+    assert sorted(used) == sorted(Stream)
+
+
+def test_fits_are_compared_on_draws_that_they_have_not_seen(monkeypatch):
+    seen = []
+    antithetic = draws.antithetic
+    monkeypatch.setattr(
+        draws, "antithetic", lambda *args: (seen.append(antithetic(*args)), seen[-1])[1]
+    )
+    fit = advi.fit(MODEL, family="mean_field", diagnose=False)
+    assert seen
+    during = np.concatenate(seen)
+    seen.clear()
+    advi.compare({"one": fit})
+    [judged] = seen
+    assert judged.shape == (DRAWS, 3)
+    assert not (judged[:, None] == during[None]).all(-1).any()
 
 
 def test_global_random_state_is_neither_read_nor_changed():

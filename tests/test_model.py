@@ -265,3 +265,55 @@ def test_terms_total_without_rows_is_the_shared_part():
 def test_helpers_have_the_support_s_axes_last(latent, shape, size):
     assert latent.shape == shape
     assert latent.size == size
+
+
+def test_latents_of_no_size_come_out_empty():
+    def log_joint(z, data):
+        return -jnp.sum(z["none"] ** 2) - z["a"] ** 2 - z["one"].sum()
+
+    latents = {"none": advi.real(0, 3), "a": advi.real(), "one": advi.simplex(1)}
+    model = advi.Model(log_joint, latents)
+    for family in ("mean_field", {"none": "full_rank"}, {("none", "one"): "low_rank"}):
+        fit = advi.fit(model, family=family, diagnose=False)
+        assert fit.sample(5)["none"].shape == (5, 0, 3)
+        np.testing.assert_allclose(fit.sample(5)["one"], np.ones((5, 1)))
+        assert fit.mean()["none"].shape == (0, 3)
+    assert advi.check(model).ok
+
+
+def test_what_has_no_coordinate_or_no_name_is_refused():
+    for latents in ({"e": advi.real(0)}, {"e": advi.simplex(1)}):
+        with pytest.raises(ValueError, match="'e' have no real coordinate"):
+            advi.Model(total, latents)
+    for helper in (advi.corr_cholesky, advi.corr_matrix, advi.cov_matrix, advi.simplex):
+        with pytest.raises(ValueError, match="at least one entry"):
+            helper(0)
+    for latents in ({"": advi.real()}, {"a": {"": advi.real()}}):
+        with pytest.raises(ValueError, match="one is named ''"):
+            advi.Model(total, latents)
+
+
+def test_repr_counts_in_singular():
+    assert repr(advi.Model(total, {"a": advi.real()})).startswith(
+        "Model with 1 latent, 1 real coordinate\n"
+    )
+
+
+def test_names_and_places_are_looked_up_once(monkeypatch):
+    # of 3,000 latents in nested dicts, each is compared with few others
+    calls = []
+
+    class Name(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            calls.append(1)
+            return str.__eq__(self, other)
+
+        def __lt__(self, other):
+            return str.__lt__(self, other)
+
+    names = [Name(f"x{i:04d}") for i in reversed(range(3000))]
+    model = advi.Model(total, {"group": {name: advi.real() for name in names}})
+    assert list(model.latents) == [f"group.{name}" for name in names]
+    assert len(calls) < 50 * len(names)

@@ -21,6 +21,7 @@ from advi.density import Density, precision
 from advi.make_guide import make_guide
 from advi.tracing import require_all_used, trace
 
+from .compiling import compiled
 from .numpyro_models import CASES, NOISE, SCHOOLS, X, Y, subsample_statement, subsampled, tank
 
 RTOL = 1e-12  # double precision, sums of some dozens of terms
@@ -198,7 +199,7 @@ def test_eight_schools_fit_is_that_of_the_plain_model(schools_fit):
         np.testing.assert_allclose(schools_fit.mean()[name], mean, atol=2e-3)
 
 
-def test_second_fit_traces_nothing():
+def test_second_fit_compiles_nothing():
     calls = []
 
     def counted(num_schools, sigma, y):
@@ -209,9 +210,12 @@ def test_second_fit_traces_nothing():
     first = advi.fit(program, SCHOOLS)
     first.summary()
     before = len(calls)
-    again = advi.fit(advi.from_numpyro(counted, 8), SCHOOLS | {"y": SCHOOLS["y"][::-1].copy()})
-    again.summary()
-    assert len(calls) == before
+    with compiled() as events:
+        other = SCHOOLS | {"y": SCHOOLS["y"][::-1].copy()}
+        advi.fit(advi.from_numpyro(counted, 8), other).summary()
+    assert not events
+    # its sites, its log-joint and its deterministic sites: read anew
+    assert len(calls) == 2 * before == 6
 
 
 def test_deterministic_sites_come_out_beside_the_latents(schools_fit):

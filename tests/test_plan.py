@@ -12,6 +12,7 @@ import advi
 from advi.scales import scale_tril
 from advi.stages import path as path_module
 from tests import targets
+from tests.compiling import compiled
 
 
 def divergence(fit, target):
@@ -280,28 +281,32 @@ def test_same_key_same_bits_other_key_other_draws():
     assert target.model == targets.conjugate_normal().model
 
 
-def test_second_fit_traces_nothing():
+def test_a_fit_traces_once_for_each_shape_and_a_second_one_compiles_nothing():
     calls = []
 
     def log_joint(z, data):
-        calls.append(1)
+        calls.append(data["y"].shape)
         return targets.conjugate_log_joint(z, data)
 
-    def model():
-        return advi.Model(log_joint, {"x": advi.real(1)})
+    def traced(y, **settings):
+        calls.clear()
+        model = advi.Model(log_joint, {"x": advi.real(1)})
+        advi.fit(model, {"y": y}, diagnose=False, **settings)
+        return calls
 
     y = np.random.default_rng(0).standard_normal(40)
     optimizer = optax.adam(0.01)
-    advi.fit(model(), {"y": y})
-    assert len(calls) == 1
-    advi.fit(model(), {"y": y + 1}, key=3)
-    advi.fit(model(), {"y": y}, family="mean_field")
-    advi.fit(model(), {"y": y}, optimizer=optimizer, max_steps=10)
-    assert len(calls) == 1
-    advi.fit(model(), {"y": y}, optimizer=optimizer, batch_size=8, max_steps=10)
-    assert len(calls) == 2  # once more for the shape of a batch
-    advi.fit(model(), {"y": y}, optimizer=optimizer, batch_size=8, max_steps=10)
-    assert len(calls) == 2
+    assert traced(y) == [(40,)]
+    assert traced(y, optimizer=optimizer, max_steps=10) == [(40,)]
+    # of a batch, and once more of the whole, to see that nothing has changed in between
+    batches = {"optimizer": optimizer, "batch_size": 8, "max_steps": 10}
+    assert sorted(traced(y, **batches)) == [(8,), (40,), (40,)]
+    with compiled() as events:
+        traced(y + 1, key=3)
+        traced(y, family="mean_field")
+        traced(y, optimizer=optimizer, max_steps=10)
+        traced(y, **batches)
+    assert not events
 
 
 def test_warm_start_into_a_richer_family():

@@ -15,7 +15,7 @@ from advi.make_guide import make_guide
 from advi.model import Terms
 from advi.stages.anchor import Anchor, anchored
 from advi.stages.frame import framed
-from advi.stages.some_rows import can_start, near, some_rows, start_on_rows
+from advi.stages.some_rows import can_start, near, plan_on_rows, some_rows, toward_all
 from advi.tracing import trace
 from models import logistic_regression as logistic
 
@@ -174,7 +174,8 @@ def test_the_start_is_near_the_optimum_of_all_rows():
     rows = make_rows(256, density.log_joint.num_rows, spec)
     first = Gaussian(np.zeros(11), np.ones(11))
     rng = np.random.default_rng(0)
-    start = start_on_rows(density, some_rows(density, rows, rng), rng, first, warm=False)
+    some = some_rows(density, rows, rng)
+    start = toward_all(density, some, rng, plan_on_rows(some, rng, first, warm=False)[0])
     whole = advi.fit(LINEAR, data, family="full_rank", diagnose=False).gaussian
     off = np.abs(start.gaussian.loc - whole.loc) / whole.sds
     assert off.max() < 0.2

@@ -310,3 +310,17 @@ def test_gradient_of_both_estimators_is_unbiased():
             error = np.mean(got, 0) - want
             mcse = np.std(got, 0) / np.sqrt(4000)
             assert np.all(np.abs(error) < 4 * mcse + 1e-5)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"batch_size": 16}, {"optimizer": optax.adam(0.05)}, {"optimizer": optax.lbfgs()}],
+)
+def test_numbers_of_different_kinds_are_not_mixed(arguments):
+    """Which a user may have forbidden JAX to do; Optax itself does it."""
+    target = targets.conjugate_normal(n=60)
+    data = {name: np.float32(leaf) for name, leaf in target.data.items()}
+    with jax.numpy_dtype_promotion("strict"):
+        fit = advi.fit(target.model, data, max_steps=200, diagnose=False, **arguments)
+    assert fit.status == "max_steps"
+    assert np.isfinite(fit.elbo.value)

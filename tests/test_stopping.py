@@ -58,14 +58,20 @@ def test_correlated_noise_is_not_taken_for_a_rise():
 
 def test_distance_is_measured_in_the_sds_of_the_posterior():
     at_rest = Gaussian(np.zeros(2), np.ones(2))
-    assert distance(at_rest, at_rest) == 0
-    assert distance(at_rest, Gaussian(np.array([0.0, 0.2]), np.ones(2))) == pytest.approx(0.2)
+    assert distance(at_rest, at_rest) == (0, 0)
+    assert distance(at_rest, Gaussian(np.array([0.0, 0.2]), np.ones(2))) == pytest.approx((0.2, 0))
     wider = Gaussian(np.zeros(2), np.array([1.0, 1.2]))
-    assert distance(at_rest, wider) == pytest.approx(np.log(1.2))
+    apart = distance(at_rest, wider)
+    assert apart.most == pytest.approx(np.log(1.2))
+    assert str(apart) == "the sds changed by up to a factor 1.2"
     tiny = Gaussian(np.zeros(2), np.full(2, 1e-6))
-    assert distance(tiny, Gaussian(np.full(2, 1e-6), np.full(2, 1e-6))) == pytest.approx(1)
+    apart = distance(tiny, Gaussian(np.full(2, 1e-6), np.full(2, 1e-6)))
+    assert apart.most == pytest.approx(1)
+    assert str(apart) == "the means drifted by up to 1 sd"
     point = Gaussian(np.zeros(2), np.array([1.0, 0.0]))
-    assert distance(point, Gaussian(np.array([0.1, 9.0]), point.scale)) == pytest.approx(0.1)
+    assert distance(point, Gaussian(np.array([0.1, 9.0]), point.scale)).most == pytest.approx(0.1)
+    points = Gaussian(np.zeros(2), np.zeros(2))
+    assert np.isnan(distance(points, points).most)
 
 
 def test_a_drift_settles_nothing_however_slow_and_however_noisy_the_elbo():
@@ -113,7 +119,7 @@ def test_a_fit_stops_by_its_rule_near_the_posterior(batch_size):
 def test_a_rate_too_small_ends_by_budget_not_by_rule(monkeypatch):
     import optax
 
-    monkeypatch.setattr("advi.drivers.MAX_STEPS", 4096)
+    monkeypatch.setattr("advi.steps.MAX_STEPS", 4096)
     target = targets.conjugate_normal(n=64)
     fit = advi.fit(target.model, target.data, optimizer=optax.sgd(1e-6))
     assert fit.status == "max_steps"

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Level = Literal["good", "means_only", "poor", "not checked"]
-Cause = Literal["improper", "diverged", "interrupted", "max_steps", "multimodal"]
+Cause = Literal[
+    "gradient", "improper", "diverged", "interrupted", "max_steps", "moving", "multimodal"
+]
 
 # Behind white letters, on light and on dark pages: green, amber, red, grey.
 COLOURS: dict[Level, str] = {
@@ -23,6 +25,8 @@ REMEDIES: dict[Cause, str] = {
     "interrupted": "let the fit go on: advi.fit(model, data, init=fit).",
     "max_steps": "let the fit go on: advi.fit(model, data, init=fit), with a larger max_steps or "
     "none.",
+    "moving": "let the fit go on with more steps: init=fit.",
+    "gradient": "see what advi.check(model, data) finds, and mend log_joint.",
     "multimodal": "fit with restarts=8 to find the highest mode. Modes that are copies of one "
     "another vanish with a constraint, such as advi.ordered; others no Gaussian holds: sample the "
     "posterior by MCMC.",

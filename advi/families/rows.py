@@ -1,7 +1,7 @@
 """Families of local latents: every data row gets its own parameters of a base family."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from advi.errors import describe
 from advi.families.base import Family
 from advi.families.mean_field import MeanField
+from advi.frozen import Frozen
 from advi.networks import NO_STATE, check_params
 
 
@@ -148,17 +149,7 @@ class Amortised:
         float_dtype
             Of the parameters.
         """
-        params = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), float_dtype), self.params
-        )
-        row = jax.tree.map(
-            lambda axis, leaf: (
-                leaf if axis is None else jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
-            ),
-            axes,
-            batch,
-            is_leaf=lambda node: node is None,
-        )
+        params, row = self._arguments(batch, axes, float_dtype)
         try:
             got = jax.eval_shape(self.encode, params, row)
         except Exception as error:
@@ -179,6 +170,32 @@ class Amortised:
                 f"encode returned arrays of shapes {found}; expected the parameters of one row, "
                 f"the tuple ({wanted}) of {type(self.base).__name__}, and nothing else. {NO_STATE}"
             )
+
+    def frozen(self, batch: Any, axes: Any, float_dtype: str) -> "Amortised":
+        """Return the encoder as it is now; the parameters are those of `check`."""
+        args = self._arguments(batch, axes, float_dtype)
+        return replace(self, encode=Frozen(self.encode, "the encoder", *args))
+
+    @property
+    def thawed(self) -> "Amortised":
+        """The encoder as the user gave it."""
+        encode = self.encode
+        return replace(self, encode=encode.function) if isinstance(encode, Frozen) else self
+
+    def _arguments(self, batch: Any, axes: Any, float_dtype: str) -> tuple[Any, Any]:
+        """Return shapes and dtypes of the encoder's parameters, and of one row."""
+        params = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), float_dtype), self.params
+        )
+        row = jax.tree.map(
+            lambda axis, leaf: (
+                leaf if axis is None else jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+            ),
+            axes,
+            batch,
+            is_leaf=lambda node: node is None,
+        )
+        return params, row
 
 
 RowFamily = PerRow | Amortised

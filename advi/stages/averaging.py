@@ -25,17 +25,17 @@ class Average(NamedTuple):
     num_newer: Array  # ()
 
 
-@jax.jit
 def tail_average(average: Average) -> Any:
-    """Return the average of the parameters over the last half to three quarters of the steps."""
-    older, newer, num_older, num_newer = average
-    total = jnp.maximum(num_older + num_newer, 1)
+    """Return the average of the parameters over the last half to three quarters of the steps.
 
-    def mean(a: Array, b: Array) -> Array:
-        older_, newer_, total_ = (n.astype(a.dtype) for n in (num_older, num_newer, total))
-        return (older_ * a + newer_ * b) / total_
-
-    return jax.tree.map(mean, older, newer)
+    On the host: a program of its own would take longer to compile than to fetch the numbers.
+    """
+    older, newer, num_older, num_newer = jax.device_get(average)
+    total = max(int(num_older + num_newer), 1)
+    share = int(num_older) / total
+    return jax.tree.map(
+        lambda a, b: a * a.dtype.type(share) + b * b.dtype.type(1 - share), older, newer
+    )
 
 
 def averaged_blocks(guide: Guide, settle: bool) -> tuple[bool, ...]:
@@ -62,9 +62,9 @@ def with_step(average: Average, params: Any, step: Array) -> Average:
     older = jax.tree.map(lambda a, b: jnp.where(move, b, a), average.older, average.newer)
     num_older = jnp.where(move, average.num_newer, average.num_older)
     count = jnp.where(move, 1, average.num_newer + 1)
-
-    def with_one(mean: Array, p: Array) -> Array:
-        return jnp.where(move, p, mean + (p - mean) / count.astype(p.dtype))
-
-    newer = jax.tree.map(with_one, average.newer, params)
+    newer = jax.tree.map(
+        lambda mean, p: jnp.where(move, p, mean + (p - mean) / count.astype(p.dtype)),
+        average.newer,
+        params,
+    )
     return Average(older, newer, num_older, count)

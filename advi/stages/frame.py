@@ -22,7 +22,7 @@ class FrameState(NamedTuple):
 
 @lru_cache(maxsize=64)
 def framed(
-    optimizer: optax.GradientTransformation, families: tuple[Family, ...]
+    optimizer: optax.GradientTransformation, families: tuple[Family, ...], in_sds: bool = True
 ) -> optax.GradientTransformation:
     """Return an optimiser that moves parameters in the frame of those it starts from.
 
@@ -38,12 +38,21 @@ def framed(
         Takes the steps, in the frame.
     families
         Family of every block of the parameters.
+    in_sds
+        Whether means move in sds of the start. Where it may be many sds from the optimum, they had
+        better move in the units of the real scale, and only scales in their own.
     """
 
     def moved(center: Any) -> Callable[[Any], Any]:
-        return lambda step: tuple(
-            family.moved(c, s) for family, c, s in zip(families, center, step, strict=True)
-        )
+        def at(step: Any) -> Any:
+            new = []
+            for family, c, s in zip(families, center, step, strict=True):
+                p = family.moved(c, s)
+                plain = not in_sds and "loc" in p._fields
+                new.append(p._replace(loc=c.loc + s.loc) if plain else p)
+            return tuple(new)
+
+        return at
 
     def init(params: Any) -> FrameState:
         return FrameState(params, jnp.zeros((), jnp.int32), optimizer.init(params))

@@ -31,6 +31,9 @@ RIVAL_NATS = 3.0  # a start this close to the winner, elsewhere, is fitted too
 NEARLY = 0.1  # a search stalled by rounding counts as converged below this scaled gradient
 
 
+Look = Callable[[Floats, Floats, Floats], None]
+
+
 class Rival(NamedTuple):
     """Another start carried to its end: its ELBO less the winner's, and where it ended."""
 
@@ -100,6 +103,7 @@ def run_plan(
     restarts: int = 1,
     max_evals: int | None = None,
     callback: Callable[[Progress], object] | None = None,
+    look: Look | None = None,
 ) -> Outcome:
     """Fit a Gaussian to a density without any setting.
 
@@ -121,6 +125,9 @@ def run_plan(
         Budget of batched evaluations; None for none.
     callback
         Called with a `Progress` at every accepted step; a true result stops the fit.
+    look
+        Called with random points about the start and the log densities and gradients there; what
+        it raises ends the fit.
 
     Returns
     -------
@@ -132,7 +139,7 @@ def run_plan(
         If no start has a finite log density.
     """
     held_out_draws = structure.spread(draws.antithetic(rng, HELD_OUT_DRAWS, structure.dim))
-    plan = _Plan(_Runner(density, first, max_evals, callback), structure, rng, held_out_draws)
+    plan = _Plan(_Runner(density, first, max_evals, callback), structure, rng, held_out_draws, look)
     runner, ended, gap, rivals = plan.runner, None, 0.0, ()
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         try:
@@ -141,9 +148,15 @@ def run_plan(
         except _StopError as stop:
             status = Status(*stop.args)
         except KeyboardInterrupt:
-            status = Status(
-                "interrupted", f"interrupted in stage {runner.stage!r}; this is the fit so far"
-            )
+            where = f"in stage {runner.stage!r}; this is the fit so far"
+            if not runner.trace:
+                where = "before the first stage had ended; this is where it would have started"
+            status = Status("interrupted", f"interrupted {where}", KeyboardInterrupt())
+        if status.cause is not None:
+            # nobody waits for draws to be evaluated after Ctrl-C
+            last = runner.trace[-1].elbo if runner.trace else np.nan
+            unjudged = Estimate(last, np.nan)
+            return Outcome(runner.gaussian, unjudged, status, runner.trace, np.nan, rivals)
         if ended is not None:
             held_out = ended.held_out
             gap = ended.fitted.elbo - held_out.elbo.value
@@ -162,9 +175,10 @@ class _Plan:
         structure: Structure,
         rng: np.random.Generator,
         held_out_draws: Floats,
+        look: Look | None,
     ) -> None:
         self.runner, self.structure, self.rng = runner, structure, rng
-        self.held_out_draws = held_out_draws
+        self.held_out_draws, self.look = held_out_draws, look
         self.eps = float(np.finfo(runner.density.dtype).eps)
 
     def run(self, first: Gaussian, warm: bool, restarts: int) -> tuple[Path, tuple[Rival, ...]]:
@@ -203,7 +217,10 @@ class _Plan:
             center + self.rng.uniform(-radius, radius, (SCREENED, dim))
             for radius in (START_RADIUS, WIDE_RADIUS)
         )
-        [(heights, _)] = self.runner.run(_once(np.concatenate([near, wide])))
+        points = np.concatenate([near, wide])
+        [(heights, gradients)] = self.runner.run(_once(points))
+        if self.look is not None:
+            self.look(points, heights, gradients)
         num = max(NUM_CLIMBS, restarts)
         places = [
             center,

@@ -19,7 +19,8 @@ from advi.stages.anchor import Anchor
 from advi.stages.lbfgs import minimise
 from advi.stages.lockstep import Stage, lockstep
 from advi.stages.path import MIN_DRAWS
-from advi.stages.plan import run_plan
+from advi.stages.plan import Look, run_plan
+from advi.status import Status
 
 MAX_DIM = 256  # beyond, the plan would cost more than the steps that it saves
 NUM_ROWS, ROWS_PER_DIM = 2048, 20  # rows to run the plan on
@@ -33,7 +34,8 @@ class Start(NamedTuple):
     """Where steps on minibatches start."""
 
     gaussian: Gaussian
-    anchor: Anchor
+    anchor: Anchor | tuple[()]  # nothing where rows beyond the sample told nothing
+    alarms: tuple[str, ...] = ()  # what is wrong with the log density
 
 
 def can_start(guide: Guide) -> bool:
@@ -52,15 +54,47 @@ class AllRows(Protocol):
         ...
 
 
-def start_on_rows(
-    density: AllRows,
+def plan_on_rows(
     some: Density,
     rng: np.random.Generator,
     first: Gaussian,
     warm: bool,
+    look: Look | None = None,
+) -> tuple[Gaussian, Status]:
+    """Return where the plan on some rows, which stand for all, ends, of full rank, and why.
+
+    Parameters
+    ----------
+    some
+        Log density of the rows.
+    rng
+        Generator of all draws.
+    first, warm, look
+        As for `run_plan`.
+
+    Raises
+    ------
+    NotFiniteError
+        If the log density is finite nowhere.
+    """
+    outcome = run_plan(some, _coupled(len(first.loc)), rng, first, warm=warm, look=look)
+    return outcome.gaussian, outcome.status
+
+
+def toward_all(
+    density: AllRows,
+    some: Density,
+    rng: np.random.Generator,
+    q: Gaussian,
     max_passes: int = MAX_PASSES,
+    look: Look | None = None,
 ) -> Start | None:
-    """Return a Gaussian near the posterior of all rows, of full rank, and an anchor at its mean.
+    """Return a Gaussian near the posterior of all rows, and an anchor near its mean.
+
+    The Gaussian of some rows is moved to where all rows have it, by L-BFGS in its own frame. What
+    is maximised is the ELBO on some rows, and what all rows have beyond them at the mean (Shamir,
+    Srebro & Zhang 2014, section 3): the first step leaves about the root of D/n of the way, or more
+    where some rows say little of a latent, as of a rare group.
 
     Parameters
     ----------
@@ -70,28 +104,66 @@ def start_on_rows(
         That of some rows, which stand for all.
     rng
         Generator of all draws.
-    first, warm
-        Where to start, as for `run_plan`.
+    q
+        Where the plan on some rows ended.
     max_passes
-        Gradients of all rows, at most.
+        Gradients of all rows, at most. If no way leads from the optimum of some rows to that of
+        all, there is no anchor.
 
     Returns
     -------
     Start or None
-        None if the log density of all rows is not finite where that of some is, or if no way led
-        from the one's optimum to the other's.
-
-    Raises
-    ------
-    NotFiniteError
-        If that of some rows is finite nowhere.
+        None if the log density of all rows is not finite where that of some is.
     """
-    dim = len(first.loc)
-    structure = Structure(np.ones(dim, bool), np.zeros(dim, int), np.zeros((dim, 0), bool))
-    outcome = run_plan(some, structure, rng, first, warm=warm)
-    if outcome.status == "interrupted":
-        raise KeyboardInterrupt  # nothing is there yet that would be worth keeping
-    return _toward_all(density, some, structure, rng, outcome.gaussian, max_passes)
+    structure = _coupled(len(q.loc))
+    E = structure.fixed_draws(rng, max(MIN_DRAWS, 2 * structure.dim))
+    seen: list[tuple[Anchor, Floats]] = []  # the last evaluation, and its gradient in the frame
+    reached: list[tuple[Floats, Anchor, Floats]] = []
+    evals = 0
+
+    def evaluate(X: Floats) -> tuple[Floats, Floats]:
+        nonlocal evals
+        evals += 1
+        x = X.astype(density.dtype)
+        value, gradient = density.value_and_grad(x)
+        values, gradients = some.value_and_grad(np.concatenate([x, q._replace(loc=x[0]).points(E)]))
+        anchor = Anchor(x[0], value[0], gradient[0])  # type: ignore[arg-type]
+        gradient = gradient - gradients[0] + gradients[1:].mean(0)
+        seen[:] = [(anchor, q.in_frame(gradient)[0])]
+        return value - values[0] + values[1:].mean(), gradient
+
+    def objective(x: Floats) -> Stage[tuple[float, Floats]]:
+        values, gradients = yield x[None]
+        return -float(values[0]), -q.in_frame(gradients)[0]
+
+    stage = minimise(
+        q.loc,
+        objective,
+        retract=lambda x, step: x + q.moves(step[None])[0],
+        metric=np.ones_like,
+        cap=STEP_CAP,
+        max_evals=max_passes,
+        done=lambda measure: not measure.gradient > NEAR,
+        eps=float(np.finfo(density.dtype).eps),
+        accepted=lambda x, _: reached.append((x, *seen[-1])),
+    )
+    [minimum] = lockstep([stage], evaluate)
+    x, anchor, gradient = reached[-1]
+    if not (np.isfinite(minimum.value) and np.all(np.isfinite(gradient))):
+        return None
+    far = minimum.measure.gradient >= FAR
+    if far and max_passes < MAX_PASSES and evals == len(reached):
+        # there was no time for more; the step that costs nothing leaves about sqrt(D/n) of the way
+        length = min(1.0, STEP_CAP / minimum.measure.gradient)
+        x = x + q.moves(length * gradient[None])[0]
+    elif far:
+        return Start(q._replace(loc=x), ())
+    return Start(q._replace(loc=x), anchor)
+
+
+def _coupled(dim: int) -> Structure:
+    """Return the structure of a Gaussian of full rank."""
+    return Structure(np.ones(dim, bool), np.zeros(dim, int), np.zeros((dim, 0), bool))
 
 
 def near(gaussian: Gaussian, structure: Structure) -> Gaussian:
@@ -125,51 +197,3 @@ def some_rows(density: Density, rows: Rows, rng: np.random.Generator) -> Density
     spec = some.batch_spec(density.spec)
     data = taking(some)(density.data, index.astype(np.int32))
     return Density(density.model, data, spec, density.estimated, some.scale)
-
-
-def _toward_all(
-    density: AllRows,
-    some: Density,
-    structure: Structure,
-    rng: np.random.Generator,
-    q: Gaussian,
-    max_passes: int,
-) -> Start | None:
-    """Return the Gaussian moved to where all rows have it, by L-BFGS in its own frame.
-
-    What is maximised is the ELBO on some rows, and what all rows have beyond them at the mean
-    (Shamir, Srebro & Zhang 2014, section 3): the first step leaves about the root of D/n of the
-    way, or more where some rows say little of a latent, as of a rare group.
-    """
-    E = structure.fixed_draws(rng, max(MIN_DRAWS, 2 * structure.dim))
-    seen, reached = [], []
-
-    def evaluate(X: Floats) -> tuple[Floats, Floats]:
-        x = X.astype(density.dtype)
-        value, gradient = density.value_and_grad(x)
-        values, gradients = some.value_and_grad(np.concatenate([x, q._replace(loc=x[0]).points(E)]))
-        seen[:] = [Anchor(x[0], value[0], gradient[0])]  # type: ignore[arg-type]
-        return value - values[0] + values[1:].mean(), gradient - gradients[0] + gradients[1:].mean(
-            0
-        )
-
-    def objective(x: Floats) -> Stage[tuple[float, Floats]]:
-        values, gradients = yield x[None]
-        return -float(values[0]), -q.in_frame(gradients)[0]
-
-    stage = minimise(
-        q.loc,
-        objective,
-        retract=lambda x, step: x + q.moves(step[None])[0],
-        metric=np.ones_like,
-        cap=STEP_CAP,
-        max_evals=max_passes,
-        done=lambda measure: not measure.gradient > NEAR,
-        eps=float(np.finfo(density.dtype).eps),
-        accepted=lambda x, _: reached.append((x, *seen)),
-    )
-    [minimum] = lockstep([stage], evaluate)
-    if not minimum.measure.gradient < FAR:
-        return None
-    x, anchor = reached[-1]
-    return Start(q._replace(loc=x), anchor)

@@ -1,5 +1,6 @@
 """The stochastic path: any Optax optimiser on fresh draws, in compiled chunks of steps."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -10,26 +11,35 @@ import numpy as np
 import optax
 from jax import Array
 
-from advi import draws
+from advi import draws, interrupts
 from advi.arrays import on_host
 from advi.data import DataSpec, Rows
-from advi.density import log_density
+from advi.density import log_density, precision
 from advi.device import mixed_dtypes
 from advi.families import Family, PerRow
 from advi.gaussian import Gaussian
 from advi.guide import Guide
 from advi.held_out import HeldOut
+from advi.jaxprs import Traced, traced
 from advi.objective import Objective, near_optimum
 from advi.stages.anchor import Anchor, anchored
 from advi.stages.averaging import Average, chosen, tail_average, with_step
-from advi.stages.stopping import MAX_ANCHORED, MAX_DISTANCE, distance, due, settled
+from advi.stages.stopping import (
+    MAX_ANCHORED,
+    MAX_DISTANCE,
+    Distance,
+    distance,
+    due,
+    settled,
+)
 from advi.stages.tables import rows_of, tables_of, with_rows
 from advi.status import Progress, Status
-from advi.tracing import trace
+from advi.tracing import LogJoint, trace
 
 CHUNK = 128  # steps between two looks of the host, at least; a power of two, as the checks are
 MAX_BAD_RUN = 100  # non-finite steps in a row that end a fit
 LINE_SEARCH_DRAWS = 64
+OWN = "objective"  # place of its trace
 
 
 class State(NamedTuple):
@@ -52,7 +62,7 @@ class Course(NamedTuple):
     chunks: list[np.ndarray]  # ELBO of every step, nats
     evals: list[tuple[int, float]]  # step and held-out ELBO, nats
     eval_due: int = 0  # step of the next held-out ELBO
-    apart: float | None = None  # distance of the windows at the last check
+    drift: Distance | None = None  # of the windows at the last check
 
     def elbos(self, step: int) -> np.ndarray:
         """Return the ELBO of every step up to one, (step,)."""
@@ -130,18 +140,32 @@ class Stochastic(NamedTuple):
         program = _init(self.optimizer, self.averaged)
         return program(params, key, jax.device_put(fixed.astype(dtype)), anchor)
 
-    def drift(self, state: State) -> float:
-        """Return how far apart the averages over the last two windows are, as `distance` has it.
+    def drift(self, state: State) -> Distance:
+        """Return how far apart the averages over the last two windows are; NaN if there are none.
 
         Blocks of local latents have too many parameters to compare: of these the ELBO tells.
         """
         average = jax.device_get(state.average)
-        return max(
+        blocks = zip(self.guide.blocks, average.older, average.newer, self.averaged, strict=True)
+        found = [
             distance(Gaussian(*b.family.to_gaussian(older)), Gaussian(*b.family.to_gaussian(newer)))
-            if isinstance(b.family, Family)
-            else 0.0
-            for b, older, newer in zip(self.guide.blocks, average.older, average.newer, strict=True)
-        )
+            for b, older, newer, averaged in blocks
+            if averaged and isinstance(b.family, Family)
+        ]
+        shifts, stretches = zip((math.nan, math.nan), *found, strict=True)
+        # fmax passes over what is NaN
+        return Distance(float(np.fmax.reduce(shifts)), float(np.fmax.reduce(stretches)))
+
+    def last_drift(self, state: State, course: Course) -> Distance:
+        """Return the drift at the end, or at the last power of two if few steps came after it.
+
+        The average of a few steps has much of their noise, by which that of all is not off.
+        """
+        counts = jax.device_get((state.average.num_older, state.average.num_newer))
+        num_older, num_newer = map(int, counts)
+        if course.drift is not None and num_newer < num_older:
+            return course.drift
+        return self.drift(state)
 
     def average(self, state: State) -> Any:
         """Return the parameters averaged over the last half to three quarters of the steps.
@@ -154,7 +178,7 @@ class Stochastic(NamedTuple):
 
     def program(self, state: State, data: Any) -> str:
         """Return a chunk as StableHLO, with all numbers in it: what the settings amount to."""
-        return _chunk(self, False).lower(state, data, self.chunk_steps).as_text()
+        return self._compiled(False).lower(state, data, self.chunk_steps).as_text()
 
     def chunk(self, state: State, data: Any, num_steps: int) -> tuple[State, np.ndarray]:
         """Take at most `chunk_steps` steps; return the state and every step's ELBO in nats.
@@ -164,12 +188,19 @@ class Stochastic(NamedTuple):
         so are all steps after one that was skipped.
         """
         before, skipped = map(int, jax.device_get((state.step, state.skipped)))
-        count = jax.device_put(num_steps)
-        new, elbos, finite = _chunk(self, skipped > 0)(state, data, count)
+        num = jax.device_put(np.int32(num_steps))
+        new, elbos, finite = self._compiled(skipped > 0)(state, data, num)
         if not skipped and not jax.device_get(finite):
-            new, elbos, _ = _chunk(self, True)(state, data, count)
+            new, elbos, _ = self._compiled(True)(state, data, num)
         elbos, step = jax.device_get((elbos, new.step))
         return new, elbos[: int(step) - before]
+
+    def _compiled(self, checked: bool) -> Any:
+        log_joint = trace(self.guide.model, self.spec)
+        traces = self.guide.model.traces
+        if OWN not in traces:
+            traces[OWN] = _trace_own(self, log_joint)
+        return _chunk(self, log_joint, traces[OWN], checked)
 
 
 def run_steps(
@@ -188,6 +219,7 @@ def run_steps(
     """
     size = settings.chunk_steps
     while True:
+        interrupts.check()
         step = int(jax.device_get(state.step))
         # however many steps came before, chunks end where the checks are due
         num_steps = min(size - step % size, max_steps - step)
@@ -210,12 +242,14 @@ def run_steps(
                 f"{bad_run} steps in a row, from step {first} on, gave a non-finite "
                 "ELBO or gradient",
             )
-        elif until_settled and due(step):
-            apart = settings.drift(state)
-            most = MAX_ANCHORED if state.anchor else MAX_DISTANCE
-            if settled(apart, course.apart, course.elbos(step), most):
-                status = Status("converged", f"the averages settled after {step} steps{note}")
-            course = course._replace(apart=apart)
+        elif due(step):
+            drift, before = settings.drift(state), course.drift
+            if until_settled:
+                most = MAX_ANCHORED if state.anchor else MAX_DISTANCE
+                previous = None if before is None else before.most
+                if settled(drift.most, previous, course.elbos(step), most):
+                    status = Status("converged", f"the averages settled after {step} steps{note}")
+            course = course._replace(drift=drift)
         if status is None and callback is not None and callback(progress):
             status = Status("interrupted", f"the callback asked to stop at step {step}{note}")
         if status is None and step >= max_steps:
@@ -273,14 +307,14 @@ def _init(optimizer: optax.GradientTransformation, averaged: tuple[bool, ...]) -
 
 
 @lru_cache(maxsize=64)
-def _chunk(settings: Stochastic, checked: bool) -> Any:
-    """Return a compiled chunk of steps.
+def _chunk(settings: Stochastic, log_joint: LogJoint, own: Traced | None, checked: bool) -> Any:
+    """Return a compiled chunk of steps; `own` tells apart what the user's own classes compute.
 
     It maps a state, data and a number of steps to the new state, every step's ELBO, and whether
     all that changed is finite. If `checked`, steps that are not finite leave the state as it was.
     """
     guide, rows, objective = settings.guide, settings.rows, settings.objective
-    log_p = log_density(guide.model, trace(guide.model, settings.spec), guide.estimated)
+    log_p = log_density(guide.model, log_joint, guide.estimated)
     optimizer = optax.with_extra_args_support(settings.optimizer)
     num_draws, line_search = settings.draws, settings.line_search
     per_row = rows.per_row if rows is not None else (False,) * len(settings.spec.leaves)
@@ -359,6 +393,36 @@ def _chunk(settings: Stochastic, checked: bool) -> Any:
         )
 
     return jax.jit(chunk)
+
+
+def _trace_own(settings: Stochastic, log_joint: LogJoint) -> Traced | None:
+    """Return the trace of the objective, if it or a family is of the user's own class.
+
+    What these read from outside may have changed, which no comparison of settings can tell.
+    """
+    guide, objective, spec = settings.guide, settings.objective, settings.spec
+    parts = (objective, *(b.family for b in guide.blocks), *(b.base for b in guide.blocks))
+    if all(type(part).__module__.split(".")[0] == "advi" for part in parts):
+        return None
+    log_p = log_density(guide.model, log_joint, guide.estimated)
+    rows = settings.rows
+    per_row = rows.per_row if rows is not None else (False,) * len(spec.leaves)
+    scale = rows.scale if rows is not None else 1.0
+
+    def value(params: Any, eps: Array, leaves: list[Array], step: Array) -> Array:
+        data = spec.treedef.unflatten(leaves)
+        params = guide.at_rows(params, data, per_row)
+        return objective.value(lambda real: log_p(real, data), guide, params, eps, scale, step)
+
+    size, dtype = guide.model.size, np.dtype(spec.float_dtype)
+    with precision(spec.float_dtype):
+        return traced(
+            value,
+            guide.params_of((np.zeros(size), np.ones(size)), dtype),
+            jax.ShapeDtypeStruct((settings.draws, guide.noise_dim), dtype),
+            [jax.ShapeDtypeStruct(shape, kind) for shape, kind in spec.leaves],
+            jax.ShapeDtypeStruct((), np.int32),
+        )[0]
 
 
 def _finite(tree: Any) -> Array:

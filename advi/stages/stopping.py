@@ -1,6 +1,7 @@
 """When a stochastic fit has settled: two windows of its course are compared."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ MAX_ANCHORED = 0.03  # the same where steps have so little noise that they can a
 MAX_GROWTH = 1.2  # of that distance from one check to the next: a drift grows by 1.4 to 2
 RISE_ERRORS = 2.0  # standard errors of the ELBO's rise that count as still rising
 MIN_BATCHES = 8
+MAX_DRIFT = 0.25  # sds between the windows at the end, beyond which a fit counts as still moving
 
 
 def due(step: int) -> bool:
@@ -49,12 +51,39 @@ def settled(
     return distance < previous or not rising(elbos)
 
 
-def distance(older: Gaussian, newer: Gaussian) -> float:
-    """Return the largest difference of two Gaussians' means, in sds, or of their log sds."""
-    live = newer.sds > 0  # a point has no scale to measure by
+class Distance(NamedTuple):
+    """How far two Gaussians are apart."""
+
+    shift: float  # largest difference of their means, sds
+    stretch: float  # largest difference of their log sds
+
+    @property
+    def most(self) -> float:
+        """The larger of the two."""
+        return max(self)
+
+    def __str__(self) -> str:
+        if self.stretch > self.shift:
+            return f"the sds changed by up to a factor {math.exp(min(self.stretch, 99)):.2g}"
+        return f"the means drifted by up to {self.shift:.2g} sd"
+
+
+def distance(older: Gaussian, newer: Gaussian) -> Distance:
+    """Return how far two Gaussians are apart; NaN where nothing has a scale to measure by."""
+    live = newer.sds > 0
+    if not live.any():
+        return Distance(math.nan, math.nan)
     shift = np.abs(newer.loc - older.loc)[live] / newer.sds[live]
     stretch = np.abs(np.log(newer.sds[live] / older.sds[live]))
-    return float(max(shift.max(initial=0.0), stretch.max(initial=0.0)))
+    return Distance(float(shift.max()), float(stretch.max()))
+
+
+def unread(num_rows: int, seen: int) -> float:
+    """Return about how many sds the posterior of some of the rows is from that of all.
+
+    Either is about as far from the truth as its own sds, and that of some rows is wider.
+    """
+    return math.sqrt(num_rows / seen - 1)
 
 
 def rising(elbos: Floats) -> bool:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -149,7 +148,6 @@ def from_numpyro(
     return NumPyroModel(BoundCall(model, args, kwargs), rows)
 
 
-@lru_cache(maxsize=64)
 def _sites(call: BoundCall, spec: DataSpec) -> Sites:
     try:
         return find_sites(call, spec)

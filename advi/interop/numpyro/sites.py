@@ -7,10 +7,10 @@ latents are fitted by their coordinates on the real line, under the name `UNCONS
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import jax
-import jax.extend.core as jex_core
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -24,6 +24,7 @@ from advi.data import DataSpec
 from advi.device import compiled
 from advi.interop.numpyro.handlers import WholePlates
 from advi.interop.numpyro.unknowns import Frame, Part, Tree, Unknown
+from advi.jaxprs import Traced, interned, trace_lock
 from advi.latents import Latent
 
 Site = dict[str, Any]
@@ -154,7 +155,8 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
 
     marker = jax.ShapeDtypeStruct((), spec.float_dtype)
     leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves]
-    closed = jax.make_jaxpr(run)(marker, leaves)
+    with trace_lock:
+        closed = jax.make_jaxpr(run)(marker, leaves)
     sites = found[-1]
     if not traced:
         return sites
@@ -172,9 +174,14 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
                 f"base = numpyro.sample('{name}_base', dist.Uniform(0, 1)); "
                 f"{name} = numpyro.deterministic('{name}', low + (high - low) * base)."
             )
-    flat, zero = jex_core.jaxpr_as_fun(closed), np.zeros((), spec.float_dtype)
-    program = compiled(lambda *leaves: flat(zero, *leaves))
+    program = _compiled(interned(closed), spec.float_dtype)
     return replace(sites, moving=moving, program=program)
+
+
+@lru_cache(maxsize=64)
+def _compiled(flat: Traced, float_dtype: str) -> Callable[..., list[Array]]:
+    zero = np.zeros((), float_dtype)
+    return compiled(lambda *leaves: flat(zero, *leaves))
 
 
 def _stand_in(site: Site, marker: Array) -> Array | None:

@@ -1,0 +1,95 @@
+"""The two ends of a stochastic fit without local latents: where it starts, what it ends with."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from advi import draws
+from advi.data import DataSpec
+from advi.density import Density
+from advi.failures import blame, not_finite_at_start
+from advi.gaussian import Floats, Gaussian, structure_of
+from advi.guide import Guide
+from advi.initial import initial
+from advi.row_fit import LAST_ERRORS, START_SCALES
+from advi.status import Estimate
+
+FINAL_DRAWS = 256
+MIN_FINAL_DRAWS = 16
+FINAL_WORK = 2**32  # elements read by the final ELBO, which bounds its draws
+
+
+class FlatEnds(NamedTuple):
+    """Where a stochastic fit starts and what it ends with, by points of R^D on the host."""
+
+    densities: tuple[Density, ...]  # of all data, or of batches that each stand for all
+    guide: Guide
+    rng: np.random.Generator
+
+    def judged_by(self, batches: list[Any], spec: DataSpec, scale: float) -> "FlatEnds":
+        """Return the ends of a fit to a stream, of which some batches were kept."""
+        [first] = self.densities
+        return self._replace(
+            densities=tuple(
+                Density(first.model, jax.device_put(batch), spec, first.estimated, scale)
+                for batch in batches
+            )
+        )
+
+    def unjudged_start(self, init: Any) -> Any:
+        """Return the parameters to start from, whatever the log density there."""
+        first, warm = initial(self.guide.model, init)
+        if warm:
+            return self.guide.from_gaussian(*first)
+        return self.guide.from_gaussian(first.loc, np.full(len(first.loc), START_SCALES[0]))
+
+    def start(self, init: Any) -> Any:
+        """Return the parameters to start from, their scale small enough for finite values."""
+        first, warm = initial(self.guide.model, init)
+        if warm:
+            return self.guide.from_gaussian(*first)
+        E = structure_of(self.guide).fixed_draws(self.rng, MIN_FINAL_DRAWS)
+        for scale in START_SCALES:
+            q = Gaussian(first.loc, np.full(len(first.loc), scale))
+            if np.all(np.isfinite(self.densities[0].value(q.points(E)))):
+                return self.guide.from_gaussian(*q)
+        raise not_finite_at_start(self.densities[0], first.loc)
+
+    def better(self, average: Any, last: Any) -> tuple[Any, Estimate]:
+        """Return the averaged parameters, or the last if common draws show them to be better.
+
+        The last are better while a fit still improves; at rest the average is, by less than
+        shows. There is no average, None, where nothing was averaged. Several densities are those
+        of batches, each with draws of its own: what they say of the whole differs by their rows
+        too, and so does the error.
+        """
+        work = sum(density.log_joint.cost for density in self.densities)
+        num = int(np.clip(FINAL_WORK // work, MIN_FINAL_DRAWS, FINAL_DRAWS)) // 2 * 2
+        structure = structure_of(self.guide)
+        noise = [
+            structure.spread(draws.antithetic(self.rng, num, structure.dim)) for _ in self.densities
+        ]
+
+        def elbos(params: Any) -> Floats:
+            q = Gaussian(*self.guide.to_gaussian(params))
+            values = [
+                structure.paired_elbos(density.value(q.points(E)), E, q)
+                for density, E in zip(self.densities, noise, strict=True)
+            ]
+            return values[0] if len(values) == 1 else np.array([v.mean() for v in values])
+
+        with np.errstate(all="ignore"):
+            of_last = elbos(last)
+            if average is None:
+                return last, Estimate.of(of_last)
+            of_average = elbos(average)
+            gain = Estimate.of(of_last - of_average)
+            if gain.value > LAST_ERRORS * gain.mcse or not np.all(np.isfinite(of_average)):
+                return last, Estimate.of(of_last)
+        return average, Estimate.of(of_average)
+
+    def blame(self, params: Any) -> str:
+        """Return what makes the log density or its gradient non-finite, in words."""
+        q = Gaussian(*self.guide.to_gaussian(params))
+        return blame(self.densities[0], self.guide, q, self.rng)

@@ -1,0 +1,349 @@
+"""Indices that lie outside of the array they point into.
+
+JAX clamps them when it reads and drops them when it writes, without a word. Where a trace computes
+an index from the data by arithmetic alone, it is computed here on the host and compared with the
+length of the axis.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core as jex_core
+import jax.numpy as jnp
+import numpy as np
+
+from advi.data import DataSpec
+from advi.jaxprs import Traced
+from advi.model import Model
+from advi.tracing import LogJoint
+
+Evaluate = Callable[[Sequence[Any]], np.ndarray]  # from the inputs' values
+
+MAX_ELEMENTS = 2**24  # of an index array; one that is larger is not looked at
+
+ELEMENTWISE: dict[str, Callable[..., Any]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "neg": np.negative,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "max": np.maximum,
+    "min": np.minimum,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+    "not": np.bitwise_not,
+    "clamp": lambda low, x, high: np.clip(x, low, high),
+    "select_n": lambda which, *cases: np.choose(np.asarray(which, int), cases),
+    "copy": np.asarray,
+    "stop_gradient": np.asarray,
+}
+INLINED = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call")
+
+
+class Known(NamedTuple):
+    """A value of a trace that its inputs determine, without any latent.
+
+    Attributes
+    ----------
+    value
+        From the values of the inputs.
+    leaves
+        The inputs that it comes from.
+    steps
+        Whether it is a scalar in a loop, and the value holds that of every step.
+    """
+
+    value: Evaluate
+    leaves: frozenset[int]
+    steps: bool = False
+
+
+class Site(NamedTuple):
+    """An index that is computed from inputs alone: where it points, and how far it may."""
+
+    places: Known
+    column: int | None  # of an index of several columns
+    last: int  # the largest index that is inside
+    length: int  # of the axis
+    array: int | None  # the input that is indexed
+
+
+def check_indices(
+    traced: Traced, values: Sequence[Any], names: Sequence[str], what: str = "log_joint"
+) -> None:
+    """Raise ValueError if an index that comes from known inputs is outside of its array.
+
+    Parameters
+    ----------
+    traced
+        A trace.
+    values
+        Of its inputs; None of those that are not known.
+    names
+        Of its inputs: "data leaf 'g'".
+    what
+        The function that was traced.
+    """
+    hidden = {i for i, value in enumerate(values) if value is None}
+    for site in _sites(traced):
+        if hidden & site.places.leaves:
+            continue
+        index = site.places.value(values)
+        if site.column is not None:
+            index = index[..., site.column]
+        bad = (index < 0) | (index > site.last)
+        if not bad.any():
+            continue
+        place = np.argwhere(bad)[0]
+        at = f" at row {place[0]}" if len(place) else ""
+        sources = ", ".join(names[i] for i in sorted(site.places.leaves))
+        array = "an array" if site.array is None else names[site.array]
+        raise ValueError(
+            f"{what}: an index from {sources or 'a constant'} is {index[tuple(place)]}{at}, and "
+            f"points into {array} along an axis of length {site.length}; expected 0 to "
+            f"{site.last} ({int(bad.sum())} of {bad.size} are outside). JAX would read the nearest "
+            "entry, or drop what is written. Codes begin at 0; give a code that is new an entry "
+            "of its own, and where it is to be left out, one that is inside and a mask."
+        )
+
+
+@lru_cache(maxsize=64)
+def _sites(traced: Traced) -> tuple[Site, ...]:
+    inner = traced.jaxpr.jaxpr
+    sites: list[Site] = []
+    inputs = [_input(i) if _is_number(v.aval) else None for i, v in enumerate(inner.invars)]
+    _walk(traced.jaxpr, inputs, list(range(len(inner.invars))), sites)
+    return tuple(sites)
+
+
+def _input(i: int) -> Known:
+    return Known(lambda values: np.asarray(values[i]), frozenset([i]))
+
+
+def _constant(value: Any) -> Known:
+    return Known(lambda _: np.asarray(value), frozenset())
+
+
+def _is_number(aval: Any) -> bool:
+    dtype = getattr(aval, "dtype", None)
+    return dtype is not None and not jnp.issubdtype(dtype, jax.dtypes.extended)
+
+
+def _walk(
+    jaxpr: Any, inputs: Sequence[Known | None], origins: Sequence[int | None], sites: list[Site]
+) -> list[Known | None]:
+    """Gather the sites of a jaxpr; return what is known of its results.
+
+    `origins` are the inputs of the whole trace that its own inputs are.
+    """
+    inner = getattr(jaxpr, "jaxpr", jaxpr)
+    known: dict[Any, Known | None] = {}
+    origin: dict[Any, int | None] = {}
+    for v, constant in zip(inner.constvars, getattr(jaxpr, "consts", ()), strict=False):
+        known[v] = _constant(constant) if _is_number(v.aval) else None
+    known |= dict(zip(inner.invars, inputs, strict=True))
+    origin |= dict(zip(inner.invars, origins, strict=True))
+
+    def of(v: Any) -> Known | None:
+        if isinstance(v, jex_core.Literal):
+            return _constant(v.val) if _is_number(v.aval) else None
+        return known.get(v)
+
+    def origin_of(v: Any) -> int | None:
+        return None if isinstance(v, jex_core.Literal) else origin.get(v)
+
+    for eqn in inner.eqns:
+        name, args = eqn.primitive.name, [of(v) for v in eqn.invars]
+        from_ = [origin_of(v) for v in eqn.invars]
+        results: list[Known | None] = [None] * len(eqn.outvars)
+        if name in INLINED:
+            body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+            results = _walk(body, args, from_, sites)
+        elif name == "scan":
+            _walk_scan(eqn, args, from_, sites)
+        elif name == "gather":
+            sites += _gathered(eqn, args[1], from_[0])
+        elif name.startswith("scatter"):
+            sites += _scattered(eqn, args[1], from_[0])
+        elif name == "dynamic_slice":
+            sites += _sliced(eqn, args[1:], from_[0])
+        elif all(arg is not None for arg in args) and len(eqn.outvars) == 1:
+            results = [_applied(eqn, [arg for arg in args if arg is not None])]
+        if name in ("convert_element_type", "copy", "stop_gradient"):
+            origin[eqn.outvars[0]] = from_[0]
+        known |= dict(zip(eqn.outvars, results, strict=True))
+    return [of(v) for v in inner.outvars]
+
+
+def _walk_scan(
+    eqn: Any, args: Sequence[Known | None], from_: Sequence[int | None], sites: list[Site]
+) -> None:
+    """Look into a loop, whose scalars are known for all steps at once."""
+    body = eqn.params["jaxpr"]
+    avals = [v.aval for v in getattr(body, "jaxpr", body).invars]
+    inputs: list[Known | None] = []
+    for arg, outer, aval in zip(args, eqn.invars, avals, strict=True):
+        same = outer.aval.shape == aval.shape
+        if arg is None or arg.steps or not (same or aval.shape == ()):
+            inputs.append(None)
+        else:
+            inputs.append(arg if same else arg._replace(steps=True))
+    # what is carried has the shape of a constant of the loop, but changes
+    written = _carried(eqn)
+    inputs = [None if i in written else known for i, known in enumerate(inputs)]
+    origins = [
+        o if outer.aval.shape == aval.shape and i not in written else None
+        for i, (o, outer, aval) in enumerate(zip(from_, eqn.invars, avals, strict=True))
+    ]
+    _walk(body, inputs, origins, sites)
+
+
+def _carried(eqn: Any) -> range:
+    """Return which inputs of a loop are carried from step to step."""
+    carried = len(eqn.outvars) - sum(
+        outer.aval.shape != inner.aval.shape
+        for outer, inner in zip(eqn.outvars, _results(eqn.params["jaxpr"]), strict=True)
+    )
+    xs = sum(
+        outer.aval.shape != inner.aval.shape
+        for outer, inner in zip(eqn.invars, _inputs(eqn.params["jaxpr"]), strict=True)
+    )
+    stop = len(eqn.invars) - xs
+    return range(stop - carried, stop)
+
+
+def _inputs(jaxpr: Any) -> Sequence[Any]:
+    return getattr(jaxpr, "jaxpr", jaxpr).invars
+
+
+def _results(jaxpr: Any) -> Sequence[Any]:
+    return getattr(jaxpr, "jaxpr", jaxpr).outvars
+
+
+def _applied(eqn: Any, args: Sequence[Known]) -> Known | None:
+    """Return the known result of arithmetic on known values, or None of what is not looked at."""
+    name, params, aval = eqn.primitive.name, eqn.params, eqn.outvars[0].aval
+    steps = any(arg.steps for arg in args)
+    function = ELEMENTWISE.get(name)
+    if function is None and steps:
+        if math.prod(aval.shape) != 1 or name not in ("broadcast_in_dim", "reshape", "squeeze"):
+            return None
+        function = np.asarray
+    elif function is None:
+        function = _shaped(name, params, aval)
+    if name == "convert_element_type":
+        whole = np.issubdtype(aval.dtype, np.integer)
+        function = (lambda x: np.trunc(x).astype(np.int64)) if whole else np.asarray
+    if function is None or math.prod(aval.shape) > MAX_ELEMENTS:
+        return None
+    apply: Callable[..., Any] = function
+
+    def value(values: Sequence[Any]) -> np.ndarray:
+        # as wide as they come: a sum that wraps around in 32 bits is outside in any case
+        return np.asarray(apply(*(_wide(arg.value(values)) for arg in args)))
+
+    return Known(value, frozenset().union(*(arg.leaves for arg in args)), steps)
+
+
+def _wide(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.int64) if np.issubdtype(array.dtype, np.integer) else array
+
+
+def _shaped(name: str, params: dict[str, Any], aval: Any) -> Callable[..., Any] | None:
+    """Return NumPy's function for an operation that arranges entries anew."""
+    if name == "broadcast_in_dim":
+        axes = params["broadcast_dimensions"]
+
+        def broadcast(x: np.ndarray) -> np.ndarray:
+            shape = [1] * len(aval.shape)
+            for axis, length in zip(axes, x.shape, strict=True):
+                shape[axis] = length
+            return np.broadcast_to(x.reshape(shape), aval.shape)
+
+        return broadcast
+    if name in ("reshape", "squeeze", "expand_dims"):
+        return lambda x: x.reshape(aval.shape)
+    if name == "concatenate":
+        return lambda *parts: np.concatenate(parts, params["dimension"])
+    if name == "transpose":
+        return lambda x: x.transpose(params["permutation"])
+    if name == "iota":
+        shape = [1] * len(aval.shape)
+        shape[params["dimension"]] = -1
+        return lambda: np.broadcast_to(
+            np.arange(aval.shape[params["dimension"]]).reshape(shape), aval.shape
+        )
+    if name == "slice":
+        spans = zip(
+            params["start_indices"],
+            params["limit_indices"],
+            params["strides"] or [1] * len(aval.shape),
+            strict=True,
+        )
+        parts = tuple(slice(*span) for span in spans)
+        return lambda x: x[parts]
+    return None
+
+
+def _sites_of(
+    index: Known | None, axes: Sequence[int], sizes: Sequence[int], shape: Any, array: int | None
+) -> list[Site]:
+    if index is None:
+        return []
+    # in a loop an index of one column is a scalar for every step
+    columns = [None] * (len(axes) == 1) if index.steps else list(range(len(axes)))
+    return [
+        Site(index, column, shape[axis] - size, shape[axis], array)
+        for column, axis, size in zip(columns, axes, sizes, strict=False)
+    ]
+
+
+def _gathered(eqn: Any, index: Known | None, array: int | None) -> list[Site]:
+    numbers, mode = eqn.params["dimension_numbers"], str(eqn.params["mode"])
+    # what is clipped on purpose collapses its axis; vmap of x[i] does not
+    if "CLIP" in mode and numbers.collapsed_slice_dims:
+        return []
+    axes = [int(axis) for axis in numbers.start_index_map]
+    sizes = [eqn.params["slice_sizes"][axis] for axis in axes]
+    return _sites_of(index, axes, sizes, eqn.invars[0].aval.shape, array)
+
+
+def _scattered(eqn: Any, index: Known | None, array: int | None) -> list[Site]:
+    numbers, mode = eqn.params["dimension_numbers"], str(eqn.params["mode"])
+    axes = [int(axis) for axis in numbers.scatter_dims_to_operand_dims]
+    if "CLIP" in mode or not set(axes) <= set(numbers.inserted_window_dims):
+        return []
+    return _sites_of(index, axes, [1] * len(axes), eqn.invars[0].aval.shape, array)
+
+
+def _sliced(eqn: Any, starts: Sequence[Known | None], array: int | None) -> list[Site]:
+    shape, sizes = eqn.invars[0].aval.shape, eqn.params["slice_sizes"]
+    return [
+        Site(start, None, length - size, length, array)
+        for start, length, size in zip(starts, shape, sizes, strict=True)
+        if start is not None
+    ]
+
+
+def check_data_indices(model: Model, log_joint: LogJoint, spec: DataSpec, data: Any) -> None:
+    """Raise ValueError if an index that a log-joint takes from its data is outside of its array.
+
+    Parameters
+    ----------
+    model, log_joint
+        The model and its trace for the data.
+    spec, data
+        The data.
+    """
+    names = [f"latent {name!r}" for name in model.latents]
+    names += [f"data leaf {name!r}" for name in spec.names]
+    values = [None] * len(model.latents) + jax.tree.leaves(data)
+    check_indices(log_joint.flat, values, names)

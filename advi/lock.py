@@ -1,0 +1,59 @@
+"""A lock on a folder, which ends with the process that holds it, however that ends."""
+
+import os
+import warnings
+from pathlib import Path
+
+LOCK = "fit.lock"
+
+
+class FolderLock:
+    """Keeps other fits, of this process or of others, out of a folder while it is held.
+
+    The lock is the system's on a file that stays: to remove it would let two in at once.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+
+    Raises
+    ------
+    BlockingIOError
+        If another fit holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(self._file)
+        except BlockingIOError:
+            self.release()
+            raise
+        except OSError as error:
+            warnings.warn(
+                f"checkpoint: {folder} cannot be locked ({error}); see to it that no other fit "
+                "uses it.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def release(self) -> None:
+        """Let others in."""
+        os.close(self._file)
+
+
+if os.name == "nt":
+    import msvcrt
+
+    def _lock(file: int) -> None:
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except PermissionError as error:  # what Windows says of a byte that is locked
+            raise BlockingIOError(*error.args) from None
+
+else:
+    import fcntl
+
+    def _lock(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
