@@ -84,7 +84,6 @@ def save(fit: "Fit", path: Name) -> None:
     arrays: dict[str, Any] = {
         "elbo": np.array(fit.elbo, float),
         "held_out_gap": np.array(fit.held_out_gap, float),
-        "drift": np.array(fit.drift, float),
         "rivals.elbo_difference": np.array([rival.elbo_difference for rival in rivals], float),
         "rivals.distance": np.reshape([rival.distance for rival in rivals], (-1, fit.model.size)),
     }
@@ -149,7 +148,6 @@ def _fields(path: str, archive: Archive, known: tuple[type, ...]) -> dict[str, A
         "density": density,
         "key": words[0] if len(words) == 1 else np.array(words, np.uint32),
         "held_out_gap": float(_take(arrays, "held_out_gap", float)),
-        "drift": float(_take(arrays, "drift", float)),
         "rivals": _rivals(arrays, model.size),
         "corrected_draws": _corrected(arrays, model.size),
         "checked": _checked(document, arrays),

@@ -83,7 +83,8 @@ def test_a_wide_function_is_mapped_one_draw_at_a_time(fit):
 
     assert fit.predict(sums, 3).shape == (3,)
     treedef = jax.tree.structure({"x": 0})
-    program = predict._program(sums, False, treedef, ((1,),), fit.density.spec, 4)
+    spec, data = fit.density.spec, fit.density.data
+    program = predict._program(sums, False, treedef, ((1,),), spec, data, 4)
     assert program.num == 1
 
 

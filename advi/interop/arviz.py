@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from advi.arrays import on_host
 from advi.data import check_rows
 from advi.errors import describe, unknown
 from advi.predict import row_terms
@@ -33,7 +34,7 @@ def to_dict(fit: "Fit", n: int, key: Any) -> dict[str, NDArray]:
     """Return draws by the latent's name, host arrays (n, *shape)."""
     named = fit.model.named(fit.sample(n, key))
     in_order = dict.fromkeys(fit.model.latents) | named
-    return {name: np.asarray(values) for name, values in jax.device_get(in_order).items()}
+    return {name: on_host(values) for name, values in in_order.items()}
 
 
 def to_arviz(
