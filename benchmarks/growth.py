@@ -1,4 +1,4 @@
-"""Growth curves and growth regressions on raw scales: does every key reach the optimum?
+"""Growth curves and growth regressions on raw scales: whether every key reaches the optimum.
 
 Days, grams and millimetres as they are measured, centred effects, and priors that say next to
 nothing: what a climb meets before it meets the posterior. A fit is short of the optimum by its
@@ -229,9 +229,7 @@ class Record(NamedTuple):
 def measure(problem: Problem, family: str, key: int, **settings: Any) -> Record:
     """Fit once and return the figures."""
     begin = time.perf_counter()
-    fit = advi.fit(
-        problem.model, problem.data, family=family, key=key, diagnose=False, **settings
-    )
+    fit = advi.fit(problem.model, problem.data, family=family, key=key, diagnose=False, **settings)
     return Record(
         problem.name, family, key, str(fit.status), fit.status.message, *fit.elbo,
         fit.num_gradients, time.perf_counter() - begin,

@@ -7,10 +7,11 @@ import numpy as np
 
 from advi.gaussian import Floats, Gaussian, Structure
 from advi.scales import LowRankScale
-from advi.stages.full_rank import full_rank, newton
+from advi.stages.full_rank import full_rank
 from advi.stages.lockstep import Stage
 from advi.stages.low_rank import low_rank
 from advi.stages.mean_field import MAX_EVALS, Fitted, mean_field
+from advi.stages.newton import newton
 from advi.stages.polish import polish
 from advi.status import Estimate
 
