@@ -5,7 +5,7 @@ from collections.abc import Callable
 from advi.gaussian import Floats, Gaussian, Structure
 from advi.stages.lbfgs import minimise
 from advi.stages.lockstep import Stage
-from advi.stages.mean_field import STEP_CAP, Fitted, settled
+from advi.stages.mean_field import RETREAT, STEP_CAP, Fitted, settled
 from advi.stages.newton import newton
 from advi.stages.triangular import Frame
 
@@ -57,6 +57,7 @@ def full_rank(
         done=settled,
         eps=eps,
         accepted=lambda q, value: accepted(q, frame.constant - value),
+        retreat=lambda q: Gaussian(q.loc, RETREAT * q.scale),
     )
     return Fitted(
         minimum.point, frame.constant - minimum.value, minimum.reason, minimum.measure.gradient

@@ -18,6 +18,8 @@ from advi.status import Estimate
 MIN_DRAWS = 64
 NEWTON_DIM = 512  # the Newton steps hold a few D x D matrices
 NEAR_EVALS, LONG_EVALS = 8, 300  # of L-BFGS before the Newton steps, and instead of them
+MAX_ROUNDS = 6  # of a stage that has used all its evaluations
+ROUND_NATS = 1.0  # that a round must gain for another to follow
 MAX_DRAW_ELEMENTS = 2**24  # memory cap: draws times dimension
 MAX_DOUBLINGS = 3
 OVERFIT_NATS, OVERFIT_ERRORS = 1.0, 3.0
@@ -68,17 +70,37 @@ def mean_field_stages(
             q, E, structure, eps, lambda q, elbo: accepted("mean_field", q, elbo), max_evals
         )
 
+    def by_newton(q: Gaussian) -> Stage[Gaussian]:
+        moved = yield from newton(
+            q,
+            E,
+            structure,
+            lambda q, elbo: accepted("mean_field", Gaussian(q.loc, q.diagonal), elbo),
+        )
+        return Gaussian(moved.loc, moved.diagonal)
+
+    def settled(q: Gaussian) -> Stage[Fitted]:
+        return (yield from stage((yield from by_newton(q)), MAX_EVALS))
+
     if dim > NEWTON_DIM:
-        return (yield from stage(gaussian, LONG_EVALS))
+        return (yield from _persistent(lambda q: stage(q, LONG_EVALS), gaussian))
     near = yield from stage(gaussian, NEAR_EVALS)
-    moved = yield from newton(
-        near.gaussian,
-        E,
-        structure,
-        lambda q, elbo: accepted("mean_field", Gaussian(q.loc, q.diagonal), elbo),
-    )
-    moved = Gaussian(moved.loc, moved.diagonal)
-    return (yield from stage(moved, MAX_EVALS)) if settle else near._replace(gaussian=moved)
+    if settle:
+        return (yield from _persistent(settled, near.gaussian))
+    return near._replace(gaussian=(yield from by_newton(near.gaussian)))
+
+
+def _persistent(stage: Callable[[Gaussian], Stage[Fitted]], gaussian: Gaussian) -> Stage[Fitted]:
+    """Run a stage, and again from where it ended while its evaluations do not suffice."""
+    fitted = yield from stage(gaussian)
+    for _ in range(MAX_ROUNDS - 1):
+        if fitted.reason != "budget":
+            break
+        before = fitted.elbo
+        fitted = yield from stage(fitted.gaussian)
+        if not fitted.elbo - before > ROUND_NATS:
+            break
+    return fitted
 
 
 def path(
@@ -164,14 +186,17 @@ def _richer(
     num, doublings = max(MIN_DRAWS, per_coordinate * structure.dim), 0
     while True:
         E = structure.fixed_draws(rng, even(num, len(gaussian.loc)))
-        if structure.coupled:
-            fitted = yield from full_rank(
-                gaussian, E, structure, eps, lambda q, elbo: accepted("full_rank", q, elbo)
+
+        def stage(q: Gaussian, E: Floats = E) -> Stage[Fitted]:
+            if structure.coupled:
+                return full_rank(
+                    q, E, structure, eps, lambda q, elbo: accepted("full_rank", q, elbo)
+                )
+            return low_rank(
+                q, E, structure, eps, lambda q, elbo: accepted("low_rank", q, elbo), rng
             )
-        else:
-            fitted = yield from low_rank(
-                gaussian, E, structure, eps, lambda q, elbo: accepted("low_rank", q, elbo), rng
-            )
+
+        fitted = yield from _persistent(stage, gaussian)
         gaussian = fitted.gaussian
         held_out = yield from evaluate_held_out(gaussian, structure, held_out_draws)
         bound = max(OVERFIT_NATS, OVERFIT_ERRORS * held_out.elbo.mcse)
