@@ -12,7 +12,7 @@ from advi.errors import describe
 from advi.keys import host_rng
 from advi.model import Model
 from advi.row_data import RowData
-from advi.stages.plan import START_RADIUS
+from advi.stages.search import START_RADIUS
 from advi.table import Table
 from advi.tracing import trace
 from advi.unbiased import bias

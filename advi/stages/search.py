@@ -1,0 +1,200 @@
+"""The search for a start: climbs from many points, and where they disagree a wider one."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.gaussian import Floats, Gaussian, Structure
+from advi.stages.climb import Climbed, climb
+from advi.stages.lockstep import Stage, together
+from advi.stages.mean_field import Fitted, mean_field
+from advi.stages.start import Started, basins, select
+
+# Random points are screened by their log density in two boxes, and the best of each are climbed
+# from: the small one is where optima usually are, the large one is for those that hide.
+SCREENED = 32
+NUM_CLIMBS = 8
+NUM_STARTS = 3  # climbs that a scale is chosen for
+START_RADIUS, WIDE_RADIUS = 2.0, 6.0
+HOPELESS_NATS = 20.0  # a start so much lower, both in height and in ELBO, is given up
+SAME_START_SDS = 2.0  # climbs that end nearer than this have found one optimum
+# The optimum found is doubted where so few of the climbs from the large box come to it.
+FEW, SAME_HEIGHT_NATS = 2, 2.0
+WIDER_RADII = (2.0, 6.0)
+WIDER_PER_DIM, WIDER_RANGE = 4, (32, 256)  # points to climb from then
+WIDER_ROUNDS = ((8, 0.25), (30, 0.25), (100, 1.0))  # evaluations of each, and what share goes on
+NUM_ASCENTS = 4
+ASCENT_EVALS, ASCENT_DRAWS = 200, 8
+LAST_RADII = (0.1, 0.5, 1.0, 2.0, 6.0, 20.0)  # where else a finite value is looked for
+LAST_POINTS = 50  # in each of these boxes
+
+
+class Search(NamedTuple):
+    """What a search for a start needs to know.
+
+    Attributes
+    ----------
+    center
+        (D,) the point to begin at.
+    candidates
+        (n, D) further points to try.
+    shapes
+        Shapes of the latents on the real scale, in the order of their coordinates.
+    structure
+        Which coordinates have noise.
+    rng
+        Generator of all draws.
+    eps
+        Machine epsilon of the log density.
+    """
+
+    center: Floats
+    candidates: Floats
+    shapes: Sequence[tuple[int, ...]]
+    structure: Structure
+    rng: np.random.Generator
+    eps: float
+
+    def run(self) -> Stage[list[Fitted]]:
+        """Return the starts that may win, the best first; none if no point was finite."""
+        climbs, wide = yield from self._climbs()
+        found = yield from basins(climbs, NUM_STARTS)
+        if not found:
+            return []
+        doubted = len(found) > 1 and self._witnesses(found[0], wide) <= FEW
+        if doubted:
+            further = yield from self._wider()
+            found = yield from basins(climbs + further, NUM_ASCENTS)
+        started = yield from together(
+            *(
+                select(group[0], self.structure, child)
+                for group, child in zip(found, self.rng.spawn(len(found)), strict=True)
+            )
+        )
+        started = sorted((s for s in started if np.isfinite(s.elbo)), key=lambda s: -s.elbo)
+        hopeful = _hopeful(started)
+        if doubted and len(hopeful) > 1:
+            return (yield from self._ascents(started))
+        return [Fitted(s.gaussian, s.elbo, "started", np.inf) for s in hopeful]
+
+    def _climbs(self) -> Stage[tuple[list[Climbed], list[Climbed]]]:
+        """Climb from the best points of both boxes; return all climbs, and those of the large."""
+        dim = len(self.center)
+        near, wide = (
+            self.center + self.rng.uniform(-radius, radius, (SCREENED, dim))
+            for radius in (START_RADIUS, WIDE_RADIUS)
+        )
+        heights, _ = yield np.concatenate([near, wide, self.candidates])
+        of_near, of_wide, given = np.split(heights, [SCREENED, 2 * SCREENED])
+        near, wide = near[_highest(of_near, NUM_CLIMBS)], wide[_highest(of_wide, NUM_CLIMBS)]
+        given = self.candidates[_highest(given, NUM_CLIMBS)]
+        climbs = yield from climb(
+            np.concatenate([self.center[None], near, wide, given]), self.center, self.eps
+        )
+        if not any(c.path for c in climbs):
+            climbs = yield from self._anywhere()
+        return climbs, climbs[1 + len(near) : 1 + len(near) + len(wide)]
+
+    def _anywhere(self) -> Stage[list[Climbed]]:
+        """Look for a finite value in further boxes, and climb from the highest."""
+        points = np.concatenate(
+            [self._scattered(LAST_POINTS, radius) for radius in LAST_RADII], axis=0
+        )
+        heights, gradients = yield points
+        finite = np.isfinite(heights) & np.isfinite(gradients).all(1)
+        if not finite.any():
+            return []
+        best = _highest(np.where(finite, heights, -np.inf), min(NUM_CLIMBS, int(finite.sum())))
+        return (yield from climb(points[best], points[best[0]], self.eps))
+
+    def _witnesses(self, best: list[Climbed], wide: list[Climbed]) -> int:
+        """Return how many climbs from the large box came to the best optimum, or as high."""
+        inside = {id(c) for c in best}
+        return sum(id(c) in inside or c.top > best[0].top - SAME_HEIGHT_NATS for c in wide)
+
+    def _wider(self) -> Stage[list[Climbed]]:
+        """Climb from many points, in rounds of which the best go on."""
+        num = int(np.clip(WIDER_PER_DIM * len(self.center), *WIDER_RANGE))
+        points = np.concatenate(
+            [self._scattered(num // len(WIDER_RADII), radius) for radius in WIDER_RADII]
+        )
+        climbs: list[Climbed] = []
+        for max_evals, share in WIDER_ROUNDS:
+            climbs = yield from climb(points, self.center, self.eps, max_evals)
+            climbs = sorted((c for c in climbs if c.path), key=lambda c: -c.top)
+            if not climbs:
+                break
+            climbs = climbs[: max(1, round(share * len(climbs)))]
+            points = np.stack([c.path[-1] for c in climbs])
+        return climbs
+
+    def _scattered(self, num: int, radius: float) -> Floats:
+        """Return random points around the center, (num, D), some with entries that are alike.
+
+        Entries along an axis of a latent are often exchangeable, as those of groups are, and then
+        far less likely where they have nothing to do with each other.
+        """
+        points = []
+        for _ in range(num):
+            parts = []
+            for shape in self.shapes:
+                alike = self.rng.random(len(shape)) < 0.5
+                drawn = self.rng.uniform(
+                    -radius,
+                    radius,
+                    [1 if one else n for one, n in zip(alike, shape, strict=True)],
+                )
+                parts.append(np.broadcast_to(drawn, shape).ravel())
+            points.append(np.concatenate(parts))
+        return self.center + np.stack(points)
+
+    def _ascents(self, started: list[Started]) -> Stage[list[Fitted]]:
+        """Climb the ELBO instead, on few draws: it knows no poles and sees across plateaus."""
+        structure = self.structure.uncoupled()
+        E = structure.fixed_draws(self.rng, ASCENT_DRAWS)
+        ascended = yield from together(
+            *(
+                mean_field(s.gaussian, E, structure, self.eps, _ignore, ASCENT_EVALS)
+                for s in started
+            )
+        )
+        fitted = sorted((f for f in ascended if np.isfinite(f.elbo)), key=lambda f: -f.elbo)
+        return elsewhere([f for f in fitted if f.elbo > fitted[0].elbo - HOPELESS_NATS])
+
+
+def elsewhere(fits: list[Fitted]) -> list[Fitted]:
+    """Return the fits, the best first, that are not where a better one is."""
+    kept: list[Fitted] = []
+    for f in fits:
+        if all(distance(f.gaussian, k.gaussian).max() > SAME_START_SDS for k in kept):
+            kept.append(f)
+    return kept
+
+
+def distance(a: Gaussian, b: Gaussian) -> Floats:
+    """Return the differences of the means in the marginal sds of `b`, (D,)."""
+    return np.abs(a.loc - b.loc) / b.sds
+
+
+def _hopeful(started: list[Started]) -> list[Started]:
+    """Return the starts, the best ELBO first, that are high enough, each elsewhere."""
+    kept: list[Started] = []
+    if not started:
+        return kept
+    top, elbo = max(s.top for s in started), started[0].elbo
+    for s in started:
+        high = s.top > top - HOPELESS_NATS or s.elbo > elbo - HOPELESS_NATS
+        if high and all(distance(s.gaussian, k.gaussian).max() > SAME_START_SDS for k in kept):
+            kept.append(s)
+    return kept
+
+
+def _highest(heights: Floats, num: int) -> NDArray[np.int_]:
+    finite = np.where(np.isfinite(heights), heights, -np.inf)
+    return np.argsort(-finite, kind="stable")[:num]
+
+
+def _ignore(gaussian: Gaussian, elbo: float) -> None:
+    """Report nothing of a start that may not be taken."""
