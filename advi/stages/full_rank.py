@@ -46,7 +46,7 @@ def full_rank(
     Fitted
     """
     frame = Frame(E, structure)
-    gaussian = yield from newton(gaussian, E, structure, accepted)
+    gaussian, _ = yield from newton(gaussian, E, structure, accepted)
     minimum = yield from minimise(
         gaussian,
         frame.objective,

@@ -37,7 +37,7 @@ def newton(
     structure: Structure,
     accepted: Callable[[Gaussian, float], None],
     max_evals: int = MAX_EVALS,
-) -> Stage[Gaussian]:
+) -> Stage[tuple[Gaussian, bool]]:
     """Take Newton steps with the Stein Hessian while they pay.
 
     In the frame of q the expected Hessian of -log p is H = -sym(E[g' e']) (Stein's identity), the
@@ -56,19 +56,20 @@ def newton(
 
     Returns
     -------
-    Gaussian
-        With a (D, D) scale on the pattern of the blocks.
+    Gaussian, bool
+        With a (D, D) scale on the pattern of the blocks; and whether no more was to be gained,
+        or else the steps failed.
     """
     frame, q = Frame(E, structure), Gaussian(gaussian.loc, scale_tril(gaussian.scale))
     log_p, gradients = yield q.points(frame.E)
     value, evals, radius = frame.value(q, log_p), 1, np.inf
     if not (np.isfinite(value) and np.all(np.isfinite(gradients))):
-        return q
+        return q, False
     while True:
         step, damping = _newton_step(q, gradients, frame), 1.0
         while True:
             if evals >= max_evals:
-                return q
+                return q, False
             trial, length, of_mean, of_scale = step(damping, radius)
             log_p, trial_gradients = yield trial.points(frame.E)
             evals += 1
@@ -77,14 +78,15 @@ def newton(
             if finite and trial_value < value:
                 break
             damping, radius = DAMPING * damping, SHRINKAGE * length
-            if damping < MIN_DAMPING or of_mean + of_scale < GAIN_NATS:
-                return q
+            little = of_mean + of_scale < GAIN_NATS
+            if little or damping < MIN_DAMPING:
+                return q, little
         gain = value - trial_value
         q, value, gradients = trial, trial_value, trial_gradients
         accepted(q, frame.constant - value)
         poor = gain < POOR * of_mean
         if gain < GAIN_NATS and not (poor and of_mean > GAIN_NATS):
-            return q
+            return q, True
         radius = (SHRINKAGE if poor else GROWTH) * length
 
 

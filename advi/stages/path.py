@@ -70,29 +70,32 @@ def mean_field_stages(
             q, E, structure, eps, lambda q, elbo: accepted("mean_field", q, elbo), max_evals
         )
 
-    def by_newton(q: Gaussian) -> Stage[Gaussian]:
-        moved = yield from newton(
+    def by_newton(q: Gaussian) -> Stage[tuple[Gaussian, bool]]:
+        moved, arrived = yield from newton(
             q,
             E,
             structure,
             lambda q, elbo: accepted("mean_field", Gaussian(q.loc, q.diagonal), elbo),
         )
-        return Gaussian(moved.loc, moved.diagonal)
+        return Gaussian(moved.loc, moved.diagonal), arrived
 
-    def settled(q: Gaussian) -> Stage[Fitted]:
-        return (yield from stage((yield from by_newton(q)), MAX_EVALS))
+    def by_both(q: Gaussian) -> Stage[Fitted]:
+        moved, _ = yield from by_newton(q)
+        return (yield from stage(moved, MAX_EVALS))
 
     if dim > NEWTON_DIM:
-        return (yield from _persistent(lambda q: stage(q, LONG_EVALS), gaussian))
+        fitted = yield from stage(gaussian, LONG_EVALS)
+        return (yield from _persistent(lambda q: stage(q, LONG_EVALS), fitted))
     near = yield from stage(gaussian, NEAR_EVALS)
-    if settle:
-        return (yield from _persistent(settled, near.gaussian))
-    return near._replace(gaussian=(yield from by_newton(near.gaussian)))
+    moved, arrived = yield from by_newton(near.gaussian)
+    if arrived and not settle:
+        return near._replace(gaussian=moved)
+    fitted = yield from stage(moved, MAX_EVALS)
+    return (yield from _persistent(by_both, fitted))
 
 
-def _persistent(stage: Callable[[Gaussian], Stage[Fitted]], gaussian: Gaussian) -> Stage[Fitted]:
-    """Run a stage, and again from where it ended while its evaluations do not suffice."""
-    fitted = yield from stage(gaussian)
+def _persistent(stage: Callable[[Gaussian], Stage[Fitted]], fitted: Fitted) -> Stage[Fitted]:
+    """Go on with a stage from where it ended, while its evaluations do not suffice."""
     for _ in range(MAX_ROUNDS - 1):
         if fitted.reason != "budget":
             break
@@ -196,7 +199,8 @@ def _richer(
                 q, E, structure, eps, lambda q, elbo: accepted("low_rank", q, elbo), rng
             )
 
-        fitted = yield from _persistent(stage, gaussian)
+        fitted = yield from stage(gaussian)
+        fitted = yield from _persistent(stage, fitted)
         gaussian = fitted.gaussian
         held_out = yield from evaluate_held_out(gaussian, structure, held_out_draws)
         bound = max(OVERFIT_NATS, OVERFIT_ERRORS * held_out.elbo.mcse)

@@ -20,13 +20,15 @@ NUM_STARTS = 3  # climbs that a scale is chosen for
 START_RADIUS, WIDE_RADIUS = 2.0, 6.0
 HOPELESS_NATS = 20.0  # a start so much lower, both in height and in ELBO, is given up
 SAME_START_SDS = 2.0  # climbs that end nearer than this have found one optimum
-# The optimum found is doubted where so few of the climbs from the large box come to it.
-FEW, SAME_HEIGHT_NATS = 2, 2.0
+# In few dimensions these climbs leave little to find. In more, the optimum found is doubted where
+# fewer of the climbs from the large box come to it, and the search goes on with more the more
+# dimensions there are.
+FEW_DIMS, WITNESSES, SAME_HEIGHT_NATS = 10, 7, 2.0
 WIDER_RADII = (2.0, 6.0)
-WIDER_PER_DIM, WIDER_RANGE = 4, (32, 256)  # points to climb from then
+WIDER_PER_DIM, MAX_WIDER = 8, 256  # points to climb from
 WIDER_ROUNDS = ((8, 0.25), (30, 0.25), (100, 1.0))  # evaluations of each, and what share goes on
-NUM_ASCENTS = 4
-ASCENT_EVALS, ASCENT_DRAWS = 200, 8
+ASCENTS_PER_DIM, MAX_ASCENTS, ASCENT_SD = 2, 24, 0.1  # from random points
+ASCENT_DRAWS, ASCENT_EVALS = 4, 120
 LAST_RADII = (0.1, 0.5, 1.0, 2.0, 6.0, 20.0)  # where else a finite value is looked for
 LAST_POINTS = 50  # in each of these boxes
 
@@ -61,12 +63,11 @@ class Search(NamedTuple):
         """Return the starts that may win, the best first; none if no point was finite."""
         climbs, wide = yield from self._climbs()
         found = yield from basins(climbs, NUM_STARTS)
-        if not found:
-            return []
-        doubted = len(found) > 1 and self._witnesses(found[0], wide) <= FEW
+        more = len(self.center) - FEW_DIMS
+        doubted = len(found) > 1 and more > 0 and _share(found[0], wide) < WITNESSES / NUM_CLIMBS
         if doubted:
-            further = yield from self._wider()
-            found = yield from basins(climbs + further, NUM_ASCENTS)
+            wide = yield from self._wider(min(WIDER_PER_DIM * more, MAX_WIDER))
+            found = yield from basins(climbs + wide, NUM_STARTS)
         started = yield from together(
             *(
                 select(group[0], self.structure, child)
@@ -74,10 +75,11 @@ class Search(NamedTuple):
             )
         )
         started = sorted((s for s in started if np.isfinite(s.elbo)), key=lambda s: -s.elbo)
-        hopeful = _hopeful(started)
-        if doubted and len(hopeful) > 1:
-            return (yield from self._ascents(started))
-        return [Fitted(s.gaussian, s.elbo, "started", np.inf) for s in hopeful]
+        hopeful = [Fitted(s.gaussian, s.elbo, "started", np.inf) for s in _hopeful(started)]
+        if doubted and (len(hopeful) > 1 or _share(found[0], wide) < 0.5):
+            ascended = yield from self._ascents(started, min(ASCENTS_PER_DIM * more, MAX_ASCENTS))
+            return elsewhere(ascended + hopeful[:1])
+        return hopeful
 
     def _climbs(self) -> Stage[tuple[list[Climbed], list[Climbed]]]:
         """Climb from the best points of both boxes; return all climbs, and those of the large."""
@@ -109,14 +111,8 @@ class Search(NamedTuple):
         best = _highest(np.where(finite, heights, -np.inf), min(NUM_CLIMBS, int(finite.sum())))
         return (yield from climb(points[best], points[best[0]], self.eps))
 
-    def _witnesses(self, best: list[Climbed], wide: list[Climbed]) -> int:
-        """Return how many climbs from the large box came to the best optimum, or as high."""
-        inside = {id(c) for c in best}
-        return sum(id(c) in inside or c.top > best[0].top - SAME_HEIGHT_NATS for c in wide)
-
-    def _wider(self) -> Stage[list[Climbed]]:
-        """Climb from many points, in rounds of which the best go on."""
-        num = int(np.clip(WIDER_PER_DIM * len(self.center), *WIDER_RANGE))
+    def _wider(self, num: int) -> Stage[list[Climbed]]:
+        """Climb from many points, in rounds of which the best go on; return those of the last."""
         points = np.concatenate(
             [self._scattered(num // len(WIDER_RADII), radius) for radius in WIDER_RADII]
         )
@@ -137,31 +133,33 @@ class Search(NamedTuple):
         far less likely where they have nothing to do with each other.
         """
         points = []
-        for _ in range(num):
+        for k in range(num):
             parts = []
             for shape in self.shapes:
-                alike = self.rng.random(len(shape)) < 0.5
-                drawn = self.rng.uniform(
-                    -radius,
-                    radius,
-                    [1 if one else n for one, n in zip(alike, shape, strict=True)],
-                )
+                alike = np.zeros(len(shape), bool)
+                if k % 3 == 1:
+                    alike = np.arange(len(shape)) < max(1, len(shape) - 1)
+                elif k % 3 == 2:
+                    alike = self.rng.random(len(shape)) < 0.5
+                drawn = self.rng.uniform(-radius, radius, np.where(alike, 1, shape).astype(int))
                 parts.append(np.broadcast_to(drawn, shape).ravel())
             points.append(np.concatenate(parts))
         return self.center + np.stack(points)
 
-    def _ascents(self, started: list[Started]) -> Stage[list[Fitted]]:
+    def _ascents(self, started: list[Started], num: int) -> Stage[list[Fitted]]:
         """Climb the ELBO instead, on few draws: it knows no poles and sees across plateaus."""
-        structure = self.structure.uncoupled()
+        structure, dim = self.structure.uncoupled(), len(self.center)
+        entrants = [s.gaussian for s in started]
+        entrants += [
+            Gaussian(x, np.full(dim, ASCENT_SD)) for x in self._scattered(num, WIDE_RADIUS)
+        ]
         E = structure.fixed_draws(self.rng, ASCENT_DRAWS)
         ascended = yield from together(
-            *(
-                mean_field(s.gaussian, E, structure, self.eps, _ignore, ASCENT_EVALS)
-                for s in started
-            )
+            *(mean_field(q, E, structure, self.eps, _ignore, ASCENT_EVALS) for q in entrants)
         )
         fitted = sorted((f for f in ascended if np.isfinite(f.elbo)), key=lambda f: -f.elbo)
-        return elsewhere([f for f in fitted if f.elbo > fitted[0].elbo - HOPELESS_NATS])
+        fitted = [f for f in fitted if f.elbo > fitted[0].elbo - HOPELESS_NATS]
+        return elsewhere(fitted)[:NUM_STARTS]
 
 
 def elsewhere(fits: list[Fitted]) -> list[Fitted]:
@@ -176,6 +174,13 @@ def elsewhere(fits: list[Fitted]) -> list[Fitted]:
 def distance(a: Gaussian, b: Gaussian) -> Floats:
     """Return the differences of the means in the marginal sds of `b`, (D,)."""
     return np.abs(a.loc - b.loc) / b.sds
+
+
+def _share(best: list[Climbed], climbs: list[Climbed]) -> float:
+    """Return the share of climbs that came to the best optimum, or as high."""
+    inside = {id(c) for c in best}
+    same = [id(c) in inside or c.top > best[0].top - SAME_HEIGHT_NATS for c in climbs]
+    return sum(same) / max(len(same), 1)
 
 
 def _hopeful(started: list[Started]) -> list[Started]:
