@@ -115,6 +115,7 @@ def path(
     accepted: Accepted,
     *,
     warm: bool = False,
+    settle: bool = False,
 ) -> Stage[Path]:
     """Fit from a started Gaussian to the end.
 
@@ -134,6 +135,8 @@ def path(
         Called with the stage, every accepted Gaussian and its ELBO.
     warm
         Leave the mean-field stage out where a richer one follows: `gaussian` is a fit.
+    settle
+        Take the mean-field stage to its end even so: it is the cheaper one to go far by.
     """
     fitted, richer = None, structure.coupled or structure.rank > 0
     # what a low-rank scale is made from is a mean field's, or another one's diagonal
@@ -145,7 +148,8 @@ def path(
             rng,
             eps,
             accepted,
-            settle=not structure.coupled,  # Newton steps of a coupled scale go on from any
+            # Newton steps of a coupled scale go on from any place that is near enough
+            settle=settle or not structure.coupled,
         )
         gaussian = fitted.gaussian
     if richer:

@@ -178,26 +178,26 @@ class _Plan:
         """Return the paths that were carried to their end from one search; none without a start."""
         shapes = [v.unconstrained_shape for v in self.runner.density.model.latents.values()]
         search = Search(first.loc, candidates, shapes, self.structure, rng, self.eps)
-        entrants = yield from search.run()
+        entrants, doubted = yield from search.run()
         if not entrants:
             return []
         if shown:
             self.runner.accepted("start", entrants[0].gaussian, entrants[0].elbo)
-        if len(entrants) > 1:
+        if len(entrants) > 1 and not doubted:
             entrants = yield from self.race(entrants, rng, shown)
         winner, others = entrants[0], entrants[1:]
-        paths = yield from self.carry([winner.gaussian], rng, shown)
+        paths = yield from self.carry([winner.gaussian], rng, shown, settle=doubted)
         best = paths[0]
         near, rest = [], []
         for e in others:
             elsewhere = not distance(e.gaussian, best.held_out.gaussian).max() <= SAME_SDS
             (near if e.elbo > winner.elbo - RIVAL_NATS and elsewhere else rest).append(e)
         if near:
-            paths += yield from self.carry([e.gaussian for e in near], rng, shown=False)
+            paths += yield from self.carry([e.gaussian for e in near], rng, False, settle=doubted)
         # a path may come to nothing, or run out far below where another start already was
         for e in rest:
             if not max(map(_height, paths)) >= e.elbo:
-                paths += yield from self.carry([e.gaussian], rng, shown=False)
+                paths += yield from self.carry([e.gaussian], rng, False, settle=doubted)
         return paths
 
     def race(
@@ -233,6 +233,7 @@ class _Plan:
         rng: np.random.Generator,
         shown: bool,
         warm: bool = False,
+        settle: bool = False,
     ) -> Stage[list[Path]]:
         """Take Gaussians to the end of the plan, together; of those shown it is the first."""
         return together(
@@ -245,6 +246,7 @@ class _Plan:
                     self.eps,
                     self.runner.accepted if shown and gaussian is gaussians[0] else _ignore,
                     warm=warm,
+                    settle=settle,
                 )
                 for gaussian, child in zip(gaussians, rng.spawn(len(gaussians)), strict=True)
             )

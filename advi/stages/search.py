@@ -25,12 +25,20 @@ SAME_START_SDS = 2.0  # climbs that end nearer than this have found one optimum
 # dimensions there are.
 FEW_DIMS, WITNESSES, SAME_HEIGHT_NATS = 10, 7, 2.0
 WIDER_RADII = (2.0, 6.0)
-WIDER_PER_DIM, MAX_WIDER = 8, 256  # points to climb from
+WIDER_PER_DIM, MAX_WIDER = 8, 128  # points to climb from
 WIDER_ROUNDS = ((8, 0.25), (30, 0.25), (100, 1.0))  # evaluations of each, and what share goes on
 ASCENTS_PER_DIM, MAX_ASCENTS, ASCENT_SD = 2, 24, 0.1  # from random points
 ASCENT_DRAWS, ASCENT_EVALS = 4, 120
+RACE_DRAWS, RACE_EVALS = 32, 20  # of the best of these, and the best start beside them
 LAST_RADII = (0.1, 0.5, 1.0, 2.0, 6.0, 20.0)  # where else a finite value is looked for
 LAST_POINTS = 50  # in each of these boxes
+
+
+class Found(NamedTuple):
+    """What a search found."""
+
+    starts: list[Fitted]  # the best first
+    doubted: bool  # whether climbs disagreed, so that none may be near an optimum
 
 
 class Search(NamedTuple):
@@ -59,7 +67,7 @@ class Search(NamedTuple):
     rng: np.random.Generator
     eps: float
 
-    def run(self) -> Stage[list[Fitted]]:
+    def run(self) -> Stage[Found]:
         """Return the starts that may win, the best first; none if no point was finite."""
         climbs, wide = yield from self._climbs()
         found = yield from basins(climbs, NUM_STARTS)
@@ -78,8 +86,8 @@ class Search(NamedTuple):
         hopeful = [Fitted(s.gaussian, s.elbo, "started", np.inf) for s in _hopeful(started)]
         if doubted and (len(hopeful) > 1 or _share(found[0], wide) < 0.5):
             ascended = yield from self._ascents(started, min(ASCENTS_PER_DIM * more, MAX_ASCENTS))
-            return elsewhere(ascended + hopeful[:1])
-        return hopeful
+            return Found((yield from self._raced(ascended + hopeful[:1])), doubted)
+        return Found(hopeful, doubted)
 
     def _climbs(self) -> Stage[tuple[list[Climbed], list[Climbed]]]:
         """Climb from the best points of both boxes; return all climbs, and those of the large."""
@@ -159,10 +167,20 @@ class Search(NamedTuple):
         )
         fitted = sorted((f for f in ascended if np.isfinite(f.elbo)), key=lambda f: -f.elbo)
         fitted = [f for f in fitted if f.elbo > fitted[0].elbo - HOPELESS_NATS]
-        return elsewhere(fitted)[:NUM_STARTS]
+        return _elsewhere(fitted)[: NUM_STARTS - 1]
+
+    def _raced(self, entrants: list[Fitted]) -> Stage[list[Fitted]]:
+        """Run a short mean-field stage of every entrant on common draws; return the best first."""
+        structure = self.structure.uncoupled()
+        E = structure.fixed_draws(self.rng, RACE_DRAWS)
+        raced = yield from together(
+            *(mean_field(e.gaussian, E, structure, self.eps, _ignore, RACE_EVALS) for e in entrants)
+        )
+        raced = [f for f in raced if np.isfinite(f.elbo)]
+        return _elsewhere(sorted(raced, key=lambda f: -f.elbo))
 
 
-def elsewhere(fits: list[Fitted]) -> list[Fitted]:
+def _elsewhere(fits: list[Fitted]) -> list[Fitted]:
     """Return the fits, the best first, that are not where a better one is."""
     kept: list[Fitted] = []
     for f in fits:
