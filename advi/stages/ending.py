@@ -1,14 +1,15 @@
 """How a plan ended: converged, out of evaluations, or led away by a density without a maximum."""
 
-import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from advi.gaussian import Floats, Gaussian, Structure
-from advi.model import Model
-from advi.scales import LowRankScale
+from advi.density import Density
+from advi.errors import format_value
+from advi.gaussian import Floats, Structure
 from advi.stages.lockstep import Stage
 from advi.stages.path import Path
 from advi.status import Status
@@ -16,27 +17,24 @@ from advi.status import Status
 Bools = NDArray[np.bool_]
 
 NEARLY = 0.1  # a search stalled by rounding counts as converged below this scaled gradient
-FAR = 1e4  # on the real scale, from which on a coordinate may be on its way to infinity
-STRETCHES = (1.0, 10.0, 100.0)
+NO_SPREAD = 4.0  # roundings of a mean that its sd has to exceed, or draws fall on few floats
+# A fit is stretched away from its start by these factors, along its longest direction. Of a proper
+# posterior the ELBO falls at once; without a maximum it grows until it overflows, or to the end.
+STRETCHES = (1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 16.0)
 STRETCH_PAIRS = 8  # of antithetic draws
-GROWTH_NATS = 1.0  # that a density without a maximum gains at least by every stretch
-NO_SPREAD = 4.0  # roundings that a sd has to exceed for draws not to fall on one float
+GROWTH_NATS = 0.5
+FAR = 1e4  # on the real scale, from where on a fit that has converged is stretched too
+TOO_FAR = 1e18  # where even a square root of the largest float32 is behind
+POWER_STEPS = 30
+LEADING = 0.3  # coordinates of the direction with this share of its largest are named
 
 
-def ended_how(
-    ended: Path,
-    start: Floats,
-    structure: Structure,
-    held_out_draws: Floats,
-    eps: float,
-    model: Model,
-    spent: Callable[[], str],
-) -> Stage[Status]:
-    """Return the status of a plan.
+class Ending(NamedTuple):
+    """What the status of a plan is told from.
 
-    Parameters
+    Attributes
     ----------
-    ended
+    path
         The path that is kept.
     start
         (D,) where the search began.
@@ -44,93 +42,127 @@ def ended_how(
         Which coordinates have noise.
     held_out_draws
         (n, D) antithetic draws, those without sign first.
-    eps
-        Machine epsilon of the log density.
-    model
-        The model, which names the coordinates.
+    density
+        The log density.
     spent
         Returns what was spent, in words.
     """
-    q, fitted = ended.held_out.gaussian, ended.fitted
-    sds = np.where(structure.noisy, q.sds, np.inf)
-    # points are compared with the float they lie at, estimates of a point are not
-    merged = ~(sds > NO_SPREAD * eps * np.abs(q.loc))
-    out = (np.abs(q.loc - start) > FAR) | (structure.noisy & (q.sds > FAR))
-    if out.any() and (yield from _grows(q, start, out, structure, held_out_draws)):
-        return Status(
-            "diverged",
-            f"the log density has no maximum: it goes on growing, or does not fall, as "
-            f"{_names(model, out)} {_goes(model, out)} to infinity. Is its sign right, does the "
-            f"function return a loss instead of a log density, does every latent have a prior? "
-            f"({spent()})",
-        )
-    if merged.any():
-        k = int(np.argmax(merged))
-        remedy = ", or give x64=True" if eps > 1e-10 else ""
-        return Status(
-            "diverged",
-            f"{_names(model, merged)} {_goes(model, merged, 'lies', 'lie')} so far from zero, at "
-            f"{q.loc[k]:.4g} on the real scale, that numbers there are further apart than the sd: "
-            f"center or scale {'it' if merged.sum() == 1 else 'them'}{remedy} ({spent()})",
-        )
-    if not (np.isfinite(fitted.gradient) and np.isfinite(ended.held_out.elbo.value)):
-        return Status(
-            "diverged",
-            f"the log density or its gradient is not finite at some draws of every fit that was "
-            f"tried, however narrow ({spent()})",
-        )
-    if fitted.reason == "converged":
-        return Status("converged", f"the ELBO has settled ({spent()})")
-    if fitted.reason == "stalled" and fitted.gradient < NEARLY:
-        return Status("converged", f"as far as the precision of {eps:.0e} allows ({spent()})")
-    if fitted.reason == "stalled":
-        remedy = "; x64=True may go further" if eps > 1e-10 else ""
+
+    path: Path
+    start: Floats
+    structure: Structure
+    held_out_draws: Floats
+    density: Density
+    spent: Callable[[], str]
+
+    def status(self) -> Stage[Status]:
+        """Return why the plan ended, with the sentence that says what to do."""
+        eps = float(np.finfo(self.density.dtype).eps)
+        q, fitted = self.path.held_out.gaussian, self.path.fitted
+        settled = fitted.reason == "converged"
+        settled |= fitted.reason == "stalled" and fitted.gradient < NEARLY
+        size = np.maximum(np.abs(q.loc - self.start), np.where(self.structure.noisy, q.sds, 0))
+        if not settled or not size.max(initial=0) < FAR:
+            direction = self._longest()
+            grows = yield from self._grows(direction)
+            if grows or not size.max(initial=0) < TOO_FAR:
+                return self._without_maximum(direction)
+        merged = self.structure.noisy & ~(q.sds > NO_SPREAD * eps * np.abs(q.loc))
+        if merged.any():
+            return self._merged(merged)
+        spent = self.spent()
+        if not (np.isfinite(fitted.gradient) and np.isfinite(self.path.held_out.elbo.value)):
+            return Status(
+                "diverged",
+                "the log density or its gradient overflows at some draws of every fit that was "
+                f"tried, however narrow ({spent})",
+            )
+        if fitted.reason == "converged":
+            return Status("converged", f"the ELBO has settled ({spent})")
+        if settled:
+            return Status("converged", f"as far as the precision of {eps:.0e} allows ({spent})")
+        if fitted.reason == "stalled":
+            remedy = "; x64=True may go further" if eps > 1e-10 else ""
+            return Status(
+                "max_steps",
+                f"stopped before convergence: rounding noise hides the descent at a scaled "
+                f"gradient of {fitted.gradient:.2g}{remedy} ({spent})",
+            )
         return Status(
             "max_steps",
-            f"stopped before convergence: rounding noise hides the descent at a scaled gradient "
-            f"of {fitted.gradient:.2g}{remedy} ({spent()})",
+            f"a stage used all its evaluations at a scaled gradient of {fitted.gradient:.2g} "
+            f"({spent})",
         )
-    return Status(
-        "max_steps",
-        f"a stage used all its evaluations at a scaled gradient of {fitted.gradient:.2g} "
-        f"({spent()})",
-    )
 
+    def _longest(self) -> Floats:
+        """Return the unit vector (D,) along which the fit has gone, or spread, the furthest."""
+        q = self.path.held_out.gaussian
+        moved = q.loc - self.start
+        size = np.maximum(np.abs(moved), np.where(self.structure.noisy, q.sds, 0)).max()
+        v = moved / size + 0.01 * np.where(self.structure.noisy, q.sds, 0) / size
+        for _ in range(POWER_STEPS):  # on the second moment around the start, in units of its size
+            spread = q.moves(q.in_frame(v[None]) / size)[0] / size
+            v = spread + moved / size * (moved / size @ v)
+            length = np.linalg.norm(v)
+            if not length > 0:
+                return np.ones_like(v) / np.sqrt(len(v))
+            v = v / length
+        return v
 
-def _grows(
-    q: Gaussian, start: Floats, out: Bools, structure: Structure, held_out_draws: Floats
-) -> Stage[bool]:
-    """Return whether the ELBO goes on growing as some coordinates are stretched away."""
-    half = len(held_out_draws) // 2
-    kept = np.r_[:STRETCH_PAIRS, half : half + STRETCH_PAIRS]
-    E = held_out_draws[kept]
-    stretched = [_stretched(q, start, np.where(out, factor, 1.0)) for factor in STRETCHES]
-    values, _ = yield np.concatenate([s.points(E) for s in stretched])
-    elbos = [
-        float(structure.elbos(v, E, s).mean())
-        for v, s in zip(np.split(values, len(stretched)), stretched, strict=True)
-    ]
-    if not np.isfinite(elbos[0]):
-        return False
-    # what overflows to plus infinity grows as well
-    return all(
-        later == np.inf or later > earlier + GROWTH_NATS
-        for earlier, later in itertools.pairwise(elbos)
-    )
+    def _grows(self, direction: Floats) -> Stage[bool]:
+        """Return whether the ELBO goes on growing as the fit is stretched along a direction."""
+        half = len(self.held_out_draws) // 2
+        E = self.held_out_draws[np.r_[:STRETCH_PAIRS, half : half + STRETCH_PAIRS]]
+        q = self.path.held_out.gaussian
+        base = q.points(E)
+        along = (base - self.start) @ direction
+        stretched = [base + (k - 1) * along[:, None] * direction for k in STRETCHES]
+        values, _ = yield np.concatenate(stretched)
+        # the log-determinant grows by the stretch of one direction
+        log_q = self.structure.log_q(E, q)
+        spreads = bool(self.structure.noisy[np.argmax(np.abs(direction))])
+        elbos = np.array(
+            [
+                (part - log_q).mean() + spreads * np.log(k)
+                for part, k in zip(np.split(values, len(stretched)), STRETCHES, strict=True)
+            ]
+        )
+        finite = np.isfinite(elbos)
+        known = len(elbos) if finite.all() else int(np.argmin(finite))
+        if known < 2:
+            return False
+        elbos = elbos[:known]
+        return bool((np.diff(elbos) > 0).all() and elbos[-1] - elbos[0] > GROWTH_NATS)
 
+    def _without_maximum(self, direction: Floats) -> Status:
+        leading = np.abs(direction) > LEADING * np.abs(direction).max()
+        return Status(
+            "diverged",
+            f"the log density has no maximum: it goes on growing, or does not fall, beyond "
+            f"{self._where(leading)}. Is its sign right, does the function return a loss instead "
+            "of a log density, has each of these latents a prior that keeps it from there? "
+            f"({self.spent()})",
+        )
 
-def _stretched(q: Gaussian, start: Floats, factor: Floats) -> Gaussian:
-    loc = start + factor * (q.loc - start)
-    if isinstance(q.scale, LowRankScale):
-        return Gaussian(loc, q.scale._replace(sd=factor * q.scale.sd))
-    return Gaussian(loc, factor * q.scale if q.scale.ndim == 1 else factor[:, None] * q.scale)
+    def _merged(self, merged: Bools) -> Status:
+        q, dtype = self.path.held_out.gaussian, self.density.dtype
+        k = int(np.argmax(merged * np.abs(q.loc)))
+        apart = float(np.spacing(np.abs(q.loc[k]).astype(dtype)))
+        remedy = ", or give x64=True" if dtype == np.float32 else ""
+        return Status(
+            "diverged",
+            f"the posterior of {self._names(merged)[0]} is narrower than {dtype.name} can tell: "
+            f"around {q.loc[k]:.6g} its numbers are {apart:.2g} apart, and the sd of the fit is "
+            f"{q.sds[k]:.2g}. Center or scale this latent, so that it is near zero{remedy} "
+            f"({self.spent()})",
+        )
 
+    def _names(self, which: Bools) -> list[str]:
+        """Return the latents that some coordinates on the real scale belong to."""
+        spans = self.density.model.spans.items()
+        return [name for name, (start, stop) in spans if which[start:stop].any()]
 
-def _names(model: Model, which: Bools) -> str:
-    """Return the latents that some coordinates on the real scale belong to."""
-    names = [n for n, (start, stop) in model.spans.items() if which[start:stop].any()]
-    return ", ".join(names)
-
-
-def _goes(model: Model, which: Bools, one: str = "goes", more: str = "go") -> str:
-    return more if "," in _names(model, which) else one
+    def _where(self, which: Bools) -> str:
+        model, loc = self.density.model, self.path.held_out.gaussian.loc
+        values = jax.jit(lambda x: model.unravel(x)[0])(loc.astype(self.density.dtype))
+        return ", ".join(f"{name} = {format_value(values[name])}" for name in self._names(which))

@@ -120,6 +120,8 @@ def _within(g: Floats, h: Floats, radius: float) -> Floats:
     """Return the maximiser of g'u - u'hu / 2, h a diagonal, over all u no longer than a radius."""
     if np.linalg.norm(g / h) <= radius:
         return g / h
+    if not radius > 0:
+        return np.zeros_like(g)
     low, high = 0.0, float(np.linalg.norm(g)) / radius
     for _ in range(BISECTIONS):
         middle = (low + high) / 2

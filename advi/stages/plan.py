@@ -8,7 +8,7 @@ import numpy as np
 from advi import draws
 from advi.density import Density
 from advi.gaussian import Floats, Gaussian, Structure
-from advi.stages.ending import ended_how
+from advi.stages.ending import Ending
 from advi.stages.lockstep import Stage, lockstep, together
 from advi.stages.mean_field import Fitted, mean_field
 from advi.stages.path import MIN_DRAWS, Path, evaluate_held_out, even, path
@@ -143,12 +143,15 @@ def run_plan(
                 raise NotFiniteError
             ended = max(paths, key=_height)
             rivals = _rivals(paths, ended)
-            [status] = runner.run(
-                ended_how(
-                    ended, first.loc, structure, held_out_draws, plan.eps, density.model,
-                    lambda: f"{runner.evals} evaluations, {density.num_gradients} gradients",
-                )
-            )  # fmt: skip
+            ending = Ending(
+                ended,
+                first.loc,
+                structure,
+                held_out_draws,
+                density,
+                lambda: f"{runner.evals} evaluations, {density.num_gradients} gradients",
+            )
+            [status] = runner.run(ending.status())
         except _StopError as stop:
             status = Status(*stop.args)
         except KeyboardInterrupt:
@@ -161,7 +164,7 @@ def run_plan(
         else:
             unfinished = evaluate_held_out(runner.gaussian, structure, held_out_draws)
             [held_out] = lockstep([unfinished], density.value_and_grad)
-    return Outcome(held_out.gaussian, held_out.elbo, status, runner.trace, gap, rivals)
+        return Outcome(held_out.gaussian, held_out.elbo, status, runner.trace, gap, rivals)
 
 
 class _Plan:

@@ -166,7 +166,7 @@ class Search(NamedTuple):
             *(mean_field(q, E, structure, self.eps, _ignore, ASCENT_EVALS) for q in entrants)
         )
         fitted = sorted((f for f in ascended if np.isfinite(f.elbo)), key=lambda f: -f.elbo)
-        fitted = [f for f in fitted if f.elbo > fitted[0].elbo - HOPELESS_NATS]
+        fitted = [f for f in fitted if f.elbo >= fitted[0].elbo - HOPELESS_NATS]
         return _elsewhere(fitted)[: NUM_STARTS - 1]
 
     def _raced(self, entrants: list[Fitted]) -> Stage[list[Fitted]]:
@@ -208,7 +208,8 @@ def _hopeful(started: list[Started]) -> list[Started]:
         return kept
     top, elbo = max(s.top for s in started), started[0].elbo
     for s in started:
-        high = s.top > top - HOPELESS_NATS or s.elbo > elbo - HOPELESS_NATS
+        # not below by so much: nats may be lost in the rounding of a height
+        high = s.top >= top - HOPELESS_NATS or s.elbo >= elbo - HOPELESS_NATS
         if high and all(distance(s.gaussian, k.gaussian).max() > SAME_START_SDS for k in kept):
             kept.append(s)
     return kept
