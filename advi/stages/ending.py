@@ -21,10 +21,11 @@ NO_SPREAD = 4.0  # roundings of a mean that its sd has to exceed, or draws fall 
 # A fit is stretched away from its start by these factors, along its longest direction. Of a proper
 # posterior the ELBO falls at once; without a maximum it grows until it overflows, or to the end.
 STRETCHES = (1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 16.0)
+RISING = 4  # of these ELBOs, the first ones, have to rise one by one
 STRETCH_PAIRS = 8  # of antithetic draws
 GROWTH_NATS = 0.5
 FAR = 1e4  # on the real scale, from where on a fit that has converged is stretched too
-TOO_FAR = 1e18  # where even a square root of the largest float32 is behind
+TOO_FAR = 1e16  # no posterior is meant to be there
 POWER_STEPS = 30
 LEADING = 0.3  # coordinates of the direction with this share of its largest are named
 
@@ -128,11 +129,14 @@ class Ending(NamedTuple):
             ]
         )
         finite = np.isfinite(elbos)
-        known = len(elbos) if finite.all() else int(np.argmin(finite))
-        if known < 2:
+        gained = elbos[: int(np.argmin(finite))] if not finite.all() else elbos
+        if len(gained) < 2:
             return False
-        elbos = elbos[:known]
-        return bool((np.diff(elbos) > 0).all() and elbos[-1] - elbos[0] > GROWTH_NATS)
+        # on the way it may level off, where a scale underflows, but never falls back
+        rising = (np.diff(gained[:RISING]) > 0).all()
+        return bool(
+            rising and gained[1:].min() > gained[0] and gained[-1] > gained[0] + GROWTH_NATS
+        )
 
     def _without_maximum(self, direction: Floats) -> Status:
         leading = np.abs(direction) > LEADING * np.abs(direction).max()

@@ -18,6 +18,7 @@ from advi.status import Estimate, Progress, Status
 HELD_OUT_DRAWS = 256
 RACE_EVALS = 20  # mean-field evaluations of every start that may still win
 SAME_SDS = 0.5  # fits whose means are nearer than this have found one optimum
+FARTHEST = 1e18  # on the real scale, from where on no log density counts as finite
 RESTART_KEY = 2**31  # of a restart's draws, far from the numbers that others get
 RIVAL_NATS = 3.0  # a start this close to the winner, elsewhere, is fitted too
 
@@ -78,7 +79,10 @@ class _Runner:
         if self.max_evals is not None and self.evals >= self.max_evals:
             raise _StopError("max_steps", f"stopped after max_steps={self.max_evals} evaluations")
         self.evals += 1
-        return self.density.value_and_grad(points)
+        values, gradients = self.density.value_and_grad(points)
+        # nothing that a fit is used for can square numbers beyond
+        values[~(np.abs(points).max(1, initial=0) < FARTHEST)] = np.nan
+        return values, gradients
 
 
 def run_plan(
