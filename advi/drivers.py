@@ -25,7 +25,8 @@ from advi.progress import Bar
 from advi.result import Fit
 from advi.row_fit import LAST_ERRORS, START_SCALES, RowEnds
 from advi.stages.frame import framed
-from advi.stages.plan import NotFiniteError, run_plan
+from advi.stages.lockstep import lockstep
+from advi.stages.plan import NotFiniteError, run_plan, start_search
 from advi.stages.some_rows import (
     MAX_PASSES,
     Start,
@@ -41,6 +42,7 @@ from advi.streams import EndlessError, Reader, StreamError
 
 MAX_STEPS = 100_000  # of a stochastic fit that is left to settle
 START_STREAM = 4
+BLAME_STREAM = 6
 LOST_NATS = 0.1  # of the ELBO, for every coordinate, that steps may end below their start
 MIN_PASSES = 4  # over a stream, that its start may take
 LEARNING_RATE, RATE_STEPS = 0.02, 1000
@@ -78,12 +80,16 @@ def fit_plan(
             max_evals=max_steps,
             callback=bar.update,
         )
-    except NotFiniteError:
-        raise not_finite_at_start(density, first.loc) from None
+    except NotFiniteError as error:
+        raise not_finite_at_start(density, first.loc, error.tried) from None
+    status = outcome.status
+    if status == "diverged" and not math.isfinite(outcome.elbo.value):
+        found = blame(density, guide, outcome.gaussian, host_rng(key, BLAME_STREAM))
+        status = Status("diverged", f"{status.message}; {found}") if found else status
     return Fit(
         guide=guide,
         params=guide.params_of(outcome.gaussian, density.dtype),
-        status=outcome.status,
+        status=status,
         elbo=outcome.elbo,
         trace=outcome.trace,
         num_gradients=density.num_gradients,
@@ -253,11 +259,18 @@ class FlatEnds(NamedTuple):
         if warm:
             return self.guide.from_gaussian(*first)
         E = structure_of(self.guide).fixed_draws(self.rng, MIN_FINAL_DRAWS)
-        for scale in START_SCALES:
-            q = Gaussian(first.loc, np.full(len(first.loc), scale))
-            if np.all(np.isfinite(self.densities[0].value(q.points(E)))):
-                return self.guide.from_gaussian(*q)
-        raise not_finite_at_start(self.densities[0], first.loc)
+        search = start_search(self.densities[0], structure_of(self.guide), first.loc, self.rng)
+        places = [first.loc]
+        while places:
+            loc = places.pop()
+            for scale in START_SCALES:
+                q = Gaussian(loc, np.full(len(loc), scale))
+                if np.all(np.isfinite(self.densities[0].value(q.points(E)))):
+                    return self.guide.from_gaussian(*q)
+            if loc is first.loc:
+                [found] = lockstep([search.anywhere()], self.densities[0].value_and_grad)
+                places = list(found[:1])
+        raise not_finite_at_start(self.densities[0], first.loc, search.tried)
 
     def better(self, average: Any, last: Any) -> tuple[Any, Estimate]:
         """Return the averaged parameters, or the last if common draws show them to be better.
@@ -295,7 +308,8 @@ class FlatEnds(NamedTuple):
     def blame(self, params: Any) -> str:
         """Return what makes the log density or its gradient non-finite, in words."""
         q = Gaussian(*self.guide.to_gaussian(params))
-        return blame(self.densities[0], self.guide, q, self.rng)
+        found = blame(self.densities[0], self.guide, q, self.rng)
+        return found or "at its present place the fit is finite: the step size is too large"
 
 
 def default_optimizer(guide: Guide) -> optax.GradientTransformation:

@@ -42,7 +42,11 @@ class Outcome(NamedTuple):
 
 
 class NotFiniteError(ValueError):
-    """No starting point had a finite log density."""
+    """No starting point had a finite log density; `tried` says which there were."""
+
+    def __init__(self, tried: str) -> None:
+        super().__init__(f"no finite log density at {tried}")
+        self.tried = tried
 
 
 class _StopError(Exception):
@@ -138,13 +142,13 @@ def run_plan(
             if warm:
                 paths = runner.run(plan.carry([first], rng, shown=True, warm=True))[0]
             else:
-                if candidates is None:
-                    candidates = np.zeros((0, len(first.loc)))
                 rngs = [rng, *(_apart(rng, k) for k in range(1, restarts))]
                 attempts = [plan.attempt(first, candidates, own, shown=own is rng) for own in rngs]
                 paths = [p for found in runner.run(*attempts) for p in found]
             if not paths:
-                raise NotFiniteError
+                raise NotFiniteError(
+                    start_search(density, structure, first.loc, rng, candidates).tried
+                )
             ended = max(paths, key=_height)
             rivals = _rivals(paths, ended)
             ending = Ending(
@@ -171,6 +175,21 @@ def run_plan(
         return Outcome(held_out.gaussian, held_out.elbo, status, runner.trace, gap, rivals)
 
 
+def start_search(
+    density: Density,
+    structure: Structure,
+    center: Floats,
+    rng: np.random.Generator,
+    candidates: Floats | None = None,
+) -> Search:
+    """Return the search for a start around a center (D,), with further candidates (n, D)."""
+    if candidates is None:
+        candidates = np.zeros((0, len(center)))
+    shapes = [latent.unconstrained_shape for latent in density.model.latents.values()]
+    eps = float(np.finfo(density.dtype).eps)
+    return Search(center, candidates, shapes, structure, rng, eps)
+
+
 class _Plan:
     """The starts, the race between them, and the paths of those that go on."""
 
@@ -180,11 +199,10 @@ class _Plan:
         self.eps = float(np.finfo(runner.density.dtype).eps)
 
     def attempt(
-        self, first: Gaussian, candidates: Floats, rng: np.random.Generator, shown: bool
+        self, first: Gaussian, candidates: Floats | None, rng: np.random.Generator, shown: bool
     ) -> Stage[list[Path]]:
         """Return the paths that were carried to their end from one search; none without a start."""
-        shapes = [v.unconstrained_shape for v in self.runner.density.model.latents.values()]
-        search = Search(first.loc, candidates, shapes, self.structure, rng, self.eps)
+        search = start_search(self.runner.density, self.structure, first.loc, rng, candidates)
         entrants, doubted = yield from search.run()
         if not entrants:
             return []

@@ -104,20 +104,28 @@ class Search(NamedTuple):
             np.concatenate([self.center[None], near, wide, given]), self.center, self.eps
         )
         if not any(c.path for c in climbs):
-            climbs = yield from self._anywhere()
+            points = yield from self.anywhere()
+            if len(points):
+                climbs = yield from climb(points, points[0], self.eps)
         return climbs, climbs[1 + len(near) : 1 + len(near) + len(wide)]
 
-    def _anywhere(self) -> Stage[list[Climbed]]:
-        """Look for a finite value in further boxes, and climb from the highest."""
-        points = np.concatenate(
-            [self._scattered(LAST_POINTS, radius) for radius in LAST_RADII], axis=0
-        )
+    def anywhere(self) -> Stage[Floats]:
+        """Return the highest points (n, D) that are finite, of many in smaller and larger boxes."""
+        points = np.concatenate([self._scattered(LAST_POINTS, radius) for radius in LAST_RADII])
         heights, gradients = yield points
         finite = np.isfinite(heights) & np.isfinite(gradients).all(1)
-        if not finite.any():
-            return []
         best = _highest(np.where(finite, heights, -np.inf), min(NUM_CLIMBS, int(finite.sum())))
-        return (yield from climb(points[best], points[best[0]], self.eps))
+        return points[best]
+
+    @property
+    def tried(self) -> str:
+        """Where a finite value is looked for, in words."""
+        num = 2 * SCREENED + LAST_POINTS * len(LAST_RADII)
+        given = f", {len(self.candidates)} candidates" if len(self.candidates) else ""
+        return (
+            f"{num} random points, up to {LAST_RADII[-1]:g} from the start in every coordinate on "
+            f"the real scale{given}, and points half-way and nearer from the best of them"
+        )
 
     def _wider(self, num: int) -> Stage[list[Climbed]]:
         """Climb from many points, in rounds of which the best go on; return those of the last."""
