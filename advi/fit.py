@@ -117,8 +117,8 @@ def fit(
         are where the last step left them. By default it goes on until its averages have settled,
         or for 100,000 steps.
     restarts
-        Starts that the plan carries to the end, of which the best ELBO is kept. Seventeen climbs
-        are made in any case; those that end on one optimum count as one start.
+        How often the plan is carried through, search for a start included, each time with draws of
+        its own, as another key would; the best ELBO is kept. Seventeen climbs are made in any case.
     key
         Integer or JAX key. The same key, data and kind of machine give the same bits.
     init

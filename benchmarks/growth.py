@@ -227,7 +227,7 @@ class Record(NamedTuple):
 
 
 def measure(problem: Problem, family: str, key: int, **settings: Any) -> Record:
-    """Fit once and return the figures."""
+    """Fit once and return the figures; the settings are those of `advi.fit`."""
     begin = time.perf_counter()
     fit = advi.fit(problem.model, problem.data, family=family, key=key, diagnose=False, **settings)
     return Record(
@@ -273,8 +273,8 @@ def main(arguments: list[str] | None = None) -> None:
                     family,
                     f"{sum(there)}/{args.keys}",
                     f"{sum(r.status == 'converged' for r in of_keys)}/{args.keys}",
-                    f"{np.max(elbos):.2f}",
-                    f"{np.max(elbos) - np.min(elbos):.2f}",
+                    f"{np.nanmax(elbos):.2f}",
+                    f"{np.nanmax(elbos) - np.min(elbos):.2f}",
                     f"{np.max([r.mcse for r in of_keys]):.2f}",
                     f"{np.median(gradients):.0f}",
                     f"{max(gradients)}",
@@ -298,7 +298,7 @@ def draw_shortfalls(axes: Any, records: list[Record]) -> None:
     """Draw how far below the best each fit is, against the gradients it took."""
     for i, (name, family) in enumerate(dict.fromkeys((r.problem, r.family) for r in records)):
         of = [r for r in records if (r.problem, r.family) == (name, family)]
-        best = np.max([r.elbo for r in of])
+        best = np.nanmax([r.elbo for r in of])
         axes.plot(
             [r.gradients for r in of],
             [max(best - r.elbo, 1e-3) for r in of],
