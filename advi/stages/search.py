@@ -27,9 +27,9 @@ FEW_DIMS, WITNESSES, SAME_HEIGHT_NATS = 10, 7, 2.0
 WIDER_RADII = (2.0, 6.0)
 WIDER_PER_DIM, MAX_WIDER = 8, 128  # points to climb from
 WIDER_ROUNDS = ((8, 0.25), (30, 0.25), (100, 1.0))  # evaluations of each, and what share goes on
-ASCENTS_PER_DIM, MAX_ASCENTS, ASCENT_SD = 2, 24, 0.1  # from random points
+ASCENTS_PER_DIM, MAX_ASCENTS, ASCENT_SD = 2, 30, 0.1  # from random points
 ASCENT_DRAWS, ASCENT_EVALS = 4, 120
-RACE_DRAWS, RACE_EVALS = 32, 20  # of the best of these, and the best start beside them
+RACE_DRAWS, RACE_EVALS = 32, 60  # of the best of these, and the best start beside them
 LAST_RADII = (0.1, 0.5, 1.0, 2.0, 6.0, 20.0)  # where else a finite value is looked for
 LAST_POINTS = 50  # in each of these boxes
 
