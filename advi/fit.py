@@ -127,9 +127,9 @@ def fit(
         or for 100,000 steps. A fit that was still moving says so in its status, `Fit.drift` by how
         much.
     restarts
-        Starts that the plan carries to the end, of which the best ELBO is kept. Seventeen climbs
-        are made in any case; those that end on one optimum count as one start. Not for steps of
-        an optimiser, nor where `init` is a fit.
+        How often the plan is carried through, search for a start included, each time with draws of
+        its own, as another key would; the best ELBO is kept. Seventeen climbs are made in any
+        case. Not for steps of an optimiser, nor where `init` is a fit.
     key
         Integer or JAX key. The same key, data and kind of machine give the same bits.
     init
