@@ -20,7 +20,6 @@ from benchmarks.verdict import overrated
 from models.eight_schools import data as schools
 from tests import targets
 
-
 REFUSED = {"scale without a prior": "log_joint never depends on s"}
 
 

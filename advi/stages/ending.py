@@ -79,7 +79,8 @@ class Ending(NamedTuple):
                 "diverged",
                 f"the log density is {elbo:.2g} where it ended, of which {self.density.dtype.name} "
                 f"tells nothing below {eps * abs(elbo):.2g} nats apart: the posterior lies "
-                f"elsewhere, or is far narrower than any start. Center or scale the latents{remedy} "
+                "elsewhere, or is far narrower than any start. Center or scale the "
+                f"latents{remedy} "
                 f"({spent})",
             )
         if not (np.isfinite(fitted.gradient) and np.isfinite(self.path.held_out.elbo.value)):
