@@ -54,13 +54,16 @@ class Terms(NamedTuple):
 
 
 class Derived(NamedTuple):
-    """Quantities computed from latents and data, which are shown beside the latents."""
+    """Quantities computed from latents and data, which are shown beside the latents.
+
+    The function of latents, data and the number of a draw returns an array for each name.
+    """
 
     names: tuple[str, ...]
-    function: Callable[[Any, Any], dict[str, Array]]  # (z, data) -> an array for each name
+    function: Callable[[Any, Any, Any], dict[str, Array]]
 
 
-NOTHING = Derived((), lambda z, data: {})
+NOTHING = Derived((), lambda z, data, number: {})
 
 
 class Model:

@@ -8,7 +8,7 @@ that has none here; `register_transform` adds or replaces one.
 from advi.transforms.base import Identity, Independent, Transform
 from advi.transforms.matrices import CorrCholesky, CorrMatrix, LowerCholesky, PositiveDefinite
 from advi.transforms.numpyro_adapter import NumPyroAdapter
-from advi.transforms.periodic import Circular, UnitVector
+from advi.transforms.periodic import Circular, UnitVector, log_volume
 from advi.transforms.registry import register_transform, transform_for
 from advi.transforms.scalars import HalfLine, Interval
 from advi.transforms.vectors import Ordered, Simplex, ZeroSum
@@ -29,6 +29,7 @@ __all__ = [
     "Transform",
     "UnitVector",
     "ZeroSum",
+    "log_volume",
     "register_transform",
     "transform_for",
 ]

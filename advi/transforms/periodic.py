@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from advi.transforms.base import eps, event_shape
+from advi.transforms.base import Independent, Transform, eps, event_shape
 
 WINDINGS = 2  # K: turns over which the winding weight is spread
 SOFTNESS = 0.5  # h, radians: width of the weight's two edges
@@ -116,3 +116,22 @@ class UnitVector:
     def inverse(self, value: Array) -> Array:
         """Return the vector of length sqrt(k) in the direction of `value`."""
         return math.sqrt(value.shape[-1]) * value
+
+
+def log_volume(transform: Transform, event: Sequence[int]) -> float:
+    """Return the log of the measure that all values of an event's shape have together.
+
+    Raises
+    ------
+    TypeError
+        If the transform is not of this module.
+    """
+    if isinstance(transform, Independent):
+        within = event[transform.extra :]
+        return math.prod(event[: transform.extra]) * log_volume(transform.base, within)
+    if isinstance(transform, Circular):
+        return math.log(2 * math.pi)
+    if isinstance(transform, UnitVector):
+        k = event[-1]
+        return math.log(2) + k / 2 * math.log(math.pi) - math.lgamma(k / 2)
+    raise TypeError(f"{transform!r}: expected a transform of angles or of unit vectors.")
