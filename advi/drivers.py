@@ -177,7 +177,7 @@ def fit_steps(
         params, elbo = planned_params, of_plan
     elif status == "diverged":
         status = Status("diverged", f"{status.message}; {ends.blame(params)}")
-    return Fit(
+    fit = Fit(
         guide=guide,
         params=params,
         status=status,
@@ -187,6 +187,9 @@ def fit_steps(
         density=density,
         key=key,
     )
+    if not guide.local:
+        density.place_window(fit.gaussian.loc, fit.gaussian.sds)
+    return fit
 
 
 def _lost(before: Estimate, after: Estimate, dim: int) -> bool:
@@ -276,6 +279,8 @@ class FlatEnds(NamedTuple):
 
         def elbos(params: Any) -> Floats:
             q = Gaussian(*self.guide.to_gaussian(params))
+            for density in self.densities:
+                density.place_window(q.loc, q.sds)
             values = [
                 structure.paired_elbos(density.value(q.points(E)), E, q)
                 for density, E in zip(self.densities, noise, strict=True)

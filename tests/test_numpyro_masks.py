@@ -213,7 +213,7 @@ def test_padding_of_bounded_latents():
             numpyro.sample("p", dist.Dirichlet(20 * jnp.ones(3)))
             numpyro.sample("g", dist.Gamma(20.0, 1.0))
             angle = numpyro.sample("direction", dist.ProjectedNormal(jnp.zeros(2)))
-            numpyro.factor("none", 0 * angle.sum(-1))
+            numpyro.factor("none", 0 * jnp.sum(angle, -1))
 
     fit = fitted(model, {"counted": np.array([True, False])})
     # two proper entries, whose Gaussians lose little, and two that are exact

@@ -1,6 +1,6 @@
 """Which masked latents are predictions, and which have flat entries."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -45,7 +45,7 @@ def flat_where_masked(
 
 def _needed(
     density: SiteDensity, omitted: tuple[str, ...], model: Model, spec: DataSpec
-) -> Collection[str]:
+) -> set[str]:
     """Return the latents that the log-joint depends on, but for the densities of some of them."""
 
     def rest(values: list[Array], leaves: list[Array]) -> Array:

@@ -66,7 +66,7 @@ def mask_of(fn: Distribution) -> tuple[Any, int]:
         return mask, inner
     if isinstance(fn, MaskedDistribution):
         mask, inner = mask_of(fn.base_dist)
-        own = fn._mask if isinstance(fn._mask, bool) else jnp.asarray(fn._mask)
+        own: Any = fn._mask if isinstance(fn._mask, bool) else jnp.asarray(fn._mask)
         if own is True:
             return mask, inner
         if np.ndim(own):

@@ -1,5 +1,7 @@
 """Where a distribution has its mass: the support it declares, or what its transforms make of it."""
 
+from collections.abc import Sequence
+
 from numpyro import distributions as dist
 from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.constraints import Constraint
@@ -38,10 +40,10 @@ def support_of(fn: Distribution) -> Constraint:
         reached = _image(fn.base_dist.support, fn.transforms)
         if fn.support is constraints.real and reached is not None:
             return reached
-    return fn.support
+    return fn.support  # type: ignore[return-value]
 
 
-def _image(reached: Constraint | None, parts: list[Transform]) -> Constraint | None:
+def _image(reached: Constraint | None, parts: Sequence[Transform]) -> Constraint | None:
     """Return what transforms make of a set of numbers; None where that is not known."""
     for part in parts:
         if isinstance(part, ComposeTransform):
