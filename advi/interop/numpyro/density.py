@@ -89,7 +89,7 @@ class SiteDensity:
         with (
             handlers.trace() as sites,
             drawn,
-            NothingRandom(self.call),
+            NothingRandom(),
             plates,
             moving,
             KnownValues(),

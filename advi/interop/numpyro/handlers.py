@@ -8,7 +8,7 @@ from numpyro.distributions import Delta
 from numpyro.distributions.transforms import biject_to
 from numpyro.primitives import Messenger
 
-from advi.interop.numpyro.refusals import RANDOM
+from advi.interop.numpyro.refusals import UnseededError
 from advi.interop.numpyro.supports import plain, support_of
 
 
@@ -52,22 +52,12 @@ class WholePlates(Messenger):
 
 
 class NothingRandom(Messenger):
-    """Handler that refuses random numbers outside of sample sites.
-
-    Parameters
-    ----------
-    model
-        What stands for the model in the message.
-    """
-
-    def __init__(self, model: object) -> None:
-        Messenger.__init__(self)
-        self.model = model
+    """Handler that has no random key for anything."""
 
     def process_message(self, msg: Any) -> None:
-        """Raise TypeError if the model asks for a random key."""
+        """Raise UnseededError if the model asks for one, as a site without a value does."""
         if msg["type"] == "prng_key":
-            raise TypeError(f"{self.model!r} {RANDOM}")
+            raise UnseededError
 
 
 class KnownValues(Messenger):

@@ -7,6 +7,11 @@ from typing import Any
 
 import numpy as np
 
+
+class UnseededError(TypeError):
+    """A random key was asked for, and there is none."""
+
+
 RANDOM = (
     "draws random numbers outside of its sample sites (numpyro.prng_key(), or a network with "
     "dropout); expected a density that depends on latents and data alone. Draw them in a "
@@ -41,9 +46,8 @@ def explained(model: object) -> Iterator[None]:
 def _reason(error: Exception) -> str | None:
     frames = [(frame.f_code.co_name, frame.f_locals) for frame, _ in walk_tb(error.__traceback__)]
     inside = dict(frames)  # the innermost of each name
-    if isinstance(error, AssertionError):
-        if str(error):
-            return None
+    without_key = isinstance(error, UnseededError) or "PRNG key" in str(error)
+    if without_key or (isinstance(error, AssertionError) and not str(error)):
         if "_subs_wrapper" in inside:
             called = inside["_subs_wrapper"]
             return (
@@ -52,16 +56,15 @@ def _reason(error: Exception) -> str | None:
                 "as many steps as there are values; forecast with the draws of the fit, as in "
                 "fit.predict(...)."
             )
-        if "apply_stack" in inside and inside["apply_stack"]["msg"]["type"] == "sample":
-            name = inside["apply_stack"]["msg"]["name"]
+        messages = [values["msg"] for name, values in frames if name == "apply_stack"]
+        drawn = [msg["name"] for msg in messages if msg["type"] == "sample"]
+        if drawn:
             return (
-                f"has a site {name!r} that gets no value: it is hidden from what gives one, as "
-                "handlers.block(hide=...) does. Expected every latent to be seen. Leave the "
+                f"has a site {drawn[0]!r} that gets no value: it is hidden from what gives one, "
+                "as handlers.block(hide=...) does. Expected every latent to be seen. Leave the "
                 "handler out, or give the site a value inside it by handlers.substitute."
             )
-        return None
-    if isinstance(error, TypeError) and "PRNG key" in str(error):
-        return RANDOM
+        return RANDOM if without_key else None
     if "_masked_observe" in inside and "broadcast" in str(error):
         called = inside["_masked_observe"]
         return _misfit(called["name"], called["fn"], called["obs"], called["obs_mask"])
