@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from advi import draws
 from advi.density import Density
 from advi.gaussian import Floats, Gaussian, Structure
-from advi.stages.climb import Climbed, climb
+from advi.stages.angles import at_home, distance, elsewhere, height, on_their_turns
+from advi.stages.climb import climb
 from advi.stages.lockstep import Stage, lockstep
 from advi.stages.mean_field import Fitted, mean_field
 from advi.stages.path import MIN_DRAWS, Path, evaluate_held_out, even, path
 from advi.stages.start import Started, distinct, select
 from advi.status import Estimate, Progress, Status
-from advi.transforms import wrapped
 
 # Random points are screened by their log density in two boxes, and the best of each are climbed
 # from: the small one is where optima usually are, the large one is for those that hide.
@@ -29,7 +29,6 @@ HOPELESS_NATS = 20.0  # a start so much lower, both in height and in ELBO, is gi
 SAME_START_SDS = 2.0  # climbs that end nearer than this have found one optimum
 SAME_SDS = 0.5  # and fits, whose means are better known
 RIVAL_NATS = 3.0  # a start this close to the winner, elsewhere, is fitted too
-MAX_WINDOWS = 5  # times that the turns of angles are weighed anew, at most
 NEARLY = 0.1  # a search stalled by rounding counts as converged below this scaled gradient
 
 
@@ -138,7 +137,12 @@ def run_plan(
     runner, ended, gap, rivals = plan.runner, None, 0.0, ()
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         try:
+            if warm:
+                density.place_window(first.loc, first.sds)
+            else:
+                first = on_their_turns(density, first, rng, plan.eps, runner.run)
             ended, rivals = plan.run(first, warm, restarts)
+            ended = at_home(density, ended, lambda q: plan.carry([q], warm=True)[0])
             status = _status(ended.fitted, runner, plan.eps)
         except _StopError as stop:
             status = Status(*stop.args)
@@ -173,58 +177,40 @@ class _Plan:
     def run(self, first: Gaussian, warm: bool, restarts: int) -> tuple[Path, tuple[Rival, ...]]:
         """Return the winning path, and the others that were carried to their end."""
         if warm:
-            self.runner.density.place_window(first.loc, first.sds)
             [only] = self.carry([first], warm=True)
-            return self.at_home(only), ()
+            return only, ()
         entrants = self.start(first, restarts)
         if len(entrants) > 1:
             entrants = self.race(entrants)
         carried = [fitted.gaussian for fitted in entrants[: max(restarts, 1)]]
         paths = self.carry(carried)
-        best = max(paths, key=self.elbo)
+        best = max(paths, key=self.height)
         near = [
             e.gaussian
             for e in entrants[len(carried) :]
             if e.elbo > entrants[0].elbo - RIVAL_NATS
-            and self.distance(e.gaussian, best.held_out.gaussian).max() > SAME_SDS
+            and _distance(e.gaussian, best.held_out.gaussian).max() > SAME_SDS
         ]
         if near:
             paths += self.carry(near)
-            best = max(paths, key=self.elbo)
-        others = [p for p in paths if p is not best]
-        rivals = tuple(
+            best = max(paths, key=self.height)
+        density = self.runner.density
+        others = elsewhere(density, best, [p for p in paths if p is not best])
+        return best, tuple(
             Rival(
-                self.elbo(p) - self.elbo(best),
-                self.distance(p.held_out.gaussian, best.held_out.gaussian),
+                self.height(p) - self.height(best),
+                distance(density, p.held_out.gaussian, best.held_out.gaussian),
             )
             for p in others
         )
-        return self.at_home(best), rivals
 
-    def elbo(self, ended: Path) -> float:
-        """Return a path's ELBO in nats, turns of angles weighed as suits its own end."""
-        q = ended.held_out.gaussian
-        return ended.held_out.elbo.value + self.runner.density.window.gain(q.loc, q.sds)
-
-    def at_home(self, ended: Path) -> Path:
-        """Return a path's end where the turns of angles are weighed as suits it."""
-        for _ in range(MAX_WINDOWS):
-            q = ended.held_out.gaussian
-            if not self.runner.density.place_window(q.loc, q.sds):
-                break
-            [ended] = self.carry([q], warm=True)
-        return ended
-
-    def distance(self, a: Gaussian, b: Gaussian) -> Floats:
-        """Return the differences of the means in the marginal sds of `b`, (D,)."""
-        difference = a.loc - b.loc
-        angles = self.runner.density.angles
-        return np.abs(np.where(angles, wrapped(difference), difference)) / b.sds
+    def height(self, ended: Path) -> float:
+        """Return the ELBO of a path's end in nats."""
+        return height(self.runner.density, ended)
 
     def start(self, first: Gaussian, restarts: int) -> list[Fitted]:
         """Climb from several points; return those that may win, the best first."""
         center, dim = first.loc, len(first.loc)
-        self.runner.density.lift_window()
         near, wide = (
             center + self.rng.uniform(-radius, radius, (SCREENED, dim))
             for radius in (START_RADIUS, WIDE_RADIUS)
@@ -237,7 +223,6 @@ class _Plan:
             *wide[_highest(heights[SCREENED:], num)],
         ]
         [climbs] = self.runner.run(climb(np.stack(places), center, self.eps))
-        climbs = self.on_one_turn(climbs)
         [chosen] = self.runner.run(distinct(climbs, max(NUM_STARTS, restarts)))
         started: list[Started] = self.runner.run(
             *(
@@ -253,27 +238,10 @@ class _Plan:
         kept: list[Started] = []
         for s in started:
             hopeful = s.top > top - HOPELESS_NATS or s.elbo > elbo - HOPELESS_NATS
-            elsewhere = all(
-                self.distance(s.gaussian, k.gaussian).max() > SAME_START_SDS for k in kept
-            )
+            elsewhere = all(_distance(s.gaussian, k.gaussian).max() > SAME_START_SDS for k in kept)
             if hopeful and elsewhere:
                 kept.append(s)
         return [Fitted(s.gaussian, s.elbo, "started", np.inf) for s in kept]
-
-    def on_one_turn(self, climbs: list[Climbed]) -> list[Climbed]:
-        """Return climbs with angles on the turn about the highest, where their weight is placed."""
-        density = self.runner.density
-        ends = [climbed for climbed in climbs if climbed.path]
-        if not density.angles.any() or not ends:
-            return climbs
-        highest = max(ends, key=lambda climbed: climbed.top).path[-1]
-        highest = np.where(density.angles, wrapped(highest), highest)
-        density.place_window(highest, np.ones(len(highest)))
-
-        def turned(place: Floats) -> Floats:
-            return np.where(density.angles, highest + wrapped(place - highest), place)
-
-        return [climbed._replace(path=list(map(turned, climbed.path))) for climbed in climbs]
 
     def race(self, entrants: list[Fitted]) -> list[Fitted]:
         """Run a short mean-field stage from every entrant; return them, the best first."""
@@ -329,6 +297,11 @@ def _once(points: Floats) -> Stage[tuple[Floats, Floats]]:
 
 def _ignore(stage: str, gaussian: Gaussian, elbo: float) -> None:
     """Report nothing of a path that is not shown."""
+
+
+def _distance(a: Gaussian, b: Gaussian) -> Floats:
+    """Return the differences of the means in the marginal sds of `b`, (D,)."""
+    return np.abs(a.loc - b.loc) / b.sds
 
 
 def _status(fitted: Fitted, runner: _Runner, eps: float) -> Status:
