@@ -21,6 +21,7 @@ from advi.guide import Guide
 from advi.held_out import HeldOut
 from advi.initial import initial
 from advi.keys import device_key, host_rng
+from advi.prior_starts import finite_first, prior_starts
 from advi.progress import Bar
 from advi.result import Fit
 from advi.row_fit import LAST_ERRORS, START_SCALES, RowEnds
@@ -67,6 +68,7 @@ def fit_plan(
         If no starting point has a finite log density.
     """
     structure = structure_of(guide)
+    candidates = None if warm else prior_starts(density, first)
     try:
         outcome = run_plan(
             density,
@@ -77,6 +79,7 @@ def fit_plan(
             restarts=restarts,
             max_evals=max_steps,
             callback=bar.update,
+            candidates=candidates,
         )
     except NotFiniteError:
         raise not_finite_at_start(density, first.loc) from None
@@ -228,6 +231,7 @@ def planned(
             some = all_rows.some(num_some(rows, guide.model.size), rng)
         else:
             some = some_rows(all_rows, rows, rng)
+        first = first if warm else finite_first(some, first)
         return start_on_rows(all_rows, some, rng, first, warm, passes)
     except (NotFiniteError, EndlessError):
         return None
@@ -255,6 +259,7 @@ class FlatEnds(NamedTuple):
         first, warm = initial(self.guide.model, init)
         if warm:
             return self.guide.from_gaussian(*first)
+        first = finite_first(self.densities[0], first)
         E = structure_of(self.guide).fixed_draws(self.rng, MIN_FINAL_DRAWS)
         for scale in START_SCALES:
             q = Gaussian(first.loc, np.full(len(first.loc), scale))

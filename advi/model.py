@@ -85,6 +85,9 @@ class Model:
         What else to show with draws and moments; the tree of latents is then a dict.
     rows_leaf
         Place of a data leaf whose leading axis runs over the rows, where those of others differ.
+    starts
+        Where else a fit may begin: a function of the model for the data's rows, the data, a point
+        (D,) and a number n that returns points (n, D) of the real scale, host arrays.
     needs_all_rows
         Why neither steps on some rows nor families of rows are possible, in a sentence; empty if
         they are.
@@ -125,6 +128,7 @@ class Model:
         derived: Derived = NOTHING,
         rows_leaf: int | None = None,
         needs_all_rows: str = "",
+        starts: Callable[..., Any] | None = None,
     ) -> None:
         if not callable(log_joint):
             raise TypeError(
@@ -168,6 +172,7 @@ class Model:
         self.derived = derived
         self.rows_leaf = rows_leaf
         self.needs_all_rows = needs_all_rows
+        self.starts = starts
         self.families = {
             name: family for part, family in (families or {}).items() for name in self.resolve(part)
         }
@@ -204,6 +209,7 @@ class Model:
             derived=self.derived,
             rows_leaf=self.rows_leaf,
             needs_all_rows=self.needs_all_rows,
+            starts=self.starts,
         )
 
     def __eq__(self, other: object) -> bool:

@@ -36,7 +36,7 @@ ROOMS = [
     ["all_rows", "checkpoint", "headlines", "predict", "storage", "trust"],
     ["interop", "loo", "plots"],
     ["result"],
-    ["failures", "initial", "load"],
+    ["failures", "initial", "load", "prior_starts"],
     ["row_fit"],
     ["amortisation", "check", "compare", "drivers"],
     ["fit"],

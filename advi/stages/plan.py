@@ -101,6 +101,7 @@ def run_plan(
     restarts: int = 1,
     max_evals: int | None = None,
     callback: Callable[[Progress], object] | None = None,
+    candidates: Floats | None = None,
 ) -> Outcome:
     """Fit a Gaussian to a density without any setting.
 
@@ -122,6 +123,8 @@ def run_plan(
         Budget of batched evaluations; None for none.
     callback
         Called with a `Progress` at every accepted step; a true result stops the fit.
+    candidates
+        (n, D) further points that a start is looked for at, on the real scale.
 
     Returns
     -------
@@ -141,7 +144,9 @@ def run_plan(
                 density.place_window(first.loc, first.sds)
             else:
                 first = on_their_turns(density, first, rng, plan.eps, runner.run)
-            ended, rivals = plan.run(first, warm, restarts)
+            if candidates is None:
+                candidates = np.zeros((0, len(first.loc)))
+            ended, rivals = plan.run(first, warm, restarts, candidates)
             ended = at_home(density, ended, lambda q: plan.carry([q], warm=True)[0])
             status = _status(ended.fitted, runner, plan.eps)
         except _StopError as stop:
@@ -174,12 +179,14 @@ class _Plan:
         self.held_out_draws = held_out_draws
         self.eps = float(np.finfo(runner.density.dtype).eps)
 
-    def run(self, first: Gaussian, warm: bool, restarts: int) -> tuple[Path, tuple[Rival, ...]]:
+    def run(
+        self, first: Gaussian, warm: bool, restarts: int, candidates: Floats
+    ) -> tuple[Path, tuple[Rival, ...]]:
         """Return the winning path, and the others that were carried to their end."""
         if warm:
             [only] = self.carry([first], warm=True)
             return only, ()
-        entrants = self.start(first, restarts)
+        entrants = self.start(first, restarts, candidates)
         if len(entrants) > 1:
             entrants = self.race(entrants)
         carried = [fitted.gaussian for fitted in entrants[: max(restarts, 1)]]
@@ -208,19 +215,20 @@ class _Plan:
         """Return the ELBO of a path's end in nats."""
         return height(self.runner.density, ended)
 
-    def start(self, first: Gaussian, restarts: int) -> list[Fitted]:
+    def start(self, first: Gaussian, restarts: int, candidates: Floats) -> list[Fitted]:
         """Climb from several points; return those that may win, the best first."""
         center, dim = first.loc, len(first.loc)
         near, wide = (
             center + self.rng.uniform(-radius, radius, (SCREENED, dim))
             for radius in (START_RADIUS, WIDE_RADIUS)
         )
-        [(heights, _)] = self.runner.run(_once(np.concatenate([near, wide])))
+        [(heights, _)] = self.runner.run(_once(np.concatenate([near, wide, candidates])))
         num = max(NUM_CLIMBS, restarts)
         places = [
             center,
             *near[_highest(heights[:SCREENED], num)],
-            *wide[_highest(heights[SCREENED:], num)],
+            *wide[_highest(heights[SCREENED : 2 * SCREENED], num)],
+            *candidates[_highest(heights[2 * SCREENED :], num)],
         ]
         [climbs] = self.runner.run(climb(np.stack(places), center, self.eps))
         [chosen] = self.runner.run(distinct(climbs, max(NUM_STARTS, restarts)))

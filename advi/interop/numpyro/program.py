@@ -13,6 +13,7 @@ from advi.families import Point
 from advi.interop.numpyro.call import BoundCall
 from advi.interop.numpyro.density import SiteDensity, SiteValues
 from advi.interop.numpyro.imputation import flat_where_masked, predictions
+from advi.interop.numpyro.prior import PriorDraws
 from advi.interop.numpyro.rows import RowsPlate, rows_plate
 from advi.interop.numpyro.sites import Sites, find_sites
 from advi.model import Derived, Model
@@ -109,6 +110,7 @@ class NumPyroModel:
             derived=Derived(shown, SiteValues(log_joint, shown)),
             rows_leaf=plate.leaf if plate else None,
             needs_all_rows=plate.obstacle if plate else NO_ROWS,
+            starts=PriorDraws(log_joint),
         )
 
 
