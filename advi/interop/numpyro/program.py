@@ -132,6 +132,12 @@ def from_numpyro(
     fitted is "x_unconstrained", its coordinates on the real line. Effect handlers such as
     ``mask``, ``scale``, ``reparam`` and ``condition`` work as ever.
 
+    The missing values of a site with an ``obs_mask`` are drawn given the latents, and come out with
+    the draws as "x_unobserved", and in "x"; they are latents where another site depends on them.
+    An entry of a latent that a mask takes out of the density, and that nothing else depends on, has
+    a standard normal on the real line, which leaves the posterior of the rest and the evidence as
+    they are.
+
     Latents inside the plate of the rows are local: they have a value for each row of the data,
     along the leading axis of their draws wherever the plate has its axis. They can have a `PerRow`
     or `Amortised` family, with or without `batch_size`; otherwise the automatic plan fits them
