@@ -14,6 +14,7 @@ from advi.first_look import FirstLook
 from advi.gaussian import Gaussian, structure_of
 from advi.guide import Guide
 from advi.keys import Stream, host_rng
+from advi.prior_starts import prior_starts
 from advi.progress import Bar
 from advi.result import Fit
 from advi.stages.frame import framed
@@ -41,6 +42,7 @@ def fit_plan(
         If no starting point has a finite log density.
     """
     structure, look = structure_of(guide), FirstLook(density)
+    candidates = None if warm else prior_starts(density, first)
     try:
         outcome = run_plan(
             density,
@@ -52,6 +54,7 @@ def fit_plan(
             max_evals=max_steps,
             callback=bar.update,
             look=look,
+            candidates=candidates,
         )
     except NotFiniteError as error:
         raise not_finite_at_start(density, first.loc, error.tried) from None

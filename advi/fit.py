@@ -241,6 +241,8 @@ def fit(
             return _diagnosed(result, bar) if diagnose else result
         rows = None if stream is None else stream.rows
         if rows is None and (batch_size is not None or guide.local):
+            if log_joint.num_rows is None and whole.needs_all_rows:
+                raise ValueError(f"batch_size={batch_size}: {whole.needs_all_rows}")
             size = whole.num_rows if batch_size is None else batch_size
             rows = make_rows(size, log_joint.num_rows, spec)
         batch_spec = spec if rows is None else rows.batch_spec(spec)

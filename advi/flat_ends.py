@@ -12,6 +12,7 @@ from advi.failures import blame, not_finite_at_start
 from advi.gaussian import Floats, Gaussian, structure_of
 from advi.guide import Guide
 from advi.initial import initial
+from advi.prior_starts import finite_first
 from advi.row_fit import LAST_ERRORS, START_SCALES
 from advi.stages.lockstep import lockstep
 from advi.stages.plan import start_search
@@ -51,8 +52,9 @@ class FlatEnds(NamedTuple):
         first, warm = initial(self.guide.model, init)
         if warm:
             return self.guide.from_gaussian(*first)
-        E = structure_of(self.guide).fixed_draws(self.rng, MIN_FINAL_DRAWS)
         density = self.densities[0]
+        first = finite_first(density, first)
+        E = structure_of(self.guide).fixed_draws(self.rng, MIN_FINAL_DRAWS)
         search = start_search(density, structure_of(self.guide), first.loc, self.rng)
         places = [first.loc]
         while places:
@@ -83,6 +85,8 @@ class FlatEnds(NamedTuple):
 
         def elbos(params: Any) -> Floats:
             q = Gaussian(*self.guide.to_gaussian(params))
+            for density in self.densities:
+                density.place_window(q.loc, q.sds)
             values = [
                 structure.paired_elbos(density.value(q.points(E)), E, q)
                 for density, E in zip(self.densities, noise, strict=True)

@@ -39,7 +39,7 @@ ROOMS = [
     ["all_rows", "checkpoint", "headlines", "predict", "storage", "trust"],
     ["interop", "loo", "plots"],
     ["result"],
-    ["failures", "initial", "load"],
+    ["failures", "initial", "load", "prior_starts"],
     ["planned", "row_fit"],
     ["amortisation", "check", "compare", "drivers", "flat_ends"],
     ["steps"],

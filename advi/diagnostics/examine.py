@@ -194,8 +194,8 @@ def _without_spread(
         "nothing to compare."
     )
     wider = ", or compute with x64=True" if kind == "float32" else ""
-    improper = [alarm.cause for alarm in alarms if alarm.cause in ("gradient", "improper")]
-    action = REMEDIES[improper[0]] if improper else (
+    faulty = [alarm for alarm in alarms if alarm.cause in ("gradient", "improper")]
+    action = REMEDIES[faulty[0].cause] if faulty else (
         f"center or scale the latents named, so that they are within some sds of zero{wider}. If "
         "they should not be there, see whether log_joint falls far out and its sign is right."
     )  # fmt: skip

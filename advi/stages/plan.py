@@ -8,11 +8,12 @@ import numpy as np
 from advi import draws
 from advi.density import Density
 from advi.gaussian import Floats, Gaussian, Structure
+from advi.stages.angles import at_home, distance, elsewhere, height, on_their_turns
 from advi.stages.ending import Ending
 from advi.stages.lockstep import Stage, lockstep, together
 from advi.stages.mean_field import Fitted, mean_field
 from advi.stages.path import MIN_DRAWS, Path, evaluate_held_out, even, path
-from advi.stages.search import Look, Search, distance
+from advi.stages.search import Look, Search
 from advi.status import Estimate, Progress, Status
 
 HELD_OUT_DRAWS = 256
@@ -144,8 +145,10 @@ def run_plan(
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         try:
             if warm:
-                paths = runner.run(plan.carry([first], rng, shown=True, warm=True))[0]
+                density.place_window(first.loc, first.sds)
+                [paths] = runner.run(plan.carry([first], rng, shown=True, warm=True))
             else:
+                first = on_their_turns(density, first, rng, plan.eps, runner.run)
                 rngs = [rng, *(_apart(rng, k) for k in range(1, restarts))]
                 attempts = [plan.attempt(first, candidates, own, shown=own is rng) for own in rngs]
                 paths = [p for found in runner.run(*attempts) for p in found]
@@ -153,8 +156,10 @@ def run_plan(
                 raise NotFiniteError(
                     start_search(density, structure, first.loc, rng, candidates).tried
                 )
-            ended = max(paths, key=_height)
-            rivals = _rivals(paths, ended)
+            best = max(paths, key=plan.height)
+            others = elsewhere(density, best, [p for p in paths if p is not best])
+            rivals = plan.rivals(best, others)
+            ended = at_home(density, best, lambda q: runner.run(plan.again(q, rng))[0])
             ending = Ending(
                 ended,
                 first.loc,
@@ -180,6 +185,7 @@ def run_plan(
             held_out = ended.held_out
             gap = ended.fitted.elbo - held_out.elbo.value
         else:
+            density.place_window(runner.gaussian.loc, runner.gaussian.sds)
             unfinished = evaluate_held_out(runner.gaussian, structure, held_out_draws)
             [held_out] = lockstep([unfinished], density.value_and_grad)
         return Outcome(held_out.gaussian, held_out.elbo, status, runner.trace, gap, rivals)
@@ -229,15 +235,39 @@ class _Plan:
         best = paths[0]
         near, rest = [], []
         for e in others:
-            elsewhere = not distance(e.gaussian, best.held_out.gaussian).max() <= SAME_SDS
-            (near if e.elbo > winner.elbo - RIVAL_NATS and elsewhere else rest).append(e)
+            apart = (
+                not distance(self.runner.density, e.gaussian, best.held_out.gaussian).max()
+                <= SAME_SDS
+            )
+            (near if e.elbo > winner.elbo - RIVAL_NATS and apart else rest).append(e)
         if near:
             paths += yield from self.carry([e.gaussian for e in near], rng, False, settle=doubted)
         # a path may come to nothing, or run out far below where another start already was
         for e in rest:
-            if not max(map(_height, paths)) >= e.elbo:
+            if not max(map(self.height, paths)) >= e.elbo:
                 paths += yield from self.carry([e.gaussian], rng, False, settle=doubted)
         return paths
+
+    def again(self, gaussian: Gaussian, rng: np.random.Generator) -> Stage[Path]:
+        """Take a fit to the end of the plan once more, and show nothing of it."""
+        [path] = yield from self.carry([gaussian], rng, shown=False, warm=True)
+        return path
+
+    def height(self, p: Path) -> float:
+        """Return the held-out ELBO of a path in nats, below all others where it is not finite."""
+        elbo = height(self.runner.density, p)
+        return elbo if np.isfinite(elbo) else -np.inf
+
+    def rivals(self, best: Path, others: list[Path]) -> tuple[Rival, ...]:
+        """Return the paths that ended elsewhere."""
+        return tuple(
+            Rival(
+                self.height(p) - self.height(best),
+                distance(self.runner.density, p.held_out.gaussian, best.held_out.gaussian),
+            )
+            for p in others
+            if np.isfinite(self.height(p))
+        )
 
     def race(
         self, entrants: list[Fitted], rng: np.random.Generator, shown: bool
@@ -297,23 +327,6 @@ def _apart(rng: np.random.Generator, k: int) -> np.random.Generator:
     seeds = rng.bit_generator.seed_seq
     key = (*seeds.spawn_key, RESTART_KEY, k)  # type: ignore[attr-defined]
     return np.random.default_rng(np.random.SeedSequence(seeds.entropy, spawn_key=key))  # type: ignore[attr-defined]
-
-
-def _height(p: Path) -> float:
-    """Return the held-out ELBO of a path in nats, below all others where it is not finite."""
-    elbo = p.held_out.elbo.value
-    return elbo if np.isfinite(elbo) else -np.inf
-
-
-def _rivals(paths: list[Path], best: Path) -> tuple[Rival, ...]:
-    return tuple(
-        Rival(
-            _height(p) - _height(best),
-            distance(p.held_out.gaussian, best.held_out.gaussian),
-        )
-        for p in paths
-        if p is not best and np.isfinite(_height(p))
-    )
 
 
 def _ignore(stage: str, gaussian: Gaussian, elbo: float) -> None:
