@@ -16,7 +16,7 @@ from advi.model import Model
 from advi.ridges import combination, ridges
 from advi.row_data import RowData
 from advi.slopes import mismatches
-from advi.stages.plan import START_RADIUS
+from advi.stages.search import START_RADIUS
 from advi.table import Table
 from advi.tracing import LogJoint, trace
 from advi.unbiased import bias

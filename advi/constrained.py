@@ -38,8 +38,9 @@ def derive(density: Density, values: Mapping[str, NDArray]) -> dict[str, NDArray
     program = _derived_program(density.model, *trace_derived(density.model, density.spec))
     data = density.data
     points = {name: v.astype(float_dtype) for name, v in values.items()}
+    numbers = np.arange(len(next(iter(points.values()))), dtype=np.uint32)
     work = density.log_joint.cost
-    found = _in_chunks(lambda part: program(part, data), points, work, float_dtype)
+    found = _in_chunks(lambda part: program(*part, data), (points, numbers), work, float_dtype)
     return {name: found[name] for name in names}
 
 
@@ -64,8 +65,8 @@ def _constrain_program(model: Model) -> Any:
 
 @lru_cache(maxsize=64)
 def _derived_program(model: Model, derived: Traced, tree: Any) -> Any:
-    def one(values: dict[str, Array], data: Any) -> dict[str, Array]:
+    def one(values: dict[str, Array], number: Array, data: Any) -> dict[str, Array]:
         leaves = [values[name] for name in model.latents]
-        return tree.unflatten(derived(*leaves, *jax.tree.leaves(data)))
+        return tree.unflatten(derived(*leaves, *jax.tree.leaves(data), number))
 
-    return compiled(jax.vmap(one, in_axes=(0, None)))
+    return compiled(jax.vmap(one, in_axes=(0, 0, None)))

@@ -17,6 +17,7 @@ from advi.errors import describe
 from advi.indices import check_data_indices
 from advi.model import Model, Terms
 from advi.tracing import LogJoint, trace
+from advi.transforms import Window, is_angle
 
 Floats = NDArray[np.float64]
 Quantity = Literal["value", "value_and_grad", "hessian_vector"]
@@ -97,6 +98,11 @@ class Density:
 
     Attributes
     ----------
+    angles
+        (D,) which coordinates are angles.
+    window
+        The weights of the turns of the angles that are inferred: values and derivatives are those
+        under it, whatever the transform's own weights are.
     num_gradients, num_values, num_hessian_vectors : int
         Points at which the gradient, the value alone, or the Hessian times a vector was asked for.
     """
@@ -117,6 +123,11 @@ class Density:
         self.dtype = np.dtype(spec.float_dtype)
         self.num_gradients = self.num_values = self.num_hessian_vectors = 0
         self._programs: dict[Quantity, Callable[..., Any]] = {}
+        angles = [np.full(v.size, is_angle(v.bijection)) for v in model.latents.values()]
+        self.angles = np.concatenate(angles)
+        inferred = [np.full(v.size, n not in estimated) for n, v in model.latents.items()]
+        self._own_window = Window.default(np.flatnonzero(self.angles & np.concatenate(inferred)))
+        self.window = self._own_window
 
     @cached_property
     def log_joint(self) -> LogJoint:
@@ -142,6 +153,8 @@ class Density:
                 moved, spec = prepare(data, self.spec.float_dtype)
                 other = Density(for_rows(self.model, spec), moved, spec, self.estimated)
                 check_data_indices(other.model, other.log_joint, spec, moved)
+                if other.model.size == self.model.size:
+                    other.window = self.window
                 return other
         if self.scale != 1:
             raise ValueError(f"{SOME_ROWS}, and this needs all: give data=... where it is taken.")
@@ -151,18 +164,39 @@ class Density:
         """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""
         values, gradients = self._evaluate("value_and_grad", X)
         self.num_gradients += len(X)
+        if len(self.window.places):
+            added, removed = self.window.log_weight(X), self._own_window.log_weight(X)
+            values += added.value - removed.value
+            gradients[:, self.window.places] += added.slope - removed.slope
         return values, gradients
 
     def value(self, X: Floats) -> Floats:
         """Return log densities (n,) in nats at points X (n, D)."""
         self.num_values += len(X)
         cheap = self.by_gradient and self.log_joint.cost <= CHEAP
-        return self._evaluate("value_and_grad" if cheap else "value", X)[0]
+        values = self._evaluate("value_and_grad" if cheap else "value", X)[0]
+        if len(self.window.places):
+            values += self.window.log_weight(X).value - self._own_window.log_weight(X).value
+        return values
 
     def hessian_vector(self, X: Floats, directions: Floats) -> Floats:
         """Return the Hessian at each point X (n, D) times that point's direction (n, D)."""
         self.num_hessian_vectors += len(X)
-        return self._evaluate("hessian_vector", X, directions)[0]
+        products = self._evaluate("hessian_vector", X, directions)[0]
+        index = self.window.places
+        if len(index):
+            added, removed = self.window.log_weight(X), self._own_window.log_weight(X)
+            products[:, index] += (added.curvature - removed.curvature) * directions[:, index]
+        return products
+
+    def lift_window(self) -> None:
+        """Let all turns of the angles count alike: for a search of modes."""
+        self.window = self.window.lifted()
+
+    def place_window(self, loc: Floats, sds: Floats) -> bool:
+        """Place the window of the angles for a Gaussian; return whether that changed it."""
+        before, self.window = self.window, self.window.around(loc, sds)
+        return self.window is not before
 
     def _evaluate(self, quantity: Quantity, *arrays: Floats) -> list[Floats]:
         interrupts.check()

@@ -1,22 +1,25 @@
 """The automatic plan as a fit, and the optimiser of fits by steps where none is given."""
 
 import functools
+import math
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 
 from advi.density import Density
-from advi.failures import not_finite_at_start
+from advi.failures import blame, not_finite_at_start
 from advi.families import Family
 from advi.first_look import FirstLook
 from advi.gaussian import Gaussian, structure_of
 from advi.guide import Guide
 from advi.keys import Stream, host_rng
+from advi.prior_starts import prior_starts
 from advi.progress import Bar
 from advi.result import Fit
 from advi.stages.frame import framed
 from advi.stages.plan import NotFiniteError, run_plan
+from advi.status import Status
 
 LEARNING_RATE, RATE_STEPS = 0.02, 1000
 
@@ -39,6 +42,7 @@ def fit_plan(
         If no starting point has a finite log density.
     """
     structure, look = structure_of(guide), FirstLook(density)
+    candidates = None if warm else prior_starts(density, first)
     try:
         outcome = run_plan(
             density,
@@ -50,13 +54,18 @@ def fit_plan(
             max_evals=max_steps,
             callback=bar.update,
             look=look,
+            candidates=candidates,
         )
-    except NotFiniteError:
-        raise not_finite_at_start(density, first.loc) from None
+    except NotFiniteError as error:
+        raise not_finite_at_start(density, first.loc, error.tried) from None
+    status = outcome.status
+    if status == "diverged" and not math.isfinite(outcome.elbo.value):
+        found = blame(density, guide, outcome.gaussian, host_rng(key, Stream.BLAME))
+        status = Status("diverged", f"{status.message}; {found}") if found else status
     return Fit(
         guide=guide,
         params=guide.params_of(outcome.gaussian, density.dtype),
-        status=outcome.status,
+        status=status,
         elbo=outcome.elbo,
         trace=outcome.trace,
         num_gradients=density.num_gradients,

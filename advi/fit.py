@@ -126,9 +126,9 @@ def fit(
         or for 100,000 steps. A fit that was still moving says so in its status, `Fit.drift` by how
         much.
     restarts
-        Starts that the plan carries to the end, of which the best ELBO is kept. Seventeen climbs
-        are made in any case; those that end on one optimum count as one start. Not for steps of
-        an optimiser, nor where `init` is a fit.
+        How often the plan is carried through, search for a start included, each time with draws of
+        its own, as another key would; the best ELBO is kept. Seventeen climbs are made in any
+        case. Not for steps of an optimiser, nor where `init` is a fit.
     key
         Integer or JAX key. The same key, data and kind of machine give the same bits.
     init
@@ -244,6 +244,8 @@ def fit(
             return _diagnosed(result, bar) if diagnose else result
         rows = None if stream is None else stream.rows
         if rows is None and (batch_size is not None or guide.local):
+            if log_joint.num_rows is None and whole.needs_all_rows:
+                raise ValueError(f"batch_size={batch_size}: {whole.needs_all_rows}")
             size = whole.num_rows if batch_size is None else batch_size
             rows = make_rows(size, log_joint.num_rows, spec)
         batch_spec = spec if rows is None else rows.batch_spec(spec)

@@ -20,12 +20,12 @@ from advi.model import Model
 from advi.transforms import (
     HalfLine,
     Identity,
-    Independent,
     LowerCholesky,
     Ordered,
     PositiveDefinite,
     ZeroSum,
 )
+from advi.transforms.base import base_of
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int_]
@@ -185,11 +185,6 @@ def _candidates(density: Density, X: Floats, gradients: Floats) -> Indices:
         off = np.abs(gradients - slopes)[:, doubtful] > 1e-5 * (1 + np.abs(slopes[:, doubtful]))
         found += np.array(doubtful)[~off.any(0)].tolist()
     return np.sort(np.array(found, int))
-
-
-def base_of(bijection: Any) -> Any:
-    """Return the transform of one event, without axes that are only summed over."""
-    return base_of(bijection.base) if isinstance(bijection, Independent) else bijection
 
 
 def _curved(model: Model, entries: Indices) -> bool:

@@ -12,7 +12,10 @@ from advi.failures import blame, not_finite_at_start
 from advi.gaussian import Floats, Gaussian, structure_of
 from advi.guide import Guide
 from advi.initial import initial
+from advi.prior_starts import finite_first
 from advi.row_fit import LAST_ERRORS, START_SCALES
+from advi.stages.lockstep import lockstep
+from advi.stages.plan import start_search
 from advi.status import Estimate
 
 FINAL_DRAWS = 256
@@ -49,12 +52,21 @@ class FlatEnds(NamedTuple):
         first, warm = initial(self.guide.model, init)
         if warm:
             return self.guide.from_gaussian(*first)
+        density = self.densities[0]
+        first = finite_first(density, first)
         E = structure_of(self.guide).fixed_draws(self.rng, MIN_FINAL_DRAWS)
-        for scale in START_SCALES:
-            q = Gaussian(first.loc, np.full(len(first.loc), scale))
-            if np.all(np.isfinite(self.densities[0].value(q.points(E)))):
-                return self.guide.from_gaussian(*q)
-        raise not_finite_at_start(self.densities[0], first.loc)
+        search = start_search(density, structure_of(self.guide), first.loc, self.rng)
+        places = [first.loc]
+        while places:
+            loc = places.pop()
+            for scale in START_SCALES:
+                q = Gaussian(loc, np.full(len(loc), scale))
+                if np.all(np.isfinite(density.value(q.points(E)))):
+                    return self.guide.from_gaussian(*q)
+            if loc is first.loc:
+                [found] = lockstep([search.anywhere()], density.value_and_grad)
+                places = list(found[:1])
+        raise not_finite_at_start(density, first.loc, search.tried)
 
     def better(self, average: Any, last: Any) -> tuple[Any, Estimate]:
         """Return the averaged parameters, or the last if common draws show them to be better.
@@ -73,6 +85,8 @@ class FlatEnds(NamedTuple):
 
         def elbos(params: Any) -> Floats:
             q = Gaussian(*self.guide.to_gaussian(params))
+            for density in self.densities:
+                density.place_window(q.loc, q.sds)
             values = [
                 structure.paired_elbos(density.value(q.points(E)), E, q)
                 for density, E in zip(self.densities, noise, strict=True)
@@ -92,4 +106,5 @@ class FlatEnds(NamedTuple):
     def blame(self, params: Any) -> str:
         """Return what makes the log density or its gradient non-finite, in words."""
         q = Gaussian(*self.guide.to_gaussian(params))
-        return blame(self.densities[0], self.guide, q, self.rng)
+        found = blame(self.densities[0], self.guide, q, self.rng)
+        return found or "at its present place the fit is finite: the step size is too large"

@@ -26,6 +26,7 @@ from advi.families import (
 )
 from advi.model import Model, Terms
 from advi.scales import LowRankScale, Scale, marginal, marginal_sds, scale_tril
+from advi.transforms import is_angle, log_window
 
 NAMED = {"mean_field": MeanField(), "full_rank": FullRank(), "low_rank": LowRank()}
 
@@ -272,6 +273,32 @@ class Guide:
                 e = e.reshape(self.num_rows, e.size // self.num_rows)
             real |= self._apart(b, b.over_rows(b.base.draw)(p, e))
         return {name: real[name] for name in self.model.latents if name in real}
+
+    @cached_property
+    def angles(self) -> tuple[str, ...]:
+        """Latents with a distribution that are angles."""
+        latents = self.model.latents.items()
+        return tuple(n for n, v in latents if is_angle(v.bijection) and n not in self.estimated)
+
+    def middle(self, params: tuple[Any, ...]) -> dict[str, Array]:
+        """Return the real values of angles in the middle of their distribution, held constant."""
+        if not self.angles:
+            return {}
+        held = jax.lax.stop_gradient(params)
+        drawn = self.draw(held, jnp.zeros(self.noise_dim, jax.tree.leaves(held)[0].dtype))
+        return {name: drawn[name] for name in self.angles}
+
+    def weighed(self, p: Terms, real: Mapping[str, Array], middle: Mapping[str, Array]) -> Terms:
+        """Return a log density whose turns of angles are weighed about their middle, not zero."""
+        for name in self.angles:
+            change = log_window(real[name], middle[name]) - log_window(real[name])
+            if name not in self.model.local:
+                p = p._replace(shared=p.shared + change.sum())
+                continue
+            of_rows = change.sum(tuple(range(1, change.ndim)))
+            part = "rows" if p.prior is None else "prior"
+            p = p._replace(**{part: getattr(p, part) + of_rows})
+        return p
 
     def entropy(self, params: tuple[Any, ...]) -> Terms:
         """Return the entropy of q on R^D in nats, that of local latents by row."""

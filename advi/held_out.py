@@ -94,6 +94,8 @@ def hold_out(
             "fitted, and none for others; expected advi.Amortised(encode, params)."
         )
     if num_rows is None:
+        if guide.model.needs_all_rows:
+            raise ValueError(f"eval_data: {guide.model.needs_all_rows}")
         raise ValueError(
             "eval_data: the held-out ELBO scales rows to as many as the fit has, but log_joint "
             "returned a scalar. Return advi.Terms(shared, rows) with one log-likelihood per row."

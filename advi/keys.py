@@ -27,6 +27,7 @@ class Stream(enum.IntEnum):
     GAP = 5
     ENDS = 6  # starts, line searches and ELBOs of fits by steps
     GAP_STEPS = 7
+    BLAME = 8  # where a log density is not finite
     CHECK = 101
     CORRECT = 102
     RESPONSE = 103

@@ -57,13 +57,16 @@ class Terms(NamedTuple):
 
 
 class Derived(NamedTuple):
-    """Quantities computed from latents and data, which are shown beside the latents."""
+    """Quantities computed from latents and data, which are shown beside the latents.
+
+    The function of latents, data and the number of a draw returns an array for each name.
+    """
 
     names: tuple[str, ...]
-    function: Callable[[Any, Any], dict[str, Array]]  # (z, data) -> an array for each name
+    function: Callable[[Any, Any, Any], dict[str, Array]]
 
 
-NOTHING = Derived((), lambda z, data: {})
+NOTHING = Derived((), lambda z, data, number: {})
 
 
 class Model:
@@ -86,6 +89,9 @@ class Model:
         What else to show with draws and moments; the tree of latents is then a dict.
     rows_leaf
         Place of a data leaf whose leading axis runs over the rows, where those of others differ.
+    starts
+        Where else a fit may begin: a function of the model for the data's rows, the data, a point
+        (D,) and a number n that returns points (n, D) of the real scale, host arrays.
     needs_all_rows
         Why neither steps on some rows nor families of rows are possible, in a sentence; empty if
         they are.
@@ -132,6 +138,7 @@ class Model:
         derived: Derived = NOTHING,
         rows_leaf: int | None = None,
         needs_all_rows: str = "",
+        starts: Callable[..., Any] | None = None,
     ) -> None:
         if not callable(log_joint):
             raise TypeError(
@@ -187,6 +194,7 @@ class Model:
         self.traces: dict[Any, Any] = {}
         self.maps: dict[str, Any] = {}
         self._of_fit = False
+        self.starts = starts
         self.families = {
             name: family for part, family in (families or {}).items() for name in self.resolve(part)
         }
@@ -215,6 +223,7 @@ class Model:
             derived=self.derived,
             rows_leaf=self.rows_leaf,
             needs_all_rows=self.needs_all_rows,
+            starts=self.starts,
         )
         other.traces, other.maps, other._of_fit = self.traces, self.maps, self._of_fit
         return other

@@ -28,6 +28,25 @@ class DrawSet(NamedTuple):
     values: Mapping[str, Floats]  # name to (S, *shape)
     weights: Floats | None = None  # (S,) sum to one; None for equal weights
 
+    def unwrapped(self, angles: Sequence[str]) -> "DrawSet":
+        """Return the draws with angles on the turn about their mean direction.
+
+        Their moments then are those of the angle, wherever it is cut.
+
+        Examples
+        --------
+        >>> draws = DrawSet({"x": np.array([3.0, 3.1, -3.1])})
+        >>> float(draws.unwrapped(["x"]).mean()["x"].round(2))
+        3.09
+        """
+        values = dict(self.values)
+        for name in angles:
+            x = values[name]
+            direction = np.arctan2(self._average(np.sin(x)), self._average(np.cos(x)))
+            away = x - direction
+            values[name] = direction + np.arctan2(np.sin(away), np.cos(away))
+        return self._replace(values=values)
+
     @quietly
     def mean(self) -> dict[str, Any]:
         """Return the mean of every latent."""

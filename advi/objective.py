@@ -129,10 +129,11 @@ class Elbo:
         held = jax.lax.stop_gradient(params)
         with mixed_dtypes():
             beta = self.beta(step) if callable(self.beta) else self.beta
+        middle = guide.middle(held)
 
         def per_draw(e: Array) -> Array:
             real = guide.draw(params, e)
-            p = log_p(real)
+            p = guide.weighed(log_p(real), real, middle)
             value = p.shared + scale * p.rows.sum()
             if p.prior is not None:
                 value += scale * beta * p.prior.sum()
@@ -193,10 +194,11 @@ class Iwae:
         step: Any = 0,
     ) -> Array:
         """Return the Monte Carlo bound; the parameters are those of `Elbo.value`."""
+        middle = guide.middle(params)
 
         def per_draw(e: Array) -> tuple[Array, Array]:
             real = guide.draw(params, e)
-            p, q = log_p(real), guide.log_prob(params, real)
+            p, q = guide.weighed(log_p(real), real, middle), guide.log_prob(params, real)
             return p.shared, p.per_row - q.rows
 
         shared, log_weights = _over_draws(per_draw, eps)

@@ -12,6 +12,7 @@ from advi.errors import describe_error
 from advi.first_look import FirstLook, UsedElsewhereError
 from advi.initial import initial
 from advi.keys import Stream, host_rng
+from advi.prior_starts import finite_first
 from advi.stages.plan import NotFiniteError
 from advi.stages.some_rows import (
     MAX_PASSES,
@@ -75,6 +76,7 @@ def planned(
     rng, found = host_rng(key, Stream.START), Planned()
     try:
         part, some, passes, seen = _parts(source, rows, guide.model.size, steps, rng)
+        first = first if warm else finite_first(some, first)
         look = FirstLook(some, lambda X: part.value_and_grad(X)[0])
         q, status = plan_on_rows(some, rng, first, warm, look)
         found = Planned(Start(q, (), look.alarms))

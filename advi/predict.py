@@ -65,6 +65,8 @@ def row_terms(density: Density, z: Any) -> NDArray:
         If the log-joint has no rows.
     """
     if density.log_joint.num_rows is None:
+        if density.model.needs_all_rows:
+            raise ValueError(f"log-likelihood by row: {density.model.needs_all_rows}")
         raise ValueError(
             "log_joint returned a scalar, which does not say what belongs to one row; return "
             "advi.Terms(shared, rows) with one log-likelihood per data row."

@@ -341,7 +341,9 @@ class Fit:
             If a name is unknown.
         """
         wanted = list(self.model.latents) if names is None else check_names("names", names)
-        return self.moment_draws.cov([k for part in wanted for k in self.model.resolve(part)])
+        return self.moment_draws.unwrapped(self.guide.angles).cov(
+            [k for part in wanted for k in self.model.resolve(part)]
+        )
 
     def log_prob(self, z: Any) -> Array:
         """Return the log density of the family's approximation on the constrained scale.
@@ -714,10 +716,10 @@ class Fit:
 
     @cached_property
     def shown_draws(self) -> DrawSet:
-        """`moment_draws` and what the model derives from them."""
+        """`moment_draws`, angles about their mean direction, and what the model derives."""
         values, weights = self.moment_draws
         derived = {name: v.astype(np.float64) for name, v in self.derive(values).items()}
-        return DrawSet({**values, **derived}, weights)
+        return DrawSet({**values, **derived}, weights).unwrapped(self.guide.angles)
 
     def constrain(self, X: NDArray[np.float64]) -> dict[str, NDArray]:
         """Return points (n, D) on the constrained scale, by name, host arrays ``(n, *shape)``."""

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advi.density import Density
-from advi.flat import MOVES, ROUNDING, UNIT, base_of
+from advi.flat import MOVES, ROUNDING, UNIT
 from advi.model import Model
+from advi.transforms.base import base_of
 
 Floats = NDArray[np.float64]
 

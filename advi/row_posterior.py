@@ -130,7 +130,7 @@ class RowPosterior:
                             name: v.reshape(len(E), len(places), *v.shape[1:]).astype(np.float64)
                             for name, v in values.items()
                         }
-                    )
+                    ).unwrapped([name for name in self.guide.angles if name in values])
                 )
             )
         for name in self.guide.local:
@@ -143,7 +143,8 @@ class RowPosterior:
         """Return draws of the latents that are shared and inferred."""
         dim = self._part(_is_inferred)[0].noise_dim
         rng = np.random.default_rng(0)
-        return DrawSet(self._shared(draws.antithetic(rng, SHARED_DRAWS, dim)))
+        found = self._shared(draws.antithetic(rng, SHARED_DRAWS, dim))
+        return DrawSet(found).unwrapped([name for name in self.guide.angles if name in found])
 
     @cached_property
     def points(self) -> dict[str, NDArray]:
@@ -260,7 +261,8 @@ def log_difference(guide: Guide, log_joint: LogJoint) -> Callable[[Any, Any, Arr
 
     def one(params: Any, batch: Any, eps: Array) -> Terms:
         real = guide.draw(params, eps)
-        p, q = log_p(real, batch), guide.log_prob(params, real)
+        p = guide.weighed(log_p(real, batch), real, guide.middle(params))
+        q = guide.log_prob(params, real)
         return Terms(p.shared - q.shared, p.per_row - q.rows)
 
     return one

@@ -133,7 +133,7 @@ def fit_steps(
             seen = max(seen, min(rows.num_rows, int(jax.device_get(state.step)) * rows.batch_size))
     trace_ = course.trace(0 if state is None else int(jax.device_get(state.step)))
     left = 0.0 if rows is None or not seen else unread(rows.num_rows, seen)
-    return Fit(
+    fit = Fit(
         guide=guide,
         params=params,
         status=_with_drift(status, drift, left, seen, rows),
@@ -145,6 +145,9 @@ def fit_steps(
         drift=drift.most if math.isnan(drift.most) else max(drift.most, left),
         alarms=() if found.start is None else found.start.alarms,
     )
+    if not guide.local:
+        density.place_window(fit.gaussian.loc, fit.gaussian.sds)
+    return fit
 
 
 def _stopped(state: State | None, why: str, cause: BaseException) -> Status:

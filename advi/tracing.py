@@ -179,19 +179,20 @@ def trace(model: Model, spec: DataSpec) -> LogJoint:
 def trace_derived(model: Model, spec: DataSpec) -> tuple[Traced, Any]:
     """Return the trace of what a model derives, and the tree of it, made once for a model.
 
-    It is a function of the latents' values, in the model's order, and the data leaves.
+    It is a function of the latents' values, in the model's order, the data leaves and the number
+    of a draw.
     """
     place = "derived", spec
     with trace_lock:
         if place not in model.traces:
             values, leaves = _arguments(model, spec)
 
-            def call(values: list[Array], leaves: list[Array]) -> dict[str, Array]:
+            def call(values: list[Array], leaves: list[Array], number: Array) -> dict[str, Array]:
                 z = model.to_tree(dict(zip(model.latents, values, strict=True)))
-                return model.derived.function(z, jax.tree.unflatten(spec.treedef, leaves))
+                return model.derived.function(z, jax.tree.unflatten(spec.treedef, leaves), number)
 
             with jax.enable_x64(spec.float_dtype == "float64"):
-                flat, out = traced(call, values, leaves)
+                flat, out = traced(call, values, leaves, jax.ShapeDtypeStruct((), np.uint32))
             model.traces[place] = flat, jax.tree.structure(out)
         return model.traces[place]
 

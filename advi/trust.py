@@ -33,7 +33,7 @@ from advi.stages.path import MIN_DRAWS, even
 from advi.stages.plan import run_plan
 from advi.stages.stopping import MAX_DRIFT
 from advi.status import Estimate
-from advi.transforms import Circular
+from advi.transforms import is_angle
 from advi.transforms.base import Identity, base_of
 from advi.transforms.scalars import HalfLine
 
@@ -270,7 +270,7 @@ def _columns(fit: "Fit", values: Any) -> Floats:
         if name in fit.guide.estimated:
             continue
         flat = np.asarray(values[name], float).reshape(len(values[name]), -1)
-        angle = isinstance(latent.bijection, Circular)
+        angle = is_angle(latent.bijection)
         parts.append(np.concatenate([np.cos(flat), np.sin(flat)], axis=1) if angle else flat)
     return np.concatenate(parts, axis=1)
 
@@ -280,7 +280,7 @@ def _column_names(fit: "Fit") -> tuple[str, ...]:
     for name, coordinates in fit.model.coordinates.items():
         if name in fit.guide.estimated:
             continue
-        if isinstance(fit.model.latents[name].bijection, Circular):
+        if is_angle(fit.model.latents[name].bijection):
             names += [f"cos {c}" for c in coordinates] + [f"sin {c}" for c in coordinates]
         else:
             names += coordinates

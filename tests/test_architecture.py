@@ -40,7 +40,7 @@ ROOMS = [
     ["storage"],
     ["interop", "loo", "plots"],
     ["result"],
-    ["failures", "initial", "load"],
+    ["failures", "initial", "load", "prior_starts"],
     ["planned", "row_fit"],
     ["amortisation", "check", "compare", "drivers", "flat_ends"],
     ["steps"],

@@ -11,6 +11,7 @@ from benchmarks import (
     accuracy,
     cold_start,
     common,
+    growth,
     iwae,
     make_references,
     overhead,
@@ -292,3 +293,18 @@ def test_verdict_knows_its_targets(capsys):
     with pytest.raises(SystemExit):
         verdict.main(["--names", "nothing"])
     assert "unknown target 'nothing'" in capsys.readouterr().err
+
+
+def test_growth_smoke(tmp_path, capsys):
+    names = ["--names", "boys", "--families", "mean_field", "--keys", "1"]
+    growth.main([*names, "--out", str(tmp_path)])
+    assert "1/1" in capsys.readouterr().out
+    [record] = json.loads((tmp_path / "growth.json").read_text())["fits"]
+    assert record["status"] == "converged"
+
+
+def test_a_fit_that_is_nan_has_not_arrived():
+    record = growth.Record("p", "f", 0, "converged", "", -1.0, 0.0, 1, 1.0)
+    lost, short = record._replace(elbo=float("nan")), record._replace(elbo=-1.2)
+    assert growth.arrived([lost, record, short]) == [False, True, False]
+    assert growth.arrived([lost]) == [False]

@@ -12,7 +12,7 @@ from advi.stages.lockstep import lockstep
 from advi.stages.path import evaluate_held_out
 from advi.stages.polish import polish
 from advi.stages.secants import HISTORY, Secants
-from advi.stages.start import distinct
+from advi.stages.start import basins
 
 
 def run(stage, log_density):
@@ -182,8 +182,10 @@ def test_a_climb_without_descent_ends():
 def test_distinct_optima_of_equal_height_are_told_apart_and_one_is_found_once():
     starts = np.array([[4.0, 1.0], [6.0, -1.0], [-4.0, 2.0], [-5.5, 0.5]])
     climbs = run(climb(starts, np.zeros(2), 1e-16), two_modes)
-    found = run(distinct(climbs, 3), two_modes)
-    assert sorted(np.sign(c.path[-1][0]) for c in found) == [-1, 1]
+    found = run(basins(climbs, 3), two_modes)
+    sides = [{np.sign(c.path[-1][0]) for c in group} for group in found]
+    assert sorted(sides, key=min) == [{-1}, {1}]
+    assert [len(group) for group in found] == [2, 2]
 
 
 def test_ends_along_a_ridge_are_one_optimum():
@@ -194,7 +196,8 @@ def test_ends_along_a_ridge_are_one_optimum():
 
     starts = np.array([[1.0, -300.0], [1.0, 400.0]])
     climbs = run(climb(starts, np.zeros(2), 1e-16), ridge)
-    assert len(run(distinct(climbs, 3), ridge)) == 1
+    [found] = run(basins(climbs, 3), ridge)
+    assert len(found) == 2
 
 
 def test_a_start_without_a_finite_value_is_left_out():
@@ -204,7 +207,7 @@ def test_a_start_without_a_finite_value_is_left_out():
     [lost] = run(climb(np.ones((1, 2)), np.zeros(2), 1e-16), nowhere)
     [found] = run(climb(np.array([[4.0, 0.0]]), np.zeros(2), 1e-16), two_modes)
     assert lost.path == []
-    assert [c.top for c in run(distinct([lost, found, found], 3), two_modes)] == [found.top]
+    assert run(basins([lost, found, found], 3), two_modes) == [[found, found]]
 
 
 def test_structure_of_blocks_and_points():

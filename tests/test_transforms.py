@@ -381,7 +381,7 @@ def test_unit_vector_at_very_long_short_and_zero_vectors():
         (Interval(), np.zeros(()), -0.5),
         (HalfLine(link="softplus"), np.zeros(()), -0.25),
         (CorrCholesky(), np.zeros(1), -2.0),
-        (Circular(), np.zeros(()), -4.0 / (math.cosh(4 * math.pi) + 1)),
+        (Circular(), np.zeros(()), -8 * math.pi**2 / (math.exp(8 * math.pi**2 / 9) + 2) / 1.5**4),
     ],
 )
 def test_log_det_is_smooth_at_zero(transform, x, curvature):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from advi.diagnostics.ais import MAX_KHAT, ROUND_DRAWS
+from advi.diagnostics.ais import MAX_KHAT, ROUND_DRAWS, Adapted
 from advi.diagnostics.better import (
     CHECK_ROUNDS,
     Better,
@@ -30,6 +30,7 @@ NEAR_SHIFT, NEAR_RATIO = 0.05, 1.05
 RIVAL_NATS, RIVAL_SDS = 3.0, 0.5
 NARROW = 1.5  # ratio of sds beyond which a shift is measured in the larger
 NAMED = 3  # columns named in a reason
+MAX_RESOLUTION = 1.0  # nats: importance weights are noise where log densities are coarser
 FEW_FLOATS = 4.0  # spacings of floats at a mean that an sd is above, or draws have no spread
 PROBES = 8
 
@@ -100,6 +101,9 @@ def examine(
     stuck = _stuck(target, plain)
     if stuck.any():
         return Checked(_without_spread(target, names, plain.mean, stuck, alarms), khat, None)
+    resolution = _resolution(target, adapted)
+    if resolution > MAX_RESOLUTION:
+        return Checked(_unresolved(target, resolution, alarms), khat, None)
     comparison = compare_moments(found)
     if len(found) == 1 and _doubtful(target, comparison, khat):
         found.append(by_hmc(target, adapted, rng))
@@ -190,9 +194,30 @@ def _without_spread(
         "nothing to compare."
     )
     wider = ", or compute with x64=True" if kind == "float32" else ""
-    action = REMEDIES[alarms[0].cause] if alarms else (
+    faulty = [alarm for alarm in alarms if alarm.cause in ("gradient", "improper")]
+    action = REMEDIES[faulty[0].cause] if faulty else (
         f"center or scale the latents named, so that they are within some sds of zero{wider}. If "
         "they should not be there, see whether log_joint falls far out and its sign is right."
+    )  # fmt: skip
+    return Verdict("poor", (*(a.reason for a in alarms), reason), action)
+
+
+def _resolution(target: Target, adapted: Adapted) -> float:
+    """Return the smallest difference of log densities that can be told, in nats."""
+    finite = adapted.log_ratios[np.isfinite(adapted.log_ratios)]
+    size = np.median(np.abs(finite)) if len(finite) else 0.0
+    return float(np.finfo(target.density.dtype).eps * size)
+
+
+def _unresolved(target: Target, resolution: float, alarms: tuple[Alarm, ...]) -> Verdict:
+    kind = target.density.dtype.name
+    reason = (
+        f"The fit could not be checked: the log density is so large a number that {kind} tells "
+        f"nothing below {resolution:.2g} nats apart."
+    )
+    wider = "compute with x64=True, or " if kind == "float32" else ""
+    action = REMEDIES[alarms[0].cause] if alarms else (
+        f"{wider}center and scale latents and data, and leave constants out of log_joint."
     )  # fmt: skip
     return Verdict("poor", (*(a.reason for a in alarms), reason), action)
 

@@ -20,7 +20,7 @@ COLOURS: dict[Level, str] = {
 REMEDIES: dict[Cause, str] = {
     "improper": "check the sign of log_joint and the priors of the latents named; "
     "advi.check(model, data) looks at both.",
-    "diverged": "mend log_joint where the status says that it fails, or start elsewhere with "
+    "diverged": "do what the status says, mend log_joint where it fails, or start elsewhere with "
     "init={...}.",
     "interrupted": "let the fit go on: advi.fit(model, data, init=fit).",
     "max_steps": "let the fit go on: advi.fit(model, data, init=fit), with a larger max_steps or "

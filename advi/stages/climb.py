@@ -23,7 +23,9 @@ class Climbed(NamedTuple):
     top: float
 
 
-def climb(places: Floats, center: Floats, eps: float) -> Stage[list[Climbed]]:
+def climb(
+    places: Floats, center: Floats, eps: float, max_evals: int = MAX_EVALS
+) -> Stage[list[Climbed]]:
     """Climb the log density from several places.
 
     Each climb is the minimisation of `advi.stages.lbfgs.minimise` with a metric of ones; all take
@@ -37,6 +39,8 @@ def climb(places: Floats, center: Floats, eps: float) -> Stage[list[Climbed]]:
         (D,) the point to fall back to.
     eps
         Machine epsilon of the log density.
+    max_evals
+        Evaluations, of every place that is still climbed from.
     """
     x, value, g = yield from _finite_starts(places, center)
     climbing = np.isfinite(value)
@@ -46,7 +50,7 @@ def climb(places: Floats, center: Floats, eps: float) -> Stage[list[Climbed]]:
     secants = Secants(*x.shape)
     p, (t, slope, shortest) = np.zeros_like(x), np.zeros((3, len(x)))
     turning = climbing
-    for _ in range(MAX_EVALS - 1):
+    for _ in range(max_evals - 1):
         if turning.any():
             ahead = -secants.times(g, np.ones(1))
             uphill = np.flatnonzero(turning & ~(np.vecdot(g, ahead) < 0))

@@ -14,6 +14,7 @@ Floats = NDArray[np.float64]
 ARMIJO = 1e-4
 SHRINK_NON_FINITE = 0.15
 MIN_SHRINKAGE = 1e-8  # of the first step tried, below which a search gives up
+MAX_RETREATS = 20  # from a start that is not finite
 
 
 class Measure(NamedTuple):
@@ -29,7 +30,7 @@ class Minimum(NamedTuple):
 
     point: Any
     value: float
-    reason: str  # "converged" | "budget" | "stalled"
+    reason: str  # "converged" | "budget" | "stalled" | "not finite"
     measure: Measure
 
 
@@ -68,13 +69,14 @@ def minimise(
     done: Callable[[Measure], bool],
     eps: float,
     accepted: Callable[[Any, float], None],
+    retreat: Callable[[Any], Any] | None = None,
 ) -> Stage[Minimum]:
     """Minimise by L-BFGS with backtracking.
 
     Parameters
     ----------
     point
-        Where to start; its objective must be finite.
+        Where to start.
     objective
         Stage that returns the value and the gradient (P,) at a point. In a moving frame the
         gradient is that of the frame at the point.
@@ -92,10 +94,20 @@ def minimise(
         Machine epsilon of the objective.
     accepted
         Called with every accepted point and its value.
+    retreat
+        Point to the next one to start from where the objective, or its gradient, is not finite;
+        without it, there is no other.
     """
     value, g = yield from objective(point)
+    evals = 1
+    while not _finite(value, g):
+        if retreat is None or evals > MAX_RETREATS:
+            return Minimum(point, value, "not finite", Measure([value], np.inf, np.inf))
+        point = retreat(point)
+        value, g = yield from objective(point)
+        evals += 1
     accepted(point, value)
-    evals, values = 1, [value]
+    values = [value]
     secants = Secants(1, len(g))
     only = np.zeros(1, int)
     while True:
@@ -119,7 +131,7 @@ def minimise(
             trial = retract(point, t * p)
             trial_value, trial_g = yield from objective(trial)
             evals += 1
-            finite = np.isfinite(trial_value) and bool(np.all(np.isfinite(trial_g)))
+            finite = _finite(trial_value, trial_g)
             if finite and trial_value <= value + ARMIJO * t * slope + slack:
                 break
             t = float(shortened(t, slope, trial_value - value, finite))
@@ -134,6 +146,10 @@ def minimise(
         point, value, g = trial, trial_value, trial_g
         values.append(value)
         accepted(point, value)
+
+
+def _finite(value: float, g: Floats) -> bool:
+    return bool(np.isfinite(value) and np.all(np.isfinite(g)))
 
 
 def _largest(x: Floats) -> float:

@@ -37,6 +37,17 @@ def lockstep(
     >>> lockstep([probe(1.0), probe(2.0)], lambda X: (-X[:, 0] ** 2, -2 * X))
     [-1.0, -4.0]
     """
+    joint = together(*stages)
+    try:
+        points = next(joint)
+        while True:
+            points = joint.send(evaluate(points))
+    except StopIteration as end:
+        return end.value
+
+
+def together(*stages: Stage[Any]) -> Stage[list[Any]]:
+    """Run stages as one, whose requests are those of all that have not ended."""
     results: list[Any] = [None] * len(stages)
     requests: dict[int, Floats] = {}
 
@@ -50,7 +61,7 @@ def lockstep(
     for i in range(len(stages)):
         resume(i, None)
     while requests:
-        values, gradients = evaluate(np.concatenate(list(requests.values())))
+        values, gradients = yield np.concatenate(list(requests.values()))
         stop = 0
         for i, points in list(requests.items()):
             start, stop = stop, stop + len(points)

@@ -8,7 +8,7 @@ from advi.gaussian import Floats, Gaussian, Structure
 from advi.scales import LowRankScale, gain
 from advi.stages.lbfgs import minimise
 from advi.stages.lockstep import Stage
-from advi.stages.mean_field import STEP_CAP, Fitted, settled
+from advi.stages.mean_field import RETREAT, STEP_CAP, Fitted, settled
 
 MAX_EVALS = 300
 CURVATURE_DRAWS = 16
@@ -67,6 +67,7 @@ def low_rank(
         done=settled,
         eps=eps,
         accepted=lambda q, value: accepted(q, frame.constant - value),
+        retreat=lambda q: Gaussian(q.loc, q.scale._replace(sd=RETREAT * q.scale.sd)),
     )
     return Fitted(
         minimum.point, frame.constant - minimum.value, minimum.reason, minimum.measure.gradient

@@ -11,6 +11,7 @@ from advi.stages.lockstep import Stage
 
 MAX_EVALS = 100
 STEP_CAP = 10.0
+RETREAT = 0.5  # of a scale some of whose draws have no finite log density
 GRADIENT_TOLERANCE, STEP_TOLERANCE = 3e-3, 0.02
 PLATEAU_STEPS, PLATEAU_NATS = 20, 1e-3
 
@@ -20,7 +21,7 @@ class Fitted(NamedTuple):
 
     gaussian: Gaussian
     elbo: float
-    reason: str  # "converged" | "budget" | "stalled"
+    reason: str  # "converged" | "budget" | "stalled" | "not finite"
     gradient: float  # largest gradient in the Fisher metric
 
 
@@ -94,6 +95,7 @@ def mean_field(
         done=settled,
         eps=eps,
         accepted=lambda p, value: accepted(unpack(p), constant - value),
+        retreat=lambda p: np.concatenate([p[:dim], p[dim:] + np.log(RETREAT)]),
     )
     return Fitted(
         unpack(minimum.point), constant - minimum.value, minimum.reason, minimum.measure.gradient

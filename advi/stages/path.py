@@ -7,16 +7,19 @@ import numpy as np
 
 from advi.gaussian import Floats, Gaussian, Structure
 from advi.scales import LowRankScale
-from advi.stages.full_rank import full_rank, newton
+from advi.stages.full_rank import full_rank
 from advi.stages.lockstep import Stage
 from advi.stages.low_rank import low_rank
 from advi.stages.mean_field import MAX_EVALS, Fitted, mean_field
+from advi.stages.newton import newton
 from advi.stages.polish import polish
 from advi.status import Estimate
 
 MIN_DRAWS = 64
 NEWTON_DIM = 512  # the Newton steps hold a few D x D matrices
 NEAR_EVALS, LONG_EVALS = 8, 300  # of L-BFGS before the Newton steps, and instead of them
+MAX_ROUNDS = 6  # of a stage that has used all its evaluations
+ROUND_NATS = 1.0  # that a round must gain for another to follow
 MAX_DRAW_ELEMENTS = 2**24  # memory cap: draws times dimension
 MAX_DOUBLINGS = 3
 OVERFIT_NATS, OVERFIT_ERRORS = 1.0, 3.0
@@ -67,17 +70,40 @@ def mean_field_stages(
             q, E, structure, eps, lambda q, elbo: accepted("mean_field", q, elbo), max_evals
         )
 
+    def by_newton(q: Gaussian) -> Stage[tuple[Gaussian, bool]]:
+        moved, arrived = yield from newton(
+            q,
+            E,
+            structure,
+            lambda q, elbo: accepted("mean_field", Gaussian(q.loc, q.diagonal), elbo),
+        )
+        return Gaussian(moved.loc, moved.diagonal), arrived
+
+    def by_both(q: Gaussian) -> Stage[Fitted]:
+        moved, _ = yield from by_newton(q)
+        return (yield from stage(moved, MAX_EVALS))
+
     if dim > NEWTON_DIM:
-        return (yield from stage(gaussian, LONG_EVALS))
+        fitted = yield from stage(gaussian, LONG_EVALS)
+        return (yield from _persistent(lambda q: stage(q, LONG_EVALS), fitted))
     near = yield from stage(gaussian, NEAR_EVALS)
-    moved = yield from newton(
-        near.gaussian,
-        E,
-        structure,
-        lambda q, elbo: accepted("mean_field", Gaussian(q.loc, q.diagonal), elbo),
-    )
-    moved = Gaussian(moved.loc, moved.diagonal)
-    return (yield from stage(moved, MAX_EVALS)) if settle else near._replace(gaussian=moved)
+    moved, arrived = yield from by_newton(near.gaussian)
+    if arrived and not settle:
+        return near._replace(gaussian=moved)
+    fitted = yield from stage(moved, MAX_EVALS)
+    return (yield from _persistent(by_both, fitted))
+
+
+def _persistent(stage: Callable[[Gaussian], Stage[Fitted]], fitted: Fitted) -> Stage[Fitted]:
+    """Go on with a stage from where it ended, while its evaluations do not suffice."""
+    for _ in range(MAX_ROUNDS - 1):
+        if fitted.reason != "budget":
+            break
+        before = fitted.elbo
+        fitted = yield from stage(fitted.gaussian)
+        if not fitted.elbo - before > ROUND_NATS:
+            break
+    return fitted
 
 
 def path(
@@ -89,6 +115,7 @@ def path(
     accepted: Accepted,
     *,
     warm: bool = False,
+    settle: bool = False,
 ) -> Stage[Path]:
     """Fit from a started Gaussian to the end.
 
@@ -108,6 +135,8 @@ def path(
         Called with the stage, every accepted Gaussian and its ELBO.
     warm
         Leave the mean-field stage out where a richer one follows: `gaussian` is a fit.
+    settle
+        Take the mean-field stage to its end even so: it is the cheaper one to go far by.
     """
     fitted, richer = None, structure.coupled or structure.rank > 0
     # what a low-rank scale is made from is a mean field's, or another one's diagonal
@@ -119,7 +148,8 @@ def path(
             rng,
             eps,
             accepted,
-            settle=not structure.coupled,  # Newton steps of a coupled scale go on from any
+            # Newton steps of a coupled scale go on from any place that is near enough
+            settle=settle or not structure.coupled,
         )
         gaussian = fitted.gaussian
     if richer:
@@ -163,14 +193,18 @@ def _richer(
     num, doublings = max(MIN_DRAWS, per_coordinate * structure.dim), 0
     while True:
         E = structure.fixed_draws(rng, even(num, len(gaussian.loc)))
-        if structure.coupled:
-            fitted = yield from full_rank(
-                gaussian, E, structure, eps, lambda q, elbo: accepted("full_rank", q, elbo)
+
+        def stage(q: Gaussian, E: Floats = E) -> Stage[Fitted]:
+            if structure.coupled:
+                return full_rank(
+                    q, E, structure, eps, lambda q, elbo: accepted("full_rank", q, elbo)
+                )
+            return low_rank(
+                q, E, structure, eps, lambda q, elbo: accepted("low_rank", q, elbo), rng
             )
-        else:
-            fitted = yield from low_rank(
-                gaussian, E, structure, eps, lambda q, elbo: accepted("low_rank", q, elbo), rng
-            )
+
+        fitted = yield from stage(gaussian)
+        fitted = yield from _persistent(stage, fitted)
         gaussian = fitted.gaussian
         held_out = yield from evaluate_held_out(gaussian, structure, held_out_draws)
         bound = max(OVERFIT_NATS, OVERFIT_ERRORS * held_out.elbo.mcse)

@@ -1,37 +1,27 @@
-"""The automatic plan: several starts in lockstep, the best of them to the end."""
+"""The automatic plan: a search for a start, a race, and the best of it to the end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from advi import draws
 from advi.density import Density
 from advi.gaussian import Floats, Gaussian, Structure
-from advi.stages.climb import climb
-from advi.stages.lockstep import Stage, lockstep
+from advi.stages.angles import at_home, distance, elsewhere, height, on_their_turns
+from advi.stages.ending import Ending
+from advi.stages.lockstep import Stage, lockstep, together
 from advi.stages.mean_field import Fitted, mean_field
 from advi.stages.path import MIN_DRAWS, Path, evaluate_held_out, even, path
-from advi.stages.start import Started, distinct, select
+from advi.stages.search import Look, Search
 from advi.status import Estimate, Progress, Status
 
-# Random points are screened by their log density in two boxes, and the best of each are climbed
-# from: the small one is where optima usually are, the large one is for those that hide.
-SCREENED = 32
-NUM_CLIMBS = 8
-NUM_STARTS = 3  # climbs that a scale is chosen for
-START_RADIUS, WIDE_RADIUS = 2.0, 6.0
 HELD_OUT_DRAWS = 256
 RACE_EVALS = 20  # mean-field evaluations of every start that may still win
-HOPELESS_NATS = 20.0  # a start so much lower, both in height and in ELBO, is given up
-SAME_START_SDS = 2.0  # climbs that end nearer than this have found one optimum
-SAME_SDS = 0.5  # and fits, whose means are better known
+SAME_SDS = 0.5  # fits whose means are nearer than this have found one optimum
+FARTHEST = 1e18  # on the real scale, from where on no log density counts as finite
+RESTART_KEY = 2**31  # of a restart's draws, far from the numbers that others get
 RIVAL_NATS = 3.0  # a start this close to the winner, elsewhere, is fitted too
-NEARLY = 0.1  # a search stalled by rounding counts as converged below this scaled gradient
-
-
-Look = Callable[[Floats, Floats, Floats], None]
 
 
 class Rival(NamedTuple):
@@ -53,7 +43,11 @@ class Outcome(NamedTuple):
 
 
 class NotFiniteError(ValueError):
-    """No starting point had a finite log density."""
+    """No starting point had a finite log density; `tried` says which there were."""
+
+    def __init__(self, tried: str) -> None:
+        super().__init__(f"no finite log density at {tried}")
+        self.tried = tried
 
 
 class _StopError(Exception):
@@ -90,7 +84,10 @@ class _Runner:
         if self.max_evals is not None and self.evals >= self.max_evals:
             raise _StopError("max_steps", f"stopped after max_steps={self.max_evals} evaluations")
         self.evals += 1
-        return self.density.value_and_grad(points)
+        values, gradients = self.density.value_and_grad(points)
+        # nothing that a fit is used for can square numbers beyond
+        values[~(np.abs(points).max(1, initial=0) < FARTHEST)] = np.nan
+        return values, gradients
 
 
 def run_plan(
@@ -104,6 +101,7 @@ def run_plan(
     max_evals: int | None = None,
     callback: Callable[[Progress], object] | None = None,
     look: Look | None = None,
+    candidates: Floats | None = None,
 ) -> Outcome:
     """Fit a Gaussian to a density without any setting.
 
@@ -120,7 +118,8 @@ def run_plan(
     warm
         Begin at `first` instead of searching for a start.
     restarts
-        Starts to carry through the whole plan; the best ELBO is kept.
+        How often the plan is carried through, each time with draws of its own; the best ELBO is
+        kept. With `warm` it is once.
     max_evals
         Budget of batched evaluations; None for none.
     callback
@@ -128,6 +127,8 @@ def run_plan(
     look
         Called with random points about the start and the log densities and gradients there; what
         it raises ends the fit.
+    candidates
+        (n, D) further points that a start is looked for at, on the real scale.
 
     Returns
     -------
@@ -136,15 +137,38 @@ def run_plan(
     Raises
     ------
     NotFiniteError
-        If no start has a finite log density.
+        If no start has a finite log density and gradient.
     """
     held_out_draws = structure.spread(draws.antithetic(rng, HELD_OUT_DRAWS, structure.dim))
-    plan = _Plan(_Runner(density, first, max_evals, callback), structure, rng, held_out_draws, look)
+    plan = _Plan(_Runner(density, first, max_evals, callback), structure, held_out_draws, look)
     runner, ended, gap, rivals = plan.runner, None, 0.0, ()
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         try:
-            ended, rivals = plan.run(first, warm, restarts)
-            status = _status(ended.fitted, runner, plan.eps)
+            if warm:
+                density.place_window(first.loc, first.sds)
+                [paths] = runner.run(plan.carry([first], rng, shown=True, warm=True))
+            else:
+                first = on_their_turns(density, first, rng, plan.eps, runner.run)
+                rngs = [rng, *(_apart(rng, k) for k in range(1, restarts))]
+                attempts = [plan.attempt(first, candidates, own, shown=own is rng) for own in rngs]
+                paths = [p for found in runner.run(*attempts) for p in found]
+            if not paths:
+                raise NotFiniteError(
+                    start_search(density, structure, first.loc, rng, candidates).tried
+                )
+            best = max(paths, key=plan.height)
+            others = elsewhere(density, best, [p for p in paths if p is not best])
+            rivals = plan.rivals(best, others)
+            ended = at_home(density, best, lambda q: runner.run(plan.again(q, rng))[0])
+            ending = Ending(
+                ended,
+                first.loc,
+                structure,
+                held_out_draws,
+                density,
+                lambda: f"{runner.evals} evaluations, {density.num_gradients} gradients",
+            )
+            [status] = runner.run(ending.status())
         except _StopError as stop:
             status = Status(*stop.args)
         except KeyboardInterrupt:
@@ -161,120 +185,127 @@ def run_plan(
             held_out = ended.held_out
             gap = ended.fitted.elbo - held_out.elbo.value
         else:
+            density.place_window(runner.gaussian.loc, runner.gaussian.sds)
             unfinished = evaluate_held_out(runner.gaussian, structure, held_out_draws)
             [held_out] = lockstep([unfinished], density.value_and_grad)
-    return Outcome(held_out.gaussian, held_out.elbo, status, runner.trace, gap, rivals)
+        return Outcome(held_out.gaussian, held_out.elbo, status, runner.trace, gap, rivals)
+
+
+def start_search(
+    density: Density,
+    structure: Structure,
+    center: Floats,
+    rng: np.random.Generator,
+    candidates: Floats | None = None,
+) -> Search:
+    """Return the search for a start around a center (D,), with further candidates (n, D)."""
+    if candidates is None:
+        candidates = np.zeros((0, len(center)))
+    shapes = [latent.unconstrained_shape for latent in density.model.latents.values()]
+    eps = float(np.finfo(density.dtype).eps)
+    return Search(center, candidates, shapes, structure, rng, eps)
 
 
 class _Plan:
     """The starts, the race between them, and the paths of those that go on."""
 
     def __init__(
-        self,
-        runner: _Runner,
-        structure: Structure,
-        rng: np.random.Generator,
-        held_out_draws: Floats,
-        look: Look | None,
+        self, runner: _Runner, structure: Structure, held_out_draws: Floats, look: Look | None
     ) -> None:
-        self.runner, self.structure, self.rng = runner, structure, rng
+        self.runner, self.structure = runner, structure
         self.held_out_draws, self.look = held_out_draws, look
         self.eps = float(np.finfo(runner.density.dtype).eps)
 
-    def run(self, first: Gaussian, warm: bool, restarts: int) -> tuple[Path, tuple[Rival, ...]]:
-        """Return the winning path, and the others that were carried to their end."""
-        if warm:
-            [only] = self.carry([first], warm=True)
-            return only, ()
-        entrants = self.start(first, restarts)
-        if len(entrants) > 1:
-            entrants = self.race(entrants)
-        carried = [fitted.gaussian for fitted in entrants[: max(restarts, 1)]]
-        paths = self.carry(carried)
-        best = max(paths, key=lambda p: p.held_out.elbo.value)
-        near = [
-            e.gaussian
-            for e in entrants[len(carried) :]
-            if e.elbo > entrants[0].elbo - RIVAL_NATS
-            and _distance(e.gaussian, best.held_out.gaussian).max() > SAME_SDS
-        ]
+    def attempt(
+        self, first: Gaussian, candidates: Floats | None, rng: np.random.Generator, shown: bool
+    ) -> Stage[list[Path]]:
+        """Return the paths that were carried to their end from one search; none without a start."""
+        search = start_search(self.runner.density, self.structure, first.loc, rng, candidates)
+        if shown:
+            search = search._replace(look=self.look)
+        entrants, doubted = yield from search.run()
+        if not entrants:
+            return []
+        if shown:
+            self.runner.accepted("start", entrants[0].gaussian, entrants[0].elbo)
+        if len(entrants) > 1 and not doubted:
+            entrants = yield from self.race(entrants, rng, shown)
+        winner, others = entrants[0], entrants[1:]
+        paths = yield from self.carry([winner.gaussian], rng, shown, settle=doubted)
+        best = paths[0]
+        near, rest = [], []
+        for e in others:
+            apart = (
+                not distance(self.runner.density, e.gaussian, best.held_out.gaussian).max()
+                <= SAME_SDS
+            )
+            (near if e.elbo > winner.elbo - RIVAL_NATS and apart else rest).append(e)
         if near:
-            paths += self.carry(near)
-            best = max(paths, key=lambda p: p.held_out.elbo.value)
-        others = [p for p in paths if p is not best]
-        return best, tuple(
+            paths += yield from self.carry([e.gaussian for e in near], rng, False, settle=doubted)
+        # a path may come to nothing, or run out far below where another start already was
+        for e in rest:
+            if not max(map(self.height, paths)) >= e.elbo:
+                paths += yield from self.carry([e.gaussian], rng, False, settle=doubted)
+        return paths
+
+    def again(self, gaussian: Gaussian, rng: np.random.Generator) -> Stage[Path]:
+        """Take a fit to the end of the plan once more, and show nothing of it."""
+        [path] = yield from self.carry([gaussian], rng, shown=False, warm=True)
+        return path
+
+    def height(self, p: Path) -> float:
+        """Return the held-out ELBO of a path in nats, below all others where it is not finite."""
+        elbo = height(self.runner.density, p)
+        return elbo if np.isfinite(elbo) else -np.inf
+
+    def rivals(self, best: Path, others: list[Path]) -> tuple[Rival, ...]:
+        """Return the paths that ended elsewhere."""
+        return tuple(
             Rival(
-                p.held_out.elbo.value - best.held_out.elbo.value,
-                _distance(p.held_out.gaussian, best.held_out.gaussian),
+                self.height(p) - self.height(best),
+                distance(self.runner.density, p.held_out.gaussian, best.held_out.gaussian),
             )
             for p in others
+            if np.isfinite(self.height(p))
         )
 
-    def start(self, first: Gaussian, restarts: int) -> list[Fitted]:
-        """Climb from several points; return those that may win, the best first."""
-        center, dim = first.loc, len(first.loc)
-        near, wide = (
-            center + self.rng.uniform(-radius, radius, (SCREENED, dim))
-            for radius in (START_RADIUS, WIDE_RADIUS)
-        )
-        points = np.concatenate([near, wide])
-        [(heights, gradients)] = self.runner.run(_once(points))
-        if self.look is not None:
-            self.look(points, heights, gradients)
-        num = max(NUM_CLIMBS, restarts)
-        places = [
-            center,
-            *near[_highest(heights[:SCREENED], num)],
-            *wide[_highest(heights[SCREENED:], num)],
-        ]
-        [climbs] = self.runner.run(climb(np.stack(places), center, self.eps))
-        [chosen] = self.runner.run(distinct(climbs, max(NUM_STARTS, restarts)))
-        started: list[Started] = self.runner.run(
-            *(
-                select(climbed, self.structure, child)
-                for climbed, child in zip(chosen, self.rng.spawn(len(chosen)), strict=True)
-            )
-        )
-        started = sorted((s for s in started if np.isfinite(s.elbo)), key=lambda s: -s.elbo)
-        if not started:
-            raise NotFiniteError
-        self.runner.accepted("start", started[0].gaussian, started[0].elbo)
-        top, elbo = max(s.top for s in started), started[0].elbo
-        kept: list[Started] = []
-        for s in started:
-            hopeful = s.top > top - HOPELESS_NATS or s.elbo > elbo - HOPELESS_NATS
-            elsewhere = all(_distance(s.gaussian, k.gaussian).max() > SAME_START_SDS for k in kept)
-            if hopeful and elsewhere:
-                kept.append(s)
-        return [Fitted(s.gaussian, s.elbo, "started", np.inf) for s in kept]
-
-    def race(self, entrants: list[Fitted]) -> list[Fitted]:
+    def race(
+        self, entrants: list[Fitted], rng: np.random.Generator, shown: bool
+    ) -> Stage[list[Fitted]]:
         """Run a short mean-field stage from every entrant; return them, the best first."""
         dim = len(entrants[0].gaussian.loc)
         # common draws make the ELBOs comparable
-        E = self.structure.fixed_draws(self.rng, even(max(MIN_DRAWS, 2 * self.structure.dim), dim))
+        E = self.structure.fixed_draws(rng, even(max(MIN_DRAWS, 2 * self.structure.dim), dim))
 
         def accepted(q: Gaussian, elbo: float) -> None:
             self.runner.accepted("mean_field", q, elbo)
 
-        raced = self.runner.run(
+        raced = yield from together(
             *(
                 mean_field(
                     entrant.gaussian,
                     E,
                     self.structure,
                     self.eps,
-                    accepted if entrant is entrants[0] else lambda q, elbo: None,
+                    accepted if shown and entrant is entrants[0] else lambda q, elbo: None,
                     RACE_EVALS,
                 )
                 for entrant in entrants
             )
         )
-        return sorted(raced, key=lambda fitted: -fitted.elbo)
+        finite = [fitted for fitted in raced if np.isfinite(fitted.elbo)]
+        return sorted(finite or entrants, key=lambda fitted: -fitted.elbo)
 
-    def carry(self, gaussians: list[Gaussian], warm: bool = False) -> list[Path]:
-        """Take Gaussians to the end of the plan, in lockstep; the first one is shown."""
-        return self.runner.run(
+    def carry(
+        self,
+        gaussians: Sequence[Gaussian],
+        rng: np.random.Generator,
+        shown: bool,
+        warm: bool = False,
+        settle: bool = False,
+    ) -> Stage[list[Path]]:
+        """Take Gaussians to the end of the plan, together; of those shown it is the first."""
+        return together(
             *(
                 path(
                     gaussian,
@@ -282,54 +313,21 @@ class _Plan:
                     child,
                     self.held_out_draws,
                     self.eps,
-                    self.runner.accepted if gaussian is gaussians[0] else _ignore,
+                    self.runner.accepted if shown and gaussian is gaussians[0] else _ignore,
                     warm=warm,
+                    settle=settle,
                 )
-                for gaussian, child in zip(gaussians, self.rng.spawn(len(gaussians)), strict=True)
+                for gaussian, child in zip(gaussians, rng.spawn(len(gaussians)), strict=True)
             )
         )
 
 
-def _highest(heights: Floats, num: int) -> NDArray[np.int_]:
-    finite = np.where(np.isfinite(heights), heights, -np.inf)
-    return np.argsort(-finite, kind="stable")[:num]
-
-
-def _once(points: Floats) -> Stage[tuple[Floats, Floats]]:
-    """Evaluate points (n, D)."""
-    return (yield points)
+def _apart(rng: np.random.Generator, k: int) -> np.random.Generator:
+    """Return a generator of its own, which changes nothing of what the first one draws."""
+    seeds = rng.bit_generator.seed_seq
+    key = (*seeds.spawn_key, RESTART_KEY, k)  # type: ignore[attr-defined]
+    return np.random.default_rng(np.random.SeedSequence(seeds.entropy, spawn_key=key))  # type: ignore[attr-defined]
 
 
 def _ignore(stage: str, gaussian: Gaussian, elbo: float) -> None:
     """Report nothing of a path that is not shown."""
-
-
-def _distance(a: Gaussian, b: Gaussian) -> Floats:
-    """Return the differences of the means in the marginal sds of `b`, (D,)."""
-    return np.abs(a.loc - b.loc) / b.sds
-
-
-def _status(fitted: Fitted, runner: _Runner, eps: float) -> Status:
-    spent = f"{runner.evals} evaluations, {runner.density.num_gradients} gradients"
-    if not np.isfinite(fitted.gradient):
-        return Status(
-            "diverged",
-            "the gradient of the log density overflows where it is highest: the density may have "
-            "no bound there, as where a scale that goes to zero makes data certain; give that "
-            f"scale a prior that keeps it away from zero, or other coordinates ({spent})",
-        )
-    if fitted.reason == "converged":
-        return Status("converged", f"the ELBO has settled ({spent})")
-    if fitted.reason == "stalled" and fitted.gradient < NEARLY:
-        return Status("converged", f"as far as the precision of {eps:.0e} allows ({spent})")
-    if fitted.reason == "stalled":
-        remedy = "; x64=True may go further" if eps > 1e-10 else ""
-        return Status(
-            "max_steps",
-            f"stopped before convergence: rounding noise hides the descent at a scaled gradient "
-            f"of {fitted.gradient:.2g}{remedy} ({spent})",
-        )
-    return Status(
-        "max_steps",
-        f"a stage used all its evaluations at a scaled gradient of {fitted.gradient:.2g} ({spent})",
-    )

@@ -19,7 +19,8 @@ from advi.stages.anchor import Anchor
 from advi.stages.lbfgs import minimise
 from advi.stages.lockstep import Stage, lockstep
 from advi.stages.path import MIN_DRAWS
-from advi.stages.plan import Look, run_plan
+from advi.stages.plan import run_plan
+from advi.stages.search import Look
 from advi.status import Status
 
 MAX_DIM = 256  # beyond, the plan would cost more than the steps that it saves

@@ -25,28 +25,27 @@ class Started(NamedTuple):
     top: float
 
 
-def distinct(climbs: list[Climbed], num: int) -> Stage[list[Climbed]]:
-    """Return at most `num` climbs that ended on different optima, the highest first.
+def basins(climbs: list[Climbed], num: int) -> Stage[list[list[Climbed]]]:
+    """Return the climbs to at most `num` different optima, the highest optimum and climb first.
 
     Two ends belong to one optimum if no valley lies between them: along the line that joins them
     the log density nowhere falls below the lower end by more than a climb stops short.
     """
     waiting = sorted((c for c in climbs if c.path), key=lambda c: -c.top)
-    found: list[Climbed] = []
+    found: list[list[Climbed]] = []
     while waiting and len(found) < num:
         best, *waiting = waiting
-        found.append(best)
+        found.append([best])
         if not waiting:
             break
         ends = np.stack([c.path[-1] for c in waiting])
         between = [best.path[-1] + t * (ends - best.path[-1]) for t in BETWEEN]
         heights, _ = yield np.concatenate(between)
         lowest = heights.reshape(len(BETWEEN), -1).min(0)
-        waiting = [
-            c
-            for c, low in zip(waiting, lowest, strict=True)
-            if not low > min(c.top, best.top) - SAME_HEIGHT_NATS
-        ]
+        climbing, waiting = waiting, []
+        for c, low in zip(climbing, lowest, strict=True):
+            together = low > min(c.top, best.top) - SAME_HEIGHT_NATS
+            (found[-1] if together else waiting).append(c)
     return found
 
 

@@ -8,10 +8,11 @@ that has none here; `register_transform` adds or replaces one.
 from advi.transforms.base import Identity, Independent, Transform
 from advi.transforms.matrices import CorrCholesky, CorrMatrix, LowerCholesky, PositiveDefinite
 from advi.transforms.numpyro_adapter import NumPyroAdapter
-from advi.transforms.periodic import Circular, UnitVector
+from advi.transforms.periodic import Circular, UnitVector, is_angle, log_volume, log_window
 from advi.transforms.registry import register_transform, transform_for
 from advi.transforms.scalars import HalfLine, Interval
 from advi.transforms.vectors import Ordered, Simplex, ZeroSum
+from advi.transforms.windows import Window, wrapped
 
 __all__ = [
     "Circular",
@@ -28,7 +29,12 @@ __all__ = [
     "Simplex",
     "Transform",
     "UnitVector",
+    "Window",
     "ZeroSum",
+    "is_angle",
+    "log_volume",
+    "log_window",
     "register_transform",
     "transform_for",
+    "wrapped",
 ]

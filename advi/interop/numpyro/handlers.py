@@ -4,8 +4,12 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
+from numpyro.distributions import Delta
 from numpyro.distributions.transforms import biject_to
 from numpyro.primitives import Messenger
+
+from advi.interop.numpyro.refusals import UnseededError
+from advi.interop.numpyro.supports import plain, support_of
 
 
 class WholePlates(Messenger):
@@ -35,10 +39,38 @@ class WholePlates(Messenger):
         if msg["type"] == "plate":
             name, (size, subsample_size) = msg["name"], msg["args"]
             length = self.lengths.get(name, size)
+            before = self.declared.get(name, (size,))[0]
+            if before != size:
+                raise ValueError(
+                    f"the plate {name!r} has the size {before} at one place and {size} at another; "
+                    "expected one size. Give plates of different things different names."
+                )
             self.declared[name] = (size, subsample_size or size)
             self.scales[name] = size / length
             msg["value"] = jnp.arange(length)
             msg["args"] = (size, length)
+
+
+class NothingRandom(Messenger):
+    """Handler that has no random key for anything."""
+
+    def process_message(self, msg: Any) -> None:
+        """Raise UnseededError if the model asks for one, as a site without a value does."""
+        if msg["type"] == "prng_key":
+            raise UnseededError
+
+
+class KnownValues(Messenger):
+    """Handler that gives sample sites with a single possible value, `dist.Delta`, that value."""
+
+    def process_message(self, msg: Any) -> None:
+        """Make the site an observed one, which is no observation of the model's."""
+        if msg["type"] == "sample" and msg["value"] is None:
+            known = plain(msg["fn"])
+            if isinstance(known, Delta):
+                shape = (*msg["kwargs"]["sample_shape"], *msg["fn"].shape())
+                msg["value"], msg["is_observed"] = jnp.broadcast_to(known.v, shape), True
+                msg["infer"] = {**msg["infer"], "is_auxiliary": True}
 
 
 class MovingSupports(Messenger):
@@ -63,6 +95,6 @@ class MovingSupports(Messenger):
     def process_message(self, msg: Any) -> None:
         """Set the value of a latent."""
         if msg["type"] == "sample" and msg["name"] in self.coordinates:
-            x, transform = self.coordinates[msg["name"]], biject_to(msg["fn"].support)
+            x, transform = self.coordinates[msg["name"]], biject_to(support_of(msg["fn"]))
             msg["value"] = transform(x)
             self.log_det += jnp.sum(transform.log_abs_det_jacobian(x, msg["value"]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from advi.errors import describe
 from advi.families import Point
 from advi.interop.numpyro.call import BoundCall
 from advi.interop.numpyro.density import SiteDensity, SiteValues
+from advi.interop.numpyro.imputation import flat_where_masked, predictions
+from advi.interop.numpyro.prior import PriorDraws
 from advi.interop.numpyro.rows import RowsPlate, rows_plate
 from advi.interop.numpyro.sites import Sites, find_sites
 from advi.model import Derived, Model
@@ -51,33 +54,69 @@ class NumPyroModel:
         """
         self.call.check(data)
         sites = _sites(self.call, spec)
+        predicted: set[str] = set()
+        if sites.imputed:
+            model = self._model(sites, rows_plate(self.rows, sites, spec), data)
+            model, log_joint = for_rows(model, spec), _site_density(model)
+            predicted = predictions(sites, log_joint, model, spec)
+            sites = sites.without(predicted)
         if not sites.unknowns:
             raise ValueError(f"{self.call!r} has no latent site and no parameter: nothing to fit.")
+        made = partial(self._model, data=data, predicted=tuple(sorted(predicted)))
         plate = rows_plate(self.rows, sites, spec)
-        model = self._model(sites, plate, data)
+        model = made(sites, plate)
         try:
             used = trace(for_rows(model, spec), spec).used
         except MisplacedError as error:
             assert plate is not None  # nothing is local without
             names = ", ".join(map(repr, error.names))
             plate = plate.without_local(f"a site outside the plate depends on {names}")
-            model = self._model(sites, plate, data)
+            model = made(sites, plate)
             used = trace(model, spec).used
         # a network with priors in place of its parameters may register these all the same
         idle = [name for name in sites.fitted_params if used.isdisjoint(model.resolve(name))]
-        return self._model(sites.without(idle), plate, data) if idle else model
+        sites = sites.without(idle)
+        masked = [name for name in sites.masked if name in sites.unknowns]
+        if not idle and not masked:
+            return model
+        padded = [name for name in masked if name in sites.imputed]
+        whole = for_rows(model, spec)
+        others = [name for name in masked if name not in padded]
+        padded += flat_where_masked(others, _site_density(model), whole, data, spec)
+        return made(sites, plate, padded=tuple(padded))
 
-    def _model(self, sites: Sites, plate: RowsPlate | None, data: Any) -> Model:
-        log_joint = SiteDensity(self.call, plate, tuple(sites.params.items()), sites.moving)
-        shown = (*sites.moving, *sites.derived)
+    def _model(
+        self,
+        sites: Sites,
+        plate: RowsPlate | None,
+        data: Any,
+        predicted: tuple[str, ...] = (),
+        padded: tuple[str, ...] = (),
+    ) -> Model:
+        latents = sites.latents(data, dict(plate.axes) if plate else {})
+        log_joint = SiteDensity(
+            self.call,
+            plate,
+            tuple(sites.params.items()),
+            sites.moving,
+            predicted,
+            tuple((n, latents[n].bijection if n in latents else None) for n in padded),
+        )
+        shown = (*sites.moving, *predicted, *sites.derived)
         return Model(
             log_joint,
-            sites.latents(data, dict(plate.axes) if plate else {}),
+            latents,
             families={name: Point() for name in sites.fitted_params},
             derived=Derived(shown, SiteValues(log_joint, shown)),
             rows_leaf=plate.leaf if plate else None,
             needs_all_rows=plate.obstacle if plate else NO_ROWS,
+            starts=PriorDraws(log_joint),
         )
+
+
+def _site_density(model: Model) -> SiteDensity:
+    assert isinstance(model.log_joint, SiteDensity)
+    return model.log_joint
 
 
 def from_numpyro(
@@ -92,6 +131,12 @@ def from_numpyro(
     and moments of a fit. So does a latent "x" whose support depends on other latents: what is
     fitted is "x_unconstrained", its coordinates on the real line. Effect handlers such as
     ``mask``, ``scale``, ``reparam`` and ``condition`` work as ever.
+
+    The missing values of a site with an ``obs_mask`` are drawn given the latents, and come out with
+    the draws as "x_unobserved", and in "x"; they are latents where another site depends on them.
+    An entry of a latent that a mask takes out of the density, and that nothing else depends on, has
+    a standard normal on the real line, which leaves the posterior of the rest and the evidence as
+    they are.
 
     Latents inside the plate of the rows are local: they have a value for each row of the data,
     along the leading axis of their draws wherever the plate has its axis. They can have a `PerRow`

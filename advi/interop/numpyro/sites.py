@@ -5,7 +5,7 @@ a stand-in depends on a latent, which is how supports that move with other laten
 latents are fitted by their coordinates on the real line, under the name `UNCONSTRAINED` makes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -16,13 +16,16 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 from numpyro import handlers
-from numpyro.distributions import constraints
+from numpyro.distributions import Delta, constraints
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import biject_to
 
 from advi.data import DataSpec
 from advi.device import compiled
-from advi.interop.numpyro.handlers import WholePlates
+from advi.interop.numpyro.handlers import KnownValues, WholePlates
+from advi.interop.numpyro.masks import UNOBSERVED, is_imputed, is_masked
+from advi.interop.numpyro.refusals import explained
+from advi.interop.numpyro.supports import plain, support_of
 from advi.interop.numpyro.unknowns import Frame, Part, Tree, Unknown
 from advi.jaxprs import Traced, interned, trace_lock
 from advi.latents import Latent
@@ -48,6 +51,10 @@ class Sites:
         Names of the deterministic sites.
     subsampled
         Names of the plates that declare a subsample.
+    masked
+        Names of the latents whose own density a mask may take away, entry by entry.
+    imputed
+        Those of them that NumPyro makes for the missing values of a site with an `obs_mask`.
     program
         From the data to the bounds and initial values that are computed in the model; None if
         there are none.
@@ -58,6 +65,8 @@ class Sites:
     observed: tuple[tuple[tuple[Frame, ...], int], ...]
     derived: tuple[str, ...]
     subsampled: tuple[str, ...]
+    masked: tuple[str, ...]
+    imputed: tuple[str, ...]
     program: Callable[..., list[Array]] | None
 
     def latents(self, data: Any, axes: Mapping[str, int]) -> dict[str, Any]:
@@ -93,7 +102,7 @@ class Sites:
         """Names of the parameters that have leaves to fit."""
         return [name for name in self.params if self.unknowns[name].inits]
 
-    def without(self, names: list[str]) -> "Sites":
+    def without(self, names: Collection[str]) -> "Sites":
         """Return the sites but for some."""
         kept = {name: u for name, u in self.unknowns.items() if name not in names}
         return replace(self, unknowns=kept)
@@ -135,7 +144,7 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
         plates = WholePlates({})
         stand_ins = handlers.substitute(substitute_fn=lambda site: _stand_in(site, marker))
         seeded = handlers.seed(rng_seed=jax.random.key(0))  # for parameters' initial values
-        with handlers.trace() as trace, plates, seeded, stand_ins:
+        with handlers.trace() as trace, plates, seeded, stand_ins, KnownValues(), explained(call):
             call(jax.tree.unflatten(spec.treedef, leaves))
         sites = list(trace.values())
         unknowns = {s["name"]: _unknown(s, part) for s in sites if _is_unknown(s)}
@@ -146,8 +155,10 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
                 unknowns,
                 (),
                 tuple((_frames(s), _batch_axes(s)) for s in plain or observed),
-                tuple(s["name"] for s in sites if s["type"] == "deterministic"),
+                tuple(s["name"] for s in sites if _is_derived(s)),
                 tuple(name for name, (size, sub) in plates.declared.items() if sub < size),
+                tuple(s["name"] for s in sites if _is_masked(s)),
+                tuple(s["name"] for s in sites if _is_masked(s) and is_imputed(s["name"], trace)),
                 None,
             )
         )
@@ -189,9 +200,24 @@ def _stand_in(site: Site, marker: Array) -> Array | None:
     if site["type"] != "sample" or site["value"] is not None:
         return None
     name, fn = site["name"], site["fn"]
+    if isinstance(plain(fn), Delta):
+        raise TypeError(
+            f"latent site {name!r} inside a scan has a single possible value (Delta); expected "
+            f"numpyro.deterministic({name!r}, value) in its place."
+        )
+    if fn.support.is_discrete and name.endswith(UNOBSERVED) and is_masked(fn):
+        of = name.removesuffix(UNOBSERVED)
+        raise TypeError(
+            f"latent site {name!r}, which obs_mask makes for the missing values of {of!r}, is "
+            f"discrete ({type(plain(fn)).__name__}); expected continuous latents. If nothing "
+            "depends on the missing values leave them out: with handlers.mask(mask=obs_mask): "
+            f"numpyro.sample({of!r}, ..., obs=obs). Else sum them out in the model, with logsumexp "
+            "and numpyro.factor."
+        )
     if fn.support.is_discrete:
         raise TypeError(
-            f"latent site {name!r} is discrete ({type(fn).__name__}); expected continuous latents. "
+            f"latent site {name!r} is discrete ({type(plain(fn)).__name__}); expected continuous "
+            "latents. "
             "Sum it out in the model: dist.MixtureSameFamily or dist.MixtureGeneral for a mixture, "
             "logsumexp and numpyro.factor for anything else (the forward algorithm for a chain). "
             "Enumeration (infer={'enumerate': ...}) is not supported. If it is observed, pass its "
@@ -209,11 +235,21 @@ def _is_unknown(site: Site) -> bool:
     return site["type"] == "param" or (site["type"] == "sample" and not site["is_observed"])
 
 
+def _is_derived(site: Site) -> bool:
+    """Return whether a site's value is a function of the latents: what can have one value, too."""
+    known = site["type"] == "sample" and isinstance(plain(site["fn"]), Delta)
+    return site["type"] == "deterministic" or (known and "is_auxiliary" in site["infer"])
+
+
+def _is_masked(site: Site) -> bool:
+    return site["type"] == "sample" and not site["is_observed"] and is_masked(site["fn"])
+
+
 def _unknown(site: Site, part: Callable[[Any], Part]) -> Unknown:
     is_sample = site["type"] == "sample"
     inits = [] if is_sample else jax.tree.leaves(site["value"])
     support: Constraint = (
-        site["fn"].support if is_sample else site["kwargs"].get("constraint", constraints.real)
+        support_of(site["fn"]) if is_sample else site["kwargs"].get("constraint", constraints.real)
     )
     bounds, support_tree = jax.tree.flatten(support)
     shape = np.shape(site["value"]) if is_sample else ()
