@@ -55,12 +55,9 @@ def checked(fit: "Fit") -> Checked:
     """Examine a fit, or say why that cannot be done."""
     if fit.density.scale != 1:
         reason = f"The posterior cannot be compared with: {SOME_ROWS}."
-        alarms = moving(fit)
-        if alarms:  # which is known without looking
-            return Checked(Verdict("poor", (*alarms, reason), "give more steps."), math.nan, None)
-        return Checked(Verdict("not checked", (reason,), NEXT_OF_STREAM), math.nan, None)
+        return Checked(unchecked(fit, reason, action=NEXT_OF_STREAM), math.nan, None)
     if fit.structure.dim > MAX_DIM:
-        return Checked(Verdict("not checked", (_too_many(fit),)), math.nan, None)
+        return Checked(unchecked(fit, _too_many(fit)), math.nan, None)
     plain = _columns(fit, fit.moment_draws.values)
     target = Target(fit.density, fit.gaussian, fit.structure, _column_function(fit))
     rng = host_rng(fit.key, Stream.CHECK)
@@ -185,13 +182,12 @@ def _verdict_of(best: Better, remote: Remoteness, alarms: tuple[str, ...]) -> Ve
     return Verdict("poor", (reason,), "other coordinates for the latents, or long MCMC runs.")
 
 
-def moving(fit: "Fit") -> tuple[str, ...]:
-    """Return, as a reason for distrust, that a fit by steps had not arrived; nothing if it had."""
-    if not fit.drift > MAX_DRIFT:
-        return ()
-    return (
-        f"The steps had not arrived: means and sds may have some {fit.drift:.2g} sd still to go.",
-    )
+def unchecked(fit: "Fit", *reasons: str, action: str = "") -> Verdict:
+    """Return the verdict on a fit that was not examined, from what is known all the same."""
+    alarms = (*_alarms(fit), *reasons)
+    if fit.drift > MAX_DRIFT:
+        return Verdict("poor", alarms, "give more steps.")
+    return Verdict("not checked", alarms, action)
 
 
 def _alarms(fit: "Fit") -> tuple[str, ...]:
@@ -202,7 +198,10 @@ def _alarms(fit: "Fit") -> tuple[str, ...]:
     )
     if fit.status != "converged" and not steps_asked_for:
         alarms.append(f"The fit did not converge: {fit.status.message}.")
-    alarms += moving(fit)
+    if fit.drift > MAX_DRIFT:
+        alarms.append(
+            f"The steps had not arrived: means and sds may have some {fit.drift:.2g} sd to go."
+        )
     for rival in fit.rivals:
         distances = _rival_figures(fit, rival)["distance"]
         name = max(distances, key=lambda k: distances[k])
