@@ -136,7 +136,7 @@ def inner_jaxprs(eqn: Any) -> Iterator[Any]:
 
 
 def _is_jaxpr(value: Any) -> bool:
-    return hasattr(getattr(value, "jaxpr", value), "eqns")
+    return isinstance(value, (jex_core.ClosedJaxpr, jex_core.Jaxpr))
 
 
 class _Same:
@@ -157,6 +157,9 @@ RULES = {
     "custom_jvp_call": ("jvp_jaxpr_fun",),
     "custom_vjp_call": ("fwd_jaxpr_thunk", "bwd", "out_trees"),
 }
+
+
+PLAIN = (bool, int, str)
 
 
 def _key(jaxpr: Any, strict: bool, rules: bool = True) -> Key:
@@ -203,6 +206,8 @@ def _consts(jaxpr: Any) -> Sequence[Any]:
 
 
 def _param(value: Any, strict: bool, rules: bool) -> Any:
+    if value is None or type(value) in PLAIN:
+        return type(value), value
     if _is_jaxpr(value):
         return _key(_closed(value), strict, rules)
     if isinstance(value, (tuple, list)):
