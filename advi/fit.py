@@ -266,7 +266,6 @@ def fit(
             reader = Reader(stream, device_key(key, 1), host_rng(key, READ_STREAM))
             opened.enter_context(reader)
             batch, scale = reader.first_batch(), stream.rows.scale
-            check_data_indices(whole, trace(whole, spec), spec, batch)
             density = Density(whole, batch, spec, guide.estimated, scale)
         result = fit_steps(
             density, settings, init, key, max_steps, bar, keeper, held_out, reader, start
