@@ -143,6 +143,8 @@ class Fit:
     @property
     def verdict(self) -> Verdict:
         """Whether means and sds can be trusted, why, and what to do next."""
+        if self.checked is None and self.alarms:
+            return Verdict("poor", self.alarms, "see advi.check(model, data).")
         if self.checked is None and self.guide.local:
             return Verdict(
                 "not checked",
