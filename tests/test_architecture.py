@@ -14,7 +14,8 @@ ROOT = Path(advi.__file__).parent
 # Every room, from the bottom up: a module imports from rooms below its own, or from its own
 # package. A new module is given its place here.
 ROOMS = [
-    ["errors", "jaxprs", "scales", "status", "table"],
+    ["errors", "jaxpr_keys", "known", "scales", "status", "table"],
+    ["jaxprs"],
     ["frozen"],
     ["archive", "keys", "networks", "progress", "prefetch", "draws", "moments"],
     ["transforms"],
