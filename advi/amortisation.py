@@ -14,6 +14,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.density import log_density, precision
+from advi.device import compiled, mixed_dtypes
 from advi.errors import describe
 from advi.families import Amortised
 from advi.guide import Guide
@@ -119,14 +120,14 @@ def amortisation_gap(fit: Fit, data: Any, *, steps: int = 200, key: Any = 0) -> 
     rows, guide = posterior.rows, posterior.chunk_guide
     program = _program(guide, trace(guide.model, rows.chunk_spec))
     rng = host_rng(key, Stream.GAP)
+    gap_key = device_key(key, Stream.GAP_STEPS)
     before, after = [], []
     with precision(rows.spec.float_dtype):
         for number, (batch, places, count) in enumerate(rows.chunks()):
-            chunk_key = jax.random.fold_in(device_key(key, Stream.GAP_STEPS), number)
             eps = rng.standard_normal((GAP_DRAWS, guide.noise_dim)).astype(rows.spec.float_dtype)
-            pair = program(posterior.at(places), batch, chunk_key, eps, steps)
+            pair = program(posterior.at(places), batch, gap_key, number, eps, steps)
             for values, out in zip(pair, (before, after), strict=True):
-                out.append(np.asarray(values, np.float64)[:count])
+                out.append(jax.device_get(values)[:count].astype(np.float64))
     encoder, refined = np.concatenate(before), np.concatenate(after)
     return AmortisationGap(
         RowValues.of(encoder).mean,
@@ -148,7 +149,10 @@ def _program(guide: Guide, log_joint: LogJoint) -> Any:
     def elbos(params: Any, batch: Any, eps: Array) -> Array:
         return jax.vmap(difference, in_axes=(None, None, 0))(params, batch, eps).rows.mean(0)
 
-    def program(params: Any, batch: Any, key: Array, eps: Array, steps: Array) -> Any:
+    def program(
+        params: Any, batch: Any, key: Array, number: Array, eps: Array, steps: Array
+    ) -> Any:
+        key = jax.random.fold_in(key, number)
         optimizer = optax.adam(lambda step: REFINE_RATE * (1 - step / steps))
         held = tuple(() if own else p for own, p in zip(local, params, strict=True))
 
@@ -164,11 +168,12 @@ def _program(guide: Guide, log_joint: LogJoint) -> Any:
                 return -objective.value(lambda z: log_p(z, batch), guide, joined(tables), eps)
 
             gradients = jax.grad(loss)(tables)
-            updates, state = optimizer.update(gradients, state, tables)
+            with mixed_dtypes():
+                updates, state = optimizer.update(gradients, state, tables)
             return optax.apply_updates(tables, updates), state
 
         start = tuple(p if own else () for own, p in zip(local, params, strict=True))
         refined, _ = jax.lax.fori_loop(0, steps, step, (start, optimizer.init(start)))
         return elbos(params, batch, eps), elbos(joined(refined), batch, eps)
 
-    return jax.jit(program)
+    return compiled(program)

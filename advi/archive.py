@@ -11,9 +11,10 @@ import io
 import json
 import math
 import os
+import stat
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ def write(
     Parameters
     ----------
     path
-        Name of the file, kept as it is. A file of that name is replaced.
+        Name of the file, kept as it is. A file of that name is replaced, by one of its mode.
     kind, version
         What the file is, and the version of its form.
     document
@@ -73,8 +74,12 @@ def write(
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file.")
     raw = _pack(kind, version, document, arrays)
     beside = place.parent / f".advi-{uuid.uuid4().hex}"
+    # a file that others may not read is replaced by one that they never could
+    mode = stat.S_IMODE(place.stat().st_mode) if place.exists() else None
     try:
-        with beside.open("xb") as file:
+        with open(beside, "xb", opener=_opener(mode)) as file:
+            if mode is not None:
+                beside.chmod(mode)
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
@@ -137,9 +142,16 @@ def refused(path: Name, kind: str) -> Iterator[None]:
         ) from error
 
 
+def _opener(mode: int | None) -> Callable[[str, int], int]:
+    """Return what opens a new file with a mode, by default that of all new files."""
+    return lambda name, flags: os.open(name, flags, 0o666 if mode is None else mode)
+
+
 def _name(path: Name) -> Name:
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path: got {describe(path)}; expected the name of a file.")
+    if "\0" in os.fspath(path):
+        raise ValueError(f"path: got {describe(path)}; expected the name of a file.")
     return path
 
 
@@ -192,6 +204,8 @@ def _array(content: bytes, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     if (got_dtype.str, got_shape, fortran) != (dtype, shape, False):
         raise ValueError("an array does not have the dtype and shape that the document says")
     size = math.prod(shape) * got_dtype.itemsize
-    if got_dtype.kind not in KINDS or len(content) - stream.tell() != size:
+    told = len(content) - stream.tell()
+    # empty text takes no bytes, however much of it there is
+    if got_dtype.kind not in KINDS or not got_dtype.itemsize or told != size:
         raise ValueError("an array is not of numbers or text, or not of its length")
     return np.ndarray(shape, got_dtype, content, stream.tell())

@@ -8,7 +8,6 @@ import numpy as np
 from advi.data import DataSpec, count_rows, find_nan, for_rows, prepare
 from advi.deferred import Deferred, bound, check_model, check_on_host
 from advi.density import Density, Floats, default_float, precision
-from advi.errors import describe
 from advi.flat import flat_entries, sentence
 from advi.indices import check_data_indices
 from advi.jacobians import transform_faults
@@ -108,8 +107,6 @@ def check(
     check_model(model)
     check_on_host(data)
     rng, user_model, given = host_rng(key, Stream.MODEL_CHECK), model, data
-    if x64 not in (None, True, False):
-        raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")
     float_dtype = default_float(x64)
     with precision(float_dtype):
         data, spec = prepare(data, float_dtype)

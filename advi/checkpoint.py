@@ -139,7 +139,7 @@ class Checkpoint:
             drift = Distance(*arrays["drift"].tolist()) if len(arrays["drift"]) else None
             course = Course([arrays["elbos"]], list(evals), document["eval_due"], drift)
             status = Status(*document["status"]) if document["status"] else None
-        step = int(state.step)
+        step = int(jax.device_get(state.step))
         if max_steps is not None and step > max_steps:
             raise ValueError(
                 f"checkpoint: {self._folder} holds {step} steps, and max_steps is {max_steps}; "
@@ -167,7 +167,7 @@ class Checkpoint:
             return
         began = time.monotonic()
         arrays = {f"state.{k}": _to_bytes(leaf) for k, leaf in enumerate(jax.tree.leaves(state))}
-        step = int(state.step)
+        step = int(jax.device_get(state.step))
         evals = [(at, elbo) for at, elbo in course.evals if at <= step]
         arrays["elbos"] = course.elbos(step)
         arrays["evals.step"] = np.array([at for at, _ in evals], np.int64)
@@ -227,7 +227,7 @@ def _to_bytes(leaf: Any) -> Any:
     """Return an array's bytes: what kind of number they are, and in which shape, a start says."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
-    return np.frombuffer(np.asarray(leaf, order="C").tobytes(), np.uint8)
+    return np.frombuffer(np.asarray(jax.device_get(leaf), order="C").tobytes(), np.uint8)
 
 
 def _from_bytes(raw: Any, like: jax.Array) -> jax.Array:

@@ -57,6 +57,8 @@ def compare(fits: Mapping[str, Fit], data: Any = None, *, key: Any = 0) -> Table
             f"fits: got {describe(fits)}; expected a dict from names to fits, "
             'e.g. {"mean field": fit_1, "full rank": fit_2}.'
         )
+    if not all(isinstance(name, str) for name in fits):
+        raise TypeError(f"fits: got the names {', '.join(map(repr, fits))}; expected text.")
     if not fits:
         raise ValueError("fits: got none; expected at least one.")
     elbos = {name: _elbos(fit, data, key) for name, fit in fits.items()}

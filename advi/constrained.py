@@ -10,6 +10,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.density import Density, precision
+from advi.device import compiled
 from advi.jaxprs import Traced
 from advi.model import Model
 from advi.tracing import trace_derived
@@ -53,15 +54,13 @@ def _in_chunks(
     rows = np.minimum(np.arange(-(-n // chunk) * chunk), n - 1).reshape(-1, chunk)
     with precision(float_dtype):
         parts = [program(jax.tree.map(lambda v, i=i: v[i], points)) for i in rows]
-        return {
-            name: np.concatenate([np.asarray(part[name]) for part in parts])[:n]
-            for name in parts[0]
-        }
+        parts = jax.device_get(parts)
+        return {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}
 
 
 @lru_cache(maxsize=64)
 def _constrain_program(model: Model) -> Any:
-    return jax.jit(jax.vmap(lambda x: model.unravel(x)[0]))
+    return compiled(jax.vmap(lambda x: model.unravel(x)[0]))
 
 
 @lru_cache(maxsize=64)
@@ -70,4 +69,4 @@ def _derived_program(model: Model, derived: Traced, tree: Any) -> Any:
         leaves = [values[name] for name in model.latents]
         return tree.unflatten(derived(*leaves, *jax.tree.leaves(data), number))
 
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
+    return compiled(jax.vmap(one, in_axes=(0, 0, None)))

@@ -1,7 +1,9 @@
 """Data: checked and moved to the device once; rows, minibatches, and the factor N/B."""
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +12,8 @@ import numpy as np
 from jax import Array
 from jax.tree_util import keystr
 
+from advi.arrays import numbers, on_host
+from advi.device import compiled
 from advi.errors import describe
 from advi.model import Model
 
@@ -32,7 +36,8 @@ def prepare(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
     Parameters
     ----------
     data
-        Pytree of arrays: NumPy, JAX, pandas columns, lists of numbers, Python numbers.
+        Pytree of arrays: NumPy, JAX, pandas columns, lists of numbers, Python numbers, and what
+        else `numbers` takes.
     float_dtype
         "float32" or "float64".
 
@@ -46,7 +51,7 @@ def prepare(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
     Raises
     ------
     TypeError
-        If a leaf holds text or objects.
+        If a leaf holds text or objects, or means more than its numbers.
     ValueError
         If an integer does not fit into 32 bits in a float32 fit.
     """
@@ -73,9 +78,15 @@ def _own(leaf: Any) -> Any:
 
 def converted(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
     """Return what `prepare` does, where the data are: nothing is moved."""
-    paths, treedef = jax.tree_util.tree_flatten_with_path(
-        data, is_leaf=lambda node: isinstance(node, list)
-    )
+    try:
+        paths, treedef = jax.tree_util.tree_flatten_with_path(
+            data, is_leaf=lambda node: isinstance(node, (list, Iterator))
+        )
+    except ValueError as error:  # JAX sorts the keys of a dict
+        raise TypeError(
+            f"data: got {describe(data)}, whose names cannot be sorted; expected dicts with names "
+            f"of one type, such as str ({error})."
+        ) from None
     names = tuple(keystr(path, simple=True, separator=".") or "data" for path, _ in paths)
     leaves = [
         _as_array(name, leaf, float_dtype) for name, (_, leaf) in zip(names, paths, strict=True)
@@ -90,19 +101,7 @@ def _as_array(name: str, leaf: Any, float_dtype: str) -> Any:
             return leaf
         if leaf.dtype != np.float64 or float_dtype == "float64":
             return leaf
-    try:
-        array = np.asarray(leaf)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"data leaf {name!r}: got {describe(leaf)}, not an array: {error} A list stands for "
-            "one array; put several arrays into a tuple or a dict."
-        ) from None
-    if array.dtype.kind not in "biufc":
-        raise TypeError(
-            f"data leaf {name!r}: got {describe(array)}; expected numbers. Encode text or "
-            "categories as integers, e.g. numpy.unique(column, return_inverse=True)[1], give a "
-            "table as a dict of its numeric columns, and leave out what the log-joint does not use."
-        )
+    array = on_host(numbers(f"data leaf {name!r}", leaf))
     if array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
         raise TypeError(
             f"data leaf {name!r}: got {describe(array)}; expected numbers of at most double "
@@ -112,6 +111,8 @@ def _as_array(name: str, leaf: Any, float_dtype: str) -> Any:
         return array
     if array.dtype == np.float64:
         return array.astype(np.float32)
+    if array.dtype == np.complex128:
+        return array.astype(np.complex64)
     if array.dtype in (np.int64, np.uint64):
         if array.size and not (array.min() >= -(2**31) and array.max() < 2**31):
             raise ValueError(
@@ -127,7 +128,7 @@ def find_nan(data: Any, spec: DataSpec) -> str | None:
     for name, leaf in zip(spec.names, jax.tree.leaves(data), strict=True):
         if not jnp.issubdtype(leaf.dtype, np.floating):
             continue
-        where = np.argwhere(np.isnan(np.asarray(leaf)))
+        where = np.argwhere(np.isnan(jax.device_get(leaf)))
         if len(where):
             place = f", row {where[0][0]}" if where.shape[1] else ""
             return f"data leaf {name!r}{place} is NaN ({len(where)} NaN in that leaf)"
@@ -211,6 +212,12 @@ class Rows:
             for (shape, dtype), row in zip(spec.leaves, self.per_row, strict=True)
         )
         return spec._replace(leaves=leaves)
+
+
+@lru_cache(maxsize=16)
+def taking(rows: Rows) -> Callable[[Any, Any], Any]:
+    """Return the compiled `Rows.take`."""
+    return compiled(rows.take)
 
 
 def shuffled(places: Array, num: int, key: Array) -> Array:

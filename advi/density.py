@@ -1,7 +1,7 @@
 """The log density on R^D, compiled once per model and data shapes, evaluated for many points."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from advi import interrupts
 from advi.data import DataSpec, for_rows, prepare
+from advi.errors import describe
 from advi.indices import check_data_indices
 from advi.model import Model, Terms
 from advi.tracing import LogJoint, trace
@@ -115,7 +116,9 @@ class Density:
         scale: float = 1.0,
         by_gradient: bool = False,
     ) -> None:
-        self.model, self.data, self.spec, self.estimated = model, data, spec, estimated
+        self.model, self.spec, self.estimated = model, spec, estimated
+        with precision(spec.float_dtype):
+            self.data = jax.device_put(data)
         self.scale, self.by_gradient = scale, by_gradient
         self.dtype = np.dtype(spec.float_dtype)
         self.num_gradients = self.num_values = self.num_hessian_vectors = 0
@@ -198,10 +201,11 @@ class Density:
     def _evaluate(self, quantity: Quantity, *arrays: Floats) -> list[Floats]:
         interrupts.check()
         program, size, num = self._program(quantity), self._points, len(arrays[0])
-        with precision(self.spec.float_dtype):
+        # a point that is beyond the float type is infinite, and its density says so
+        with precision(self.spec.float_dtype), np.errstate(over="ignore"):
             # all calls are dispatched before the first result is waited for
             calls = [
-                program(*(self._part(a, start) for a in arrays), self.data)
+                program(*jax.device_put([self._part(a, start) for a in arrays]), self.data)
                 for start in range(0, num, size)
             ]
         columns = zip(*calls, strict=True) if isinstance(calls[0], tuple) else [calls]
@@ -225,15 +229,30 @@ class Density:
 
 
 def _joined(parts: Sequence[Array]) -> NDArray[Any]:
-    return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
+    on_host = jax.device_get(parts)
+    return on_host[0] if len(parts) == 1 else np.concatenate(on_host)
 
 
-def precision(float_dtype: str) -> contextlib.AbstractContextManager:
-    """Return the context in which arrays have this float type; no global setting is touched."""
-    return jax.enable_x64(float_dtype == "float64")
+@contextlib.contextmanager
+def precision(float_dtype: str) -> Iterator[None]:
+    """Return the context in which arrays have this float type; no global setting is touched.
+
+    JAX's search for NaN and infinity is off in it: to a fit they are values like others, which
+    say that a point is none to go to, and it reports them by itself.
+    """
+    with jax.enable_x64(float_dtype == "float64"), jax.debug_nans(False), jax.debug_infs(False):
+        yield
 
 
 def default_float(x64: bool | None) -> str:
-    """Return the float type of a fit: float64 if asked for, or if JAX has it switched on."""
+    """Return the float type of a fit: float64 if asked for, or if JAX has it switched on.
+
+    Raises
+    ------
+    TypeError
+        If `x64` is neither None nor a bool.
+    """
+    if x64 is not None and not isinstance(x64, (bool, np.bool_)):
+        raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")
     wide = bool(jax.config.jax_enable_x64) if x64 is None else x64  # type: ignore[attr-defined]
     return jnp.dtype(jnp.float64 if wide else jnp.float32).name

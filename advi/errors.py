@@ -36,6 +36,48 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def check_bool(name: str, value: Any) -> None:
+    """Raise TypeError unless a value is True or False.
+
+    Examples
+    --------
+    >>> check_bool("diagnose", "no")
+    Traceback (most recent call last):
+    TypeError: diagnose: got 'no' (str); expected True or False.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: got {describe(value)}; expected True or False.")
+
+
+def check_count(name: str, number: Any, least: int = 1) -> None:
+    """Raise ValueError unless a value is an integer, `least` or more.
+
+    Examples
+    --------
+    >>> check_count("n", 0)
+    Traceback (most recent call last):
+    ValueError: n: got 0 (int); expected an integer >= 1.
+    """
+    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < least:
+        raise ValueError(f"{name}: got {describe(number)}; expected an integer >= {least}.")
+
+
+def check_names(what: str, names: Any) -> list[str]:
+    """Return one name or several as a list, or raise TypeError or ValueError.
+
+    Examples
+    --------
+    >>> check_names("names", "eta"), check_names("names", ("mu", "tau"))
+    (['eta'], ['mu', 'tau'])
+    """
+    found = [names] if isinstance(names, str) else names
+    if not isinstance(found, Iterable) or not all(isinstance(name, str) for name in found):
+        raise TypeError(f"{what}: got {describe(names)}; expected a name, or a list of names.")
+    if not (found := list(found)):
+        raise ValueError(f"{what}: got none; expected at least one.")
+    return found
+
+
 def unknown(what: str, got: str, known: Iterable[str]) -> str:
     """Return the message for an unknown name: what was got, the nearest known name, all of them.
 

@@ -6,6 +6,7 @@ import numpy as np
 from advi import draws
 from advi.data import find_nan
 from advi.density import Density, log_density
+from advi.device import compiled
 from advi.errors import format_value
 from advi.gaussian import Floats, Gaussian, structure_of
 from advi.guide import Guide
@@ -34,7 +35,9 @@ def not_finite_at_start(density: Density, x: Floats, tried: str = "") -> ValueEr
     log_p = log_density(model, density.log_joint, frozenset())
     point = x.astype(density.dtype)
     # split inside: a dict that is passed to compiled code comes out in the order of its names
-    terms = jax.jit(lambda x, data: log_p(model.split(x), data))(point, density.data)
+    terms = jax.device_get(
+        compiled(lambda x, data: log_p(model.split(x), data))(point, density.data)
+    )
     [value], [gradient] = density.value_and_grad(x[None])
     nan = find_nan(density.data, density.spec)
     if np.isfinite(value) and not np.all(np.isfinite(gradient)):
@@ -98,5 +101,7 @@ def _with_bad(density: Density, gradient: Floats) -> list[str]:
 def _at(density: Density, x: Floats, names: list[str] | None = None) -> str:
     """Return the constrained values of some latents, or of all, in words."""
     model = density.model
-    values = jax.jit(lambda v: model.unravel(v)[0])(x.astype(density.dtype))
+    with np.errstate(over="ignore"):
+        point = x.astype(density.dtype)
+    values = jax.device_get(compiled(lambda v: model.unravel(v)[0])(point))
     return ", ".join(f"{n} = {format_value(values[n])}" for n in names or model.latents)

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import optax
 
 from advi import interrupts
@@ -17,7 +16,7 @@ from advi.data import check_batch, for_rows, make_rows, prepare
 from advi.deferred import Deferred, bound, check_model, check_on_host
 from advi.density import Density, default_float, precision
 from advi.drivers import default_optimizer, fit_plan
-from advi.errors import describe, unknown
+from advi.errors import check_bool, check_count, describe, unknown
 from advi.families import MeanField
 from advi.held_out import hold_out
 from advi.indices import check_data_indices
@@ -180,9 +179,13 @@ def fit(
     """
     check_model(model)
     check_on_host(data, init, eval_data)
-    _check_arguments(objective, optimizer, x64, callback)
-    for name, number in (("max_steps", max_steps), ("restarts", restarts)):
-        _check_count(name, number)
+    _check_arguments(objective, optimizer, callback)
+    if max_steps is not None:
+        check_count("max_steps", max_steps)
+    check_count("restarts", restarts)
+    check_bool("diagnose", diagnose)
+    if progress is not None:
+        check_bool("progress", progress)
     key_words(key)
     float_dtype = default_float(x64)
     with (
@@ -344,7 +347,7 @@ def _diagnosed(result: Fit, bar: Bar) -> Fit:
         return result
 
 
-def _check_arguments(objective: Any, optimizer: Any, x64: Any, callback: Any) -> None:
+def _check_arguments(objective: Any, optimizer: Any, callback: Any) -> None:
     if objective is not None and not isinstance(objective, Objective):
         raise TypeError(
             f"objective: got {describe(objective)}; expected advi.Elbo(...) or advi.Iwae(...)."
@@ -354,14 +357,18 @@ def _check_arguments(objective: Any, optimizer: Any, x64: Any, callback: Any) ->
             f"optimizer: got {describe(optimizer)}; expected an Optax optimiser such as "
             "optax.adam(1e-2), or nothing for the automatic plan."
         )
-    if x64 not in (None, True, False):
-        raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback: got {describe(callback)}; expected a function.")
+    if callback is not None and not _takes_one(callback):
+        raise TypeError(
+            f"callback: got {describe(callback)}; expected a function of one argument, a Progress."
+        )
 
 
-def _check_count(name: str, number: Any) -> None:
-    if number is None:
-        return
-    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 1:
-        raise ValueError(f"{name}: got {describe(number)}; expected an integer >= 1.")
+def _takes_one(function: Any) -> bool:
+    """Return whether something can be called with one argument, as far as it says."""
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:
+        pass  # a built-in without a signature
+    return True

@@ -14,6 +14,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.density import Density, precision
+from advi.device import compiled
 from advi.errors import listed
 from advi.model import Model
 from advi.transforms import (
@@ -199,8 +200,8 @@ def _log_jacobians(density: Density, X: Floats) -> tuple[Floats, Floats]:
     """Return the log-Jacobians (n,) of all latents at points, and their slopes (n, D)."""
     with precision(density.spec.float_dtype):
         program = _program(density.model, density.estimated)
-        values, slopes = program(X.astype(density.dtype))
-    return np.asarray(values, float), np.asarray(slopes, float)
+        values, slopes = jax.device_get(program(X.astype(density.dtype)))
+    return values.astype(float), slopes.astype(float)
 
 
 @lru_cache(maxsize=64)
@@ -209,4 +210,4 @@ def _program(model: Model, estimated: frozenset[str]) -> Any:
         log_dets = model.unravel(x)[1]
         return sum((v.sum() for n, v in log_dets.items() if n not in estimated), x.sum() * 0)
 
-    return jax.jit(jax.vmap(jax.value_and_grad(one)))
+    return compiled(jax.vmap(jax.value_and_grad(one)))

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from advi.arrays import on_host
 from advi.data import DataSpec
 from advi.families import (
     Amortised,
@@ -175,7 +176,7 @@ class Guide:
 
     def params_of(self, gaussian: tuple[NDArray, Scale], dtype: Any) -> tuple[Any, ...]:
         """Return the parameters for a mean and a scale, host arrays of a float type."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), self.from_gaussian(*gaussian))
+        return jax.tree.map(lambda leaf: on_host(leaf, dtype), self.from_gaussian(*gaussian))
 
     def to_gaussian(self, params: tuple[Any, ...]) -> tuple[NDArray, Scale]:
         """Return the mean (D,) and the scale of all latents, of the simplest kind that holds it."""

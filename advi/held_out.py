@@ -54,7 +54,7 @@ class HeldOut:
         """Return the ELBO in nats of the model with these rows in place of its own."""
         log_joint = trace(self.guide.model, self.spec)
         program = _program(self.guide, log_joint, self.per_row, self.scale)
-        return float(program(params, self.data, self.eps))
+        return float(jax.device_get(program(params, self.data, self.eps)))
 
 
 def hold_out(
@@ -112,6 +112,7 @@ def hold_out(
     per_row = check_rows(held, given)
     leaves = jax.tree.leaves(data)
     if held > EVAL_ROWS:
+        leaves = jax.device_get(leaves)
         chosen = np.sort(rng.choice(held, EVAL_ROWS, replace=False))
         leaves = [leaf[chosen] if row else leaf for leaf, row in zip(leaves, per_row, strict=True)]
         held = EVAL_ROWS

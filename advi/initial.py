@@ -1,15 +1,20 @@
 """Where a fit starts: at zeros, at the latents' own initial values, or at what the user gives."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advi.arrays import on_host, real_numbers
+from advi.device import compiled
 from advi.errors import describe, format_value, unknown
 from advi.gaussian import Gaussian
 from advi.model import Model
 from advi.result import Fit
+from advi.transforms import Transform
 
 FIRST_SD = 1.0
 
@@ -46,10 +51,7 @@ def initial(model: Model, init: Any) -> tuple[Gaussian, bool]:
         if name not in model.latents:
             raise ValueError(unknown("latent", name, model.latents))
         latent, span = model.latents[name], slice(*model.spans[name])
-        try:
-            value = np.asarray(value, float)
-        except (TypeError, ValueError):
-            raise TypeError(f"init[{name!r}]: got {describe(value)}; expected numbers.") from None
+        value = on_host(real_numbers(f"init[{name!r}]", value), float)
         if value.shape != latent.shape:
             raise ValueError(
                 f"init[{name!r}]: got {describe(value)}; expected shape {latent.shape}."
@@ -59,13 +61,19 @@ def initial(model: Model, init: Any) -> tuple[Gaussian, bool]:
                 f"init[{name!r}]: got {format_value(value)}; expected a value inside the support "
                 f"{latent.support}."
             )
-        loc[span] = np.asarray(latent.bijection.inverse(jnp.asarray(value, float)), float).ravel()
+        coordinates = _inverse(latent.bijection)(value.astype(jnp.result_type(float)))
+        loc[span] = jax.device_get(coordinates).astype(float).ravel()
         if not np.all(np.isfinite(loc[span])):
             raise ValueError(
                 f"init[{name!r}]: got {format_value(value)}; expected a value inside the support "
                 f"{latent.support}."
             )
     return Gaussian(loc, np.full(model.size, FIRST_SD)), False
+
+
+@lru_cache(maxsize=64)
+def _inverse(bijection: Transform) -> Any:
+    return compiled(bijection.inverse)
 
 
 def _from_fit(model: Model, fit: Fit) -> Gaussian:

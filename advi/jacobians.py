@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from advi.device import compiled
 from advi.errors import format_value
 from advi.model import Model
 
@@ -33,7 +34,7 @@ def transform_faults(model: Model, float_dtype: str) -> Iterator[str]:
         shape = (POINTS, *latent.unconstrained_shape)
         x = rng.uniform(-RADIUS, RADIUS, shape).astype(float_dtype)
         program = _program(maps.forward, maps.inverse)
-        log_dets, jacobians, back = (np.asarray(out, float) for out in program(x))
+        log_dets, jacobians, back = (np.asarray(out, float) for out in jax.device_get(program(x)))
         kind, where = type(latent.bijection).__name__, format_value(x[0])
         if jacobians.shape[1] == jacobians.shape[2]:
             expected = np.linalg.slogdet(jacobians)[1]
@@ -64,4 +65,4 @@ def _program(forward: Any, inverse: Any) -> Any:
         jacobian = jax.jacrev(lambda flat: forward(flat.reshape(x.shape))[0].ravel())(x.ravel())
         return log_det.sum(), jacobian, inverse(value)
 
-    return jax.jit(jax.vmap(one))
+    return compiled(jax.vmap(one))

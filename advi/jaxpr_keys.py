@@ -173,9 +173,9 @@ def _content(value: Any) -> Any:
     if known is not None:
         return known[1]
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        content = (str(value.dtype), _digest(np.asarray(jax.random.key_data(value))))
+        content = (str(value.dtype), _digest(jax.device_get(jax.random.key_data(value))))
     else:
-        content = _digest(np.asarray(value))
+        content = _digest(jax.device_get(value))
     place = id(value)
     _digests[place] = weakref.ref(value, lambda _: _digests.pop(place, None)), content
     return content

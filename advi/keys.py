@@ -72,9 +72,9 @@ def key_words(key: Any) -> tuple[int, ...]:
         return (int(key),)
     dtype = getattr(key, "dtype", None)
     if dtype is not None and np.shape(key) == () and jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return tuple(int(word) for word in np.asarray(jax.random.key_data(key)).ravel())
+        return tuple(int(word) for word in jax.device_get(jax.random.key_data(key)).ravel())
     if dtype == np.uint32 and np.ndim(key) == 1:
-        return tuple(int(word) for word in np.asarray(key))
+        return tuple(int(word) for word in jax.device_get(key))
     raise TypeError(
         f"key: got {describe(key)}; expected a non-negative integer or one JAX key. "
         "Write key=0 or key=jax.random.key(0)."
@@ -91,4 +91,5 @@ def host_rng(key: Any, stream: Stream) -> np.random.Generator:
 def device_key(key: Any, stream: Stream) -> Array:
     """Return the typed JAX key of one stream of a key."""
     seed = np.random.SeedSequence(key_words(key), spawn_key=(int(stream),)).generate_state(1)[0]
-    return jax.random.key(jax.device_put(np.uint32(seed)))
+    with jax.transfer_guard_host_to_device("allow"):  # of the constants beside the seed
+        return jax.random.key(jax.device_put(np.uint32(seed)))

@@ -11,11 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 from numpyro.distributions import constraints
 from numpyro.distributions.constraints import Constraint
 
+from advi.arrays import on_host, real_numbers
 from advi.errors import describe
 from advi.networks import check_params
 from advi.transforms import Transform, transform_for
 
 Bound = float | NDArray[Any] | Array
+
+BOUNDS = ("lower_bound", "upper_bound")  # of NumPyro's constraints
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +91,20 @@ class Latent:
                 "advi.Latent(support, shape=(..., k)), or use the helper, e.g. advi.simplex(k)."
             )
         bijection.unconstrained_shape(shape)  # raises where no value has this shape
-        if self.init is not None and np.shape(self.init) != shape:
-            raise ValueError(
-                f"init: got {describe(np.asarray(self.init))}; expected the latent's shape {shape}."
-            )
+        for bound in (getattr(self.support, name, None) for name in BOUNDS):
+            if bound is not None and not self.local and not _fits(np.shape(bound), shape):
+                raise ValueError(
+                    f"a bound of the support has shape {np.shape(bound)}; expected one that "
+                    f"broadcasts to the latent's shape {shape}. Give the latent's shape after the "
+                    "bounds, e.g. advi.interval(low, high, 3)."
+                )
+        if self.init is not None:
+            init = real_numbers("init", self.init)
+            if init.shape != shape:
+                raise ValueError(
+                    f"init: got {describe(init)}; expected the latent's shape {shape}."
+                )
+            object.__setattr__(self, "init", init)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "bijection", bijection)
 
@@ -108,8 +121,14 @@ class Latent:
     def with_rows(self, num: int) -> "Latent":
         """Return the latent of `num` rows: the same value for each, if it has one to start from."""
         shape = (num, *self.shape)
-        init = None if self.init is None else np.broadcast_to(np.asarray(self.init), shape)
+        init = None if self.init is None else np.broadcast_to(on_host(self.init), shape)
         return replace(self, shape=shape, local=False, init=init)
+
+
+def _fits(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Return whether something of one shape broadcasts to another."""
+    pairs = zip(reversed(part), reversed(whole), strict=False)
+    return len(part) <= len(whole) and all(a in (1, b) for a, b in pairs)
 
 
 def real(

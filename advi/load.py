@@ -1,8 +1,10 @@
 """load(): a fit from the file it was saved to."""
 
+import dataclasses
 from collections.abc import Iterable
 
 from advi.archive import Name, refused
+from advi.errors import describe
 from advi.result import Fit
 from advi.storage import KIND, stored
 
@@ -31,6 +33,8 @@ def load(path: Name, *, known: Iterable[type] = ()) -> Fit:
     ------
     FileNotFoundError
         If there is no such file.
+    TypeError
+        If `known` is not of classes.
     ValueError
         If it is not a fit's, cut short or altered, of a later version of `advi`, or names a class
         that is not known.
@@ -45,9 +49,15 @@ def load(path: Name, *, known: Iterable[type] = ()) -> Fit:
     >>> float(loaded.sd()["x"])
     1.0
     """
-    fields = stored(path, known)
+    if not isinstance(known, Iterable):
+        raise TypeError(f"known: got {describe(known)}; expected classes, such as [MyConstraint].")
+    classes = tuple(known)
+    for cls in classes:
+        if not isinstance(cls, type):
+            raise TypeError(f"known: got {describe(cls)}; expected classes.")
+    defaults = {f.name: f.default for f in dataclasses.fields(Fit)}
+    fields = stored(path, classes, defaults)
     with refused(path, KIND):
         fit = Fit(**fields)
-        # what cannot be said of a fit is refused here
-        _ = fit.diagnostics, None if fit.guide.local else fit.gaussian
+        _ = fit.diagnostics  # figures that are not of this model's latents are refused here
         return fit

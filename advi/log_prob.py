@@ -7,7 +7,9 @@ import jax
 import numpy as np
 from jax import Array
 
+from advi.arrays import on_host
 from advi.density import precision
+from advi.device import compiled
 from advi.guide import Guide
 
 
@@ -34,7 +36,7 @@ def log_prob(guide: Guide, params: Any, z: Any, float_dtype: str) -> Array:
             "length for every latent."
         )
     with precision(float_dtype):
-        arrays = {name: np.asarray(v, float_dtype) for name, v in values.items()}
+        arrays = {name: on_host(v, float_dtype) for name, v in values.items()}
         return _program(guide, bool(next(iter(leading))))(params, arrays)
 
 
@@ -46,4 +48,4 @@ def _program(guide: Guide, batched: bool) -> Any:
         jacobian = sum(v.sum() for name, v in log_dets.items() if name not in guide.estimated)
         return guide.log_prob(params, guide.model.split(x)).total() - jacobian
 
-    return jax.jit(jax.vmap(one, in_axes=(None, 0)) if batched else one)
+    return compiled(jax.vmap(one, in_axes=(None, 0)) if batched else one)

@@ -16,6 +16,7 @@ from jax.tree_util import GetAttrKey, KeyPath, keystr
 from numpyro.distributions import Distribution
 from numpyro.distributions.constraints import Constraint
 
+from advi.arrays import real_numbers
 from advi.errors import describe, unknown
 from advi.latents import Latent
 from advi.moments import entry_names
@@ -382,6 +383,8 @@ class Model:
 
         Raises
         ------
+        TypeError
+            If a leaf holds no real numbers.
         ValueError
             If the tree is not that of the latents, or a leaf has another shape (leading axes
             common to all are allowed).
@@ -395,7 +398,8 @@ class Model:
                 f"(missing: {missing or 'none'}, unknown: {extra or 'none'})."
             )
         for name, latent in self.latents.items():
-            shape = np.shape(got[name])
+            got[name] = real_numbers(name, got[name])
+            shape = got[name].shape
             if shape[len(shape) - len(latent.shape) :] != latent.shape:
                 raise ValueError(
                     f"{name}: got a value of shape {shape}; expected shape {latent.shape}."

@@ -61,7 +61,7 @@ class DrawSet(NamedTuple):
         }
 
     @quietly
-    def quantile(self, q: float | Sequence[float]) -> dict[str, Any]:
+    def quantile(self, q: float | Sequence[float] | Floats) -> dict[str, Any]:
         """Return quantiles of every latent, (*q.shape, *shape)."""
         return {name: self._quantile(v, q) for name, v in self.values.items()}
 
@@ -88,7 +88,7 @@ class DrawSet(NamedTuple):
             return values.mean(0)
         return np.tensordot(self.weights, values, axes=1)
 
-    def _quantile(self, values: Floats, q: float | Sequence[float]) -> Any:
+    def _quantile(self, values: Floats, q: float | Sequence[float] | Floats) -> Any:
         if self.weights is None:
             return np.quantile(values, q, axis=0)
         flat = _flat(values)

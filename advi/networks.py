@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from advi.arrays import numbers
 from advi.errors import describe
 
 STATE = "batch_stats"  # where Flax keeps the running averages of batch normalisation
@@ -32,11 +33,12 @@ def check_params(what: str, params: Any) -> None:
     if isinstance(params, Mapping) and STATE in params:
         raise TypeError(f"{what}: got state, {STATE!r}; expected the parameters alone. {NO_STATE}")
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        place = f"{what}, {jax.tree_util.keystr(path, simple=True, separator='.') or 'params'}"
         dtype = getattr(leaf, "dtype", type(leaf))
         if not jnp.issubdtype(dtype, jnp.floating):
-            where = jax.tree_util.keystr(path, simple=True, separator=".") or "params"
             raise TypeError(
-                f"{what}, {where}: got {describe(leaf)}; expected arrays of floats. Give these "
+                f"{place}: got {describe(leaf)}; expected arrays of floats. Give these "
                 "alone, in Equinox by equinox.partition(network, equinox.is_inexact_array), and "
                 f"close over the rest. {NO_STATE}"
             )
+        numbers(place, leaf)

@@ -12,6 +12,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 
 from advi import draws
+from advi.device import mixed_dtypes
 from advi.errors import describe, unknown
 from advi.frozen import Frozen
 from advi.guide import Guide
@@ -126,7 +127,8 @@ class Elbo:
         """
         stl = self.estimator == "stl"
         held = jax.lax.stop_gradient(params)
-        beta = self.beta(step) if callable(self.beta) else self.beta
+        with mixed_dtypes():
+            beta = self.beta(step) if callable(self.beta) else self.beta
         middle = guide.middle(held)
 
         def per_draw(e: Array) -> Array:

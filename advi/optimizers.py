@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from advi.device import mixed_dtypes
 from advi.guide import Guide
 from advi.jaxprs import traced
 
@@ -49,7 +50,8 @@ def keyed(
 
     size = guide.model.size
     params = guide.params_of((np.zeros(size), np.ones(size)), np.dtype(float_dtype))
-    flat, out = traced(both, params)
+    with mixed_dtypes():
+        flat, out = traced(both, params)
     key = flat, jax.tree.structure(out)
     return optimizer._replace(
         init=Keyed(optimizer.init, (*key, "init")),  # type: ignore[arg-type]

@@ -6,12 +6,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from advi.arrays import numbers
 from advi.data import DataSpec, prepare
 from advi.density import Density, precision
+from advi.device import compiled
 from advi.errors import describe
 from advi.indices import check_indices
 from advi.jaxprs import Traced, traced
@@ -94,11 +97,22 @@ def _wants_key(fn: Any) -> bool:
     )
 
 
+def _check_returned(out: Any) -> None:
+    """Raise TypeError unless a function returned numbers."""
+    leaves = jax.tree.leaves(out)
+    if not leaves:
+        raise TypeError(f"fn returned {describe(out)}; expected an array, or a tree of arrays.")
+    for leaf in leaves:
+        array = numbers("fn returned", leaf)
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            raise TypeError("fn returned a random key; expected numbers.")
+
+
 def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec, key: Any) -> Any:
     """Apply a function of one draw to all, a few at a time, and gather the results on the host."""
     with precision(spec.float_dtype):
         leaves, treedef = jax.tree.flatten(z)
-        leaves = [np.asarray(leaf, spec.float_dtype) for leaf in leaves]
+        leaves = [np.asarray(leaf, spec.float_dtype) for leaf in jax.device_get(leaves)]
         n = len(leaves[0])
         shapes = tuple(leaf.shape[1:] for leaf in leaves)
         most = min(MAX_DRAWS, 1 << (n - 1).bit_length())
@@ -109,7 +123,7 @@ def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec,
         for numbers in index.reshape(-1, program.num):
             chunk = [leaf[np.minimum(numbers, n - 1)] for leaf in leaves]
             out = program.call(chunk, data, noise, numbers)
-            parts.append(jax.tree.map(np.asarray, out))
+            parts.append(jax.device_get(out))
     return jax.tree.map(lambda *arrays: np.concatenate(arrays)[:n], *parts)
 
 
@@ -124,7 +138,14 @@ def _program(
 ) -> Program:
     def one(leaves: list[Array], data_leaves: list[Array], key: Array, number: Array) -> Any:
         z, data = treedef.unflatten(leaves), spec.treedef.unflatten(data_leaves)
-        return fn(z, data, jax.random.fold_in(key, number)) if with_key else fn(z, data)
+        try:
+            out = fn(z, data, jax.random.fold_in(key, number)) if with_key else fn(z, data)
+        except Exception as error:
+            of_z, of_data = (jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (z, data))
+            error.add_note(f"advi called fn with z of shapes {of_z} and data of shapes {of_data}.")
+            raise
+        _check_returned(out)
+        return out
 
     # at every call: what `fn` reads from outside may have changed
     flat, out = traced(
@@ -150,4 +171,4 @@ def _compiled(flat: Traced, out_tree: Any) -> Callable[..., Any]:
 
         return jax.vmap(at)(leaves, numbers)
 
-    return jax.jit(call)
+    return compiled(call)

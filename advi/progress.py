@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from advi import interrupts
+from advi.errors import describe
 from advi.status import Progress
 
 
@@ -57,7 +58,13 @@ class Bar:
             self._draw(self._bar.close)
 
     def update(self, progress: Progress) -> object:
-        """Show progress; return what the user's callback says."""
+        """Show progress; return what the user's callback says.
+
+        Raises
+        ------
+        TypeError
+            If what it returns is neither true nor false, such as an array.
+        """
         if self._bar is not None:
             self._bar.set_description_str(progress.stage, refresh=False)
             self._bar.set_postfix_str(f"ELBO {progress.elbo:.2f}", refresh=False)
@@ -65,7 +72,15 @@ class Bar:
         if self._callback is None:
             return None
         with interrupts.at_once():
-            return self._callback(progress)
+            answer = self._callback(progress)
+        try:
+            bool(answer)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"callback: returned {describe(answer)}; expected something true to end the fit, "
+                "or nothing."
+            ) from None
+        return answer
 
     def begin(self, stage: str) -> None:
         """Show the name of a stage that reports no progress of its own."""

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from advi import constrained, draws, headlines, plots, predict, storage, trust
 from advi.archive import Name
+from advi.arrays import on_host, real_numbers
 from advi.density import Density, default_float, precision
 from advi.diagnostics.examine import Checked
 from advi.diagnostics.verdict import Verdict
 from advi.diagnostics.weighted import WeightedDraws
-from advi.errors import describe
+from advi.errors import check_bool, check_names, describe
 from advi.families import PerRow
 from advi.gaussian import Gaussian, Structure, structure_of
 from advi.guide import Guide
@@ -210,6 +211,7 @@ class Fit:
         """
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
             raise ValueError(f"n: got {describe(n)}; expected a number of draws, at least 1.")
+        check_bool("corrected", corrected)
         if corrected:
             return self.corrected().sample(n, key)
         if self.guide.local or data is not None:
@@ -270,11 +272,17 @@ class Fit:
             - ``observed_data``: all leaves of the data;
             - ``trace``: the ELBO over the course of the fit.
 
+        Warns
+        -----
+        UserWarning
+            If the verdict is "poor": ArviZ takes draws for those of the posterior, and cannot see
+            how far these are from it. ``fit.corrected().to_arviz()`` carries the correction.
+
         Raises
         ------
         ImportError
             If xarray is not installed, which comes with ``advi[arviz]``.
-        ValueError
+        TypeError, ValueError
             If `dims` or `coords` do not fit.
         """
         return arviz.to_arviz(self, n, key, dims, coords)
@@ -300,9 +308,10 @@ class Fit:
         pytree
             The tree of the latents, every leaf ``(*q.shape, *shape)``.
         """
-        if not np.all((np.asarray(q) >= 0) & (np.asarray(q) <= 1)):
+        probabilities = on_host(real_numbers("q", q))
+        if not np.all((probabilities >= 0) & (probabilities <= 1)):
             raise ValueError(f"q: got {q}; expected probabilities between 0 and 1.")
-        return self._device_tree(self._moments(lambda draws: draws.quantile(q)))
+        return self._device_tree(self._moments(lambda draws: draws.quantile(probabilities)))
 
     def _moments(self, reduce: Callable[[DrawSet], dict[str, Any]]) -> dict[str, Any]:
         return self.rows().moments(reduce) if self.guide.local else reduce(self.shown_draws)
@@ -325,11 +334,7 @@ class Fit:
         ValueError
             If a name is unknown.
         """
-        wanted = (
-            [names]
-            if isinstance(names, str)
-            else (list(self.model.latents) if names is None else names)
-        )
+        wanted = list(self.model.latents) if names is None else check_names("names", names)
         return self.moment_draws.unwrapped(self.guide.angles).cov(
             [k for part in wanted for k in self.model.resolve(part)]
         )
@@ -506,14 +511,16 @@ class Fit:
         """Estimate the log predictive density of rows that are left out one at a time.
 
         Pareto-smoothed importance sampling from q, whose error as an approximation of the
-        posterior is part of the weights. It holds n N numbers in memory.
+        posterior is part of the weights. Where that error is too large for them, in most rows at
+        once, the result says so: ``fit.corrected().loo()`` weights draws that are nearer to the
+        posterior. It holds n N numbers in memory.
 
         Parameters
         ----------
         data
             The data of the fit, where the fit does not hold them itself.
         n
-            Number of draws.
+            Number of draws, at least 100.
         key
             Integer or JAX key.
 
@@ -524,7 +531,7 @@ class Fit:
         Raises
         ------
         ValueError
-            If the log-joint returns a scalar.
+            If the log-joint returns a scalar, or `n` is too small.
 
         References
         ----------

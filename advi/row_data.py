@@ -110,7 +110,9 @@ class RowData:
         The last chunk repeats its last row until it is full.
         """
         leaves, treedef = jax.tree.flatten(self.data)
-        leaves = [np.asarray(x) if row else x for x, row in zip(leaves, self.per_row, strict=True)]
+        leaves = [
+            jax.device_get(x) if row else x for x, row in zip(leaves, self.per_row, strict=True)
+        ]
         for start in range(0, len(self.index), CHUNK_ROWS):
             places = np.minimum(np.arange(start, start + CHUNK_ROWS), len(self.index) - 1)
             rows = self.index[places]

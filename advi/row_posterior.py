@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from advi import draws, interrupts
 from advi.density import log_density, precision
+from advi.device import compiled
 from advi.families import Amortised
 from advi.guide import Block, Guide
 from advi.model import Terms
@@ -86,7 +87,7 @@ class RowPosterior:
         with self._precision():
             for batch, _, count in self.rows.chunks():
                 out = program(params, batch)
-                parts.append(jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], out))
+                parts.append(jax.tree.map(lambda leaf, n=count: leaf[:n], jax.device_get(out)))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
     def at(self, places: NDArray[np.int_]) -> Any:
@@ -153,7 +154,7 @@ class RowPosterior:
             return {}
         with self._precision():
             values = _draw_program(guide)(params, np.zeros(0, self.rows.spec.float_dtype))
-            return {name: np.asarray(value) for name, value in values.items()}
+            return jax.device_get(values)
 
     def terms(
         self, rng: np.random.Generator, num_draws: int
@@ -166,7 +167,8 @@ class RowPosterior:
             eps = rng.standard_normal((num_draws, guide.noise_dim))
             with self._precision():
                 terms = program(self.at(places), batch, eps.astype(self.rows.spec.float_dtype))
-            yield jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), terms), places, count
+            terms = jax.device_get(terms)
+            yield jax.tree.map(lambda leaf: leaf.astype(np.float64), terms), places, count
 
     def log_marginal(self, num_draws: int, key: Array) -> RowValues:
         """Return importance-sampling estimates of each row's log p(x), nats."""
@@ -176,7 +178,7 @@ class RowPosterior:
         for number, (batch, places, count) in enumerate(self.rows.chunks()):
             with self._precision():
                 values = program(self.at(places), batch, key, number, num_draws)
-            found.append(np.asarray(values, np.float64)[:count])
+            found.append(jax.device_get(values)[:count].astype(np.float64))
         return RowValues.of(np.concatenate(found))
 
     @property
@@ -202,7 +204,7 @@ class RowPosterior:
             return {}
         with self._precision():
             values = _draws_program(guide)(params, eps.astype(self.rows.spec.float_dtype))
-            return {name: np.asarray(value) for name, value in values.items()}
+            return jax.device_get(values)
 
     def _draw(self, places: NDArray[np.int_], eps: Floats) -> dict[str, NDArray]:
         """Return constrained draws of local latents: of each row in `places` (P,) by eps (P, k)."""
@@ -222,7 +224,7 @@ class RowPosterior:
                     jax.tree.map(lambda leaf, i=rows: leaf[i], params),
                     flat.astype(self.rows.spec.float_dtype),
                 )
-            parts.append({name: np.asarray(v)[:count] for name, v in values.items()})
+            parts.append({name: v[:count] for name, v in jax.device_get(values).items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
@@ -240,17 +242,17 @@ def _encode_program(family: Amortised, per_row: tuple[bool, ...]) -> Any:
         axes = [0 if row else None for row in per_row]
         return family.at_rows(params, batch, jax.tree.unflatten(jax.tree.structure(batch), axes))
 
-    return jax.jit(encode)
+    return compiled(encode)
 
 
 @lru_cache(maxsize=64)
 def _draw_program(guide: Guide) -> Any:
-    return jax.jit(lambda params, eps: guide.model.constrain(guide.draw(params, eps))[0])
+    return compiled(lambda params, eps: guide.model.constrain(guide.draw(params, eps))[0])
 
 
 @lru_cache(maxsize=64)
 def _draws_program(guide: Guide) -> Any:
-    return jax.jit(jax.vmap(_draw_program(guide), in_axes=(None, 0)))
+    return compiled(jax.vmap(_draw_program(guide), in_axes=(None, 0)))
 
 
 def log_difference(guide: Guide, log_joint: LogJoint) -> Callable[[Any, Any, Array], Terms]:
@@ -268,7 +270,7 @@ def log_difference(guide: Guide, log_joint: LogJoint) -> Callable[[Any, Any, Arr
 
 @lru_cache(maxsize=64)
 def _terms_program(guide: Guide, log_joint: LogJoint) -> Any:
-    return jax.jit(jax.vmap(log_difference(guide, log_joint), in_axes=(None, None, 0)))
+    return compiled(jax.vmap(log_difference(guide, log_joint), in_axes=(None, None, 0)))
 
 
 @lru_cache(maxsize=64)
@@ -289,4 +291,4 @@ def _log_marginal_program(guide: Guide, log_joint: LogJoint) -> Any:
         groups = -(-num_draws // WEIGHT_DRAWS)
         return jax.lax.fori_loop(0, groups, more, none) - jnp.log(num_draws)
 
-    return jax.jit(program)
+    return compiled(program)

@@ -106,7 +106,7 @@ def fit_steps(
         step = 0 if state is None else int(state.step)
         status = stopped(step, "this is the fit so far", stop)
     except BrokenStreamError as broken:
-        if state is None or not int(state.step):
+        if state is None or not int(jax.device_get(state.step)):
             raise broken.error from None
         status = stopped(int(state.step), describe_error(broken.error), broken.error)
     assert status is not None
@@ -118,7 +118,7 @@ def fit_steps(
         params = ends.unjudged_start(init) if begun is None else begun
     else:
         checkpoint.save(state, course, None if status == "interrupted" else status)
-        if int(state.step):
+        if int(jax.device_get(state.step)):
             drift = settings.last_drift(state, course)
         if reader is not None and reader.kept and rows is not None:
             ends = ends.judged_by(reader.kept, settings.spec, rows.scale)
@@ -131,8 +131,8 @@ def fit_steps(
         if isinstance(status.cause, KeyboardInterrupt):
             params, elbo = _unjudged(settings, state, course, drift)
         if rows is not None:
-            seen = max(seen, min(rows.num_rows, int(state.step) * rows.batch_size))
-    trace_ = course.trace(0 if state is None else int(state.step))
+            seen = max(seen, min(rows.num_rows, int(jax.device_get(state.step)) * rows.batch_size))
+    trace_ = course.trace(0 if state is None else int(jax.device_get(state.step)))
     left = 0.0 if rows is None or not seen else unread(rows.num_rows, seen)
     fit = Fit(
         guide=guide,
@@ -151,13 +151,21 @@ def fit_steps(
     return fit
 
 
+def _stopped(state: State | None, why: str, cause: BaseException) -> Status:
+    step = 0 if state is None else int(jax.device_get(state.step))
+    if step:
+        return Status("interrupted", f"interrupted after step {step}: {why}", cause)
+    why = "interrupted before the first chunk of steps ended; this is where they start"
+    return Status("interrupted", why, cause)
+
+
 def _judged(
     settings: Stochastic, ends: FlatEnds | RowEnds, state: State, of_plan: Any, status: Status
 ) -> tuple[Any, Estimate, Status]:
     """Return the parameters that the fit ends with, their ELBO and what the status has become."""
-    moved = int(state.step) > 0 and any(settings.averaged)
-    average = jax.tree.map(np.asarray, settings.average(state)) if moved else None
-    params, elbo = ends.better(average, jax.tree.map(np.asarray, state.params))
+    moved = int(jax.device_get(state.step)) > 0 and any(settings.averaged)
+    average = jax.device_get(settings.average(state)) if moved else None
+    params, elbo = ends.better(average, jax.device_get(state.params))
     before = None if of_plan is None else ends.better(None, of_plan)[1]
     if before is not None and _lost(before, elbo, structure_of(settings.guide).dim):
         why = "the steps led away from where the plan on some rows had ended, which is kept; "
@@ -175,13 +183,13 @@ def _unjudged(
     While means still move by more than an sd, the last ones are the best; at rest the average is.
     The ELBO is that of the last steps, where it is what they maximise.
     """
-    step = int(state.step)
+    step = int(jax.device_get(state.step))
     arrays = settings.average(state) if drift.most < 1 else state.params
     last = course.elbos(step)[-LAST_ELBOS:].astype(float)
     last = last[np.isfinite(last)]
     objective = settings.objective
     known = len(last) > 1 and isinstance(objective, Elbo) and objective.beta == 1
-    return jax.tree.map(np.asarray, arrays), Estimate.of(last) if known else UNJUDGED
+    return jax.device_get(arrays), Estimate.of(last) if known else UNJUDGED
 
 
 def _with_drift(

@@ -24,6 +24,7 @@ from advi.latents import Latent
 from advi.model import Model
 from advi.stages.plan import Rival
 from advi.status import Estimate, Progress, Status
+from advi.stored_params import infinite_draws, params_of
 from advi.vocabulary import from_data, to_data
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 
 KIND, VERSION = "a fit", 1
 FLOATS = ("float32", "float64")
+# fields of `Fit` that are written in a form of their own; all others are in "further"
+OWN_PLACE = frozenset({
+    "guide", "params", "status", "elbo", "trace", "num_gradients", "density", "key",
+    "held_out_gap", "rivals", "corrected_draws", "checked",
+})  # fmt: skip
 # of every `Progress`
 TRACE = {"stage": np.str_, "step": np.int64, "elbo": np.float64, "eval_elbo": np.float64}
 
@@ -72,11 +78,12 @@ def save(fit: "Fit", path: Name) -> None:
         "key": list(key_words(fit.key)),
         "num_gradients": fit.num_gradients,
         "num_values": fit.density.num_values,
+        "infinite": infinite_draws(fit.guide, fit.params, fit.corrected_draws, fit.float_dtype),
+        "further": _further(fit),
     }
     arrays: dict[str, Any] = {
         "elbo": np.array(fit.elbo, float),
         "held_out_gap": np.array(fit.held_out_gap, float),
-        "drift": np.array(fit.drift, float),
         "rivals.elbo_difference": np.array([rival.elbo_difference for rival in rivals], float),
         "rivals.distance": np.reshape([rival.distance for rival in rivals], (-1, fit.model.size)),
     }
@@ -84,7 +91,7 @@ def save(fit: "Fit", path: Name) -> None:
         arrays[f"trace.{field}"] = np.array([getattr(p, field) for p in fit.trace], dtype)
     for i in range(len(fit.guide.blocks)):
         leaves = jax.tree.leaves(fit.params[i])
-        _params(fit.guide, i, leaves, fit.float_dtype)  # what is written can be read
+        params_of(fit.guide, i, leaves, fit.float_dtype)  # what is written can be read
         arrays |= {f"params.{i}.{k}": leaf for k, leaf in enumerate(leaves)}
     if fit.corrected_draws is not None:
         points, weights = fit.corrected_draws
@@ -99,11 +106,14 @@ def save(fit: "Fit", path: Name) -> None:
     write(path, KIND, VERSION, document, arrays)
 
 
-def stored(path: Name, known: Iterable[type]) -> dict[str, Any]:
-    """Return the fields of the fit in a file; see `load`."""
+def stored(path: Name, known: Iterable[type], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the fit in a file; see `load`.
+
+    `defaults` has the value of every field that has one where nothing is known, by name.
+    """
     archive = read(path, KIND, VERSION)
     with refused(path, KIND):
-        return _fields(str(path), archive, tuple(known))
+        return _fields(str(path), archive, tuple(known)) | _read_further(archive, defaults)
 
 
 def _fields(path: str, archive: Archive, known: tuple[type, ...]) -> dict[str, Any]:
@@ -118,7 +128,7 @@ def _fields(path: str, archive: Archive, known: tuple[type, ...]) -> dict[str, A
         raise ValueError("its families do not cover every latent once")
     guide = Guide(model, blocks, tuple(map(str, document["choices"])))
     params = tuple(
-        _params(guide, i, _group(arrays, f"params.{i}."), float_dtype) for i in range(len(blocks))
+        params_of(guide, i, _group(arrays, f"params.{i}."), float_dtype) for i in range(len(blocks))
     )
     density = Density(model, *prepare(None, float_dtype), guide.estimated)
     density.num_values = int(document["num_values"])
@@ -138,14 +148,42 @@ def _fields(path: str, archive: Archive, known: tuple[type, ...]) -> dict[str, A
         "density": density,
         "key": words[0] if len(words) == 1 else np.array(words, np.uint32),
         "held_out_gap": float(_take(arrays, "held_out_gap", float)),
-        "drift": float(_take(arrays, "drift", float)),
         "rivals": _rivals(arrays, model.size),
         "corrected_draws": _corrected(arrays, model.size),
         "checked": _checked(document, arrays),
     }
+    infinite = infinite_draws(guide, params, fields["corrected_draws"], float_dtype)
+    if infinite != document.get("infinite", []):
+        raise ValueError(f"its draws of {', '.join(infinite) or 'no latent'} are infinite")
     if arrays:
         raise ValueError(f"it holds arrays that no fit has, {', '.join(arrays)}")
     return fields
+
+
+def _further(fit: "Fit") -> dict[str, Any]:
+    """Return the fields of a fit that have no place of their own: numbers, and sentences."""
+    names = [f.name for f in dataclasses.fields(fit) if f.name not in OWN_PLACE]
+    # JSON has neither NaN nor infinity
+    return {
+        name: repr(value) if isinstance(value := getattr(fit, name), float) else to_data(value)
+        for name in names
+    }
+
+
+def _read_further(archive: Archive, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the further fields that this version knows, each of the type of its default."""
+    found = {}
+    for name, data in archive.document.get("further", {}).items():
+        if name in OWN_PLACE or name not in defaults:
+            raise ValueError(f"it holds {name!r}, which no fit has")
+        kind = type(defaults[name])
+        value = float(data) if kind is float else from_data(data)
+        if type(value) is not kind or (
+            isinstance(value, tuple) and not all(type(part) is str for part in value)
+        ):
+            raise ValueError(f"its {name} is {describe(value)}")
+        found[name] = value
+    return found
 
 
 def _tabled(fit: "Fit") -> "Fit":
@@ -233,25 +271,6 @@ def _block(data: Any, model: Model, known: tuple[type, ...]) -> Block:
     if list(block.names) != [name for name in model.latents if name in block.names]:
         raise ValueError(f"expected latents in their order, got {block.names}")
     return block
-
-
-def _params(guide: Guide, i: int, leaves: list[NDArray[Any]], float_dtype: str) -> Any:
-    """Return the parameters of a block, of a table if the rows' are shaped like its base's own."""
-    block, dim = guide.blocks[i], len(guide.indices[i])
-    family, of_one = block.base, leaves
-    if block.local:
-        dim //= guide.num_rows
-        if any(leaf.shape[:1] != (guide.num_rows,) for leaf in leaves):
-            raise ValueError(f"the tables of {family} do not have {guide.num_rows} rows")
-        of_one = [leaf[0] for leaf in leaves]
-    structure = jax.tree.structure(family.from_gaussian(np.zeros(1), np.ones(1)))
-    loc, scale = family.to_gaussian(jax.tree.unflatten(structure, of_one))
-    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(family.from_gaussian(loc, scale))]
-    if loc.shape != (dim,) or shapes != [leaf.shape for leaf in of_one]:
-        raise ValueError(f"the parameters of {family} do not have their shapes")
-    if any(leaf.dtype != float_dtype or not np.isfinite(leaf).all() for leaf in leaves):
-        raise ValueError(f"the parameters of {family} are not finite numbers of {float_dtype}")
-    return jax.tree.unflatten(structure, leaves)
 
 
 def _rivals(arrays: Arrays, dim: int) -> tuple[Rival, ...]:

@@ -20,6 +20,7 @@ from advi import interrupts
 from advi.data import DataSpec, Rows, check_batch_size, check_rows, converted, for_rows, make_rows
 from advi.deferred import Deferred, bound
 from advi.density import precision
+from advi.device import compiled
 from advi.errors import describe
 from advi.indices import check_data_indices
 from advi.model import Model
@@ -225,9 +226,10 @@ def _epochs(data: Any, num_rows: Any) -> Epochs | None:
     elif not jax.tree_util.all_leaves([data]) or isinstance(data, (_Array, str, bytes, Mapping)):
         return None
     elif not callable(data) and (
-        not isinstance(data, Iterable) or (num_rows is None and isinstance(data, Sequence))
+        not isinstance(data, Iterable)
+        or (num_rows is None and (isinstance(data, Sequence) or hasattr(data, "shape")))
     ):
-        return None  # a number, or numbers such as a range
+        return None  # a number, numbers such as a range, or an array of a kind that is refused
     if isinstance(num_rows, bool) or not isinstance(num_rows, (int, np.integer)) or num_rows < 1:
         raise ValueError(
             f"num_rows: got {describe(num_rows)}; expected the number of rows in one epoch of the "
@@ -440,7 +442,7 @@ def _checked(batch: Any, rows: Rows, first: DataSpec, what: str) -> Block:
             f"{_described(first)}, but for one number of rows."
         )
     # copies: a loader may write its next batch into the same memory
-    return [np.array(leaf) for leaf in jax.tree.leaves(tree)]
+    return [np.array(leaf) for leaf in jax.device_get(jax.tree.leaves(tree))]
 
 
 def _described(spec: DataSpec) -> str:
@@ -487,7 +489,7 @@ def _mapped(
         for first_step in itertools.count(0, rows.block):
             with precision(float_dtype):
                 steps = np.arange(first_step, first_step + rows.block, dtype=np.int32)
-                index = np.asarray(_indices(every)(key, steps)).ravel()
+                index = jax.device_get(_indices(every)(key, steps)).ravel()
             yield rows_at(index)
 
     def epoch(most: int, seed: int) -> Generator[Block, None, None]:
@@ -506,4 +508,4 @@ def _mapped(
 
 @lru_cache(maxsize=8)
 def _indices(rows: Rows) -> Any:
-    return jax.jit(jax.vmap(rows.index, in_axes=(None, 0)))
+    return compiled(jax.vmap(rows.index, in_axes=(None, 0)))

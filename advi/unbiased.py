@@ -9,8 +9,9 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi.data import DataSpec, Rows, check_batch, check_rows
+from advi.data import DataSpec, Rows, check_batch, check_rows, taking
 from advi.density import log_density
+from advi.device import compiled
 from advi.model import Model
 from advi.tracing import LogJoint, trace
 
@@ -70,7 +71,7 @@ def bias(
     whole_spec, batch_spec = every.batch_spec(spec), rows.batch_spec(spec)
     note = f"minibatches of {batch} rows against the {kept} rows that they are parts of"
     if kept < num_rows:
-        data = every.take(data, jnp.sort(rng.choice(num_rows, kept, replace=False)))
+        data = taking(every)(data, np.sort(rng.choice(num_rows, kept, replace=False)))
     try:
         parts = []
         for rows_, spec_ in ((every, whole_spec), (rows, batch_spec)):
@@ -82,7 +83,7 @@ def bias(
         return problem if TAKE_FROM_DATA in problem else f"{problem} {TAKE_FROM_DATA}", note
     order = rng.permutation(kept).reshape(-1, batch)
     differences = _differences(model, *parts, rows)
-    found = differences(X.astype(spec.float_dtype), data, order)
+    found = jax.device_get(differences(X.astype(spec.float_dtype), data, order))
     mean, gradient, shared, row = (float(np.max(x)) for x in found)
     if mean <= TOLERANCE and gradient <= TOLERANCE:  # not if they are NaN
         return None, f"{note}: equal on average, to {max(mean, gradient, 1e-16):.0e} of their size"
@@ -141,4 +142,4 @@ def _differences(model: Model, whole: Part, batch: Part, rows: Rows) -> Any:
             jnp.abs(off) / len(order) / size, off_gradient.max(1), shared.max(0), row.max(0)
         )
 
-    return jax.jit(differences)
+    return compiled(differences)

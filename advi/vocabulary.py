@@ -16,6 +16,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions import transforms as numpyro_transforms
 
 from advi import transforms
+from advi.arrays import on_host
 from advi.errors import describe
 from advi.families import FullRank, LowRank, MeanField, PerRow, Point
 from advi.guide import Block
@@ -74,7 +75,7 @@ def to_data(value: Any) -> Any:
     if type(value) is dict and all(isinstance(key, (str, int)) for key in value):
         return {"dict": [[key, to_data(item)] for key, item in value.items()]}
     if isinstance(value, (np.ndarray, jax.Array)):
-        array = np.asarray(value)
+        array = on_host(value)
         if array.dtype.kind in "biuf" and np.isfinite(array).all():
             return {"array": array.tolist(), "dtype": array.dtype.name}
     if isinstance(value, NUMPYRO):

@@ -1,5 +1,6 @@
 """Fits in ArviZ: the groups, their draws and densities, and ArviZ's own functions on them."""
 
+import dataclasses
 import importlib.util
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +12,8 @@ import pytest
 from scipy import stats
 
 import advi
+from advi.diagnostics.examine import Checked
+from advi.diagnostics.verdict import Verdict
 from tests import targets
 
 xarray = pytest.importorskip("xarray", reason="to_arviz needs xarray")
@@ -229,3 +232,39 @@ def test_a_loaded_fit_goes_to_arviz_without_its_data(tmp_path):
     assert {"log_likelihood", "observed_data"} < set(whole.children)
     loaded = advi.load(tmp_path / "normal.advi").to_arviz(20)
     np.testing.assert_array_equal(loaded["posterior"]["m"], whole["posterior"]["m"])
+
+
+def test_a_poor_fit_is_not_handed_over_in_silence(fit):
+    """ArviZ sees draws alone: whose they are it cannot tell."""
+    poor = dataclasses.replace(fit, checked=Checked(Verdict("poor", ("Off.",), "x."), 0.9, None))
+    with pytest.warns(
+        UserWarning, match=r"'poor'.*Next: use fit.corrected\(\).to_arviz\(\)"
+    ) as got:
+        poor.to_arviz(10)
+    [warning] = got
+    assert warning.filename == __file__
+    corrected = poor.corrected()
+    assert corrected.verdict.level == "good"
+    corrected.to_arviz(10)  # warnings are errors
+    dataclasses.replace(fit, checked=None).to_arviz(10)
+    still = dataclasses.replace(corrected, checked=poor.checked)
+    with pytest.warns(UserWarning, match="Next: x; the reasons"):
+        still.to_arviz(10)
+
+
+@pytest.mark.parametrize(
+    ("dims", "coords", "error", "words"),
+    [
+        (3, None, TypeError, "dims: got 3"),
+        ({"y": 3}, None, ValueError, "dims: got 3 for 'y'; expected a list of 1 names"),
+        ({"y": [None]}, None, ValueError, "expected a list of 1 names"),
+        ({"y": ["chain"]}, None, ValueError, "names that differ"),
+        ({"x": ["a", "a"]}, None, ValueError, "names that differ from one another"),
+        ({"y": ["x"]}, None, ValueError, "'x' is the name of a variable"),
+        (None, 3, TypeError, "coords: got 3"),
+        ({"y": ["a"]}, {"a": 3}, TypeError, "coords: got 3"),
+    ],
+)
+def test_what_no_names_of_axes_are(fit, dims, coords, error, words):
+    with pytest.raises(error, match=words):
+        fit.to_arviz(10, dims=dims, coords=coords)

@@ -258,6 +258,44 @@ def test_wrong_latents_and_models(case, compiled):
     assert not compiled
 
 
+BOUNDS = {
+    "text": (lambda: advi.interval("a", 1.0), TypeError, "a bound", "'a' (str)", "numbers"),
+    "None": (lambda: advi.greater_than(None), TypeError, "a bound", "None (NoneType)"),
+    "complex": (lambda: advi.less_than(1j), TypeError, "a bound", "1j (complex)", "real numbers"),
+    "ragged": (
+        lambda: advi.greater_than([[1.0], [1.0, 2.0]]),
+        TypeError,
+        "a bound",
+        "not an array",
+    ),
+    "not one shape": (
+        lambda: advi.interval(np.zeros(2), np.ones(3), 3),
+        ValueError,
+        "(2,) and (3,)",
+        "broadcast",
+    ),
+    "not the latent's": (
+        lambda: advi.greater_than(np.zeros(3)),
+        ValueError,
+        "shape (3,)",
+        "the latent's shape ()",
+    ),
+    "init: text": (lambda: advi.real(init="a"), TypeError, "init: got 'a'", "numbers"),
+    "init: complex": (lambda: advi.real(init=1j), TypeError, "init: got 1j", "real numbers"),
+}
+
+
+@pytest.mark.parametrize("case", BOUNDS)
+def test_wrong_bounds_and_starts(case, compiled):
+    call, error, *parts = BOUNDS[case]
+    raises(error, *parts, call=call)
+    assert not compiled
+
+
+def test_bounds_of_every_entry():
+    assert advi.interval(np.zeros((2, 1)), np.ones(3), 2, 3).shape == (2, 3)
+
+
 DISCRETE = [
     constraints.nonnegative_integer,
     constraints.positive_integer,
@@ -448,6 +486,18 @@ ARGUMENTS = {
     "max_steps: negative": ({"max_steps": -5}, ValueError, "max_steps: got -5", "integer >= 1"),
     "max_steps: float": ({"max_steps": 1e4}, ValueError, "10000.0 (float)", "integer >= 1"),
     "max_steps: bool": ({"max_steps": True}, ValueError, "True (bool)", "integer >= 1"),
+    "restarts: None": ({"restarts": None}, ValueError, "restarts: got None", "integer >= 1"),
+    "x64: array": ({"x64": np.array([True, False])}, TypeError, "x64: got an array", "or None"),
+    "x64: number": ({"x64": 1}, TypeError, "x64: got 1 (int)", "True, False or None"),
+    "diagnose": ({"diagnose": np.array([True, False])}, TypeError, "diagnose: got an array"),
+    "progress": ({"progress": "no"}, TypeError, "progress: got 'no' (str)", "True or False"),
+    "callback: no argument": ({"callback": lambda: 1}, TypeError, "callback: got", "one argument"),
+    "data: names of two types": (
+        {"data": {"y": 1.0, 0: 2.0}},
+        TypeError,
+        "names cannot be sorted",
+        "one type",
+    ),
     "x64: string": ({"x64": "yes"}, TypeError, "x64: got 'yes' (str)", "True, False or None"),
     "callback: number": ({"callback": 1}, TypeError, "callback: got 1 (int)", "a function"),
     "init: number": ({"init": 3}, TypeError, "init: got 3 (int)", "a Fit, or a dict"),
@@ -621,6 +671,45 @@ def test_quantiles_outside_the_unit_interval(fit, q):
     raises(ValueError, "q: got", str(q), "between 0 and 1", call=lambda: fit.quantile(q))
 
 
+@pytest.mark.parametrize("q", ["a", None, {"a": 1}, [0.1, "b"]], ids=str)
+def test_quantiles_that_are_no_numbers(fit, q):
+    raises(TypeError, "q: got", "expected numbers", call=lambda: fit.quantile(q))
+
+
+NAMES = {
+    "cov": lambda f, names: f.cov(names),
+    "plot": lambda f, names: f.plot(names),
+    "plot_pairs": lambda f, names: f.plot_pairs(names),
+}
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_names_that_are_none(fit, method):
+    for names in (3, [3], [["mu"]]):
+        raises(TypeError, "names: got", "a name, or", call=lambda n=names: NAMES[method](fit, n))
+    raises(ValueError, "names: got none", call=lambda: NAMES[method](fit, []))
+
+
+def test_a_callback_that_returns_an_array():
+    parts = "callback: returned an array of shape (2,)", "something true"
+    raises(TypeError, *parts, call=lambda: advi.fit(MODEL, callback=lambda p: np.ones(2)))
+
+
+def test_names_of_fits(fit):
+    raises(TypeError, "the names 0", "text", call=lambda: advi.compare({0: fit}))
+
+
+@pytest.mark.parametrize("known", [3, ["a"], dict], ids=str)
+def test_classes_that_are_none(fit, known, tmp_path):
+    fit.save(tmp_path / "a")
+    raises(TypeError, "known: got", "classes", call=lambda: advi.load(tmp_path / "a", known=known))
+
+
+@pytest.mark.parametrize("call", [advi.load, lambda path: advi.fit(MODEL, max_steps=1).save(path)])
+def test_names_that_no_file_has(call):
+    raises(ValueError, "path: got", "the name of a file", call=lambda: call("a\0b"))
+
+
 def test_covariance_of_an_unknown_latent(fit):
     parts = "'taau'", "did you mean 'tau'?", "mu, tau"
     raises(ValueError, *parts, call=lambda: fit.cov(["mu", "taau"]))
@@ -642,6 +731,20 @@ WRONG_POINTS = {
 def test_log_density_of_the_wrong_values(fit, case):
     z, *parts = WRONG_POINTS[case]
     raises(ValueError, "expected", *parts, call=lambda: fit.log_prob(z))
+
+
+WRONG_VALUES = {
+    "text": ({"mu": "a", "tau": np.ones(2)}, "mu: got 'a' (str)"),
+    "complex": ({"mu": 1j, "tau": np.ones(2)}, "mu: got 1j (complex)", "real numbers"),
+    "None": ({"mu": None, "tau": np.ones(2)}, "mu: got None"),
+    "ragged": ({"mu": 0.0, "tau": [[1.0], [1.0, 2.0]]}, "tau: got", "not an array"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_VALUES)
+def test_log_density_of_what_are_no_numbers(fit, case):
+    z, *parts = WRONG_VALUES[case]
+    raises(TypeError, *parts, call=lambda: fit.log_prob(z))
 
 
 def test_log_density_of_a_wrapped_latent():

@@ -83,7 +83,8 @@ def test_a_wide_function_is_mapped_one_draw_at_a_time(fit):
 
     assert fit.predict(sums, 3).shape == (3,)
     treedef = jax.tree.structure({"x": 0})
-    program = predict._program(sums, False, treedef, ((1,),), fit.density.spec, 4)
+    spec, data = fit.density.spec, fit.density.data
+    program = predict._program(sums, False, treedef, ((1,),), spec, data, 4)
     assert program.num == 1
 
 
@@ -100,6 +101,28 @@ def test_what_is_no_such_function_is_refused(fit, fn, error, words):
         fit.predict(fn, 3)
     with pytest.raises(ValueError, match="number of draws"):
         fit.predict(lambda z, d: z["x"], 0)
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (None, "fn returned None"),
+        ({}, r"fn returned \{\}"),
+        ("a", "fn returned: got 'a'"),
+        (jax.random.key(0), "fn returned a random key"),
+        (np.ma.array([1.0, 2.0], mask=[True, False]), "fn returned: got 1 masked entry"),
+    ],
+)
+def test_what_a_function_may_not_return(fit, returned, words):
+    with pytest.raises(TypeError, match=f"{words}.*expected"):
+        fit.predict(lambda z, d: returned, 3)
+
+
+def test_an_error_in_the_function_says_what_it_was_called_with(fit):
+    with pytest.raises(KeyError) as caught:
+        fit.predict(lambda z, d: d["yy"], 3)
+    note = "advi called fn with z of shapes {'x': (1,)} and data of shapes {'y': (60,)}."
+    assert note in caught.value.__notes__
 
 
 def test_double_precision_is_kept():
@@ -183,3 +206,35 @@ def test_a_row_that_pulls_the_fit_has_a_bad_khat():
     found = fit.loo()
     assert 2 in found.bad
     assert "there the density is too high, as a rule" in repr(found)
+
+
+def test_loo_says_that_the_fit_is_at_fault_and_not_the_rows(fit):
+    """A q of a third of the sd: weights that are bad before any row is left out."""
+    loc, scale = fit.gaussian.loc, fit.gaussian.sds[:, None] / 3
+    narrow = dataclasses.replace(fit, params=fit.guide.params_of((loc, scale), np.float32))
+    found = narrow.loo()
+    assert len(found.bad) == 60
+    assert found.fit_at_fault
+    text = repr(found)
+    assert "in 60 of 60 rows" in text
+    assert "the approximation is at fault, not the rows" in text
+    assert "Next: use fit.corrected().loo()" in text
+    corrected = narrow.corrected().loo()
+    assert corrected.corrected
+    assert not corrected.fit_at_fault
+    assert len(corrected.bad) == 0
+    assert "from 1000 corrected draws" in repr(corrected)
+    assert corrected.elpd == pytest.approx(left_out(Y).sum(), abs=0.2)
+
+
+def test_rows_that_are_at_fault_are_not_put_down_to_the_fit(fit):
+    y = np.append(np.zeros(2), 40.0)
+    found = advi.fit(TARGET.model, {"y": y}, diagnose=False).loo()
+    assert not found.fit_at_fault
+    assert found.khat_fit < 0.5
+
+
+@pytest.mark.parametrize("n", [0, 99, 1e3, "a"])
+def test_loo_needs_draws_with_a_tail(fit, n):
+    with pytest.raises(ValueError, match=r"n: got .*; expected an integer >= 100"):
+        fit.loo(n=n)

@@ -4,6 +4,7 @@ The groups are plain xarray datasets. ArviZ from 1.0 on, and arviz-base, take th
 older ones as InferenceData.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from advi.arrays import on_host
 from advi.data import check_rows
-from advi.errors import unknown
+from advi.errors import describe, unknown
 from advi.predict import row_terms
 from advi.storage import NotStored
 
@@ -32,7 +34,7 @@ def to_dict(fit: "Fit", n: int, key: Any) -> dict[str, NDArray]:
     """Return draws by the latent's name, host arrays (n, *shape)."""
     named = fit.model.named(fit.sample(n, key))
     in_order = dict.fromkeys(fit.model.latents) | named
-    return {name: np.asarray(values) for name, values in in_order.items()}
+    return {name: on_host(values) for name, values in in_order.items()}
 
 
 def to_arviz(
@@ -43,6 +45,9 @@ def to_arviz(
     coords: Mapping[str, Any] | None,
 ) -> Any:
     """Return the groups of a fit as a DataTree, or as InferenceData for ArviZ before 1.0."""
+    for name, given in (("dims", dims), ("coords", coords)):
+        if given is not None and not isinstance(given, Mapping):
+            raise TypeError(f"{name}: got {describe(given)}; expected a dict.")
     posterior = {name: values[None] for name, values in to_dict(fit, n, key).items()}
     data, rows = _data(fit), _log_likelihood(fit, posterior)
     shapes = {name: values.shape for name, values in data.items()}
@@ -55,6 +60,8 @@ def to_arviz(
     row = next((of_data[name][0] for name in by_row if name in of_data), ROW)
     of_data = dict.fromkeys(by_row, (row,)) | of_data
     dims = dict.fromkeys(fit.guide.local, (row,)) | dims
+    if fit.verdict.level == "poor":
+        warnings.warn(_caution(fit), UserWarning, stacklevel=3)
     groups = {
         "posterior": _dataset(posterior, SAMPLE_DIMS, dims, coords, _report(fit)),
         "trace": _dataset(*_trace(fit)),
@@ -71,6 +78,18 @@ def to_arviz(
         # before 1.0: later ones come with arviz_base, and have no such class
         return import_module("arviz").InferenceData(**groups)
     return _xarray().DataTree.from_dict(groups)
+
+
+def _caution(fit: "Fit") -> str:
+    """Return what ArviZ cannot see of a poor fit, and what to give it instead."""
+    next_one = "use fit.corrected().to_arviz()"
+    if fit.corrected_draws is not None:
+        next_one = fit.verdict.action.removesuffix(".")
+    return (
+        "to_arviz: the verdict on these draws is 'poor', and ArviZ will take them for draws from "
+        f"the posterior: its intervals, k-hats and comparisons do not see the error of the fit. "
+        f"Next: {next_one}; the reasons are in fit.verdict."
+    )
 
 
 def _report(fit: "Fit") -> dict[str, Any]:
@@ -124,7 +143,7 @@ def _data(fit: "Fit") -> dict[str, NDArray]:
         return {}
     leaves = jax.tree.leaves(fit.density.data)
     return {
-        name: np.asarray(leaf)
+        name: jax.device_get(leaf)
         for name, leaf in zip(fit.density.spec.names, leaves, strict=True)
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     }
@@ -145,19 +164,30 @@ def _check(shapes: Mapping[str, Any], dims: Mapping[str, Any], coords: Mapping[s
     for name, axes in dims.items():
         if name not in shapes:
             raise ValueError(f"dims: {unknown('latent or data leaf', name, shapes)}")
-        if isinstance(axes, str) or len(axes) != len(shapes[name]):
+        if not _are_names(axes) or len(axes) != len(shapes[name]):
             raise ValueError(
                 f"dims: got {axes!r} for {name!r}; expected a list of {len(shapes[name])} names, "
                 f"one for each axis of its shape {shapes[name]}."
+            )
+        if len({*axes, *SAMPLE_DIMS}) != len(axes) + len(SAMPLE_DIMS):
+            raise ValueError(
+                f"dims: got {axes!r} for {name!r}; expected names that differ from one another, "
+                f"and from {', '.join(SAMPLE_DIMS)}."
             )
         sizes |= dict(zip(axes, shapes[name], strict=True))
     for axis, labels in coords.items():
         if axis not in sizes:
             raise ValueError(f"coords: {unknown('dimension', axis, sizes)} Name it in dims.")
+        if np.ndim(labels) != 1:
+            raise TypeError(f"coords: got {describe(labels)} for {axis!r}; expected a list.")
         if len(labels) != sizes[axis]:
             raise ValueError(
                 f"coords: got {len(labels)} labels for {axis!r}; expected {sizes[axis]}."
             )
+
+
+def _are_names(axes: Any) -> bool:
+    return isinstance(axes, (list, tuple)) and all(isinstance(axis, str) for axis in axes)
 
 
 def _dataset(
@@ -176,6 +206,11 @@ def _dataset(
         axes = (*own, *(f"{flat}_dim_{k}" for k in rest))
         variables[flat] = (axes, value)
         sizes |= dict(zip(axes, value.shape, strict=True))
+    taken = [axis for axis in sizes if axis in variables]
+    if taken:
+        raise ValueError(
+            f"dims: {taken[0]!r} is the name of a variable beside it; expected another for an axis."
+        )
     labels = {axis: coords.get(axis, np.arange(size)) for axis, size in sizes.items()}
     return _xarray().Dataset(variables, labels, {"inference_library": "advi", **report})
 

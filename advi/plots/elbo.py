@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from advi.errors import describe
 from advi.plots.panels import pyplot
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ def plot_elbo(fit: "Fit", ax: Any) -> Any:
     """Draw the ELBO at every step of a fit, and its final value; return the axes."""
     if ax is None:
         ax = pyplot().subplots(figsize=(7, 3.5), layout="constrained")[1]
+    elif not hasattr(ax, "plot"):
+        raise TypeError(f"ax: got {describe(ax)}; expected Matplotlib axes.")
     step = np.array([progress.step for progress in fit.trace])
     stage = np.array([progress.stage for progress in fit.trace], dtype=str)
     elbo = fit.elbo_trace

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advi.density import precision
+from advi.device import compiled
 from advi.moments import DrawSet
 from advi.plots.panels import (
     Coordinate,
@@ -152,12 +153,13 @@ def _densities(fit: "Fit", wanted: frozenset[str]) -> dict[str, tuple[NDArray, F
             loc, sd = fit.gaussian.loc[span], fit.gaussian.sds[span]
             points = (loc + t[:, None] * sd).astype(fit.float_dtype)
             shape = (GRID, *latents[name].unconstrained_shape)
-            value, log_det = _forward(latents[name].bijection)(points.reshape(shape))
-            log_slope = np.asarray(log_det, np.float64).reshape(GRID, -1)
-            curves[name] = (np.asarray(value), np.exp(log_normal[:, None] - log_slope) / sd)
+            found = _forward(latents[name].bijection)(points.reshape(shape))
+            value, log_det = jax.device_get(found)
+            log_slope = log_det.astype(np.float64).reshape(GRID, -1)
+            curves[name] = (value, np.exp(log_normal[:, None] - log_slope) / sd)
     return curves
 
 
 @lru_cache(maxsize=64)
 def _forward(bijection: Transform) -> Any:
-    return jax.jit(bijection.forward)
+    return compiled(bijection.forward)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from advi.errors import describe, unknown
+from advi.errors import check_names, describe, unknown
 from advi.moments import entry_names
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def choose(
     }
     by_label = {c.label: c for found in everything.values() for c in found}
     found: list[Coordinate] = []
-    for name in everything if names is None else [names] if isinstance(names, str) else names:
+    for name in everything if names is None else check_names("names", names):
         if name in by_label:
             found.append(by_label[name])
             continue

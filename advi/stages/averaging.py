@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from advi.families import PerRow, Point
@@ -31,7 +30,7 @@ def tail_average(average: Average) -> Any:
 
     On the host: a program of its own would take longer to compile than to fetch the numbers.
     """
-    older, newer, num_older, num_newer = jax.tree.map(np.asarray, average)
+    older, newer, num_older, num_newer = jax.device_get(average)
     total = max(int(num_older + num_newer), 1)
     share = int(num_older) / total
     return jax.tree.map(

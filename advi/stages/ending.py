@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advi.density import Density
+from advi.device import compiled
 from advi.errors import format_value
 from advi.gaussian import Floats, Structure
 from advi.stages.lockstep import Stage
@@ -179,5 +180,7 @@ class Ending(NamedTuple):
 
     def _where(self, which: Bools) -> str:
         model, loc = self.density.model, self.path.held_out.gaussian.loc
-        values = jax.jit(lambda x: model.unravel(x)[0])(loc.astype(self.density.dtype))
+        with np.errstate(over="ignore"):
+            x = loc.astype(self.density.dtype)
+        values = jax.device_get(compiled(lambda x: model.unravel(x)[0])(x))
         return ", ".join(f"{name} = {format_value(values[name])}" for name in self._names(which))

@@ -7,10 +7,9 @@ for that distance.
 
 from typing import NamedTuple, Protocol
 
-import jax
 import numpy as np
 
-from advi.data import Rows
+from advi.data import Rows, taking
 from advi.density import Density
 from advi.families import Family, Point
 from advi.gaussian import Floats, Gaussian, Structure
@@ -197,5 +196,5 @@ def some_rows(density: Density, rows: Rows, rng: np.random.Generator) -> Density
     index = np.sort(rng.choice(rows.num_rows, num, replace=False))
     some = Rows(rows.num_rows, num, rows.per_row)
     spec = some.batch_spec(density.spec)
-    data = some.take(density.data, jax.device_put(index.astype(np.int32)))
+    data = taking(some)(density.data, index.astype(np.int32))
     return Density(density.model, data, spec, density.estimated, some.scale)

@@ -12,8 +12,10 @@ import optax
 from jax import Array
 
 from advi import draws, interrupts
+from advi.arrays import on_host
 from advi.data import DataSpec, Rows
 from advi.density import log_density, precision
+from advi.device import mixed_dtypes
 from advi.families import Family, PerRow
 from advi.gaussian import Gaussian
 from advi.guide import Guide
@@ -128,7 +130,7 @@ class Stochastic(NamedTuple):
         """Return the state before the first step; `params` and `anchor` are host arrays."""
         dtype = np.dtype(self.spec.float_dtype)
         params, anchor = jax.tree.map(
-            lambda leaf: jax.device_put(np.asarray(leaf, dtype)), (params, anchor)
+            lambda leaf: jax.device_put(on_host(leaf, dtype)), (params, anchor)
         )
         dim = self.guide.noise_dim
         fixed = np.zeros((0, dim))
@@ -143,7 +145,7 @@ class Stochastic(NamedTuple):
 
         Blocks of local latents have too many parameters to compare: of these the ELBO tells.
         """
-        average = jax.tree.map(np.asarray, state.average)
+        average = jax.device_get(state.average)
         blocks = zip(self.guide.blocks, average.older, average.newer, self.averaged, strict=True)
         found = [
             distance(Gaussian(*b.family.to_gaussian(older)), Gaussian(*b.family.to_gaussian(newer)))
@@ -159,7 +161,8 @@ class Stochastic(NamedTuple):
 
         The average of a few steps has much of their noise, by which that of all is not off.
         """
-        num_older, num_newer = int(state.average.num_older), int(state.average.num_newer)
+        counts = jax.device_get((state.average.num_older, state.average.num_newer))
+        num_older, num_newer = map(int, counts)
         if course.drift is not None and num_newer < num_older:
             return course.drift
         return self.drift(state)
@@ -184,13 +187,13 @@ class Stochastic(NamedTuple):
         without, and taken anew, with each one looked at, if anything is not finite after them; and
         so are all steps after one that was skipped.
         """
-        checked = int(state.skipped) > 0
+        before, skipped = map(int, jax.device_get((state.step, state.skipped)))
         num = jax.device_put(np.int32(num_steps))
-        new, elbos, finite = self._compiled(checked)(state, data, num)
-        if not checked and not finite:
+        new, elbos, finite = self._compiled(skipped > 0)(state, data, num)
+        if not skipped and not jax.device_get(finite):
             new, elbos, _ = self._compiled(True)(state, data, num)
-        taken = int(new.step) - int(state.step)
-        return new, np.asarray(elbos)[:taken]
+        elbos, step = jax.device_get((elbos, new.step))
+        return new, elbos[: int(step) - before]
 
     def _compiled(self, checked: bool) -> Any:
         log_joint = trace(self.guide.model, self.spec)
@@ -217,12 +220,13 @@ def run_steps(
     size = settings.chunk_steps
     while True:
         interrupts.check()
-        step = int(state.step)
+        step = int(jax.device_get(state.step))
         # however many steps came before, chunks end where the checks are due
         num_steps = min(size - step % size, max_steps - step)
         state, elbos = settings.chunk(state, next(blocks), num_steps)
         course.chunks.append(elbos)
-        step, skipped = int(state.step), int(state.skipped)
+        counts = jax.device_get((state.step, state.skipped, state.bad_run))
+        step, skipped, bad_run = map(int, counts)
         note = f"; {skipped} non-finite steps were skipped" if skipped else ""
         status = None
         finite = elbos[np.isfinite(elbos)]
@@ -231,11 +235,11 @@ def run_steps(
             progress = progress._replace(eval_elbo=held_out.elbo(state.params))
             course.evals.append((step, progress.eval_elbo))
             course = course._replace(eval_due=step + held_out.every)
-        if int(state.bad_run) >= MAX_BAD_RUN:
-            first = step - int(state.bad_run) + 1
+        if bad_run >= MAX_BAD_RUN:
+            first = step - bad_run + 1
             status = Status(
                 "diverged",
-                f"{int(state.bad_run)} steps in a row, from step {first} on, gave a non-finite "
+                f"{bad_run} steps in a row, from step {first} on, gave a non-finite "
                 "ELBO or gradient",
             )
         elif due(step):
@@ -286,7 +290,7 @@ def _uses_value_fn(guide: Guide, optimizer: optax.GradientTransformation) -> boo
 
     size = guide.model.size
     params = guide.params_of((np.zeros(size), np.ones(size)), np.float32)
-    with jax.numpy_dtype_promotion("standard"):
+    with mixed_dtypes():
         jax.eval_shape(update, params)
     return bool(used)
 
@@ -354,8 +358,7 @@ def _chunk(settings: Stochastic, log_joint: LogJoint, own: Traced | None, checke
             return -aim.value(log_p_batch, guide, params, eps, scale, state.step)
 
         value, gradients = jax.value_and_grad(loss)(old_params)
-        # Optax mixes counts with floats, which a user may have forbidden JAX
-        with jax.numpy_dtype_promotion("standard"):
+        with mixed_dtypes():
             updates, opt_state = optimizer.update(
                 gradients, old_opt_state, old_params, value=value, grad=gradients, value_fn=loss
             )

@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
+from advi.arrays import on_host, real_numbers
 from advi.errors import describe, unknown
 from advi.transforms.base import eps, tiny
 
@@ -119,6 +120,15 @@ class Interval:
 
     def __post_init__(self) -> None:
         lower, upper = _static(self.lower), _static(self.upper)
+        shapes = np.shape(lower), np.shape(upper)
+        if () not in shapes and shapes[0] != shapes[1]:
+            try:
+                np.broadcast_shapes(*shapes)
+            except ValueError:
+                raise ValueError(
+                    f"an interval's bounds have the shapes {shapes[0]} and {shapes[1]}; expected "
+                    "shapes that broadcast."
+                ) from None
         if not np.all(np.asarray(lower) < np.asarray(upper)):
             raise ValueError(
                 f"an interval needs lower < upper everywhere; got lower = {lower}, upper = {upper}."
@@ -160,7 +170,7 @@ def _static(bound: Bound) -> float | tuple[Any, ...]:
             "transform is being built inside jit. Use a latent with a fixed support, for example "
             "unit_interval or positive, and shift and scale it in the log-joint."
         )
-    array = np.asarray(bound, float)
+    array = on_host(real_numbers("a bound of a support", bound), float)
     if not np.isfinite(array).all():
         raise ValueError(
             f"the bounds of a support must be finite; got {describe(bound)}. For a side without "

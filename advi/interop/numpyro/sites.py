@@ -21,6 +21,7 @@ from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import biject_to
 
 from advi.data import DataSpec
+from advi.device import compiled
 from advi.interop.numpyro.handlers import KnownValues, WholePlates
 from advi.interop.numpyro.masks import UNOBSERVED, is_imputed, is_masked
 from advi.interop.numpyro.refusals import explained
@@ -79,7 +80,7 @@ class Sites:
             Name of every local latent to the axis of its value that runs over rows, from the last.
         """
         outputs = [] if self.program is None else self.program(*jax.tree.leaves(data))
-        on_host = [np.asarray(value) for value in outputs]
+        on_host = [np.asarray(value) for value in jax.device_get(outputs)]
         found = {}
         for name, unknown in self.unknowns.items():
             if name in self.moving:
@@ -191,7 +192,7 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
 @lru_cache(maxsize=64)
 def _compiled(flat: Traced, float_dtype: str) -> Callable[..., list[Array]]:
     zero = np.zeros((), float_dtype)
-    return jax.jit(lambda *leaves: flat(zero, *leaves))
+    return compiled(lambda *leaves: flat(zero, *leaves))
 
 
 def _stand_in(site: Site, marker: Array) -> Array | None:
