@@ -29,6 +29,7 @@ WIDER_PER_DIM, MAX_WIDER = 8, 128  # points to climb from
 WIDER_ROUNDS = ((8, 0.25), (30, 0.25), (100, 1.0))  # evaluations of each, and what share goes on
 ASCENTS_PER_DIM, MAX_ASCENTS, ASCENT_SD = 2, 30, 0.1  # from random points
 ASCENT_DRAWS, ASCENT_EVALS = 4, 120
+MAX_ELEMENTS = 2**20  # memory cap of either: points times dimension
 RACE_DRAWS, RACE_EVALS = 32, 60  # of the best of these, and the best start beside them
 LAST_RADII = (0.1, 0.5, 1.0, 2.0, 6.0, 20.0)  # where else a finite value is looked for
 LAST_POINTS = 50  # in each of these boxes
@@ -77,10 +78,11 @@ class Search(NamedTuple):
         """Return the starts that may win, the best first; none if no point was finite."""
         climbs, wide = yield from self._climbs()
         found = yield from basins(climbs, NUM_STARTS)
-        more = len(self.center) - FEW_DIMS
+        dim = len(self.center)
+        more, most = dim - FEW_DIMS, max(MAX_ELEMENTS // max(dim, 1), len(WIDER_RADII))
         doubted = len(found) > 1 and more > 0 and _share(found[0], wide) < WITNESSES / NUM_CLIMBS
         if doubted:
-            wide = yield from self._wider(min(WIDER_PER_DIM * more, MAX_WIDER))
+            wide = yield from self._wider(min(WIDER_PER_DIM * more, MAX_WIDER, most))
             found = yield from basins(climbs + wide, NUM_STARTS)
         started = yield from together(
             *(
@@ -91,8 +93,11 @@ class Search(NamedTuple):
         started = sorted((s for s in started if np.isfinite(s.elbo)), key=lambda s: -s.elbo)
         hopeful = [Fitted(s.gaussian, s.elbo, "started", np.inf) for s in _hopeful(started)]
         if doubted and (len(hopeful) > 1 or _share(found[0], wide) < 0.5):
-            ascended = yield from self._ascents(started, min(ASCENTS_PER_DIM * more, MAX_ASCENTS))
-            return Found((yield from self._raced(ascended + hopeful[:1])), doubted)
+            ascended = yield from self._ascents(
+                started, min(ASCENTS_PER_DIM * more, MAX_ASCENTS, most)
+            )
+            raced = yield from self._raced(ascended + hopeful[:1])
+            return Found(raced or hopeful, doubted)
         return Found(hopeful, doubted)
 
     def _climbs(self) -> Stage[tuple[list[Climbed], list[Climbed]]]:
