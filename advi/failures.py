@@ -35,8 +35,9 @@ def not_finite_at_start(density: Density, x: Floats, tried: str = "") -> ValueEr
     log_p = log_density(model, density.log_joint, frozenset())
     point = x.astype(density.dtype)
     # split inside: a dict that is passed to compiled code comes out in the order of its names
-    terms = compiled(lambda x, data: log_p(model.split(x), data))(point, density.data)
-    terms = jax.device_get(terms)
+    terms = jax.device_get(
+        compiled(lambda x, data: log_p(model.split(x), data))(point, density.data)
+    )
     [value], [gradient] = density.value_and_grad(x[None])
     nan = find_nan(density.data, density.spec)
     if np.isfinite(value) and not np.all(np.isfinite(gradient)):
@@ -52,7 +53,7 @@ def not_finite_at_start(density: Density, x: Floats, tried: str = "") -> ValueEr
         parts = [f"the log density is not finite at the start: {value:.4g} at {_at(density, x)}."]
         if np.isfinite(value):
             parts = [f"the log density is not finite around the start, at {_at(density, x)}."]
-        rows = np.flatnonzero(~np.isfinite(terms.per_row))
+        rows = np.flatnonzero(~np.isfinite(np.asarray(terms.per_row)))
         if len(rows):
             parts.append(f"Rows that are not finite: {format_value(rows)}.")
         if nan:

@@ -280,7 +280,6 @@ def fit(
             scale = stream.rows.num_rows / stream.num_first
             of_first = model.with_rows(stream.num_first)
             density = Density(of_first, first, first_spec, guide.estimated, scale)
-            check_data_indices(of_first, density.log_joint, first_spec, first)
         found = Planned()
         if optimizer is None:
             bar.begin("start")

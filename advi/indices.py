@@ -5,65 +5,30 @@ an index from the data by arithmetic alone, it is computed here on the host and 
 length of the axis.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core as jex_core
-import jax.numpy as jnp
 import numpy as np
 
 from advi.data import DataSpec
 from advi.jaxprs import Traced
+from advi.known import Known, applied, constant_of, input_at, is_number
 from advi.model import Model
 from advi.tracing import LogJoint
 
-Evaluate = Callable[[Sequence[Any]], np.ndarray]  # from the inputs' values
-
-MAX_ELEMENTS = 2**24  # of an index array; one that is larger is not looked at
-
-ELEMENTWISE: dict[str, Callable[..., Any]] = {
-    "add": np.add,
-    "sub": np.subtract,
-    "mul": np.multiply,
-    "neg": np.negative,
-    "lt": np.less,
-    "le": np.less_equal,
-    "gt": np.greater,
-    "ge": np.greater_equal,
-    "eq": np.equal,
-    "ne": np.not_equal,
-    "max": np.maximum,
-    "min": np.minimum,
-    "and": np.bitwise_and,
-    "or": np.bitwise_or,
-    "not": np.bitwise_not,
-    "clamp": lambda low, x, high: np.clip(x, low, high),
-    "select_n": lambda which, *cases: np.choose(np.asarray(which, int), cases),
-    "copy": np.asarray,
-    "stop_gradient": np.asarray,
-}
-INLINED = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call")
-
-
-class Known(NamedTuple):
-    """A value of a trace that its inputs determine, without any latent.
-
-    Attributes
-    ----------
-    value
-        From the values of the inputs.
-    leaves
-        The inputs that it comes from.
-    steps
-        Whether it is a scalar in a loop, and the value holds that of every step.
-    """
-
-    value: Evaluate
-    leaves: frozenset[int]
-    steps: bool = False
+INLINED = (
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "remat2",
+    "checkpoint",
+    "custom_jvp_call",
+    "custom_vjp_call",
+)
 
 
 class Site(NamedTuple):
@@ -119,22 +84,9 @@ def check_indices(
 def _sites(traced: Traced) -> tuple[Site, ...]:
     inner = traced.jaxpr.jaxpr
     sites: list[Site] = []
-    inputs = [_input(i) if _is_number(v.aval) else None for i, v in enumerate(inner.invars)]
+    inputs = [input_at(i) if is_number(v.aval) else None for i, v in enumerate(inner.invars)]
     _walk(traced.jaxpr, inputs, list(range(len(inner.invars))), sites)
     return tuple(sites)
-
-
-def _input(i: int) -> Known:
-    return Known(lambda values: np.asarray(values[i]), frozenset([i]))
-
-
-def _constant(value: Any) -> Known:
-    return Known(lambda _: np.asarray(value), frozenset())
-
-
-def _is_number(aval: Any) -> bool:
-    dtype = getattr(aval, "dtype", None)
-    return dtype is not None and not jnp.issubdtype(dtype, jax.dtypes.extended)
 
 
 def _walk(
@@ -148,13 +100,13 @@ def _walk(
     known: dict[Any, Known | None] = {}
     origin: dict[Any, int | None] = {}
     for v, constant in zip(inner.constvars, getattr(jaxpr, "consts", ()), strict=False):
-        known[v] = _constant(constant) if _is_number(v.aval) else None
+        known[v] = constant_of(constant) if is_number(v.aval) else None
     known |= dict(zip(inner.invars, inputs, strict=True))
     origin |= dict(zip(inner.invars, origins, strict=True))
 
     def of(v: Any) -> Known | None:
         if isinstance(v, jex_core.Literal):
-            return _constant(v.val) if _is_number(v.aval) else None
+            return constant_of(v.val) if is_number(v.aval) else None
         return known.get(v)
 
     def origin_of(v: Any) -> int | None:
@@ -176,7 +128,7 @@ def _walk(
         elif name == "dynamic_slice":
             sites += _sliced(eqn, args[1:], from_[0])
         elif all(arg is not None for arg in args) and len(eqn.outvars) == 1:
-            results = [_applied(eqn, [arg for arg in args if arg is not None])]
+            results = [applied(eqn, [arg for arg in args if arg is not None])]
         if name in ("convert_element_type", "copy", "stop_gradient"):
             origin[eqn.outvars[0]] = from_[0]
         known |= dict(zip(eqn.outvars, results, strict=True))
@@ -226,71 +178,6 @@ def _inputs(jaxpr: Any) -> Sequence[Any]:
 
 def _results(jaxpr: Any) -> Sequence[Any]:
     return getattr(jaxpr, "jaxpr", jaxpr).outvars
-
-
-def _applied(eqn: Any, args: Sequence[Known]) -> Known | None:
-    """Return the known result of arithmetic on known values, or None of what is not looked at."""
-    name, params, aval = eqn.primitive.name, eqn.params, eqn.outvars[0].aval
-    steps = any(arg.steps for arg in args)
-    function = ELEMENTWISE.get(name)
-    if function is None and steps:
-        if math.prod(aval.shape) != 1 or name not in ("broadcast_in_dim", "reshape", "squeeze"):
-            return None
-        function = np.asarray
-    elif function is None:
-        function = _shaped(name, params, aval)
-    if name == "convert_element_type":
-        whole = np.issubdtype(aval.dtype, np.integer)
-        function = (lambda x: np.trunc(x).astype(np.int64)) if whole else np.asarray
-    if function is None or math.prod(aval.shape) > MAX_ELEMENTS:
-        return None
-    apply: Callable[..., Any] = function
-
-    def value(values: Sequence[Any]) -> np.ndarray:
-        # as wide as they come: a sum that wraps around in 32 bits is outside in any case
-        return np.asarray(apply(*(_wide(arg.value(values)) for arg in args)))
-
-    return Known(value, frozenset().union(*(arg.leaves for arg in args)), steps)
-
-
-def _wide(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.int64) if np.issubdtype(array.dtype, np.integer) else array
-
-
-def _shaped(name: str, params: dict[str, Any], aval: Any) -> Callable[..., Any] | None:
-    """Return NumPy's function for an operation that arranges entries anew."""
-    if name == "broadcast_in_dim":
-        axes = params["broadcast_dimensions"]
-
-        def broadcast(x: np.ndarray) -> np.ndarray:
-            shape = [1] * len(aval.shape)
-            for axis, length in zip(axes, x.shape, strict=True):
-                shape[axis] = length
-            return np.broadcast_to(x.reshape(shape), aval.shape)
-
-        return broadcast
-    if name in ("reshape", "squeeze", "expand_dims"):
-        return lambda x: x.reshape(aval.shape)
-    if name == "concatenate":
-        return lambda *parts: np.concatenate(parts, params["dimension"])
-    if name == "transpose":
-        return lambda x: x.transpose(params["permutation"])
-    if name == "iota":
-        shape = [1] * len(aval.shape)
-        shape[params["dimension"]] = -1
-        return lambda: np.broadcast_to(
-            np.arange(aval.shape[params["dimension"]]).reshape(shape), aval.shape
-        )
-    if name == "slice":
-        spans = zip(
-            params["start_indices"],
-            params["limit_indices"],
-            params["strides"] or [1] * len(aval.shape),
-            strict=True,
-        )
-        parts = tuple(slice(*span) for span in spans)
-        return lambda x: x[parts]
-    return None
 
 
 def _sites_of(

@@ -5,7 +5,6 @@ function is therefore traced anew whenever it may have changed, and its programs
 the trace: by its operations, and by the contents of its constants.
 """
 
-import hashlib
 import math
 import threading
 import weakref
@@ -16,14 +15,13 @@ from typing import Any
 
 import jax
 import jax.extend.core as jex_core
-import jax.numpy as jnp
 import numpy as np
 import numpyro
 import optax
 from jax import Array
 from jax.core import Tracer
 
-Key = tuple[Any, ...]
+from advi.jaxpr_keys import Key, constants, inner_jaxprs, is_jaxpr, key_of
 
 # JAX and NumPyro keep what they are about to trace in global state: one trace at a time
 trace_lock = threading.RLock()
@@ -59,7 +57,7 @@ class Traced:
 
     def is_like(self, other: "Traced") -> bool:
         """Return whether it computes what another does, leaving aside what cannot be compared."""
-        return self is other or _key(self.jaxpr, False) == _key(other.jaxpr, False)
+        return self is other or key_of(self.jaxpr, False) == key_of(other.jaxpr, False)
 
 
 _known: "weakref.WeakValueDictionary[Key, Traced]" = weakref.WeakValueDictionary()
@@ -67,7 +65,7 @@ _known: "weakref.WeakValueDictionary[Key, Traced]" = weakref.WeakValueDictionary
 
 def interned(jaxpr: Any) -> Traced:
     """Return the one `Traced` that stands for all closed jaxprs equal to this one."""
-    key = _key(jaxpr, True)
+    key = key_of(jaxpr, True)
     with trace_lock:
         found = _known.get(key)
         if found is None:
@@ -127,173 +125,6 @@ def _own_parts(jaxpr: Any) -> Iterator[Any]:
             yield from _own_parts(part)
 
 
-def inner_jaxprs(eqn: Any) -> Iterator[Any]:
-    """Yield the jaxprs in the parameters of an equation, closed or not."""
-    for param in eqn.params.values():
-        for item in param if isinstance(param, (tuple, list)) else (param,):
-            if _is_jaxpr(item):
-                yield item
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return hasattr(getattr(value, "jaxpr", value), "eqns")
-
-
-class _Same:
-    """What is equal to nothing but itself, and by its type alone where that is overlooked."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-
-# rules of differentiation, which are functions: parameters of these names, replaced by a trace
-RULES = {
-    "custom_jvp_call": ("jvp_jaxpr_fun",),
-    "custom_vjp_call": ("fwd_jaxpr_thunk", "bwd", "out_trees"),
-}
-
-
-def _key(jaxpr: Any, strict: bool, rules: bool = True) -> Key:
-    """Return what two jaxprs have in common exactly if they compute the same.
-
-    Parameters
-    ----------
-    jaxpr
-        Closed or not.
-    strict
-        Whether functions that cannot be looked into are told apart by identity, or are overlooked.
-    rules
-        Whether custom rules of differentiation are looked into.
-    """
-    inner = jaxpr.jaxpr
-    number: dict[int, int] = {}
-
-    def bind(variables: Sequence[Any]) -> Key:
-        for v in variables:
-            number[id(v)] = len(number)
-        return tuple(v.aval for v in variables)
-
-    def atom(v: Any) -> Any:
-        if isinstance(v, jex_core.Literal):
-            return v.aval, _content(v.val)
-        return number[id(v)]
-
-    def equation(eqn: Any) -> Key:
-        name = eqn.primitive.name
-        functions = RULES.get(name, ())
-        params = tuple(
-            (k, _param(p, strict, rules)) for k, p in eqn.params.items() if k not in functions
-        )
-        inputs = tuple(map(atom, eqn.invars))
-        derivative = _rule(eqn, strict) if functions and rules else None
-        return name, params, inputs, bind(eqn.outvars), derivative
-
-    head = bind(inner.constvars), tuple(map(_content, _consts(jaxpr))), bind(inner.invars)
-    return *head, tuple(map(equation, inner.eqns)), tuple(map(atom, inner.outvars))
-
-
-def _consts(jaxpr: Any) -> Sequence[Any]:
-    return getattr(jaxpr, "consts", ())
-
-
-def _param(value: Any, strict: bool, rules: bool) -> Any:
-    if _is_jaxpr(value):
-        return _key(_closed(value), strict, rules)
-    if isinstance(value, (tuple, list)):
-        return type(value), tuple(_param(item, strict, rules) for item in value)
-    if isinstance(value, dict):
-        return tuple((k, _param(item, strict, rules)) for k, item in value.items())
-    if isinstance(value, (np.ndarray, jax.Array)):
-        return _content(value)
-    if isinstance(value, (float, np.floating)):
-        return type(value), value.hex() if isinstance(value, float) else value.tobytes()
-    try:
-        hash(value)
-    except TypeError:
-        return _Same(value) if strict else type(value)
-    # functions are compared by identity, and so are objects without equality of their own
-    opaque = callable(value) or type(value).__hash__ is object.__hash__
-    return type(value) if opaque and not strict else (type(value), value)
-
-
-def _closed(jaxpr: Any) -> Any:
-    return jaxpr if hasattr(jaxpr, "jaxpr") else _Open(jaxpr)
-
-
-class _Open:
-    """A jaxpr that takes its constants as arguments, in the form of a closed one."""
-
-    def __init__(self, jaxpr: Any) -> None:
-        self.jaxpr = jaxpr
-
-
-def _rule(eqn: Any, strict: bool) -> Any:
-    """Return the key of what an equation with custom rules is differentiated to."""
-    floats = [np.issubdtype(v.aval.dtype, np.inexact) for v in eqn.invars]
-    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
-    some = [shape for shape, is_float in zip(shapes, floats, strict=True) if is_float]
-    results = [v.aval for v in eqn.outvars]
-
-    def derivative(args: list[Any], directions: list[Any], backward: list[Any]) -> Any:
-        def function(*moving: Any) -> list[Any]:
-            given = iter(moving)
-            values = [next(given) if f else arg for f, arg in zip(floats, args, strict=True)]
-            out = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
-            out = out if eqn.primitive.multiple_results else [out]
-            return [o for o in out if np.issubdtype(o.dtype, np.inexact)]
-
-        at = [arg for f, arg in zip(floats, args, strict=True) if f]
-        if eqn.primitive.name == "custom_jvp_call":
-            return jax.jvp(function, at, directions)
-        return jax.vjp(function, *at)[1](backward)
-
-    backward = [
-        jax.ShapeDtypeStruct(r.shape, r.dtype)
-        for r in results
-        if np.issubdtype(r.dtype, np.inexact)
-    ]
-    try:
-        jaxpr = jax.make_jaxpr(derivative)(shapes, some, backward)
-    except Exception:  # the user's own rule: its error is raised where it is differentiated
-        return _Same(eqn) if strict else None
-    return _key(jaxpr, strict, rules=False)
-
-
-# a JAX array never changes: its digest is kept as long as it lives
-_digests: dict[int, tuple[Any, Key]] = {}
-
-
-def _content(value: Any) -> Any:
-    """Return what stands for the contents of a constant."""
-    if isinstance(value, Tracer):
-        return _Same(value)
-    if not isinstance(value, jax.Array):
-        return _digest(np.asarray(value))
-    known = _digests.get(id(value))
-    if known is not None:
-        return known[1]
-    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        content = (str(value.dtype), _digest(jax.device_get(jax.random.key_data(value))))
-    else:
-        content = _digest(jax.device_get(value))
-    place = id(value)
-    _digests[place] = weakref.ref(value, lambda _: _digests.pop(place, None)), content
-    return content
-
-
-def _digest(array: np.ndarray) -> Key:
-    if array.nbytes <= 32:
-        return str(array.dtype), array.shape, array.tobytes()
-    flat = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
-    return str(array.dtype), array.shape, hashlib.sha256(flat.data).digest()
-
-
 def _owning(value: Any) -> Any:
     """Return a jaxpr, or a parameter, that shares no memory with arrays that may change."""
     if isinstance(value, (tuple, list)):
@@ -301,9 +132,9 @@ def _owning(value: Any) -> Any:
         if all(new is old for new, old in zip(items, value, strict=True)):
             return value
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if not _is_jaxpr(value):
+    if not is_jaxpr(value):
         return value
-    inner, consts = getattr(value, "jaxpr", value), _consts(value)
+    inner, consts = getattr(value, "jaxpr", value), constants(value)
     eqns = [_owning_eqn(eqn) for eqn in inner.eqns]
     if any(new is not old for new, old in zip(eqns, inner.eqns, strict=True)):
         inner = inner.replace(eqns=eqns)

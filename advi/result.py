@@ -152,20 +152,14 @@ class Fit:
     def verdict(self) -> Verdict:
         """Whether means and sds can be trusted, why, and what to do next."""
         if self.checked is None and self.guide.local:
-            return Verdict(
-                "not checked",
-                (
-                    *trust.moving(self),
-                    "Importance weights of all rows' latents together would tell nothing.",
-                ),
-                "compare fit.log_marginal(data) with the ELBO, or see "
+            return trust.unchecked(
+                self,
+                "Importance weights of all rows' latents together would tell nothing.",
+                action="compare fit.log_marginal(data) with the ELBO, or see "
                 "advi.amortisation_gap(fit, data).",
             )
         if self.checked is None:
-            moving = trust.moving(self)
-            return Verdict(
-                "not checked", moving, "give more steps." if moving else "call fit.check()."
-            )
+            return trust.unchecked(self, action="call fit.check().")
         return self.checked.verdict
 
     @property

@@ -25,7 +25,7 @@ from advi.progress import Bar
 from advi.result import Fit
 from advi.row_fit import LAST_ERRORS, RowEnds
 from advi.stages.some_rows import near
-from advi.stages.stochastic import Course, State, Stochastic, run_steps
+from advi.stages.stochastic import Course, State, Stochastic, run_steps, stopped
 from advi.stages.stopping import MAX_DRIFT, Distance, unread
 from advi.status import Estimate, Status
 from advi.streams import BrokenStreamError, Reader
@@ -102,12 +102,13 @@ def fit_steps(
         if status is None:
             for state, course, status in states():  # noqa: B007
                 checkpoint.offer(state, course)
-    except KeyboardInterrupt:
-        status = _stopped(state, "this is the fit so far", KeyboardInterrupt())
+    except KeyboardInterrupt as stop:
+        step = 0 if state is None else int(state.step)
+        status = stopped(step, "this is the fit so far", stop)
     except BrokenStreamError as broken:
         if state is None or not int(jax.device_get(state.step)):
             raise broken.error from None
-        status = _stopped(state, describe_error(broken.error), broken.error)
+        status = stopped(int(state.step), describe_error(broken.error), broken.error)
     assert status is not None
     if reader is not None and status.cause is not None:
         reader.abandon()  # what it waits for may never come
@@ -126,7 +127,7 @@ def fit_steps(
                 params, elbo, status = _judged(settings, ends, state, begun, status)
             except KeyboardInterrupt as stop:
                 why = f"{status.message}; interrupted in the last evaluation"
-                status = Status(str(status), why, stop)
+                status = Status(str(status), why, stop.with_traceback(None))
         if isinstance(status.cause, KeyboardInterrupt):
             params, elbo = _unjudged(settings, state, course, drift)
         if rows is not None:

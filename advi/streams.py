@@ -22,6 +22,7 @@ from advi.deferred import Deferred, bound
 from advi.density import precision
 from advi.device import compiled
 from advi.errors import describe
+from advi.indices import check_data_indices
 from advi.model import Model
 from advi.prefetch import Prefetch
 from advi.tracing import trace
@@ -263,7 +264,9 @@ def _batches(
     model = bound(model, tree, first)
     if model.needs_all_rows:
         raise ValueError(f"data: {model.needs_all_rows}")
-    size = trace(for_rows(model, first), first).num_rows
+    of_batch = for_rows(model, first)
+    log_joint = trace(of_batch, first)
+    size = log_joint.num_rows
     if size is None:
         raise ValueError(
             "data: a stream gives some rows at a time, but log_joint returned a scalar, which does "
@@ -281,10 +284,21 @@ def _batches(
 
     waiting, numbers = [itertools.chain([batch], epoch)], itertools.count(1)
 
+    def looked_at(epoch: Iterator[Block]) -> Generator[Block, None, None]:
+        for place, leaves in enumerate(epoch, 1):
+            if _length(leaves, rows) == size:  # the trace is for so many
+                try:
+                    check_data_indices(of_batch, log_joint, first, leaves)
+                except ValueError as error:
+                    raise StreamError(f"batch {place} of epoch 1: {error}") from None
+            yield leaves
+
     def begin() -> Generator[Block, None, None]:
         # one reading ends before the next begins: a loader may have only one at a time
         batches = waiting.pop() if waiting else epochs()
-        return _epoch(batches, next(numbers), rows, first, size)
+        number = next(numbers)
+        checked = _epoch(batches, number, rows, first, size)
+        return looked_at(checked) if number == 1 else checked
 
     def blocks(key: Array) -> Generator[Block, None, None]:
         return _cut(itertools.chain.from_iterable(begin() for _ in itertools.count()), rows)
@@ -456,8 +470,10 @@ def _mapped(
             f"num_rows: got {describe(num_rows)} for memory-mapped data, whose number of rows is "
             "that of Terms.rows; expected it for a stream of batches only. Leave it out."
         )
-    num_rows = trace(for_rows(model, spec, num_rows), spec).num_rows
-    every = make_rows(batch_size, num_rows, spec)
+    whole = for_rows(model, spec, num_rows)
+    log_joint = trace(whole, spec)
+    check_data_indices(whole, log_joint, spec, leaves)
+    every = make_rows(batch_size, log_joint.num_rows, spec)
     rows = _with_block(every.num_rows, every.batch_size, every.per_row, spec)
     sources = [
         leaf if on_disk else np.asarray(in_memory)

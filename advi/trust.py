@@ -52,19 +52,23 @@ def checked(fit: "Fit") -> Checked:
     """Examine a fit, or say why that cannot be done."""
     if fit.density.scale != 1:
         reason = f"The posterior cannot be compared with: {SOME_ROWS}."
-        alarms = moving(fit)
-        if alarms:  # which is known without looking
-            return Checked(Verdict("poor", (*alarms, reason), "give more steps."), math.nan, None)
-        return Checked(Verdict("not checked", (reason,), NEXT_OF_STREAM), math.nan, None)
+        return Checked(unchecked(fit, reason, action=NEXT_OF_STREAM), math.nan, None)
     if fit.structure.dim > MAX_DIM:
-        return Checked(Verdict("not checked", (_too_many(fit),)), math.nan, None)
+        return Checked(unchecked(fit, _too_many(fit)), math.nan, None)
     target = _target(fit, fit.density)
     rng = host_rng(fit.key, Stream.CHECK)
 
     def advice(better: Better, off: frozenset[str]) -> str:
         return parametrisation(*_by_name(fit, better), off)
 
-    return examine(target, _column_names(fit), _alarms(fit), rng, advice)
+    alarms = (*_improper(fit), *_alarms(fit))
+    return examine(target, _column_names(fit), alarms, rng, advice)
+
+
+def _improper(fit: "Fit") -> list[Alarm]:
+    """Look along rays for a log density that does not fall."""
+    found = growth(fit.density, fit.gaussian.loc)
+    return [] if found is None else [Alarm("improper", str(found))]
 
 
 def _by_name(fit: "Fit", better: Better) -> tuple[dict[str, Floats], dict[str, Floats], Floats]:
@@ -96,7 +100,8 @@ def corrected(fit: "Fit") -> "Fit":
     best = found[-1]
     comparison = compare_moments([best])
     how = parametrisation(*_by_name(fit, best), frozenset())
-    verdict = _verdict_of(best, remoteness(target, first, best), _alarms(fit), how)
+    alarms = (*_improper(fit), *_alarms(fit))
+    verdict = _verdict_of(best, remoteness(target, first, best), alarms, how)
     return dataclasses.replace(
         fit, corrected_draws=best.draws, checked=Checked(verdict, adapted.first_khat, comparison)
     )
@@ -199,28 +204,28 @@ def _verdict_of(best: Better, remote: Remoteness, alarms: tuple[Alarm, ...], how
     )
 
 
-def moving(fit: "Fit") -> tuple[str, ...]:
-    """Return, as a reason for distrust, that a fit by steps had not arrived; nothing if it had."""
-    if not fit.drift > MAX_DRIFT:
-        return ()
-    return (
-        f"The steps had not arrived: means and sds may have some {fit.drift:.2g} sd still to go.",
-    )
+def unchecked(fit: "Fit", *reasons: str, action: str = "") -> Verdict:
+    """Return the verdict on a fit that was not examined, from what is known all the same."""
+    alarms = _alarms(fit)
+    told = (*(alarm.reason for alarm in alarms), *reasons)
+    for alarm in alarms:
+        if alarm.cause in ("gradient", "diverged", "moving"):
+            return Verdict("poor", told, REMEDIES[alarm.cause])
+    return Verdict("not checked", told, action)
 
 
 def _alarms(fit: "Fit") -> tuple[Alarm, ...]:
     """Return reasons for distrust that no comparison of moments can see."""
     alarms = [Alarm("gradient", reason) for reason in fit.alarms]
-    found = growth(fit.density, fit.gaussian.loc)
-    if found is not None:
-        alarms.append(Alarm("improper", str(found)))
     steps_asked_for = (
         fit.status == "max_steps" and bool(fit.trace) and fit.trace[-1].stage == "optimize"
     )
     if fit.status != "converged" and not steps_asked_for:
         cause: Cause = str(fit.status)  # type: ignore[assignment]
         alarms.append(Alarm(cause, f"The fit did not converge: {fit.status.message}."))
-    alarms += [Alarm("moving", reason) for reason in moving(fit)]
+    if fit.drift > MAX_DRIFT:
+        reason = f"The steps had not arrived: means and sds may have some {fit.drift:.2g} sd to go."
+        alarms.append(Alarm("moving", reason))
     for rival in fit.rivals:
         distances = _rival_figures(fit, rival)["distance"]
         name = max(distances, key=lambda k: distances[k])

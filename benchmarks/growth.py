@@ -198,7 +198,10 @@ def pigs() -> Problem:
 
 
 def boys() -> Problem:
-    """Return twenty heights in millimetres at ages far from zero."""
+    """Return twenty heights in millimetres at ages far from zero.
+
+    They hardly tell whether boys differ in level or in slope: there are two optima, near in height.
+    """
     return regression("boys", 20, np.array([8.0, 8.5, 9.0, 9.5]), (850.0, 40.0, 55.0, 8.0, 6.0), 5)
 
 

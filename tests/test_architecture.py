@@ -14,7 +14,8 @@ ROOT = Path(advi.__file__).parent
 # Every room, from the bottom up: a module imports from rooms below its own, or from its own
 # package. A new module is given its place here.
 ROOMS = [
-    ["errors", "interrupts", "jaxprs", "scales", "status", "table"],
+    ["errors", "interrupts", "jaxpr_keys", "known", "scales", "status", "table"],
+    ["jaxprs"],
     ["arrays", "device", "frozen", "progress"],
     ["archive", "keys", "lock", "networks", "prefetch", "draws", "moments"],
     ["transforms"],

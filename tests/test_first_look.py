@@ -179,6 +179,8 @@ def test_a_gradient_that_is_not_of_the_values_is_named(case):
     fit = advi.fit(model, DATA, family="mean_field")
     assert fit.verdict.level == "poor"
     assert f"Along {name} the gradient" in fit.verdict.reasons[0]
+    unchecked = quick(model, DATA, family="mean_field").verdict
+    assert (unchecked.level, unchecked.reasons) == ("poor", fit.alarms)
 
 
 @pytest.mark.parametrize(

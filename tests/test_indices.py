@@ -102,11 +102,17 @@ def test_new_codes_are_named_by_all_that_takes_data():
         fit.log_likelihood(codes(5))
 
 
-def test_batches_and_streams():
-    def log_joint(z, d):
-        return advi.Terms(normal(z["b"]), rows=dist.Normal(z["b"][d["g"]], 1).log_prob(d["y"]))
+def by_row(z, d):
+    return advi.Terms(normal(z["b"]), rows=dist.Normal(z["b"][d["g"]], 1).log_prob(d["y"]))
 
-    model = advi.Model(log_joint, {"b": advi.real(5)})
-    for data in (codes(5), [codes(5)]):
-        with pytest.raises(ValueError, match="data leaf 'g' is 5"):
-            advi.fit(model, data, batch_size=6, num_rows=6 if isinstance(data, list) else None)
+
+def test_batches_streams_and_rows_on_disk(tmp_path):
+    model = advi.Model(by_row, {"b": advi.real(5)})
+    with pytest.raises(ValueError, match="data leaf 'g' is 5 at row 5"):
+        advi.fit(model, codes(5), batch_size=2)
+    with pytest.raises(ValueError, match=r"batch 2 of epoch 1: .* data leaf 'g' is 5 at row 5"):
+        advi.fit(model, [codes(4), codes(5)], num_rows=12)
+    np.save(tmp_path / "g.npy", codes(5)["g"])
+    on_disk = {"g": np.load(tmp_path / "g.npy", mmap_mode="r"), "y": Y}
+    with pytest.raises(ValueError, match="data leaf 'g' is 5 at row 5"):
+        advi.fit(model, on_disk, batch_size=2)

@@ -66,7 +66,8 @@ def assert_kept(fit, word):
     assert fit.status == "interrupted"
     assert word in fit.status.message
     assert isinstance(fit.status.cause, KeyboardInterrupt)
-    assert fit.verdict.level == "not checked"
+    assert fit.verdict.level in ("not checked", "poor")
+    assert "did not converge: interrupted" in fit.verdict.reasons[0]
     assert all(np.isfinite(leaf).all() for p in fit.params for leaf in p)
     assert repr(fit)
 
@@ -195,7 +196,7 @@ def test_a_callback_is_stopped_where_it_is():
             ctrl_c()
             raise AssertionError("not reached")
 
-    assert_kept(advi.fit(MODEL, **PATHS["minibatches"], callback=callback), "after step 128")
+    assert_kept(advi.fit(MODEL, **PATHS["minibatches"], callback=callback), "after step 256")
 
 
 def test_a_second_one_ends_what_does_not_look():

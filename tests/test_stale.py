@@ -203,13 +203,11 @@ def test_an_encoder_is_read_anew_and_kept():
 
     y = np.ones(3)
     family = advi.Amortised(encode, {"a": np.zeros(())})
-    take = functools.partial(
-        quick, local_model(), y, family=family, max_steps=1, optimizer=optax.sgd(0.0)
-    )
+    take = functools.partial(quick, local_model(), y, max_steps=1, optimizer=optax.sgd(0.0))
     set_scale(1.0)
-    first = take()
+    first = take(family=family)
     set_scale(5.0)
-    second = take(init=first)
+    second = take(init=first, family=first.guide.blocks[0].family)
     np.testing.assert_allclose(first.mean()["h"], 1, rtol=1e-5)
     np.testing.assert_allclose(second.mean()["h"], 5, rtol=1e-5)
     np.testing.assert_allclose(first.sample(2000, data=y)["h"].mean(), 1, atol=0.1)

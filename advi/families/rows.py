@@ -151,7 +151,7 @@ class Amortised:
         """
         params, row = self._arguments(batch, axes, float_dtype)
         try:
-            got = jax.eval_shape(self.encode, params, row)
+            got = jax.eval_shape(self.thawed.encode, params, row)
         except Exception as error:
             if isinstance(error, NameError) and "axis name" in str(error):
                 raise ValueError(
@@ -174,7 +174,7 @@ class Amortised:
     def frozen(self, batch: Any, axes: Any, float_dtype: str) -> "Amortised":
         """Return the encoder as it is now; the parameters are those of `check`."""
         args = self._arguments(batch, axes, float_dtype)
-        return replace(self, encode=Frozen(self.encode, "the encoder", *args))
+        return replace(self, encode=Frozen(self.thawed.encode, "the encoder", *args))
 
     @property
     def thawed(self) -> "Amortised":

@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advi.density import Density
+from advi.device import compiled
 from advi.errors import format_value
 from advi.gaussian import Floats, Structure
 from advi.stages.lockstep import Stage
-from advi.stages.path import Path
+from advi.stages.path import TOO_FAR, Path
 from advi.status import Status
 
 Bools = NDArray[np.bool_]
 
-NEARLY = 0.1  # a search stalled by rounding counts as converged below this scaled gradient
 NO_SPREAD = 4.0  # roundings of a mean that its sd has to exceed, or draws fall on few floats
 # A fit is stretched away from its start by these factors, along its longest direction. Of a proper
 # posterior the ELBO falls at once; without a maximum it grows until it overflows, or to the end.
@@ -26,7 +26,6 @@ STRETCH_PAIRS = 8  # of antithetic draws
 GROWTH_NATS = 0.5
 FAR = 1e4  # on the real scale, from where on a fit that has converged is stretched too
 COARSE_NATS = 100.0  # differences of log densities that are lost: no stage has seen its way
-TOO_FAR = 1e16  # no posterior is meant to be there
 POWER_STEPS = 30
 LEADING = 0.3  # coordinates of the direction with this share of its largest are named
 
@@ -61,14 +60,8 @@ class Ending(NamedTuple):
         """Return why the plan ended, with the sentence that says what to do."""
         eps = float(np.finfo(self.density.dtype).eps)
         q, fitted = self.path.held_out.gaussian, self.path.fitted
-        settled = fitted.reason == "converged"
-        settled |= fitted.reason == "stalled" and fitted.gradient < NEARLY
-        size = np.maximum(np.abs(q.loc - self.start), np.where(self.structure.noisy, q.sds, 0))
-        if not settled or not size.max(initial=0) < FAR:
-            direction = self._longest()
-            grows = yield from self._grows(direction)
-            if grows or not size.max(initial=0) < TOO_FAR:
-                return self._without_maximum(direction)
+        if (yield from self.without_maximum()):
+            return self._without_maximum()
         merged = self.structure.noisy & ~(q.sds > NO_SPREAD * eps * np.abs(q.loc))
         if merged.any():
             return self._merged(merged)
@@ -91,7 +84,7 @@ class Ending(NamedTuple):
             )
         if fitted.reason == "converged":
             return Status("converged", f"the ELBO has settled ({spent})")
-        if settled:
+        if self.path.settled:
             return Status("converged", f"as far as the precision of {eps:.0e} allows ({spent})")
         if fitted.reason == "stalled":
             remedy = "; x64=True may go further" if eps > 1e-10 else ""
@@ -105,6 +98,15 @@ class Ending(NamedTuple):
             f"a stage used all its evaluations at a scaled gradient of {fitted.gradient:.2g} "
             f"({spent})",
         )
+
+    def without_maximum(self) -> Stage[bool]:
+        """Return whether the fit has been led away by a density that goes on growing."""
+        q = self.path.held_out.gaussian
+        size = np.maximum(np.abs(q.loc - self.start), np.where(self.structure.noisy, q.sds, 0))
+        size = size.max(initial=0)
+        if self.path.settled and size < FAR:
+            return False
+        return bool(not size < TOO_FAR or (yield from self._grows(self._longest())))
 
     def _longest(self) -> Floats:
         """Return the unit vector (D,) along which the fit has gone, or spread, the furthest."""
@@ -149,7 +151,8 @@ class Ending(NamedTuple):
             rising and gained[1:].min() > gained[0] and gained[-1] > gained[0] + GROWTH_NATS
         )
 
-    def _without_maximum(self, direction: Floats) -> Status:
+    def _without_maximum(self) -> Status:
+        direction = self._longest()
         leading = np.abs(direction) > LEADING * np.abs(direction).max()
         return Status(
             "diverged",
@@ -179,5 +182,7 @@ class Ending(NamedTuple):
 
     def _where(self, which: Bools) -> str:
         model, loc = self.density.model, self.path.held_out.gaussian.loc
-        values = jax.jit(lambda x: model.unravel(x)[0])(loc.astype(self.density.dtype))
+        with np.errstate(over="ignore"):
+            x = loc.astype(self.density.dtype)
+        values = jax.device_get(compiled(lambda x: model.unravel(x)[0])(x))
         return ", ".join(f"{name} = {format_value(values[name])}" for name in self._names(which))

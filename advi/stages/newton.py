@@ -43,9 +43,9 @@ def newton(
     In the frame of q the expected Hessian of -log p is H = -sym(E[g' e']) (Stein's identity), the
     mean's step -H^-1 E[g'] and a block's optimal covariance the inverse of its part of H. The
     mean uses all of H, whatever the blocks: an ill-conditioned posterior is no obstacle to it.
-    Where H is not positive definite, as on a ridge that bends, its eigenvalues count by their
-    size, and the mean's step is the best one within a radius, which grows while steps keep what
-    they promise (Nocedal & Wright 2006, chapter 4; Dauphin et al. 2014 for the absolute values).
+    Where H is not positive definite, as on a ridge that bends, its eigenvalues count by their size
+    (Dauphin et al. 2014). Once a whole step has been too long, the mean's is the best one within a
+    radius, which grows while steps keep what they promise (Nocedal & Wright 2006, chapter 4).
 
     Parameters
     ----------
@@ -87,7 +87,10 @@ def newton(
         poor = gain < POOR * of_mean
         if gain < GAIN_NATS and not (poor and of_mean > GAIN_NATS):
             return q, True
-        radius = (SHRINKAGE if poor else GROWTH) * length
+        if poor:
+            radius = SHRINKAGE * length
+        elif np.isfinite(radius):  # else no step has been too long so far
+            radius = GROWTH * length
 
 
 def _newton_step(q: Gaussian, gradients: Floats, frame: Frame) -> Callable[[float, float], _Step]:

@@ -22,6 +22,8 @@ MAX_ROUNDS = 6  # of a stage that has used all its evaluations
 ROUND_NATS = 1.0  # that a round must gain for another to follow
 MAX_DRAW_ELEMENTS = 2**24  # memory cap: draws times dimension
 MAX_DOUBLINGS = 3
+TOO_FAR = 1e16  # on the real scale: no posterior is meant to be there
+NEARLY = 0.1  # a search stalled by rounding counts as converged below this scaled gradient
 OVERFIT_NATS, OVERFIT_ERRORS = 1.0, 3.0
 # with 64 fixed draws a roughness of 0.1 costs the order of 1e-3 nats
 POLISH_ROUGHNESS = 0.1
@@ -47,6 +49,12 @@ class Path(NamedTuple):
 
     fitted: Fitted  # by the last stage that optimises on fixed draws
     held_out: HeldOut  # of the Gaussian that it leaves
+
+    @property
+    def settled(self) -> bool:
+        """Whether it ended at an optimum, as far as rounding lets one tell."""
+        nearly = self.fitted.reason == "stalled" and self.fitted.gradient < NEARLY
+        return bool(self.fitted.reason == "converged" or nearly)
 
 
 def mean_field_stages(
@@ -97,13 +105,17 @@ def mean_field_stages(
 def _persistent(stage: Callable[[Gaussian], Stage[Fitted]], fitted: Fitted) -> Stage[Fitted]:
     """Go on with a stage from where it ended, while its evaluations do not suffice."""
     for _ in range(MAX_ROUNDS - 1):
-        if fitted.reason != "budget":
+        if fitted.reason != "budget" or _led_away(fitted.gaussian):
             break
         before = fitted.elbo
         fitted = yield from stage(fitted.gaussian)
         if not fitted.elbo - before > ROUND_NATS:
             break
     return fitted
+
+
+def _led_away(q: Gaussian) -> bool:
+    return not max(np.abs(q.loc).max(initial=0), q.sds.max(initial=0)) < TOO_FAR
 
 
 def path(
@@ -208,7 +220,11 @@ def _richer(
         gaussian = fitted.gaussian
         held_out = yield from evaluate_held_out(gaussian, structure, held_out_draws)
         bound = max(OVERFIT_NATS, OVERFIT_ERRORS * held_out.elbo.mcse)
-        if doublings == MAX_DOUBLINGS or fitted.elbo - held_out.elbo.value <= bound:
+        if (
+            doublings == MAX_DOUBLINGS
+            or _led_away(gaussian)
+            or fitted.elbo - held_out.elbo.value <= bound
+        ):
             return fitted, held_out
         num, doublings = 2 * num, doublings + 1
 

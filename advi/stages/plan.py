@@ -160,14 +160,7 @@ def run_plan(
             others = elsewhere(density, best, [p for p in paths if p is not best])
             rivals = plan.rivals(best, others)
             ended = at_home(density, best, lambda q: runner.run(plan.again(q, rng))[0])
-            ending = Ending(
-                ended,
-                first.loc,
-                structure,
-                held_out_draws,
-                density,
-                lambda: f"{runner.evals} evaluations, {density.num_gradients} gradients",
-            )
+            ending = plan.ending(ended, first)
             [status] = runner.run(ending.status())
         except _StopError as stop:
             status = Status(*stop.args)
@@ -246,6 +239,12 @@ class _Plan:
         for e in rest:
             if not max(map(self.height, paths)) >= e.elbo:
                 paths += yield from self.carry([e.gaussian], rng, False, settle=doubted)
+        best = max(paths, key=self.height)
+        if not best.settled and not (yield from self.ending(best, first).without_maximum()):
+            others = yield from search.again()
+            paths += yield from self.carry(
+                [e.gaussian for e in others[:1]], rng, False, settle=True
+            )
         return paths
 
     def again(self, gaussian: Gaussian, rng: np.random.Generator) -> Stage[Path]:
@@ -268,6 +267,15 @@ class _Plan:
             for p in others
             if np.isfinite(self.height(p))
         )
+
+    def ending(self, ended: Path, first: Gaussian) -> Ending:
+        """Return what the status of a plan is told from."""
+        runner = self.runner
+
+        def spent() -> str:
+            return f"{runner.evals} evaluations, {runner.density.num_gradients} gradients"
+
+        return Ending(ended, first.loc, self.structure, self.held_out_draws, runner.density, spent)
 
     def race(
         self, entrants: list[Fitted], rng: np.random.Generator, shown: bool

@@ -29,6 +29,7 @@ WIDER_PER_DIM, MAX_WIDER = 8, 128  # points to climb from
 WIDER_ROUNDS = ((8, 0.25), (30, 0.25), (100, 1.0))  # evaluations of each, and what share goes on
 ASCENTS_PER_DIM, MAX_ASCENTS, ASCENT_SD = 2, 30, 0.1  # from random points
 ASCENT_DRAWS, ASCENT_EVALS = 4, 120
+MAX_ELEMENTS = 2**20  # memory cap of either: points times dimension
 RACE_DRAWS, RACE_EVALS = 32, 60  # of the best of these, and the best start beside them
 LAST_RADII = (0.1, 0.5, 1.0, 2.0, 6.0, 20.0)  # where else a finite value is looked for
 LAST_POINTS = 50  # in each of these boxes
@@ -82,18 +83,30 @@ class Search(NamedTuple):
         if doubted:
             wide = yield from self._wider(min(WIDER_PER_DIM * more, MAX_WIDER))
             found = yield from basins(climbs + wide, NUM_STARTS)
+        started = yield from self._started(found)
+        hopeful = [Fitted(s.gaussian, s.elbo, "started", np.inf) for s in _hopeful(started)]
+        if doubted and (len(hopeful) > 1 or _share(found[0], wide) < 0.5):
+            ascended = yield from self._ascents(started, min(ASCENTS_PER_DIM * more, MAX_ASCENTS))
+            raced = yield from self._raced(ascended + hopeful[:1])
+            return Found(raced or hopeful, doubted)
+        return Found(hopeful, doubted)
+
+    def again(self) -> Stage[list[Fitted]]:
+        """Return other starts, the best first, where those of a first search came to nothing."""
+        climbs = yield from self._wider(MAX_WIDER)
+        started = yield from self._started((yield from basins(climbs, NUM_STARTS)))
+        ascended = yield from self._ascents(started, MAX_ASCENTS)
+        return (yield from self._raced(ascended))
+
+    def _started(self, found: list[list[Climbed]]) -> Stage[list[Started]]:
+        """Choose a scale for the best climb to each optimum; return the starts, the best first."""
         started = yield from together(
             *(
                 select(group[0], self.structure, child)
                 for group, child in zip(found, self.rng.spawn(len(found)), strict=True)
             )
         )
-        started = sorted((s for s in started if np.isfinite(s.elbo)), key=lambda s: -s.elbo)
-        hopeful = [Fitted(s.gaussian, s.elbo, "started", np.inf) for s in _hopeful(started)]
-        if doubted and (len(hopeful) > 1 or _share(found[0], wide) < 0.5):
-            ascended = yield from self._ascents(started, min(ASCENTS_PER_DIM * more, MAX_ASCENTS))
-            return Found((yield from self._raced(ascended + hopeful[:1])), doubted)
-        return Found(hopeful, doubted)
+        return sorted((s for s in started if np.isfinite(s.elbo)), key=lambda s: -s.elbo)
 
     def _climbs(self) -> Stage[tuple[list[Climbed], list[Climbed]]]:
         """Climb from the best points of both boxes; return all climbs, and those of the large."""
@@ -138,9 +151,8 @@ class Search(NamedTuple):
 
     def _wider(self, num: int) -> Stage[list[Climbed]]:
         """Climb from many points, in rounds of which the best go on; return those of the last."""
-        points = np.concatenate(
-            [self._scattered(num // len(WIDER_RADII), radius) for radius in WIDER_RADII]
-        )
+        num = max(min(num, MAX_ELEMENTS // len(self.center)) // len(WIDER_RADII), 1)
+        points = np.concatenate([self._scattered(num, radius) for radius in WIDER_RADII])
         climbs: list[Climbed] = []
         for max_evals, share in WIDER_ROUNDS:
             climbs = yield from climb(points, self.center, self.eps, max_evals)
@@ -175,6 +187,7 @@ class Search(NamedTuple):
         """Climb the ELBO instead, on few draws: it knows no poles and sees across plateaus."""
         structure, dim = self.structure.uncoupled(), len(self.center)
         entrants = [s.gaussian for s in started]
+        num = max(min(num, MAX_ELEMENTS // dim), 1)
         entrants += [
             Gaussian(x, np.full(dim, ASCENT_SD)) for x in self._scattered(num, WIDE_RADIUS)
         ]

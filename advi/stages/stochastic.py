@@ -250,8 +250,11 @@ def run_steps(
                 if settled(drift.most, previous, course.elbos(step), most):
                     status = Status("converged", f"the averages settled after {step} steps{note}")
             course = course._replace(drift=drift)
-        if status is None and callback is not None and callback(progress):
-            status = Status("interrupted", f"the callback asked to stop at step {step}{note}")
+        try:
+            if status is None and callback is not None and callback(progress):
+                status = Status("interrupted", f"the callback asked to stop at step {step}{note}")
+        except KeyboardInterrupt as stop:  # after the steps, which are not lost
+            status = stopped(step, "this is the fit so far", stop)
         if status is None and step >= max_steps:
             what = "had not settled after" if until_settled else "took the"
             asked = "" if until_settled else " asked for"
@@ -259,6 +262,16 @@ def run_steps(
         yield state, course, status
         if status is not None:
             return
+
+
+def stopped(step: int, why: str, cause: BaseException) -> Status:
+    """Return the status of a fit that something stopped after some steps."""
+    where = "before the first chunk of steps ended; this is where they start"
+    if step:
+        where = f"after step {step}: {why}"
+    # where Ctrl-C came tells nothing, and its traceback would keep all that was there alive
+    cause = cause.with_traceback(None) if isinstance(cause, KeyboardInterrupt) else cause
+    return Status("interrupted", f"interrupted {where}", cause)
 
 
 @lru_cache(maxsize=64)

@@ -1,7 +1,6 @@
 """Which masked latents are predictions, and which have flat entries."""
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -11,8 +10,8 @@ from jax import Array
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from advi.data import DataSpec
-from advi.device import compiled
 from advi.interop.numpyro.density import SiteDensity
+from advi.interop.numpyro.programs import evaluated
 from advi.interop.numpyro.sites import Sites
 from advi.model import Model, Terms
 
@@ -40,7 +39,7 @@ def flat_where_masked(
     """
     for name in names:
         needed = name in _needed(density, (name,), model, spec)
-        if not needed or not _derivative(density, name, model, spec)(jax.tree.leaves(data)):
+        if not needed or not _derivative(density, name, model, data, spec):
             yield name
 
 
@@ -59,15 +58,13 @@ def _needed(
     return {name for name, alive in zip(model.latents, used, strict=False) if alive}
 
 
-@lru_cache(maxsize=16)
-def _derivative(density: SiteDensity, name: str, model: Model, spec: DataSpec) -> Any:
-    """Return the compiled test whether the rest depends on entries of a latent masked away."""
+def _derivative(density: SiteDensity, name: str, model: Model, data: Any, spec: DataSpec) -> bool:
+    """Return whether the rest depends on entries of a latent that are masked away."""
 
     def rest(value: Array, z: dict[str, Array], data: Any) -> Array:
         return _total(density.without((name,), {**z, name: value}, data))
 
-    def depends(x: Array, leaves: list[Array]) -> Array:
-        data = jax.tree.unflatten(spec.treedef, leaves)
+    def depends(x: Array, data: Any) -> Array:
         z = model.to_tree(model.unravel(x)[0])
         slope = jax.grad(rest)(z[name], z, data)
         counted = density.counted(name, density.run(z, data)[0][name])
@@ -76,8 +73,7 @@ def _derivative(density: SiteDensity, name: str, model: Model, spec: DataSpec) -
 
     rng = np.random.default_rng(SEED)
     x = rng.uniform(-RADIUS, RADIUS, model.size).astype(spec.float_dtype)
-    program = compiled(depends)
-    return lambda leaves: bool(jax.device_get(program(x, leaves)))
+    return bool(evaluated(depends, x, data))
 
 
 def _total(terms: Array | Terms) -> Array:

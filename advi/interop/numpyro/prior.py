@@ -1,7 +1,7 @@
 """Draws of a NumPyro model's latents from its prior: where else a fit may begin."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -13,9 +13,9 @@ from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
-from advi.device import compiled
 from advi.interop.numpyro.density import SiteDensity
 from advi.interop.numpyro.handlers import KnownValues, WholePlates
+from advi.interop.numpyro.programs import evaluated
 from advi.interop.numpyro.sites import UNCONSTRAINED, Site
 from advi.interop.numpyro.supports import plain, support_of
 from advi.model import Model
@@ -51,7 +51,7 @@ class PriorDraws:
             Number of points.
         """
         try:
-            drawn = jax.device_get(_program(self.log_joint, model, num)(data))
+            drawn = evaluated(_draws(self.log_joint, model, num), data)
         except NotImplementedError:
             return np.zeros((0, model.size))  # some distribution of NumPyro's has no sampler
         points = np.tile(np.asarray(first, float), (num, 1))
@@ -62,8 +62,9 @@ class PriorDraws:
         return points
 
 
-@lru_cache(maxsize=16)
-def _program(log_joint: SiteDensity, model: Model, num: int) -> Any:
+def _draws(log_joint: SiteDensity, model: Model, num: int) -> Callable[[Any], dict[str, Array]]:
+    """Return the function of data that draws latents from their prior, by name."""
+
     def one(key: Array, number: Array, data: Any) -> dict[str, Array]:
         sites = _drawn(log_joint, model, key, number == 0, data)
         axes = dict(log_joint.plate.axes) if log_joint.plate is not None else {}
@@ -86,7 +87,7 @@ def _program(log_joint: SiteDensity, model: Model, num: int) -> Any:
             keys(jax.random.key(0, impl="rbg"), numbers), numbers, data
         )
 
-    return compiled(all_of_them)
+    return all_of_them
 
 
 def _drawn(
