@@ -123,7 +123,8 @@ def test_local_latents_lie_along_the_rows():
 
     model = advi.Model(log_joint, {"h": advi.real(2, local=True), "m": advi.real()})
     fit = advi.fit(model, {"y": np.arange(12.0)}, batch_size=4, max_steps=10)
-    tree = fit.to_arviz(5)
+    with pytest.warns(UserWarning, match="'poor'.*Next: (?!use fit.corrected)"):
+        tree = fit.to_arviz(5)  # after ten steps it is still moving
     assert set(tree.children) == {"posterior", "trace", "log_likelihood", "observed_data"}
     posterior = tree["posterior"]
     assert posterior["h"].dims == ("chain", "draw", "row", "h_dim_0")
@@ -182,9 +183,10 @@ def test_arviz_prefers_the_model_that_made_the_data(fit, tree):
         {"m": advi.real()},
     )
     other = advi.fit(model, {"y": np.asarray(tree["observed_data"]["y"])}, diagnose=False)
-    loo = arviz_stats.loo(tree)
+    slopes = fit.to_arviz(2000, key=3)  # enough for ArviZ to take k-hats up to .7
+    loo = arviz_stats.loo(slopes)
     assert loo.n_data_points == 40
-    table = arviz_stats.compare({"slopes": tree, "none": other.to_arviz(500)})
+    table = arviz_stats.compare({"slopes": slopes, "none": other.to_arviz(2000)})
     assert table.index[0] == "slopes"
 
 

@@ -83,7 +83,8 @@ def to_arviz(
 def _caution(fit: "Fit") -> str:
     """Return what ArviZ cannot see of a poor fit, and what to give it instead."""
     next_one = "use fit.corrected().to_arviz()"
-    if fit.corrected_draws is not None:
+    # a fit that was not examined is poor because it was still moving
+    if fit.corrected_draws is not None or fit.guide.local or fit.checked is None:
         next_one = fit.verdict.action.removesuffix(".")
     return (
         "to_arviz: the verdict on these draws is 'poor', and ArviZ will take them for draws from "
