@@ -45,7 +45,7 @@ def numbers(what: str, value: Any) -> Any:
     array([1, 2])
     >>> numbers("y", np.ma.array([1, 2], mask=[True, False]))
     Traceback (most recent call last):
-    TypeError: y: got 1 masked entry of 2, in a MaskedArray; ...
+    TypeError: y: got 1 masked entry of 2 in a MaskedArray; ...
     """
     if isinstance(value, jax.Array):
         return value

@@ -173,7 +173,7 @@ def fit(
     >>> import advi, jax.numpy as jnp
     >>> def log_joint(z, y):
     ...     return -0.5 * (z["mu"] ** 2 + jnp.sum((y - z["mu"]) ** 2))
-    >>> result = advi.fit(advi.Model(log_joint, {"mu": advi.real()}), np.array([1.0, 2.0, 3.0]))
+    >>> result = advi.fit(advi.Model(log_joint, {"mu": advi.real()}), jnp.array([1.0, 2.0, 3.0]))
     >>> str(result.status), round(float(result.mean()["mu"]), 2), round(float(result.sd()["mu"]), 2)
     ('converged', 1.5, 0.5)
     """

@@ -6,6 +6,8 @@ sampling in float64, from the Gaussian at the mode with the curvature there, whi
 common with a fit.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ LINEAR = (50, 100, 250, 500)
 LOGISTIC = (50, 100, 250, 500)
 ROWS = 40  # to a predictor
 NOISE = 0.5
+STREAM_DIM, STREAM_ROWS, STREAM_BATCH = 5, 50_000, 500
+STREAM_STEPS = (20, 50, 100, 300, 1000)
 DRAWS = 4000
 NEWTON_STEPS = 25
 
@@ -42,16 +46,16 @@ def gaussian(dim: int) -> Target:
     return Target(f"gaussian({dim})", model, {"precision": precision}, reference)
 
 
-def linear(dim: int) -> Target:
+def linear(dim: int, rows: int | None = None) -> Target:
     """Return a linear regression whose noise is known: a Gaussian posterior."""
-    x, weights, rng = _design(dim)
+    x, weights, rng = _design(dim, rows)
     y = x @ weights + NOISE * rng.standard_normal(len(x))
 
     def log_joint(z: Any, d: Any) -> Array:
         prior = dist.Normal(0, 1).log_prob(z["w"]).sum()
         return prior + dist.Normal(d["x"] @ z["w"], NOISE).log_prob(d["y"]).sum()
 
-    cov = np.linalg.inv(np.eye(dim) + x.T @ x / NOISE**2)
+    cov = np.asarray(np.linalg.inv(np.eye(dim) + x.T @ x / NOISE**2), float)
     reference = _named(cov @ x.T @ y / NOISE**2, cov)
     model = advi.Model(log_joint, {"w": advi.real(dim)})
     return Target(f"linear({dim})", model, {"x": x, "y": y}, reference)
@@ -71,10 +75,29 @@ def logistic(dim: int) -> Target:
     return Target(f"logistic({dim})", model, {"x": x, "y": y}, reference)
 
 
-def _design(dim: int) -> tuple[Floats, Floats, np.random.Generator]:
+def streamed(steps: int) -> Target:
+    """Return the rows of a linear regression as a stream of batches, and steps on some of them."""
+    target = linear(STREAM_DIM, STREAM_ROWS)
+    x, y = target.data["x"], target.data["y"]
+
+    def log_joint(z: Any, d: Any) -> advi.Terms:
+        prior = dist.Normal(0, 1).log_prob(z["w"]).sum()
+        return advi.Terms(prior, dist.Normal(d["x"] @ z["w"], NOISE).log_prob(d["y"]))
+
+    batches = [
+        {"x": x[i : i + STREAM_BATCH], "y": y[i : i + STREAM_BATCH]}
+        for i in range(0, len(x), STREAM_BATCH)
+    ]
+    model = advi.Model(log_joint, {"w": advi.real(STREAM_DIM)})
+    options = {"num_rows": len(x), "max_steps": steps}
+    name = f"stream({steps * STREAM_BATCH / len(x):g} epochs)"
+    return Target(name, model, batches, target.reference, options=options)
+
+
+def _design(dim: int, rows: int | None = None) -> tuple[Floats, Floats, np.random.Generator]:
     """Return predictors, coefficients and the generator that they are from."""
     rng = np.random.default_rng(dim)
-    x = rng.standard_normal((ROWS * dim, dim))
+    x = rng.standard_normal((rows or ROWS * dim, dim))
     return x, rng.standard_normal(dim) / np.sqrt(dim), rng
 
 
@@ -117,10 +140,13 @@ def _named(mean: Floats, cov: Floats) -> Reference:
     }
 
 
-def targets() -> list[Target]:
-    """Return all of them."""
-    return [
-        *map(gaussian, GAUSSIANS),
-        *map(linear, LINEAR),
-        *map(logistic, LOGISTIC),
-    ]
+def makers() -> dict[str, Callable[[], Target]]:
+    """Return what makes each of them, by name: a reference may take some seconds."""
+    kinds = ((gaussian, GAUSSIANS), (linear, LINEAR), (logistic, LOGISTIC))
+    return {f"{kind.__name__}({dim})": partial(kind, dim) for kind, dims in kinds for dim in dims}
+
+
+def streams() -> dict[str, Callable[[], Target]]:
+    """Return what makes fits to streams of a few epochs or less, by name."""
+    epochs = {steps: steps * STREAM_BATCH / STREAM_ROWS for steps in STREAM_STEPS}
+    return {f"stream({e:g} epochs)": partial(streamed, steps) for steps, e in epochs.items()}

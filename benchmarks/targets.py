@@ -13,8 +13,8 @@ Gelman & Hill (2007), Data Analysis Using Regression and Multilevel Models: chap
 
 import json
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,8 @@ class Target:
         Means and sds of scalars, named as `columns` names them.
     columns
         From draws of the latents to draws of those scalars.
+    options
+        Further arguments of `advi.fit`, for fits by steps.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Target:
     data: Any
     reference: Reference
     columns: Callable[[Any], Columns] = scalar_columns
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def funnel(dim: int) -> Target:

@@ -13,6 +13,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ import numpy as np
 
 import advi
 from advi.trust import checked
-from benchmarks import improper, regressions
-from benchmarks.accuracy import Errors, errors_of, moments
+from benchmarks import angles, improper, regressions
+from benchmarks.accuracy import DRAWS, Errors, errors, errors_of, moments
 from benchmarks.common import print_header, print_table, save
 from benchmarks.targets import Target, synthetic
 from models.posteriordb import NAMES, load
@@ -30,7 +31,11 @@ from models.posteriordb.checkout import VARIABLE, find_root
 LEVELS = ("good", "means_only", "poor")
 FAMILIES = ("mean_field", "full_rank", "auto")
 KEYS = 5
-POSTERIORDB, SYNTHETIC, GAUSSIAN, IMPROPER = "posteriordb", "synthetic", "Gaussian", "improper"
+POSTERIORDB, SYNTHETIC, GAUSSIAN = "posteriordb", "synthetic", "Gaussian"
+ANGLES, STREAMS, IMPROPER = "angles", "streams", "improper"
+SOURCES = (POSTERIORDB, SYNTHETIC, GAUSSIAN, ANGLES, STREAMS, IMPROPER)
+ONLY_AUTO = (GAUSSIAN, STREAMS)
+UNCHECKED = "not checked"
 NO_POSTERIOR = Errors(np.inf, "all", 0.0, "all", np.inf, "all")
 
 Record = dict[str, Any]
@@ -44,7 +49,12 @@ def from_posteriordb(name: str, root: Path) -> Target:
 
 def measure(target: Target, family: str, key: int) -> Record:
     """Fit once, judge, and return both beside the truth."""
-    fit = advi.fit(target.model, target.data, family=family, key=key, diagnose=False)
+    try:
+        fit = advi.fit(
+            target.model, target.data, family=family, key=key, diagnose=False, **target.options
+        )
+    except ValueError as error:  # what has no posterior may be refused
+        return refusal(target, family, key, error)
     density = fit.density
     before = density.num_gradients, density.num_values
     begin = time.perf_counter()
@@ -57,7 +67,10 @@ def measure(target: Target, family: str, key: int) -> Record:
     ratio = (
         max(figures["sd_ratio"].items(), key=lambda item: abs(np.log(item[1]))) if found else None
     )
-    if target.reference:
+    if target.options:
+        plain = errors(target.columns(fit.sample(DRAWS)), target.reference)
+        corrected, corrected_level = plain, UNCHECKED  # a stream's rows are not there to correct by
+    elif target.reference:
         plain, corrected, corrected_level = errors_of(fit, target.columns, target.reference)
     else:
         plain = corrected = NO_POSTERIOR
@@ -85,6 +98,35 @@ def measure(target: Target, family: str, key: int) -> Record:
     }
 
 
+def refusal(target: Target, family: str, key: int, error: ValueError) -> Record:
+    """Return the record of a fit that was refused.
+
+    Raises
+    ------
+    ValueError
+        If the target has a posterior.
+    """
+    if target.reference:
+        raise error
+    of_fit = {
+        "status": "refused",
+        "gradients": 0,
+        "reasons": (str(error),),
+        "khat": np.nan,
+        "method": "nothing",
+        "shift_found": None,
+        "ratio_found": None,
+        "check_gradients": 0,
+        "check_values": 0,
+        "check_seconds": 0.0,
+    }
+    kinds = ("", "corrected_")
+    of_kind = {f"{kind}truth": "poor" for kind in kinds}
+    of_kind |= {f"{kind}verdict": UNCHECKED for kind in kinds}
+    of_kind |= {f"{kind}errors": NO_POSTERIOR._asdict() for kind in kinds}
+    return {"target": target.name, "family": family, "key": key, **of_fit, **of_kind}
+
+
 def confusion(records: Sequence[Record], verdict: str, truth: str) -> list[list[int]]:
     """Return counts, a row for every truth and a column for every verdict."""
     counts = Counter((r[truth], r[verdict]) for r in records)
@@ -93,7 +135,7 @@ def confusion(records: Sequence[Record], verdict: str, truth: str) -> list[list[
 
 def overrated(verdict: str, truth: str) -> bool:
     """Return whether a verdict promises more than is true."""
-    return LEVELS.index(verdict) < LEVELS.index(truth)
+    return verdict in LEVELS and LEVELS.index(verdict) < LEVELS.index(truth)
 
 
 def print_confusion(title: str, counts: list[list[int]]) -> None:
@@ -137,28 +179,34 @@ def main(arguments: list[str] | None = None) -> None:
     except FileNotFoundError as error:
         root = None
         print(f"skipped: {', '.join(NAMES)}, {error}")
-    sources = {
+    made = {
         POSTERIORDB: [] if root is None else [from_posteriordb(name, root) for name in NAMES],
         SYNTHETIC: synthetic(root),
-        GAUSSIAN: regressions.targets(),
         IMPROPER: [
             Target(name, advi.Model(*of), improper.data(), {})
             for name, of in improper.DENSITIES.items()
         ],
     }
-    names = [target.name for targets in sources.values() for target in targets]
+    makers = {s: {t.name: partial(_itself, t) for t in targets} for s, targets in made.items()}
+    makers |= {
+        GAUSSIAN: regressions.makers(),
+        ANGLES: angles.makers(),
+        STREAMS: regressions.streams(),
+    }
+    names = [name for targets in makers.values() for name in targets]
     for name in args.names or []:
         if name not in names:
             parser.error(f"unknown target {name!r}; expected some of {', '.join(names)}")
 
     records = []
-    for source, targets in sources.items():
-        for target in targets:
-            if args.names and target.name not in args.names:
+    for source, targets in makers.items():
+        for name, make in targets.items():
+            if args.names and name not in args.names:
                 continue
+            target = make()
             for family in args.families:
-                if source == GAUSSIAN and family != "auto":
-                    continue  # it is full rank, of which they are targets
+                if source in ONLY_AUTO and family != "auto":
+                    continue
                 of_keys = [measure(target, family, key) for key in range(args.keys)]
                 records += [{"source": source, **r} for r in of_keys]
     print_targets(records)
@@ -172,6 +220,10 @@ def main(arguments: list[str] | None = None) -> None:
     save("verdict", result, draw, args.out)
 
 
+def _itself(target: Target) -> Target:
+    return target
+
+
 def print_targets(records: list[Record]) -> None:
     """Print a line for every target and family."""
     groups: dict[tuple[str, str], list[Record]] = {}
@@ -179,7 +231,9 @@ def print_targets(records: list[Record]) -> None:
         groups.setdefault((r["target"], r["family"]), []).append(r)
 
     def levels(group: list[Record], which: str) -> str:
-        return "/".join(str(sum(r[which] == level for r in group)) for level in LEVELS)
+        counts = Counter(r[which] for r in group)
+        told = "/".join(str(counts[level]) for level in LEVELS)
+        return told + (f" ({counts[UNCHECKED]} not)" if counts[UNCHECKED] else "")
 
     def median(group: list[Record], which: str, what: str) -> str:
         return f"{np.median([r[which][what] for r in group]):.3g}"
@@ -199,7 +253,7 @@ def print_targets(records: list[Record]) -> None:
         ]
         for (target, family), group in groups.items()
     ]
-    print("good/means only/poor over keys; errors in the median; c: corrected\n")
+    print("good/means only/poor (not checked) over keys; errors in the median; c: corrected\n")
     header = ["|dm|", "least sd", "greatest", "truth", "verdict"]
     corrected = [f"c {h}" for h in header]
     print_table(["target", "family", "converged", *header, *corrected, "by HMC"], rows)
@@ -209,7 +263,7 @@ def print_targets(records: list[Record]) -> None:
 def print_summary(records: list[Record]) -> dict[str, Any]:
     """Print confusion tables, violations and costs, and return the counts."""
     tables = {}
-    for source in (POSTERIORDB, SYNTHETIC, GAUSSIAN, IMPROPER):
+    for source in SOURCES:
         of_source = [r for r in records if r["source"] == source]
         if of_source:
             tables[source] = confusion(of_source, "verdict", "truth")

@@ -128,7 +128,7 @@ def test_an_optimiser_that_was_still_moving_says_so(tmp_path):
     unchecked = advi.fit(target.model, target.data, max_steps=100, diagnose=False, **rate)
     assert unchecked.verdict.level == "poor"  # known without looking
     assert unchecked.verdict.reasons == fit.verdict.reasons[:1]
-    assert unchecked.verdict.action == "give more steps."
+    assert "more steps" in unchecked.verdict.action
     there = advi.fit(target.model, target.data, max_steps=4000, diagnose=False, **rate)
     assert there.drift < MAX_DRIFT
     assert "moving" not in there.status.message

@@ -180,7 +180,8 @@ def test_a_gradient_that_is_not_of_the_values_is_named(case):
     assert fit.verdict.level == "poor"
     assert f"Along {name} the gradient" in fit.verdict.reasons[0]
     unchecked = quick(model, DATA, family="mean_field").verdict
-    assert (unchecked.level, unchecked.reasons) == ("poor", fit.alarms)
+    assert unchecked.level == "poor"
+    assert unchecked.reasons[: len(fit.alarms)] == fit.alarms
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,6 @@ WITHOUT_MAXIMUM = {
     "linear": (lambda z, d: z["m"], M),
     "half flat": (lambda z, d: -jax.nn.softplus(-z["m"]), M),
     "a proper one dragged along": (lambda z, d: z["m"] + norm.logpdf(z["b"]), MB),
-    "flat beside a proper one": (lambda z, d: 0.0 * z["m"] + norm.logpdf(z["b"]), MB),
-    "a scale without a prior": (lambda z, d: 0.0 * z["s"], {"s": advi.positive()}),
     "a scale that makes data certain": (
         lambda z, d: norm.logpdf(z["m"], 0, 1) + norm.logpdf(d * 0 + z["m"], z["m"], z["s"]).sum(),
         {"m": advi.real(), "s": advi.positive()},

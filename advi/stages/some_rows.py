@@ -149,9 +149,9 @@ def toward_all(
         accepted=lambda x, _: reached.append((x, *seen[-1])),
     )
     [minimum] = lockstep([stage], evaluate)
-    x, anchor, gradient = reached[-1]
-    if not (np.isfinite(minimum.value) and np.all(np.isfinite(gradient))):
+    if not reached:
         return None
+    x, anchor, gradient = reached[-1]
     far = minimum.measure.gradient >= FAR
     if far and max_passes < MAX_PASSES and evals == len(reached):
         # there was no time for more; the step that costs nothing leaves about sqrt(D/n) of the way
