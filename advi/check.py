@@ -9,6 +9,7 @@ from advi.data import DataSpec, count_rows, find_nan, for_rows, prepare
 from advi.deferred import Deferred, bound, check_model, check_on_host
 from advi.density import Density, Floats, default_float, precision
 from advi.flat import flat_entries, sentence
+from advi.growth import growth
 from advi.indices import check_data_indices
 from advi.jacobians import transform_faults
 from advi.keys import Stream, host_rng
@@ -136,6 +137,9 @@ def check(
             improper = _improper(density, *look) if whole else []
             if whole and not improper and len(ridges(density, rng, START_RADIUS)):
                 improper = _along(user_model, given, rng)
+            if not improper and finite.any():
+                far = growth(density, X[finite][-1])
+                improper = [] if far is None else [str(far)]
     unused = [name for name in model.latents if name not in log_joint.used]
     problems = [f"log_joint never uses {name!r}: its posterior is improper" for name in unused]
     problems += [] if unused else improper

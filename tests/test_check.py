@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import advi
+from benchmarks import improper
 
 LATENTS = {"mu": advi.real(), "tau": advi.positive(3)}
 Y = np.arange(5.0)
@@ -111,3 +112,10 @@ def test_a_latent_without_coordinates_does_no_harm():
     found = checked(lambda z, d: -(z["a"] ** 2) - jnp.sum(z["b"] ** 2), latents=latents)
     assert found.ok
     assert found.latents["b"]["largest gradient"] == 0
+
+
+@pytest.mark.parametrize("name", ["loss: squares", "sign of an exponential prior", "log sigmoid"])
+def test_a_log_density_that_does_not_fall_far_out_is_found(name):
+    log_joint, latents = improper.DENSITIES[name]
+    problems = advi.check(advi.Model(log_joint, latents), improper.data()).problems
+    assert any("goes on rising as" in p or "does not fall as" in p for p in problems)
