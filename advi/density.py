@@ -28,6 +28,8 @@ Quantity = Literal["value", "value_and_grad", "hessian_vector"]
 MIN_POINTS, MAX_POINTS, WORK = 8, 64, 2**24
 CHEAP = 2**22  # elements read by a density, up to which some 1,000 gradients are not missed
 
+TRANSFERS = ("host_to_device", "device_to_host", "device_to_device")
+
 SOME_ROWS = "the fit read its rows a few at a time and holds only some of them"
 
 
@@ -205,11 +207,11 @@ class Density:
         with precision(self.spec.float_dtype), np.errstate(over="ignore"):
             # all calls are dispatched before the first result is waited for
             calls = [
-                program(*jax.device_put([self._part(a, start) for a in arrays]), self.data)
+                program(*(self._part(a, start) for a in arrays), self.data)
                 for start in range(0, num, size)
             ]
-        columns = zip(*calls, strict=True) if isinstance(calls[0], tuple) else [calls]
-        return [_joined(parts)[:num].astype(np.float64) for parts in columns]
+            columns = zip(*calls, strict=True) if isinstance(calls[0], tuple) else [calls]
+            return [_joined(parts)[:num].astype(np.float64) for parts in columns]
 
     def _program(self, quantity: Quantity) -> Callable[..., Any]:
         if quantity not in self._programs:
@@ -229,18 +231,33 @@ class Density:
 
 
 def _joined(parts: Sequence[Array]) -> NDArray[Any]:
-    on_host = jax.device_get(parts)
-    return on_host[0] if len(parts) == 1 else np.concatenate(on_host)
+    return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
 
 
-@contextlib.contextmanager
-def precision(float_dtype: str) -> Iterator[None]:
+def precision(float_dtype: str) -> contextlib.AbstractContextManager[Any]:
     """Return the context in which arrays have this float type; no global setting is touched.
 
     JAX's search for NaN and infinity is off in it: to a fit they are values like others, which
-    say that a point is none to go to, and it reports them by itself.
+    say that a point is none to go to, and it reports them by itself. So is JAX's guard of
+    transfers: what the engine moves it means to move, and to say so of every array costs more
+    than a call of a small density.
     """
-    with jax.enable_x64(float_dtype == "float64"), jax.debug_nans(False), jax.debug_infs(False):
+    wide, config = float_dtype == "float64", jax.config
+    guards = (getattr(config, f"jax_transfer_guard_{way}") for way in TRANSFERS)
+    watched = config.jax_debug_nans or config.jax_debug_infs  # type: ignore[attr-defined]
+    if config.jax_enable_x64 == wide and not watched and not any(g != "allow" for g in guards if g):  # type: ignore[attr-defined]
+        return contextlib.nullcontext()
+    return _switched(wide)
+
+
+@contextlib.contextmanager
+def _switched(wide: bool) -> Iterator[None]:
+    with (
+        jax.enable_x64(wide),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+        jax.transfer_guard("allow"),
+    ):
         yield
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 ELBO_DRAWS = 256
+ADVICE_DRAWS = 500  # that tell which way a hierarchy is better written
 RESPONSE_ELEMENTS = 2**17  # of the draws that a linear response averages over: 2 D up to D = 256
 RESPONSE_DIM = 512  # up to which a mean field is corrected from its linear response
 NEXT_OF_STREAM = "fit rows that memory holds in the same way, and check that fit."
@@ -72,8 +73,9 @@ def _improper(fit: "Fit") -> list[Alarm]:
 
 
 def _by_name(fit: "Fit", better: Better) -> tuple[dict[str, Floats], dict[str, Floats], Floats]:
-    """Return draws of the real latents and of the positive ones, and their weights."""
-    values = fit.constrain(better.draws.points)
+    """Return some draws of the real latents and of the positive ones, and their weights."""
+    some = better.draws.resample(ADVICE_DRAWS, np.random.default_rng(0))
+    values = fit.constrain(some)
 
     def of(kind: type) -> dict[str, Floats]:
         return {
@@ -82,7 +84,7 @@ def _by_name(fit: "Fit", better: Better) -> tuple[dict[str, Floats], dict[str, F
             if name not in fit.guide.estimated and isinstance(base_of(latent.bijection), kind)
         }
 
-    return of(Identity), of(HalfLine), better.draws.weights
+    return of(Identity), of(HalfLine), np.full(len(some), 1 / len(some))
 
 
 def corrected(fit: "Fit") -> "Fit":
