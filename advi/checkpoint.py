@@ -52,6 +52,8 @@ class Checkpoint:
     ------
     TypeError
         If `folder` is no name.
+    ValueError
+        If its name is empty.
     NotADirectoryError
         If it is the name of a file.
     BlockingIOError
@@ -61,6 +63,8 @@ class Checkpoint:
     def __init__(self, folder: Name | None) -> None:
         if folder is not None and not isinstance(folder, (str, os.PathLike)):
             raise TypeError(f"checkpoint: got {describe(folder)}; expected the name of a folder.")
+        if folder is not None and not os.fspath(folder):
+            raise ValueError("checkpoint: got an empty name; expected that of a folder.")
         self._folder = None if folder is None else Path(folder)
         self._run: dict[str, dict[str, str]] = {}
         self._due = 0.0

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from advi.archive import Archive, Name, read, refused, write
 from advi.data import prepare
 from advi.density import SOME_ROWS, Density, precision
-from advi.diagnostics.examine import Checked, Comparison
+from advi.diagnostics.examine import Checked
+from advi.diagnostics.judge import Comparison
 from advi.diagnostics.verdict import Level, Verdict
 from advi.diagnostics.weighted import WeightedDraws
 from advi.errors import describe

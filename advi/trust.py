@@ -247,9 +247,10 @@ def _response_scale(fit: "Fit") -> Floats:
     num = max(MIN_DRAWS, min(2 * dim, RESPONSE_ELEMENTS // dim))
     E = fit.structure.fixed_draws(rng, even(num, dim))
     density, noisy = fit.density.on(None), fit.structure.noisy
-    covariance = linear_response_covariance(
-        density.hessian_vector, density.value_and_grad, fit.gaussian, fit.structure, E
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # of a fit that diverged
+        covariance = linear_response_covariance(
+            density.hessian_vector, density.value_and_grad, fit.gaussian, fit.structure, E
+        )
     return np.asarray(np.linalg.cholesky(covariance[np.ix_(noisy, noisy)]), float)
 
 

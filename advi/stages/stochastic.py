@@ -235,7 +235,7 @@ def run_steps(
             progress = progress._replace(eval_elbo=held_out.elbo(state.params))
             course.evals.append((step, progress.eval_elbo))
             course = course._replace(eval_due=step + held_out.every)
-        if bad_run >= MAX_BAD_RUN:
+        if bad_run >= MAX_BAD_RUN or bad_run == step >= max_steps:
             first = step - bad_run + 1
             status = Status(
                 "diverged",

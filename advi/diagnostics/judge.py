@@ -1,0 +1,173 @@
+"""What verdict a comparison leads to, and in which words."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.diagnostics.better import Better
+from advi.diagnostics.verdict import REMEDIES, Alarm, Verdict
+
+Floats = NDArray[np.float64]
+
+# Half-way to what "good" promises (.25 sd, a factor 1.25), so that the error of the better
+# moments themselves does not break the promise.
+MAX_SHIFT, MAX_RATIO = 0.15, 1.15
+NAMED = 3  # columns named in a reason
+
+
+class Comparison(NamedTuple):
+    """The fit's moments against better ones."""
+
+    shift: Floats  # (K,) |better mean - fit's mean| in sds, the worst estimate
+    log_ratio: Floats  # (K,) log of better sd over the fit's, the one farthest from zero
+    method: str  # the last method used
+
+    @property
+    def off_mean(self) -> NDArray[np.bool_]:
+        """Which means are off, (K,)."""
+        return self.shift > MAX_SHIFT
+
+    @property
+    def off_sd(self) -> NDArray[np.bool_]:
+        """Which sds are off, (K,)."""
+        return np.abs(self.log_ratio) > np.log(MAX_RATIO)
+
+
+def judge(
+    names: tuple[str, ...],
+    comparison: Comparison,
+    alarms: tuple[Alarm, ...],
+    full: bool,
+    doubt: str = "",
+    how: str = "",
+) -> Verdict:
+    """Return the verdict on a comparison.
+
+    Parameters
+    ----------
+    names
+        Names of the columns.
+    comparison
+        The fit against better moments.
+    alarms
+        Reasons for calling the fit poor whatever its moments.
+    full
+        Whether the family holds every Gaussian.
+    doubt
+        Reason not to call only its means good.
+    how
+        How to reparameterise, in a sentence, or nothing.
+    """
+    off_mean, off_sd = comparison.off_mean, comparison.off_sd
+    reasons = [alarm.reason for alarm in alarms]
+    if off_mean.any():
+        reasons.append(
+            f"By {comparison.method}, the mean of "
+            + _list(names, comparison.shift, off_mean, lambda v: f"is off by {v:.2g} sd")
+            + "."
+        )
+    if off_sd.any():
+        reasons.append(
+            f"By {comparison.method}, the sd of "
+            + _list(names, comparison.log_ratio, off_sd, _too_small)
+            + "."
+        )
+    if alarms:
+        return Verdict("poor", tuple(reasons), REMEDIES[alarms[0].cause])
+    if not (off_mean.any() or off_sd.any()):
+        closest = (
+            f"Against {comparison.method} every mean agrees within {comparison.shift.max():.2g} sd "
+            f"and every sd within {np.expm1(np.abs(comparison.log_ratio).max()):.0%}."
+        )
+        return Verdict("good", (closest,))
+    action = "use fit.corrected()"
+    if not full:
+        action += ", or a family with correlations, such as family='full_rank'"
+        action += "" if off_mean.any() else ", or fit.linear_response()"
+    action += f", or reparameterise: {how}" if how else ""
+    action += "." if how or not full else ", or reparameterise the latents named."
+    if doubt and not off_mean.any():
+        reasons.append(doubt)
+    means_agree = not off_mean.any() and not doubt
+    return Verdict("means_only" if means_agree else "poor", tuple(reasons), action)
+
+
+def without_spread(
+    names: tuple[str, ...],
+    mean: Floats,
+    stuck: NDArray[np.bool_],
+    alarms: tuple[Alarm, ...],
+    kind: str,
+) -> Verdict:
+    """Return the verdict where draws of some columns are `stuck` on a few numbers of a float type.
+
+    Parameters
+    ----------
+    names, mean
+        Names and means of the columns, (K,).
+    stuck
+        (K,) which they are.
+    alarms
+        Reasons found elsewhere.
+    kind
+        The float type.
+    """
+    told = _list(names, mean, stuck, lambda v: f"(at {v:.3g})")
+    reason = (
+        f"The sd of {told} cannot be told: its draws fall on a few {kind} numbers, and there is "
+        "nothing to compare."
+    )
+    wider = ", or compute with x64=True" if kind == "float32" else ""
+    faulty = [alarm for alarm in alarms if alarm.cause in ("gradient", "improper")]
+    action = REMEDIES[faulty[0].cause] if faulty else (
+        f"center or scale the latents named, so that they are within some sds of zero{wider}. If "
+        "they should not be there, see whether log_joint falls far out and its sign is right."
+    )  # fmt: skip
+    return Verdict("poor", (*(a.reason for a in alarms), reason), action)
+
+
+def unresolved(resolution: float, alarms: tuple[Alarm, ...], kind: str) -> Verdict:
+    """Return the verdict where a float type tells no log densities apart by so many nats."""
+    reason = (
+        f"The fit could not be checked: the log density is so large a number that {kind} tells "
+        f"nothing below {resolution:.2g} nats apart."
+    )
+    wider = "compute with x64=True, or " if kind == "float32" else ""
+    action = REMEDIES[alarms[0].cause] if alarms else (
+        f"{wider}center and scale latents and data, and leave constants out of log_joint."
+    )  # fmt: skip
+    return Verdict("poor", (*(a.reason for a in alarms), reason), action)
+
+
+def unchecked(found: list[Better], alarms: tuple[Alarm, ...], full: bool) -> Verdict:
+    """Return the verdict where nothing reliable was found to compare a fit with."""
+    why = [] if found[0].confident else [f"importance weights are too uneven ({found[0].size})"]
+    if found[-1].method == "HMC":
+        why.append(f"HMC had not settled after {found[-1].size}")
+    reason = f"The fit could not be checked: {', and '.join(why)}."
+    action = (
+        "reparameterise the model, such as a hierarchy from centred to non-centred or back, or "
+        "compare with long MCMC runs."
+    )
+    if not full:
+        action = f"fit with correlations, such as family='full_rank'; or {action}"
+    action = REMEDIES[alarms[0].cause] if alarms else action
+    return Verdict("poor", (*(a.reason for a in alarms), reason), action)
+
+
+def _too_small(log_ratio: float) -> str:
+    if not np.isfinite(log_ratio):
+        return "could not be compared"
+    factor = np.exp(-log_ratio)  # the fit's sd over the better one
+    return f"is {1 - factor:.0%} too small" if factor < 1 else f"is {factor - 1:.0%} too large"
+
+
+def _list(
+    names: tuple[str, ...], values: Floats, where: NDArray, words: Callable[[float], str]
+) -> str:
+    order = np.flatnonzero(where)[np.argsort(-np.abs(values[where]), kind="stable")]
+    told = [f"{names[k]} {words(float(values[k]))}" for k in order[:NAMED]]
+    more = len(order) - NAMED
+    return ", ".join(told) + (f" and {more} more" if more > 0 else "")
