@@ -62,8 +62,8 @@ def write(
 
     Raises
     ------
-    FileNotFoundError, IsADirectoryError
-        If there is no such folder, or `path` is one.
+    OSError
+        If there is no such folder, or `path` is one, or anything else but a regular file.
     TypeError
         If `path` is no name.
     """
@@ -72,6 +72,8 @@ def write(
         raise FileNotFoundError(f"{path}: there is no folder {place.parent}; make it first.")
     if place.is_dir():
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file.")
+    if place.exists() and not place.is_file():
+        raise OSError(f"{path} is no regular file, and would be replaced; expected another name.")
     raw = _pack(kind, version, document, arrays)
     beside = place.parent / f".advi-{uuid.uuid4().hex}"
     # a file that others may not read is replaced by one that they never could

@@ -189,10 +189,11 @@ class Rows:
         step
             () number of the step, from 0.
         """
+        places = jnp.arange(self.batch_size, dtype=step.dtype)
         if self.block:
-            return step % self.block * self.batch_size + jnp.arange(self.batch_size)
+            return step % self.block * self.batch_size + places
         epoch, position = jnp.divmod(step, self.steps_per_epoch)
-        places = position * self.batch_size + jnp.arange(self.batch_size)
+        places = position * self.batch_size + places
         return shuffled(places, self.num_rows, jax.random.fold_in(key, epoch))
 
     def take(self, data: Any, index: Array) -> Any:

@@ -42,7 +42,6 @@ def fit_plan(
         If no starting point has a finite log density.
     """
     structure, look = structure_of(guide), FirstLook(density)
-    candidates = None if warm else prior_starts(density, first)
     try:
         outcome = run_plan(
             density,
@@ -54,7 +53,7 @@ def fit_plan(
             max_evals=max_steps,
             callback=bar.update,
             look=look,
-            candidates=candidates,
+            candidates=lambda: prior_starts(density, first),
         )
     except NotFiniteError as error:
         raise not_finite_at_start(density, first.loc, error.tried) from None

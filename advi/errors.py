@@ -33,7 +33,11 @@ def describe_error(error: BaseException) -> str:
     >>> describe_error(OSError("disk gone"))
     'OSError: disk gone'
     """
-    return f"{type(error).__name__}: {error}"
+    try:
+        text = str(error)
+    except Exception:  # that of the user's own class
+        text = "its text cannot be told"
+    return f"{type(error).__name__}: {text}"
 
 
 def check_bool(name: str, value: Any) -> None:

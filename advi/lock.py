@@ -1,5 +1,6 @@
 """A lock on a folder, which ends with the process that holds it, however that ends."""
 
+import contextlib
 import os
 import warnings
 from pathlib import Path
@@ -39,7 +40,9 @@ class FolderLock:
             )
 
     def release(self) -> None:
-        """Let others in."""
+        """Let others in, although a child of this process may hold the file open."""
+        with contextlib.suppress(OSError):  # where nothing is locked
+            _unlock(self._file)
         os.close(self._file)
 
 
@@ -52,8 +55,14 @@ if os.name == "nt":
         except PermissionError as error:  # what Windows says of a byte that is locked
             raise BlockingIOError(*error.args) from None
 
+    def _unlock(file: int) -> None:
+        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
+
 else:
     import fcntl
 
     def _lock(file: int) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_UN)

@@ -158,6 +158,8 @@ class Fit:
                 action="compare fit.log_marginal(data) with the ELBO, or see "
                 "advi.amortisation_gap(fit, data).",
             )
+        if self.checked is None and not self.structure.dim:
+            return trust.unchecked(self, trust.ONLY_POINTS)
         if self.checked is None:
             return trust.unchecked(self, action="call fit.check().")
         return self.checked.verdict

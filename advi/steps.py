@@ -106,9 +106,10 @@ def fit_steps(
         step = 0 if state is None else int(state.step)
         status = stopped(step, "this is the fit so far", stop)
     except BrokenStreamError as broken:
-        if state is None or not int(jax.device_get(state.step)):
-            raise broken.error from None
-        status = stopped(int(state.step), describe_error(broken.error), broken.error)
+        step = 0 if state is None else int(jax.device_get(state.step))
+        if not step and begun is None and not isinstance(init, Fit):
+            raise broken.error from None  # there is no fit yet
+        status = stopped(step, describe_error(broken.error), broken.error)
     assert status is not None
     if reader is not None and status.cause is not None:
         reader.abandon()  # what it waits for may never come

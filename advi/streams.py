@@ -21,7 +21,7 @@ from advi.data import DataSpec, Rows, check_batch_size, check_rows, converted, f
 from advi.deferred import Deferred, bound
 from advi.density import precision
 from advi.device import compiled
-from advi.errors import describe
+from advi.errors import describe, describe_error
 from advi.indices import check_data_indices
 from advi.model import Model
 from advi.prefetch import Prefetch
@@ -51,8 +51,8 @@ class BrokenStreamError(Exception):
         What reading it raised.
     """
 
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(describe_error(error))
         self.error = error
 
 
@@ -61,9 +61,9 @@ def reading() -> Iterator[None]:
     """Tell what reading a stream raises from what else goes wrong in a fit."""
     try:
         yield
-    except (StopIteration, EndlessError):
+    except (StopIteration, EndlessError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception as error:
+    except BaseException as error:  # also that a task of a loader was cancelled
         raise BrokenStreamError(error) from error
 
 

@@ -46,6 +46,7 @@ ELBO_DRAWS = 256
 ADVICE_DRAWS = 500  # that tell which way a hierarchy is better written
 RESPONSE_ELEMENTS = 2**17  # of the draws that a linear response averages over: 2 D up to D = 256
 RESPONSE_DIM = 512  # up to which a mean field is corrected from its linear response
+ONLY_POINTS = "A point estimate has no posterior to compare with."
 NEXT_OF_STREAM = "fit rows that memory holds in the same way, and check that fit."
 
 
@@ -54,8 +55,15 @@ def checked(fit: "Fit") -> Checked:
     if fit.density.scale != 1:
         reason = f"The posterior cannot be compared with: {SOME_ROWS}."
         return Checked(unchecked(fit, reason, action=NEXT_OF_STREAM), math.nan, None)
+    if not fit.structure.dim:
+        return Checked(unchecked(fit, ONLY_POINTS), math.nan, None)
     if fit.structure.dim > MAX_DIM:
         return Checked(unchecked(fit, _too_many(fit)), math.nan, None)
+    if not _has_scale(fit):
+        reason = "The fit has no finite mean, or no sd above zero: there is nothing to compare."
+        alarms = _alarms(fit) or (Alarm("diverged", "The fit has diverged."),)
+        told = (*(alarm.reason for alarm in alarms), reason)
+        return Checked(Verdict("poor", told, REMEDIES[alarms[0].cause]), math.nan, None)
     target = _target(fit, fit.density)
     rng = host_rng(fit.key, Stream.CHECK)
 
@@ -64,6 +72,13 @@ def checked(fit: "Fit") -> Checked:
 
     alarms = (*_improper(fit), *_alarms(fit))
     return examine(target, _column_names(fit), alarms, rng, advice)
+
+
+def _has_scale(fit: "Fit") -> bool:
+    """Return whether a Gaussian is one: its mean finite, its scale of full rank."""
+    q, noisy = fit.gaussian, fit.structure.noisy
+    scales = q.diagonal[noisy]
+    return bool(np.all(np.isfinite(q.loc)) and np.all(np.isfinite(scales) & (scales > 0)))
 
 
 def _improper(fit: "Fit") -> list[Alarm]:
@@ -89,6 +104,8 @@ def _by_name(fit: "Fit", better: Better) -> tuple[dict[str, Floats], dict[str, F
 
 def corrected(fit: "Fit") -> "Fit":
     """Return the fit with draws nearer to the posterior."""
+    if not fit.structure.dim:
+        raise ValueError(f"corrected: {ONLY_POINTS}")
     target = _target(fit, fit.density.on(None))
     first = target.marginal
     if fit.structure.dim > MAX_DIM:
@@ -111,6 +128,8 @@ def corrected(fit: "Fit") -> "Fit":
 
 def linear_response(fit: "Fit") -> "Fit":
     """Return the full-rank fit with the linear-response covariance."""
+    if not fit.structure.dim:
+        raise ValueError(f"linear_response: {ONLY_POINTS}")
     noisy = fit.structure.noisy
     scale = np.zeros((fit.model.size, fit.model.size))
     scale[np.ix_(noisy, noisy)] = _response_scale(fit)

@@ -101,7 +101,7 @@ def run_plan(
     max_evals: int | None = None,
     callback: Callable[[Progress], object] | None = None,
     look: Look | None = None,
-    candidates: Floats | None = None,
+    candidates: Callable[[], Floats | None] | None = None,
 ) -> Outcome:
     """Fit a Gaussian to a density without any setting.
 
@@ -128,7 +128,8 @@ def run_plan(
         Called with random points about the start and the log densities and gradients there; what
         it raises ends the fit.
     candidates
-        (n, D) further points that a start is looked for at, on the real scale.
+        Returns further points (n, D) that a start is looked for at, on the real scale, or None;
+        called where a start is looked for.
 
     Returns
     -------
@@ -141,21 +142,22 @@ def run_plan(
     """
     held_out_draws = structure.spread(draws.antithetic(rng, HELD_OUT_DRAWS, structure.dim))
     plan = _Plan(_Runner(density, first, max_evals, callback), structure, held_out_draws, look)
-    runner, ended, gap, rivals = plan.runner, None, 0.0, ()
+    runner, ended, gap, rivals, further = plan.runner, None, 0.0, (), None
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         try:
             if warm:
                 density.place_window(first.loc, first.sds)
                 [paths] = runner.run(plan.carry([first], rng, shown=True, warm=True))
             else:
+                if candidates is not None:
+                    further = candidates()
                 first = on_their_turns(density, first, rng, plan.eps, runner.run)
                 rngs = [rng, *(_apart(rng, k) for k in range(1, restarts))]
-                attempts = [plan.attempt(first, candidates, own, shown=own is rng) for own in rngs]
+                attempts = [plan.attempt(first, further, own, shown=own is rng) for own in rngs]
                 paths = [p for found in runner.run(*attempts) for p in found]
             if not paths:
-                raise NotFiniteError(
-                    start_search(density, structure, first.loc, rng, candidates).tried
-                )
+                search = start_search(density, structure, first.loc, rng, further)
+                raise NotFiniteError(search.tried)
             best = max(paths, key=plan.height)
             others = elsewhere(density, best, [p for p in paths if p is not best])
             rivals = plan.rivals(best, others)

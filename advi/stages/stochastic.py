@@ -269,6 +269,8 @@ def stopped(step: int, why: str, cause: BaseException) -> Status:
     where = "before the first chunk of steps ended; this is where they start"
     if step:
         where = f"after step {step}: {why}"
+    elif not isinstance(cause, KeyboardInterrupt):
+        where += f": {why}"
     # where Ctrl-C came tells nothing, and its traceback would keep all that was there alive
     cause = cause.with_traceback(None) if isinstance(cause, KeyboardInterrupt) else cause
     return Status("interrupted", f"interrupted {where}", cause)
@@ -398,7 +400,7 @@ def _chunk(settings: Stochastic, log_joint: LogJoint, own: Traced | None, checke
 
         elbos = jnp.full((settings.chunk_steps,), jnp.nan, settings.spec.float_dtype)
         new, elbos, taken = jax.lax.while_loop(more, body, (state, elbos, jnp.zeros((), jnp.int32)))
-        lost = jnp.any(~jnp.isfinite(elbos) & (jnp.arange(len(elbos)) < taken))
+        lost = jnp.any(~jnp.isfinite(elbos) & (jnp.arange(len(elbos), dtype=taken.dtype) < taken))
         return (
             new,
             elbos,
