@@ -9,17 +9,22 @@ from numpy.typing import NDArray
 from advi.density import Density
 from advi.model import Model
 from advi.transforms.base import Identity, base_of
+from advi.transforms.scalars import HalfLine
 
 Floats = NDArray[np.float64]
 
-MAX_RAYS = 15  # coordinates looked along, to both sides: 60 points and the one between
+MAX_RAYS = 10  # coordinates looked along, to both sides: 60 points at first
 # Distances on the real scale. Real latents are taken to where no prior in use is flat any more;
-# the values of others are exponentials of theirs, of which floats hold the squares up to some 44.
-OF_REAL = (1e6, 1e9, 1e12, 1e15, 1e18)
-OF_OTHERS = (10.0, 20.0, 25.0, 30.0, 40.0)
-FIRST_LOOK = (0, 4)  # places of the distances that decide whether to look at the others
+# the values of others are exponentials of theirs, of which floats hold the squares up to some 44,
+# and the differences to an upper bound up to some 12.
+OF_REAL = (1e6, 1e7, 1e8, 1e9, 1e12, 1e14, 1e15, 1e18)
+OF_OTHERS = (6.0, 8.0, 10.0, 12.0, 20.0, 25.0, 30.0, 40.0)
+NUM_NEAR = 4  # of these, as far as an upper bound is told apart
+FIRST_LOOK = (0, 3, 7)  # places of the distances that decide whether to look at the others
 RISE = 1.0  # nats from one distance of the tail to the next that count as growth
 SLOW = 0.9  # a tail that falls no faster than r^-0.9 has no finite integral
+# Logarithms of others, such as that of Gamma(.001, .001), fall by as little as .001 for a unit.
+FLAT, FLAT_NEAR = 1e-3, 0.05  # nats over the far distances, and over the near ones
 ROUNDINGS = 20
 NEAR = 1e3  # of a point's coordinates those beyond are not what to look from
 
@@ -52,7 +57,8 @@ class Growth(NamedTuple):
 class _Ray(NamedTuple):
     coordinate: int
     sign: int
-    real: bool
+    real: bool  # whether the coordinate is the value itself
+    bounded: bool  # whether the value may have an upper bound, too
 
     @property
     def distances(self) -> Floats:
@@ -76,11 +82,15 @@ def growth(density: Density, x: Floats) -> Growth | None:
     if density.log_joint.open_ended:
         return None
     x = np.where(np.abs(x) < NEAR, x, 0.0)
-    rays = [_Ray(k, sign, real) for k, real in _places(density.model) for sign in (1, -1)]
+    rays = [_Ray(k, sign, *kind) for k, *kind in _places(density.model) for sign in (1, -1)]
     with np.errstate(all="ignore"):
-        near, far = _along(density, x, rays, FIRST_LOOK).T
+        first = _along(density, x, rays, FIRST_LOOK)
         # a ray is left out where the density has fallen, or is out of the range of floats
-        left = [ray for ray, a, b in zip(rays, near, far, strict=True) if b > a - RISE]
+        left = [
+            ray
+            for ray, (near, middle, far) in zip(rays, first, strict=True)
+            if far > near - RISE or (ray.bounded and middle > near - FLAT_NEAR)
+        ]
         if not left:
             return None
         every = range(len(OF_REAL))
@@ -106,6 +116,12 @@ def _rises(heights: Floats, ray: _Ray, eps: float) -> bool | None:
     """
     if ray.real:
         heights = heights[: 1 + np.argmax(np.isposinf(np.append(heights, np.inf)))]
+    elif _is_flat(heights[:NUM_NEAR], FLAT_NEAR, eps) and ray.bounded:
+        return False
+    else:
+        heights = heights[NUM_NEAR:]
+        if _is_flat(heights, FLAT, eps):
+            return False
     if not len(heights) or np.isnan(heights).any() or np.isneginf(heights).any():
         return None
     if np.isposinf(heights[0]):
@@ -115,21 +131,29 @@ def _rises(heights: Floats, ray: _Ray, eps: float) -> bool | None:
     rounding = ROUNDINGS * eps * np.maximum(np.abs(finite[1:]), np.abs(finite[:-1]))
     if len(steps) and np.all(steps > np.maximum(RISE, rounding)):
         return True
+    if not ray.real:
+        return None
     falls = steps < -SLOW * np.diff(np.log(ray.distances))[: len(steps)]
-    flat = ray.real and len(finite) == len(ray.distances) and not falls.any()
+    flat = len(finite) == len(ray.distances) and not falls.any()
     return False if flat and np.all(rounding < RISE) else None
 
 
-def _places(model: Model) -> list[tuple[int, bool]]:
-    """Return some coordinates of every latent, and whether they are its values themselves."""
+def _is_flat(heights: Floats, most: float, eps: float) -> bool:
+    rounding = ROUNDINGS * eps * np.max(np.abs(heights))
+    return bool(np.isfinite(heights).all() and np.ptp(heights) <= most and rounding < most)
+
+
+def _places(model: Model) -> list[tuple[int, bool, bool]]:
+    """Return some coordinates of every latent, and of what kind of ray they are."""
     spans = list(model.spans.values())
     num = max(1, MAX_RAYS // len(spans))
     step = -(-len(spans) // MAX_RAYS)  # more latents than rays: every so many
     places = []
     for (start, stop), latent in list(zip(spans, model.latents.values(), strict=True))[::step]:
-        real = isinstance(base_of(latent.bijection), Identity)
+        base = base_of(latent.bijection)
+        real, half = isinstance(base, Identity), isinstance(base, HalfLine)
         chosen = np.unique(np.linspace(start, stop - 1, min(num, stop - start)).astype(int))
-        places += [(int(k), real) for k in chosen]
+        places += [(int(k), real, not (real or half)) for k in chosen]
     return places
 
 

@@ -19,7 +19,14 @@ from advi.diagnostics.better import (
     better_moments,
     remoteness,
 )
-from advi.diagnostics.examine import RIVAL_NATS, RIVAL_SDS, Checked, compare_moments, examine
+from advi.diagnostics.examine import (
+    RIVAL_NATS,
+    RIVAL_SDS,
+    Checked,
+    compare_moments,
+    examine,
+    heavy_tail,
+)
 from advi.diagnostics.hierarchy import parametrisation
 from advi.diagnostics.linear_response import linear_response_covariance
 from advi.diagnostics.verdict import REMEDIES, Alarm, Cause, Verdict
@@ -120,7 +127,8 @@ def corrected(fit: "Fit") -> "Fit":
     comparison = compare_moments([best])
     how = parametrisation(*_by_name(fit, best), frozenset())
     alarms = (*_improper(fit), *_alarms(fit))
-    verdict = _verdict_of(best, remoteness(target, first, best), alarms, how)
+    heavy = heavy_tail(target, _column_names(fit), best)
+    verdict = _verdict_of(best, remoteness(target, first, best), alarms, heavy, how)
     return dataclasses.replace(
         fit, corrected_draws=best.draws, checked=Checked(verdict, adapted.first_khat, comparison)
     )
@@ -208,7 +216,9 @@ def _too_many(fit: "Fit") -> str:
     return f"{fit.structure.dim} coordinates are more than the {MAX_DIM} that can be examined."
 
 
-def _verdict_of(best: Better, remote: Remoteness, alarms: tuple[Alarm, ...], how: str) -> Verdict:
+def _verdict_of(
+    best: Better, remote: Remoteness, alarms: tuple[Alarm, ...], heavy: str, how: str
+) -> Verdict:
     if alarms:
         return Verdict("poor", tuple(a.reason for a in alarms), REMEDIES[alarms[0].cause])
     if not best.confident:
@@ -218,6 +228,8 @@ def _verdict_of(best: Better, remote: Remoteness, alarms: tuple[Alarm, ...], how
             f"Corrected by {best.method}, {best.size}, but {remote}: where a correction goes so "
             "far, it may have farther to go."
         )
+    elif heavy:
+        reason = f"Corrected by {best.method}, {best.size}, but: {heavy}"
     else:
         return Verdict("good", (f"Corrected by {best.method}: {best.size}.",))
     return Verdict(

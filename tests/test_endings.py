@@ -84,8 +84,12 @@ def test_ctrl_c_before_a_plan_has_begun_gives_the_start():
 
 @pytest.mark.parametrize("arguments", [{"batch_size": 20}, {"optimizer": optax.sgd(1e-4)}])
 def test_steps_in_float64_take_strict_promotion(arguments):
+    def log_joint(z, d):
+        return advi.Terms(-0.5 * z["x"] ** 2, rows=-0.5 * (d - z["x"]) ** 2)
+
+    model, y = advi.Model(log_joint, {"x": advi.real()}), BATCHES[0]["y"]
     with jax.numpy_dtype_promotion("strict"):
-        fit = advi.fit(LINEAR, BATCHES[0], max_steps=3, x64=True, diagnose=False, **arguments)
+        fit = advi.fit(model, y, max_steps=3, x64=True, diagnose=False, **arguments)
     assert fit.status == "max_steps"
 
 

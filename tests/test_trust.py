@@ -178,6 +178,46 @@ def test_vague_and_heavy_tailed_priors_fall_far_out(log_joint):
     assert growth(fit.density, fit.gaussian.loc) is None
 
 
+@pytest.mark.parametrize(
+    "log_joint",
+    [
+        lambda z, d: -jnp.log(z["p"]) - 0.5 * jnp.log1p(-z["p"]),
+        lambda z, d: (
+            -jnp.log(z["p"])
+            - jnp.log1p(-z["p"])
+            + dist.Binomial(5, z["p"]).log_prob(jnp.zeros(2)).sum()
+        ),
+    ],
+)
+def test_a_density_that_is_flat_towards_a_bound_is_improper(log_joint):
+    fit = advi.fit(advi.Model(log_joint, {"p": advi.unit_interval()}))
+    assert fit.verdict == "poor"
+    assert "does not fall as p goes to" in fit.verdict.reasons[0]
+    assert fit.corrected().verdict == "poor"
+
+
+@pytest.mark.parametrize(
+    ("prior", "latent"),
+    [
+        (dist.Beta(0.5, 0.5), advi.unit_interval()),
+        (dist.Gamma(1e-3, 1e-3), advi.positive()),
+        (dist.Dirichlet(0.1 * np.ones(3)), advi.simplex(3)),
+        (dist.LKJCholesky(3, 1.0), advi.corr_cholesky(3)),
+    ],
+)
+def test_proper_densities_fall_towards_their_bounds(prior, latent):
+    fit = advi.fit(advi.Model(lambda z, d: prior.log_prob(z["p"]), {"p": latent}), diagnose=False)
+    assert growth(fit.density, fit.gaussian.loc) is None
+
+
+@pytest.mark.parametrize("prior", [dist.HalfCauchy(1.0), dist.Pareto(1.0, 0.9)])
+def test_means_that_do_not_exist_are_not_called_right(prior):
+    latent = advi.positive() if isinstance(prior, dist.HalfCauchy) else advi.greater_than(1.0)
+    fit = advi.fit(advi.Model(lambda z, d: prior.log_prob(z["w"]), {"w": latent}))
+    assert fit.verdict == "poor"
+    assert fit.corrected().verdict == "poor"
+
+
 def test_a_verdict_is_true_if_it_is_good_and_equals_its_level():
     good, poor = Verdict("good", ("a",)), Verdict("poor", ("a",))
     assert good

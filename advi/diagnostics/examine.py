@@ -17,7 +17,7 @@ from advi.diagnostics.better import (
     remoteness,
 )
 from advi.diagnostics.judge import Comparison, judge, unchecked, unresolved, without_spread
-from advi.diagnostics.psis import khat_threshold
+from advi.diagnostics.psis import fit_pareto, khat_threshold
 from advi.diagnostics.verdict import Alarm, Verdict
 
 Floats = NDArray[np.float64]
@@ -30,6 +30,7 @@ NARROW = 1.5  # ratio of sds beyond which a shift is measured in the larger
 MAX_RESOLUTION = 1.0  # nats: importance weights are noise where log densities are coarser
 FEW_FLOATS = 4.0  # spacings of floats at a mean that an sd is above, or draws have no spread
 PROBES = 8
+WIDE, TAIL_DRAWS, MAX_TAIL_INDEX = 2.0, 2000, 0.7
 
 
 class Checked(NamedTuple):
@@ -92,7 +93,7 @@ def examine(
         return Checked(unchecked(found, alarms, target.structure.full), khat, None)
     off = frozenset(np.array(names)[comparison.off_mean | comparison.off_sd].tolist())
     how = advice(reliable[-1], off) if off else ""
-    doubt = _doubt(target, reliable[-1])
+    doubt = _doubt(target, reliable[-1]) or heavy_tail(target, names, reliable[-1])
     verdict = judge(names, comparison, alarms, target.structure.full, doubt, how)
     return Checked(verdict, khat, comparison)
 
@@ -144,6 +145,29 @@ def _doubt(target: Target, better: Better) -> str:
             f"On the real scale {remote}: where a posterior is so far from any Gaussian, means may "
             "be farther off than was found."
         )
+    return ""
+
+
+def heavy_tail(target: Target, names: tuple[str, ...], better: Better) -> str:
+    """Return which column's tail is too heavy for its mean to be known, or nothing.
+
+    Asked of those whose sd is far from the fit's: others have the tail of the fit.
+    """
+    _, sd = better.plain()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        wide = np.flatnonzero(better.moments.sd > WIDE * sd)
+    if not len(wide):
+        return ""
+    draws = better.draws.resample(TAIL_DRAWS, np.random.default_rng(0))
+    columns = target.columns(draws)[:, wide]
+    for k, column in zip(wide, np.abs(columns - np.median(columns, axis=0)).T, strict=True):
+        tail = np.sort(column)[-int(3 * np.sqrt(TAIL_DRAWS)) :]
+        index = fit_pareto(tail[1:] - tail[0])[0] if tail[1] > tail[0] else 0.0
+        if index > MAX_TAIL_INDEX:
+            return (
+                f"The tail of {names[k]} is so heavy (tail index {index:.1f}) that draws do not "
+                "tell its mean, if it has one."
+            )
     return ""
 
 
