@@ -579,6 +579,9 @@ class Fit:
     def refine(self, family: Any) -> "Fit":
         """Return a fit of another family, usually a richer one, begun at this fit.
 
+        The log density is that of this fit: what the log-joint reads from outside is as it was,
+        where ``advi.fit(model, data, init=fit)`` reads it anew.
+
         Parameters
         ----------
         family

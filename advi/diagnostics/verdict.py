@@ -24,7 +24,7 @@ REMEDIES: dict[Cause, str] = {
     "init={...}.",
     "interrupted": "let the fit go on: advi.fit(model, data, init=fit).",
     "max_steps": "let the fit go on: advi.fit(model, data, init=fit), with a larger max_steps or "
-    "none.",
+    "none; where the status speaks of rounding, with x64=True.",
     "moving": "let the fit go on with more steps: init=fit.",
     "gradient": "see what advi.check(model, data) finds, and mend log_joint.",
     "multimodal": "fit with restarts=8 to find the highest mode. Modes that are copies of one "
