@@ -153,8 +153,9 @@ class Search(NamedTuple):
         """Where a finite value is looked for, in words."""
         num = 2 * SCREENED + LAST_POINTS * len(self._last_radii)
         given = f", {len(self.candidates)} candidates" if len(self.candidates) else ""
+        farthest = self._last_radii[-1]
         return (
-            f"{num} random points, up to {self._last_radii[-1]:g} from the start in every coordinate on "
+            f"{num} random points, up to {farthest:g} from the start in every coordinate on "
             f"the real scale{given}, and points half-way and nearer from the best of them"
         )
 
