@@ -44,6 +44,9 @@ BENT = (HalfLine, Ordered, LowerCholesky, PositiveDefinite)
 def flat_entries(density: Density, X: Floats, values: Floats, gradients: Floats) -> Indices:
     """Return the coordinates that a log density does not depend on, increasing.
 
+    There is no telling, and none are returned, where it has a loop that runs until something has
+    converged: far out, where entries have to be moved to, that may not end.
+
     Parameters
     ----------
     density
@@ -54,7 +57,7 @@ def flat_entries(density: Density, X: Floats, values: Floats, gradients: Floats)
         There, (n,) and (n, D).
     """
     finite = np.isfinite(values) & np.isfinite(gradients).all(1)
-    if finite.sum() < MIN_POINTS:
+    if finite.sum() < MIN_POINTS or density.log_joint.open_ended:
         return np.zeros(0, int)
     X, values, gradients = X[finite], values[finite], gradients[finite]
     found = _candidates(density, X, gradients)
@@ -77,8 +80,8 @@ def flat_by_values(density: Density, x: Floats) -> Indices:
         (D,) where it is finite.
     """
     entries, slopes = _straight(density)
-    num = len(entries)
-    if not num or num * len(x) > MOST or num * density.log_joint.cost > WORK:
+    num, log_joint = len(entries), density.log_joint
+    if not num or num * len(x) > MOST or num * log_joint.cost > WORK or log_joint.open_ended:
         return np.zeros(0, int)
     moved = np.repeat(x[None], num + 1, axis=0)
     moved[np.arange(num), entries] += MOVES[-1]

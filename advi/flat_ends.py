@@ -20,6 +20,7 @@ from advi.status import Estimate
 
 FINAL_DRAWS = 256
 MIN_FINAL_DRAWS = 16
+GAIN_DRAWS = 64
 FINAL_WORK = 2**32  # elements read by the final ELBO, which bounds its draws
 
 
@@ -76,32 +77,42 @@ class FlatEnds(NamedTuple):
         of batches, each with draws of its own: what they say of the whole differs by their rows
         too, and so does the error.
         """
-        work = sum(density.log_joint.cost for density in self.densities)
-        num = int(np.clip(FINAL_WORK // work, MIN_FINAL_DRAWS, FINAL_DRAWS)) // 2 * 2
-        structure = structure_of(self.guide)
-        noise = [
-            structure.spread(draws.antithetic(self.rng, num, structure.dim)) for _ in self.densities
-        ]
-
-        def elbos(params: Any) -> Floats:
-            q = Gaussian(*self.guide.to_gaussian(params))
-            for density in self.densities:
-                density.place_window(q.loc, q.sds)
-            values = [
-                structure.paired_elbos(density.value(q.points(E)), E, q)
-                for density, E in zip(self.densities, noise, strict=True)
-            ]
-            return values[0] if len(values) == 1 else np.array([v.mean() for v in values])
-
+        noise = self._noise(FINAL_DRAWS)
         with np.errstate(all="ignore"):
-            of_last = elbos(last)
+            of_last = self._elbos(last, noise)
             if average is None:
                 return last, Estimate.of(of_last)
-            of_average = elbos(average)
+            of_average = self._elbos(average, noise)
             gain = Estimate.of(of_last - of_average)
             if gain.value > LAST_ERRORS * gain.mcse or not np.all(np.isfinite(of_average)):
                 return last, Estimate.of(of_last)
         return average, Estimate.of(of_average)
+
+    def gain(self, before: Any, after: Any) -> Estimate:
+        """Return by how many nats the ELBO of some parameters is above that of others."""
+        noise = self._noise(GAIN_DRAWS)
+        with np.errstate(all="ignore"):
+            return Estimate.of(self._elbos(after, noise) - self._elbos(before, noise))
+
+    def _noise(self, most: int) -> list[Floats]:
+        """Return up to so many draws for each density, common to all parameters that are compared on them."""
+        work = sum(density.log_joint.cost for density in self.densities)
+        num = int(np.clip(FINAL_WORK // work, MIN_FINAL_DRAWS, most)) // 2 * 2
+        structure = structure_of(self.guide)
+        return [
+            structure.spread(draws.antithetic(self.rng, num, structure.dim)) for _ in self.densities
+        ]
+
+    def _elbos(self, params: Any, noise: list[Floats]) -> Floats:
+        """Return ELBOs whose mean is that of the parameters, of pairs of draws or of batches."""
+        q, structure = Gaussian(*self.guide.to_gaussian(params)), structure_of(self.guide)
+        for density in self.densities:
+            density.place_window(q.loc, q.sds)
+        values = [
+            structure.paired_elbos(density.value(q.points(E)), E, q)
+            for density, E in zip(self.densities, noise, strict=True)
+        ]
+        return values[0] if len(values) == 1 else np.array([v.mean() for v in values])
 
     def blame(self, params: Any) -> str:
         """Return what makes the log density or its gradient non-finite, in words."""

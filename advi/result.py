@@ -80,7 +80,8 @@ class Fit:
         How far a fit by steps had still to go at its end, about, sds: the largest difference of
         means, or of log sds, between the averages over the last half of the steps and over the
         quarter before; or, where not all rows were read, how far the posterior of those that were
-        is from that of all. NaN for the automatic plan, and where nothing has an sd.
+        is from that of all. Infinite where the ELBO still rose by more than a nat for each
+        coordinate, which no sd tells. NaN for the automatic plan, and where nothing has an sd.
     alarms
         What the fit found to be wrong with the log density, a sentence each.
     """

@@ -51,7 +51,8 @@ def mismatches(
     Differences are taken with steps of many sizes, along one direction of each latent, or of
     several together where the density is costly. They differ from the gradient where some step
     sizes agree with one another on a slope, and none with the gradient; a kink, a jump, or
-    rounding, shows as steps that do not agree.
+    rounding, shows as steps that do not agree. A density with a loop that runs until something
+    has converged is not looked at: steps lead to where it may not end.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ def mismatches(
     """
     finite = np.flatnonzero(np.isfinite(values) & np.isfinite(gradients).all(1))
     best = finite[np.argsort(-values[finite], kind="stable")[:POINTS]]
-    if not len(best):
+    if not len(best) or density.log_joint.open_ended:
         return []
     each = 2 * len(STEPS) * len(best) * max(density.log_joint.cost, 1)
     names = [n for n, (start, stop) in density.model.spans.items() if stop > start]

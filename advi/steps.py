@@ -32,6 +32,7 @@ from advi.streams import BrokenStreamError, Reader
 
 MAX_STEPS = 100_000  # of a stochastic fit that is left to settle
 LOST_NATS = 0.1  # of the ELBO, for every coordinate, that steps may end below their start
+GAIN_NATS = 1.0  # of the ELBO, for every coordinate, that no fit which has arrived has to gain
 LAST_ELBOS = 128  # steps whose ELBO stands for that of a fit which nobody waited for
 UNJUDGED = Estimate(math.nan, math.nan)
 NO_START = Planned()
@@ -114,7 +115,7 @@ def fit_steps(
     if reader is not None and status.cause is not None:
         reader.abandon()  # what it waits for may never come
     drift, seen = Distance(math.nan, math.nan), found.seen if anchor else 0
-    params, elbo = begun, UNJUDGED
+    params, elbo, risen = begun, UNJUDGED, 0.0
     if state is None:
         params = ends.unjudged_start(init) if begun is None else begun
     else:
@@ -126,6 +127,7 @@ def fit_steps(
         if not isinstance(status.cause, KeyboardInterrupt):
             try:
                 params, elbo, status = _judged(settings, ends, state, begun, status)
+                risen = _risen(settings, ends, state, drift, status)
             except KeyboardInterrupt as stop:
                 why = f"{status.message}; interrupted in the last evaluation"
                 status = Status(str(status), why, stop.with_traceback(None))
@@ -133,18 +135,20 @@ def fit_steps(
             params, elbo = _unjudged(settings, state, course, drift)
         if rows is not None:
             seen = max(seen, min(rows.num_rows, int(jax.device_get(state.step)) * rows.batch_size))
+    # how far there is to go when the ELBO still rises much no distance so far tells
+    to_go = math.inf if risen else drift.most
     trace_ = course.trace(0 if state is None else int(jax.device_get(state.step)))
     left = 0.0 if rows is None or not seen else unread(rows.num_rows, seen)
     fit = Fit(
         guide=guide,
         params=params,
-        status=_with_drift(status, drift, left, seen, rows),
+        status=_with_drift(status, drift, risen, left, seen, rows),
         elbo=elbo,
         trace=trace_,
         num_gradients=len(trace_) * settings.draws,
         density=density,
         key=key,
-        drift=drift.most if math.isnan(drift.most) else max(drift.most, left),
+        drift=to_go if math.isnan(to_go) else max(to_go, left),
         alarms=() if found.start is None else found.start.alarms,
     )
     if not guide.local:
@@ -193,12 +197,39 @@ def _unjudged(
     return jax.device_get(arrays), Estimate.of(last) if known else UNJUDGED
 
 
+def _risen(
+    settings: Stochastic, ends: FlatEnds | RowEnds, state: State, drift: Distance, status: Status
+) -> float:
+    """Return by how many nats the ELBO still rose, or 0 where it did not or nothing can be told.
+
+    The windows of a fit that is far too wide are near in its own sds, however far it has to go.
+    The ELBOs of its steps are then as noisy as it is wide, so the windows' averages are compared,
+    on common draws.
+    """
+    objective, guide = settings.objective, settings.guide
+    if not isinstance(objective, Elbo) or objective.beta != 1:
+        return 0.0
+    windows = settings.windows(state)
+    known = drift.most > MAX_DRIFT or status in ("converged", "diverged")
+    # points and local latents are of networks, which are often trained for as long as it pays
+    if windows is None or known or guide.estimated or guide.local or isinstance(ends, RowEnds):
+        return 0.0
+    gain = ends.gain(*windows)
+    nats = GAIN_NATS * structure_of(guide).dim + LAST_ERRORS * gain.mcse
+    return gain.value if gain.value > nats else 0.0
+
+
 def _with_drift(
-    status: Status, drift: Distance, left: float, seen: int, rows: Rows | None
+    status: Status, drift: Distance, risen: float, left: float, seen: int, rows: Rows | None
 ) -> Status:
     """Return the status with what the fit had still before it, where that is much."""
     told = []
-    if drift.most > MAX_DRIFT:
+    if risen:
+        told.append(
+            f"still moving at the end: the ELBO rose by {risen:.2g} nats over the last half of the "
+            "steps"
+        )
+    elif drift.most > MAX_DRIFT:
         told.append(f"still moving at the end: {drift} over the last half of the steps")
     if rows is not None and left > MAX_DRIFT and not math.isnan(drift.most):
         told.append(

@@ -257,7 +257,10 @@ def _alarms(fit: "Fit") -> tuple[Alarm, ...]:
         cause: Cause = str(fit.status)  # type: ignore[assignment]
         alarms.append(Alarm(cause, f"The fit did not converge: {fit.status.message}."))
     if fit.drift > MAX_DRIFT:
-        reason = f"The steps had not arrived: means and sds may have some {fit.drift:.2g} sd to go."
+        to_go = f"means and sds may have some {fit.drift:.2g} sd to go"
+        if math.isinf(fit.drift):
+            to_go = "the ELBO was still rising, and how far there is to go is not known"
+        reason = f"The steps had not arrived: {to_go}."
         alarms.append(Alarm("moving", reason))
     for rival in fit.rivals:
         distances = _rival_figures(fit, rival)["distance"]

@@ -142,3 +142,18 @@ def test_what_has_no_sd_has_no_drift():
     fit = advi.fit(target.model, target.data, family=advi.Point(), batch_size=6, max_steps=3)
     assert np.isnan(fit.drift)
     assert "give more steps" not in fit.status.message
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_far_too_wide_is_told_by_its_rising_elbo(stream, whole, tmp_path):
+    """The windows' distance says nothing there: it is measured by the fit's own sds."""
+    given = handed_in("batches" if stream else "memory", None)
+    slow = {"init": {"w": np.zeros(3), "s": 1.0}, "max_steps": 300, "diagnose": False}
+    fit = advi.fit(MODEL, **given, **slow, optimizer=optax.adam(1e-5))
+    assert off(fit, whole)[0] > 100
+    assert fit.drift == np.inf
+    assert "still moving at the end: the ELBO rose by" in fit.status.message
+    assert fit.verdict.level == "poor"
+    assert "the ELBO was still rising" in fit.verdict.reasons[0]
+    fit.save(tmp_path / "wide.advi")
+    assert advi.load(tmp_path / "wide.advi").drift == np.inf

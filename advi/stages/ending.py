@@ -106,7 +106,12 @@ class Ending(NamedTuple):
         size = size.max(initial=0)
         if self.path.settled and size < FAR:
             return False
-        return bool(not size < TOO_FAR or (yield from self._grows(self._longest())))
+        if not size < TOO_FAR:
+            return True
+        # a loop that runs until something has converged may not end where a stretch leads
+        if self.density.log_joint.open_ended:
+            return False
+        return (yield from self._grows(self._longest()))
 
     def _longest(self) -> Floats:
         """Return the unit vector (D,) along which the fit has gone, or spread, the furthest."""

@@ -13,7 +13,7 @@ from advi.stages.ending import Ending
 from advi.stages.lockstep import Stage, lockstep, together
 from advi.stages.mean_field import Fitted, mean_field
 from advi.stages.path import MIN_DRAWS, Path, evaluate_held_out, even, path
-from advi.stages.search import Look, Search
+from advi.stages.search import WIDE_RADIUS, Look, Search
 from advi.status import Estimate, Progress, Status
 
 HELD_OUT_DRAWS = 256
@@ -198,7 +198,9 @@ def start_search(
         candidates = np.zeros((0, len(center)))
     shapes = [latent.unconstrained_shape for latent in density.model.latents.values()]
     eps = float(np.finfo(density.dtype).eps)
-    return Search(center, candidates, shapes, structure, rng, eps)
+    search = Search(center, candidates, shapes, structure, rng, eps)
+    # far out, such as where an equation is stiff, a loop until convergence may not end
+    return search._replace(farthest=WIDE_RADIUS) if density.log_joint.open_ended else search
 
 
 class _Plan:

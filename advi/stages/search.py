@@ -64,6 +64,8 @@ class Search(NamedTuple):
         Machine epsilon of the log density.
     look
         Called with the first random points and the log densities and gradients there, or nothing.
+    farthest
+        How far from the center a finite value is looked for at the last.
     """
 
     center: Floats
@@ -73,6 +75,7 @@ class Search(NamedTuple):
     rng: np.random.Generator
     eps: float
     look: Look | None = None
+    farthest: float = LAST_RADII[-1]
 
     def run(self) -> Stage[Found]:
         """Return the starts that may win, the best first; none if no point was finite."""
@@ -133,19 +136,26 @@ class Search(NamedTuple):
 
     def anywhere(self) -> Stage[Floats]:
         """Return the highest points (n, D) that are finite, of many in smaller and larger boxes."""
-        points = np.concatenate([self._scattered(LAST_POINTS, radius) for radius in LAST_RADII])
+        points = np.concatenate(
+            [self._scattered(LAST_POINTS, radius) for radius in self._last_radii]
+        )
         heights, gradients = yield points
         finite = np.isfinite(heights) & np.isfinite(gradients).all(1)
         best = _highest(np.where(finite, heights, -np.inf), min(NUM_CLIMBS, int(finite.sum())))
         return points[best]
 
     @property
+    def _last_radii(self) -> list[float]:
+        return [radius for radius in LAST_RADII if radius <= self.farthest]
+
+    @property
     def tried(self) -> str:
         """Where a finite value is looked for, in words."""
-        num = 2 * SCREENED + LAST_POINTS * len(LAST_RADII)
+        num = 2 * SCREENED + LAST_POINTS * len(self._last_radii)
         given = f", {len(self.candidates)} candidates" if len(self.candidates) else ""
+        farthest = self._last_radii[-1]
         return (
-            f"{num} random points, up to {LAST_RADII[-1]:g} from the start in every coordinate on "
+            f"{num} random points, up to {farthest:g} from the start in every coordinate on "
             f"the real scale{given}, and points half-way and nearer from the best of them"
         )
 

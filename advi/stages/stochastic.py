@@ -167,6 +167,12 @@ class Stochastic(NamedTuple):
             return course.drift
         return self.drift(state)
 
+    def windows(self, state: State) -> tuple[Any, Any] | None:
+        """Return the averages over the last two windows, where all blocks have them."""
+        average = jax.device_get(state.average)
+        both = min(int(average.num_older), int(average.num_newer)) > 0
+        return (average.older, average.newer) if both and all(self.averaged) else None
+
     def average(self, state: State) -> Any:
         """Return the parameters averaged over the last half to three quarters of the steps.
 
