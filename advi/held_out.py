@@ -14,6 +14,7 @@ from advi.data import DataSpec, check_rows, converted, for_rows
 from advi.density import log_density
 from advi.errors import describe
 from advi.guide import Guide
+from advi.indices import check_data_indices
 from advi.objective import Elbo
 from advi.tracing import LogJoint, trace
 
@@ -85,8 +86,8 @@ def hold_out(
     Raises
     ------
     ValueError
-        If the log-joint has no rows, the tree is not that of the data, or a table holds the
-        parameters of the rows that are fitted.
+        If the log-joint has no rows, the tree is not that of the data, an index is outside of its
+        array, or a table holds the parameters of the rows that are fitted.
     """
     if guide.tables:
         raise ValueError(
@@ -106,9 +107,12 @@ def hold_out(
             f"eval_data: got {describe(eval_data)}; expected a tree like that of the data, with "
             f"leaves {', '.join(spec.names)}."
         )
-    held = trace(for_rows(guide.model, given), given).num_rows
+    of_held = for_rows(guide.model, given)
+    log_joint = trace(of_held, given)
+    held = log_joint.num_rows
     if not held:
         raise ValueError("eval_data: got no row; expected at least one.")
+    check_data_indices(of_held, log_joint, given, data, "eval_data")
     per_row = check_rows(held, given)
     leaves = jax.tree.leaves(data)
     if held > EVAL_ROWS:

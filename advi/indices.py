@@ -198,6 +198,9 @@ def _gathered(eqn: Any, index: Known | None, array: int | None) -> list[Site]:
     # what is clipped on purpose collapses its axis; vmap of x[i] does not
     if "CLIP" in mode and numbers.collapsed_slice_dims:
         return []
+    fill = eqn.params["fill_value"]  # jnp.take says NaN where the user says nothing
+    if "FILL" in mode and fill is not None and not np.isnan(fill):
+        return []
     axes = [int(axis) for axis in numbers.start_index_map]
     sizes = [eqn.params["slice_sizes"][axis] for axis in axes]
     return _sites_of(index, axes, sizes, eqn.invars[0].aval.shape, array)
@@ -220,7 +223,9 @@ def _sliced(eqn: Any, starts: Sequence[Known | None], array: int | None) -> list
     ]
 
 
-def check_data_indices(model: Model, log_joint: LogJoint, spec: DataSpec, data: Any) -> None:
+def check_data_indices(
+    model: Model, log_joint: LogJoint, spec: DataSpec, data: Any, what: str = "log_joint"
+) -> None:
     """Raise ValueError if an index that a log-joint takes from its data is outside of its array.
 
     Parameters
@@ -229,8 +234,10 @@ def check_data_indices(model: Model, log_joint: LogJoint, spec: DataSpec, data: 
         The model and its trace for the data.
     spec, data
         The data.
+    what
+        What an error begins with.
     """
     names = [f"latent {name!r}" for name in model.latents]
     names += [f"data leaf {name!r}" for name in spec.names]
     values = [None] * len(model.latents) + jax.tree.leaves(data)
-    check_indices(log_joint.flat, values, names)
+    check_indices(log_joint.flat, values, names, what)

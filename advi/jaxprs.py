@@ -21,6 +21,7 @@ import optax
 from jax import Array
 from jax.core import Tracer
 
+from advi.conversions import forget_conversions
 from advi.jaxpr_keys import Key, constants, inner_jaxprs, is_jaxpr, key_of
 
 # JAX and NumPyro keep what they are about to trace in global state: one trace at a time
@@ -92,7 +93,7 @@ def fresh_jaxpr(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
 
     JAX remembers the traces of functions that it knows: of this one, of those that the user has
     jitted, and of bodies of loops that are not made anew. Where a part is what it was in an
-    earlier trace, all is traced once more without that memory.
+    earlier trace, or a NumPy array may be, all is traced once more without that memory.
     """
 
     def anew(*args: Any) -> Any:
@@ -101,9 +102,11 @@ def fresh_jaxpr(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
     with trace_lock:
         found = jax.make_jaxpr(anew, return_shape=True)(*args)
         parts = list(_own_parts(found[0].jaxpr))
-        if any(_remembered.get(id(part)) is part for part in parts):
+        again = forget_conversions(found[0])
+        if again or any(_remembered.get(id(part)) is part for part in parts):
             with _memory(object()):
                 found = jax.make_jaxpr(anew, return_shape=True)(*args)
+            forget_conversions(found[0])
         _remembered.update((id(part), part) for part in parts)
         return found
 

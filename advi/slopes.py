@@ -50,9 +50,9 @@ def mismatches(
 
     Differences are taken with steps of many sizes, along one direction of each latent, or of
     several together where the density is costly. They differ from the gradient where some step
-    sizes agree with one another on a slope, and none with the gradient; a kink, a jump, or
-    rounding, shows as steps that do not agree. A density with a loop that runs until something
-    has converged is not looked at: steps lead to where it may not end.
+    sizes agree with one another on a slope, and neither these nor smaller ones with the gradient;
+    a kink, a jump, or rounding, shows as steps that do not agree. A density with a loop that runs
+    until something has converged is not looked at: steps lead to where it may not end.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def mismatches(
 def _slopes(density: Density, X: Floats, along: Floats, directions: Floats) -> Floats:
     """Return the slopes (P, G) of values along directions (G, D) where they are not `along`.
 
-    Infinity where they are, NaN where no steps agree on a slope.
+    Infinity where they are, NaN where no steps agree on a slope, or the two are close.
     """
     steps = np.concatenate([STEPS, -STEPS])
     moved = X[:, None, None] + steps[:, None] * directions[:, None]  # (P, G, 2 S, D)
@@ -111,7 +111,9 @@ def _slopes(density: Density, X: Floats, along: Floats, directions: Floats) -> F
     )
     first = np.take_along_axis(slopes, 1 + steady.argmax(-1)[..., None], -1)[..., 0]
     differ = np.abs(first - along) > DIFFERS * np.maximum(np.abs(first), np.abs(along))
-    agree = np.any(np.abs(slopes - gradient) <= AGREES * size, -1)
+    # beyond the steps that agree on a slope, others pass the gradient by chance
+    early = np.arange(len(STEPS)) <= 2 + steady.argmax(-1)[..., None]
+    agree = np.any(early & (np.abs(slopes - gradient) <= AGREES * size), -1) & steady.any(-1)
     return np.where(agree, np.inf, np.where(steady.any(-1) & differ, first, np.nan))
 
 

@@ -15,6 +15,7 @@ ROOT = Path(advi.__file__).parent
 # package. A new module is given its place here.
 ROOMS = [
     ["errors", "interrupts", "jaxpr_keys", "known", "scales", "status", "table"],
+    ["conversions"],
     ["jaxprs"],
     ["arrays", "device", "frozen", "progress"],
     ["archive", "keys", "lock", "networks", "prefetch", "draws", "moments"],

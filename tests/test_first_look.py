@@ -141,15 +141,30 @@ def hidden(z, d):
     return normal(z["b"]) + normal(d["y"], jax.lax.stop_gradient(z["b"])[d["g"]])
 
 
+def hidden_scale(z, d):
+    scale = jnp.exp(jax.lax.stop_gradient(z["s"]))
+    return normal(z["a"]) + normal(z["s"]) + normal(d["y"], z["a"] + 3, scale)
+
+
 # what is no function's gradient, and the latent it is of
 WRONG = {
     "stop_gradient": (hidden, {"b": advi.real(4)}, "b"),
+    "a hidden scale": (hidden_scale, {"a": advi.real(), "s": advi.real()}, "s"),
     "a custom rule": (
         lambda z, d: normal(z["a"]) - wrong_square(z["b"] - 3).sum(),
         {"a": advi.real(2), "b": advi.real(2)},
         "b",
     ),
 }
+
+
+def hinge(z, d):
+    x = d["y"][:, None] * jnp.linspace(-1, 1, 3)
+    return normal(z["b"]) - 1e3 * jnp.maximum(0, 1 - x @ z["b"]).sum()
+
+
+def funnel(z, d):
+    return normal(z["s"], 0, 3) + normal(z["x"], 0, jnp.exp(z["s"] / 2))
 
 
 def relu_network(z, d):
@@ -160,6 +175,8 @@ def relu_network(z, d):
 
 RIGHT = {
     "relu": (relu_network, {"w": advi.real(8, 8)}),
+    "hinge": (hinge, {"b": advi.real(3)}),
+    "funnel": (funnel, {"s": advi.real(), "x": advi.real(9)}),
     "abs": (lambda z, d: -jnp.abs(z["b"] - d["y"][0]).sum(), {"b": advi.real(3)}),
     "floor": (lambda z, d: normal(z["b"]) + normal(jnp.floor(3 * z["b"])), {"b": advi.real(3)}),
     "clip": (lambda z, d: normal(z["b"]) + normal(jnp.clip(z["b"], -1, 1)), {"b": advi.real(3)}),

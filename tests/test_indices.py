@@ -44,6 +44,8 @@ READS = {
 }
 INTENDED = {
     "clip": lambda b, d: normal(d["y"], jnp.take(b, d["g"], mode="clip")),
+    "filled": lambda b, d: normal(d["y"], b.at[d["g"]].get(mode="fill", fill_value=0.0)),
+    "take and fill": lambda b, d: normal(d["y"], jnp.take(b, d["g"], mode="fill", fill_value=0)),
     "clipped": lambda b, d: normal(d["y"], b[jnp.clip(d["g"], 0, 4)]),
     "clipped by row": lambda b, d: jax.vmap(lambda g: b[jnp.minimum(g, 4)])(d["g"]).sum(),
     "from the end": lambda b, d: normal(d["y"], b[d["g"] - 5]),
@@ -104,6 +106,16 @@ def test_new_codes_are_named_by_all_that_takes_data():
 
 def by_row(z, d):
     return advi.Terms(normal(z["b"]), rows=dist.Normal(z["b"][d["g"]], 1).log_prob(d["y"]))
+
+
+def test_held_out_rows():
+    def log_joint(z, d):
+        rows = dist.Normal(z["b"][d["g"]], 1).log_prob(d["y"])
+        return advi.Terms(normal(z["b"]), rows)
+
+    model = advi.Model(log_joint, {"b": advi.real(5)})
+    with pytest.raises(ValueError, match=r"^eval_data: an index from data leaf 'g' is 5 at row 5"):
+        advi.fit(model, codes(4), batch_size=3, max_steps=2, eval_data=codes(5))
 
 
 def test_batches_streams_and_rows_on_disk(tmp_path):

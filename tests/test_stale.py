@@ -87,6 +87,36 @@ def in_a_known_body(z, data):
     return jax.lax.scan(step, -0.0, jnp.full(5, z["m"] ** 2))[0]
 
 
+WIDE = np.zeros(50)  # in float64, which JAX converts, and keeps converted
+
+
+def of_a_wide_array(m):
+    return -0.5 * jnp.sum((WIDE - m) ** 2)
+
+
+def add_wide(total, m):
+    return total + of_a_wide_array(m), None
+
+
+wide_rule = jax.custom_jvp(of_a_wide_array)
+wide_rule.defjvp(lambda at, t: (wide_rule(*at), jnp.sum(jnp.asarray(WIDE) - at[0]) * t[0]))
+READERS = {
+    "jit": jax.jit(of_a_wide_array),
+    "checkpoint": jax.checkpoint(of_a_wide_array),
+    "scan": lambda m: jax.lax.scan(add_wide, 0.0, m[None])[0],
+    "custom_jvp": wide_rule,
+    "cond": lambda m: jax.lax.cond(m < 99, of_a_wide_array, lambda m: -(m**2), m),
+}
+
+
+def set_wide(value):
+    WIDE[:] = value
+
+
+def of_a_reader(reader):
+    return lambda z, data: reader(z["m"])
+
+
 # the function, what changes what it reads, two values of it, and how the density at 1 is then
 CASES = {
     "a global": (of_a_global, set_scale, (1.0, 5.0), (-0.5, -0.02)),
@@ -97,6 +127,9 @@ CASES = {
     "a global in a jitted function": (in_a_jitted_function, set_scale, (1.0, 5.0), (-0.5, -0.02)),
     "a global in a known body": (in_a_known_body, set_scale, (1.0, 5.0), (-2.5, -0.5)),
     "a global in a custom rule": (in_a_custom_rule, set_scale, (1.0, 5.0), (-0.5, -0.02)),
+} | {
+    f"a float64 array in a {name}": (of_a_reader(f), set_wide, (0.0, 7.0), (-25.0, -900.0))
+    for name, f in READERS.items()
 }
 ONE = np.ones((1, 1))
 
