@@ -95,7 +95,7 @@ class FlatEnds(NamedTuple):
             return Estimate.of(self._elbos(after, noise) - self._elbos(before, noise))
 
     def _noise(self, most: int) -> list[Floats]:
-        """Return at most so many draws for each density, which all parameters are compared on."""
+        """Return draws for each density, at most so many, on which parameters are compared."""
         work = sum(density.log_joint.cost for density in self.densities)
         num = int(np.clip(FINAL_WORK // work, MIN_FINAL_DRAWS, most)) // 2 * 2
         structure = structure_of(self.guide)
