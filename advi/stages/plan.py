@@ -21,6 +21,8 @@ RACE_EVALS = 20  # mean-field evaluations of every start that may still win
 SAME_SDS = 0.5  # fits whose means are nearer than this have found one optimum
 FARTHEST = 1e18  # on the real scale, from where on no log density counts as finite
 RESTART_KEY = 2**31  # of a restart's draws, far from the numbers that others get
+# Where climbs disagree the plan is carried through until its two best attempts end so near.
+MAX_ATTEMPTS, SAME_HEIGHT_NATS = 4, 0.5
 RIVAL_NATS = 3.0  # a start this close to the winner, elsewhere, is fitted too
 
 
@@ -154,7 +156,11 @@ def run_plan(
                 first = on_their_turns(density, first, rng, plan.eps, runner.run)
                 rngs = [rng, *(_apart(rng, k) for k in range(1, restarts))]
                 attempts = [plan.attempt(first, further, own, shown=own is rng) for own in rngs]
-                paths = [p for found in runner.run(*attempts) for p in found]
+                found = runner.run(*attempts)
+                while plan.unsure(found):
+                    more = plan.attempt(first, further, _apart(rng, len(found)), shown=False)
+                    found += runner.run(more)
+                paths = [p for ends in found for p in ends]
             if not paths:
                 search = start_search(density, structure, first.loc, rng, further)
                 raise NotFiniteError(search.tried)
@@ -211,6 +217,7 @@ class _Plan:
     ) -> None:
         self.runner, self.structure = runner, structure
         self.held_out_draws, self.look = held_out_draws, look
+        self.doubted = False  # whether the climbs of some attempt disagreed
         self.eps = float(np.finfo(runner.density.dtype).eps)
 
     def attempt(
@@ -221,6 +228,7 @@ class _Plan:
         if shown:
             search = search._replace(look=self.look)
         entrants, doubted = yield from search.run()
+        self.doubted |= doubted
         if not entrants:
             return []
         if shown:
@@ -250,6 +258,13 @@ class _Plan:
                 [e.gaussian for e in others[:1]], rng, False, settle=True
             )
         return paths
+
+    def unsure(self, attempts: list[list[Path]]) -> bool:
+        """Return whether another attempt is due: climbs disagree, and no two attempts agree."""
+        heights = sorted((max(map(self.height, ends)) for ends in attempts if ends), reverse=True)
+        if not (self.doubted and heights and len(attempts) < MAX_ATTEMPTS):
+            return False
+        return len(heights) < 2 or not heights[0] - heights[1] <= SAME_HEIGHT_NATS
 
     def again(self, gaussian: Gaussian, rng: np.random.Generator) -> Stage[Path]:
         """Take a fit to the end of the plan once more, and show nothing of it."""
