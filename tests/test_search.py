@@ -120,9 +120,14 @@ def test_candidates_are_tried_and_climbed_from():
     with pytest.raises(NotFiniteError, match="364 random points"):
         run_plan(p, one_dim(), np.random.default_rng(0), first, warm=False)
     given = np.array([[5.0], [101.0]])
+
+    def fitted(candidates):
+        rng = np.random.default_rng(0)
+        return run_plan(p, one_dim(), rng, first, warm=False, candidates=candidates)
+
     with pytest.raises(NotFiniteError, match="1 candidates"):
-        run_plan(p, one_dim(), np.random.default_rng(0), first, warm=False, candidates=given[:1])
-    found = run_plan(p, one_dim(), np.random.default_rng(0), first, warm=False, candidates=given)
+        fitted(lambda: given[:1])
+    found = fitted(lambda: given)
     assert found.gaussian.loc[0] == pytest.approx(99, abs=0.1)
 
 
