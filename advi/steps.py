@@ -156,14 +156,6 @@ def fit_steps(
     return fit
 
 
-def _stopped(state: State | None, why: str, cause: BaseException) -> Status:
-    step = 0 if state is None else int(jax.device_get(state.step))
-    if step:
-        return Status("interrupted", f"interrupted after step {step}: {why}", cause)
-    why = "interrupted before the first chunk of steps ended; this is where they start"
-    return Status("interrupted", why, cause)
-
-
 def _judged(
     settings: Stochastic, ends: FlatEnds | RowEnds, state: State, of_plan: Any, status: Status
 ) -> tuple[Any, Estimate, Status]:
