@@ -4,14 +4,13 @@ Write a log-joint over constrained latents, call `fit`, and get a posterior appr
 learning rate and no step count to choose.
 """
 
-from advi.amortisation import AmortisationGap, amortisation_gap
-from advi.check import check
-from advi.compare import compare
+from advi.api.check import check
+from advi.api.compare import compare
+from advi.api.fit import fit
+from advi.core.status import Estimate, Progress, Status
+from advi.diagnostics.amortisation_gap import AmortisationGap, amortisation_gap
 from advi.diagnostics.verdict import Verdict
-from advi.families import Amortised, FullRank, LowRank, MeanField, PerRow, Point
-from advi.fit import fit
-from advi.interop.numpyro import from_numpyro
-from advi.latents import (
+from advi.model.latents import (
     Latent,
     circular,
     corr_cholesky,
@@ -31,12 +30,17 @@ from advi.latents import (
     unit_vector,
     zero_sum,
 )
-from advi.load import load
-from advi.model import Model, Terms
-from advi.objective import Elbo, Iwae
-from advi.result import Fit
-from advi.status import Estimate, Progress, Status
+from advi.model.model import Model, Terms
+from advi.model.numpyro import from_numpyro
+from advi.results.fit import Fit
+from advi.results.load import load
 from advi.transforms import register_transform
+from advi.variational.full_rank import FullRank
+from advi.variational.low_rank import LowRank
+from advi.variational.mean_field import MeanField
+from advi.variational.objective import Elbo, Iwae
+from advi.variational.per_row import Amortised, PerRow
+from advi.variational.point import Point
 
 __all__ = [
     "AmortisationGap",

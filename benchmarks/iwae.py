@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import advi
-from advi.status import Estimate
+from advi.core.status import Estimate
 from benchmarks.common import print_header, print_table, save
 from models import vae
 from models.images import Images, binarised, dynamic_epochs, load

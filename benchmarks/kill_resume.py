@@ -35,7 +35,7 @@ def fit(folder: str, result: str, steps: int, started: Any = None) -> None:
     import numpyro.distributions as dist
 
     import advi
-    from advi import checkpoint
+    from advi.inference.stochastic import checkpoint
 
     # what the run that is left alone has compiled serves all others
     jax.config.update("jax_compilation_cache_dir", str(Path(result).parent / "compiled"))

@@ -22,10 +22,10 @@ import optax
 from jax import Array
 
 import advi
-from advi.data import prepare
-from advi.keys import Stream, device_key
-from advi.make_guide import make_guide
-from advi.stages.stochastic import CHUNK, Stochastic
+from advi.core.keys import Stream, device_key
+from advi.data.arrays import prepare
+from advi.inference.stochastic.steps import CHUNK, Stochastic
+from advi.variational.resolve_family import make_guide
 from benchmarks.common import medians, print_header, print_table, save, take_turns
 
 BAR = 1.10  # the engine's step may cost this many bare gradients in one compiled loop

@@ -15,13 +15,13 @@ import numpy as np
 from jax import Array
 
 import advi
-from advi.data import make_rows, prepare
-from advi.drivers import default_optimizer
-from advi.keys import Stream, device_key
-from advi.make_guide import make_guide
-from advi.stages.anchor import Anchor
-from advi.stages.stochastic import CHUNK, Stochastic
-from advi.tracing import trace
+from advi.core.keys import Stream, device_key
+from advi.data.arrays import make_rows, prepare
+from advi.inference.plan.run import default_optimizer
+from advi.inference.stochastic.control_variate import Anchor
+from advi.inference.stochastic.steps import CHUNK, Stochastic
+from advi.model.trace import trace
+from advi.variational.resolve_family import make_guide
 from benchmarks.common import medians, print_header, print_table, save, take_turns
 from models import logistic_regression as logistic
 

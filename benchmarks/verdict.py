@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import advi
-from advi.trust import checked
+from advi.diagnostics.trust import checked
 from benchmarks import angles, improper, regressions
 from benchmarks.accuracy import DRAWS, Errors, errors, errors_of, moments
 from benchmarks.common import print_header, print_table, save

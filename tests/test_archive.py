@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from advi import archive
-from advi.archive import COMMENT, DIGITS, ArchiveError, read, write
+from advi.core import archive
+from advi.core.archive import COMMENT, DIGITS, ArchiveError, read, write
 
 DOCUMENT = {"text": "naïve", "numbers": [1, -2.5], "nothing": None}
 ARRAYS = {

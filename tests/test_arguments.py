@@ -79,8 +79,8 @@ def test_an_argument_that_a_path_would_ignore_is_refused(path, name, mapped, bef
     def compiled(*_):
         raise AssertionError("nothing is to be compiled for a wrong argument")
 
-    monkeypatch.setattr("advi.density._compiled", compiled)
-    monkeypatch.setattr("advi.stages.stochastic._chunk", compiled)
+    monkeypatch.setattr("advi.model.density._compiled", compiled)
+    monkeypatch.setattr("advi.inference.stochastic.steps._chunk", compiled)
     arguments = {"model": MODEL, "diagnose": False, **call(path, mapped, before)}
     with pytest.raises(ValueError, match=f"^{name}: "):
         advi.fit(**{**arguments, name: REFUSED[name][0]})

@@ -14,8 +14,8 @@ import xarray as xr
 from scipy import sparse
 
 import advi
-from advi.arrays import numbers, real_numbers
-from advi.latents import Latent
+from advi.core.arrays import numbers, real_numbers
+from advi.model.latents import Latent
 
 
 class Quantity(np.ndarray):

@@ -10,10 +10,12 @@ import optax
 import pytest
 
 import advi
-from advi import archive, checkpoint, lock
-from advi.archive import ArchiveError
-from advi.checkpoint import FILE, KIND, VERSION
-from advi.lock import LOCK
+from advi.core import archive
+from advi.core import folder_lock as lock
+from advi.core.archive import ArchiveError
+from advi.core.folder_lock import LOCK
+from advi.inference.stochastic import checkpoint
+from advi.inference.stochastic.checkpoint import FILE, KIND, VERSION
 from benchmarks import kill_resume
 
 RNG = np.random.default_rng(0)
@@ -174,7 +176,7 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
 
 HOLDER = """
 import sys
-from advi.checkpoint import Checkpoint
+from advi.inference.stochastic.checkpoint import Checkpoint
 with Checkpoint(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

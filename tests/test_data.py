@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import advi
-from advi.data import Rows, check_rows, find_nan, make_rows, prepare, shuffled
+from advi.data.arrays import Rows, check_rows, find_nan, make_rows, prepare, shuffled
 
 DTYPES = [  # given, in a float32 fit, in a float64 fit
     ("float64", "float32", "float64"),

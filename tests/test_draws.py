@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from advi import draws
+from advi.variational import draws
 
 DIMS = [1, 2, 5, 16, 17, 40]
 

@@ -13,10 +13,10 @@ import pytest
 from scipy.stats import multivariate_normal
 
 import advi
-from advi import draws
-from advi.families import Family
-from advi.make_guide import make_guide
-from advi.scales import LowRankScale, marginal, marginal_sds, scale_tril
+from advi.variational import draws
+from advi.variational.family import Family
+from advi.variational.resolve_family import make_guide
+from advi.variational.scale import LowRankScale, marginal, marginal_sds, scale_tril
 
 LOC3 = np.array([0.5, -2.0, 3.0])
 TRIL3 = np.array([[0.3, 0.0, 0.0], [0.9, 2.0, 0.0], [-0.4, 0.7, 1.1]])

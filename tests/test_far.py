@@ -9,7 +9,7 @@ import pytest
 from jax.experimental.ode import odeint
 
 import advi
-from advi.density import Density
+from advi.model.density import Density
 
 T = np.linspace(0, 4, 5).astype(np.float32)
 Y = np.exp(-0.7 * T) + np.float32(0.05) * np.array([0, 1, -1, 1, -1], np.float32)

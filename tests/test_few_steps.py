@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import advi
-from advi.stages.stopping import MAX_DRIFT, unread
+from advi.inference.stochastic.convergence import MAX_DRIFT, unread
 from tests import targets
 
 N, BATCH = 20_000, 100

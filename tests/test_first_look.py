@@ -11,10 +11,10 @@ import optax
 import pytest
 
 import advi
-from advi.data import prepare
-from advi.density import Density
-from advi.flat import flat_entries
-from advi.slopes import mismatches
+from advi.data.arrays import prepare
+from advi.model.checks.flat import flat_entries
+from advi.model.checks.gradients import mismatches
+from advi.model.density import Density
 
 RNG = np.random.default_rng(0)
 G = RNG.integers(0, 4, 60)

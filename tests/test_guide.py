@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import multivariate_normal
 
 import advi
-from advi import make_guide as guide_module
-from advi.make_guide import make_guide
+from advi.variational import resolve_family as guide_module
+from advi.variational.resolve_family import make_guide
 
 FR, LR, MF, POINT = advi.FullRank(), advi.LowRank(), advi.MeanField(), advi.Point()
 

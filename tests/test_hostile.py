@@ -16,16 +16,18 @@ import optax
 import pytest
 
 import advi
-from advi import archive, families, vocabulary
-from advi.archive import ArchiveError
-from advi.data import prepare
-from advi.density import Density
-from advi.families import Family
-from advi.make_guide import make_guide
-from advi.result import Fit
-from advi.status import Estimate, Status
-from advi.storage import KIND, VERSION
-from advi.stored_params import SHAPES, shapes_of
+from advi import variational as families
+from advi.core import archive
+from advi.core.archive import ArchiveError
+from advi.core.status import Estimate, Status
+from advi.data.arrays import prepare
+from advi.model.density import Density
+from advi.results import codec as vocabulary
+from advi.results.fit import Fit
+from advi.results.storage import KIND, VERSION
+from advi.results.stored_params import SHAPES, shapes_of
+from advi.variational.family import Family
+from advi.variational.resolve_family import make_guide
 
 Y = np.linspace(-1.0, 2.0, 12)
 MUCH = 2**26  # bytes, of a file of a few thousand
@@ -337,7 +339,7 @@ def more(**fields):
 
 
 def test_fields_without_a_form_of_their_own_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["advi.load"], "Fit", More)
+    monkeypatch.setattr(sys.modules["advi.results.load"], "Fit", More)
     for fields in ({"far": 0.25, "notes": ("a", "b"), "num": 3}, {"far": math.inf}, {}):
         more(**fields).save(tmp_path / "a")
         loaded = advi.load(tmp_path / "a")

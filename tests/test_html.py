@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import advi
+from advi.core.table import MAX_PRINTED_ROWS
 from advi.diagnostics.examine import Checked
 from advi.diagnostics.verdict import COLOURS
-from advi.table import MAX_PRINTED_ROWS
 
 HOSTILE = "<script>alert('a & b')</script>"
 

@@ -8,9 +8,9 @@ import numpyro.distributions as dist
 import pytest
 
 import advi
-from advi.data import prepare
-from advi.indices import check_data_indices
-from advi.tracing import trace
+from advi.data.arrays import prepare
+from advi.model.checks.indices import check_data_indices
+from advi.model.trace import trace
 
 Y = np.zeros(6, np.float32)
 

@@ -13,10 +13,14 @@ import optax
 import pytest
 
 import advi
-from advi import checkpoint, interrupts, planned, steps, streams
-from advi.density import Density
-from advi.flat_ends import FlatEnds
-from advi.stages import stochastic
+from advi.core import interrupts
+from advi.data import streams
+from advi.inference.stochastic import steps as stochastic
+from advi.inference.stochastic import checkpoint
+from advi.inference.stochastic import run as steps
+from advi.inference.stochastic import warm_start as planned
+from advi.model.density import Density
+from advi.posterior.global_ends import FlatEnds
 from benchmarks import interrupt
 
 RNG = np.random.default_rng(0)

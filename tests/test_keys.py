@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import advi
-from advi import draws
-from advi.compare import DRAWS
-from advi.keys import Stream, device_key, host_rng, key_words
+from advi.api.compare import DRAWS
+from advi.core.keys import Stream, device_key, host_rng, key_words
+from advi.variational import draws
 
 MODEL = advi.Model(lambda z, data: -0.5 * jnp.sum(z["x"] ** 2), {"x": advi.real(3)})
 

@@ -8,13 +8,13 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 import advi
-from advi.data import Rows, prepare
-from advi.density import log_density
-from advi.guide import Guide
-from advi.make_guide import make_guide
-from advi.row_data import CHUNK_ROWS
-from advi.stages import stochastic
-from advi.tracing import trace
+from advi.data.arrays import Rows, prepare
+from advi.data.row_subset import CHUNK_ROWS
+from advi.inference.stochastic import steps as stochastic
+from advi.model.density import log_density
+from advi.model.trace import trace
+from advi.variational.guide import Guide
+from advi.variational.resolve_family import make_guide
 
 N, D, K, NOISE = 400, 5, 2, 0.5
 

@@ -15,11 +15,11 @@ from numpyro.infer.util import log_density, potential_energy
 from numpyro.primitives import mutable
 
 import advi
-from advi.data import for_rows, prepare
-from advi.deferred import bound
-from advi.density import Density, precision
-from advi.make_guide import make_guide
-from advi.tracing import require_all_used, trace
+from advi.data.arrays import for_rows, prepare
+from advi.model.density import Density, precision
+from advi.model.resolve import bound
+from advi.model.trace import require_all_used, trace
+from advi.variational.resolve_family import make_guide
 
 from .compiling import compiled
 from .numpyro_models import CASES, NOISE, SCHOOLS, X, Y, subsample_statement, subsampled, tank

@@ -15,10 +15,10 @@ from numpyro.infer.util import log_density
 from scipy.stats import multivariate_normal
 
 import advi
-from advi.data import for_rows, prepare
-from advi.deferred import bound
-from advi.density import precision
-from advi.tracing import trace
+from advi.data.arrays import for_rows, prepare
+from advi.model.density import precision
+from advi.model.resolve import bound
+from advi.model.trace import trace
 
 from .numpyro_models import Case
 

@@ -10,9 +10,9 @@ from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
 
 import advi
-from advi.data import for_rows, prepare
-from advi.deferred import bound
-from advi.density import precision
+from advi.data.arrays import for_rows, prepare
+from advi.model.density import precision
+from advi.model.resolve import bound
 
 Y = np.random.default_rng(0).standard_normal(6).astype("float32")
 

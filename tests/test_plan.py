@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import gamma
 
 import advi
-from advi.scales import scale_tril
-from advi.stages import path as path_module
+from advi.inference.plan import path as path_module
+from advi.variational.scale import scale_tril
 from tests import targets
 from tests.compiling import compiled
 

@@ -11,9 +11,9 @@ import optax
 import pytest
 
 import advi
-from advi.plots.marginals import marginals
-from advi.plots.panels import choose
-from advi.status import Progress
+from advi.core.status import Progress
+from advi.results.plots.marginals import marginals
+from advi.results.plots.panels import choose
 
 matplotlib = pytest.importorskip("matplotlib", reason="plots need Matplotlib")
 matplotlib.use("Agg")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import advi
-from advi import predict
 from advi.diagnostics.weighted import WeightedDraws
+from advi.posterior import predict
 from tests import targets
 from tests.compiling import compiled
 

@@ -8,7 +8,7 @@ import types
 import pytest
 
 import advi
-from advi.progress import Bar
+from advi.core.progress_bar import Bar
 
 STEP = advi.Progress("optimize", 128, -3.456)
 

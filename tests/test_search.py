@@ -8,13 +8,13 @@ import pytest
 from jax.scipy.stats import norm
 
 import advi
-from advi.data import prepare
-from advi.density import Density, precision
-from advi.gaussian import Gaussian, Structure
-from advi.stages.lbfgs import Measure, minimise
-from advi.stages.lockstep import lockstep
-from advi.stages.newton import newton
-from advi.stages.plan import NotFiniteError, run_plan, start_search
+from advi.data.arrays import prepare
+from advi.inference.plan.lbfgs import Measure, minimise
+from advi.inference.plan.lockstep import lockstep
+from advi.inference.plan.newton import newton
+from advi.inference.plan.plan import NotFiniteError, run_plan, start_search
+from advi.model.density import Density, precision
+from advi.variational.gaussian import Gaussian, Structure
 from benchmarks import growth
 
 y = np.random.default_rng(0).normal(1, 1, 50).astype("float32")

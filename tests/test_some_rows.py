@@ -7,16 +7,16 @@ import numpyro.distributions as dist
 import pytest
 
 import advi
-from advi.data import make_rows, prepare
-from advi.density import Density, log_density
-from advi.families import FullRank
-from advi.gaussian import Gaussian, structure_of
-from advi.make_guide import make_guide
-from advi.model import Terms
-from advi.stages.anchor import Anchor, anchored
-from advi.stages.frame import framed
-from advi.stages.some_rows import can_start, near, plan_on_rows, some_rows, toward_all
-from advi.tracing import trace
+from advi.data.arrays import make_rows, prepare
+from advi.inference.stochastic.control_variate import Anchor, anchored
+from advi.inference.stochastic.pilot import can_start, near, plan_on_rows, some_rows, toward_all
+from advi.inference.stochastic.whitening import framed
+from advi.model.density import Density, log_density
+from advi.model.model import Terms
+from advi.model.trace import trace
+from advi.variational.full_rank import FullRank
+from advi.variational.gaussian import Gaussian, structure_of
+from advi.variational.resolve_family import make_guide
 from models import logistic_regression as logistic
 
 MAX_SHIFT, MAX_STRETCH = 0.05, 0.03  # what a minibatch fit is held to, as by benchmarks.rows

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 import advi
-from advi.gaussian import Gaussian, Structure, structure_of
-from advi.make_guide import make_guide
-from advi.stages.climb import climb
-from advi.stages.lbfgs import minimise
-from advi.stages.lockstep import lockstep
-from advi.stages.path import evaluate_held_out
-from advi.stages.polish import polish
-from advi.stages.secants import HISTORY, Secants
-from advi.stages.start import basins
+from advi.inference.plan.climb import climb
+from advi.inference.plan.lbfgs import minimise
+from advi.inference.plan.lockstep import lockstep
+from advi.inference.plan.path import evaluate_held_out
+from advi.inference.plan.polish import polish
+from advi.inference.plan.secants import HISTORY, Secants
+from advi.inference.plan.start import basins
+from advi.variational.gaussian import Gaussian, Structure, structure_of
+from advi.variational.resolve_family import make_guide
 
 
 def run(stage, log_density):

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 import advi
-from advi.stages import stochastic
-from advi.stages.averaging import Average, tail_average, with_step
-from advi.stages.stochastic import CHUNK, MAX_BAD_RUN
+from advi.inference.stochastic import steps as stochastic
+from advi.inference.stochastic.averaging import Average, tail_average, with_step
+from advi.inference.stochastic.steps import CHUNK, MAX_BAD_RUN
 from tests import targets
 
 OPTIMISERS = {
@@ -126,7 +126,7 @@ def test_minibatch_default_optimiser():
 
 
 def test_epochs_visit_every_row_once():
-    from advi.data import Rows
+    from advi.data.arrays import Rows
 
     rows = Rows(10, 5, (True,))
     key = jax.random.key(0)
@@ -140,7 +140,7 @@ def test_epochs_visit_every_row_once():
 
 @pytest.mark.parametrize("num", [1, 2, 3, 65_536, 65_537])
 def test_shuffled_is_a_permutation(num):
-    from advi.data import shuffled
+    from advi.data.arrays import shuffled
 
     program = jax.jit(lambda key: shuffled(jnp.arange(num), num, key))
     order = np.asarray(program(jax.random.key(1)))
@@ -148,7 +148,7 @@ def test_shuffled_is_a_permutation(num):
 
 
 def test_shuffled_places_are_uniform_and_uncorrelated():
-    from advi.data import shuffled
+    from advi.data.arrays import shuffled
 
     def orders_of(key):
         one = jax.vmap(lambda key: shuffled(jnp.arange(37), 37, key))
@@ -275,9 +275,9 @@ def test_same_key_same_bits():
 
 def test_gradient_of_both_estimators_is_unbiased():
     """Against the closed-form gradient of the ELBO on a Gaussian, to 4 standard errors."""
-    from advi.draws import fresh
-    from advi.make_guide import make_guide
-    from advi.model import Terms
+    from advi.model.model import Terms
+    from advi.variational.draws import fresh
+    from advi.variational.resolve_family import make_guide
 
     precision = np.float32([[2.0, 0.5], [0.5, 1.0]])
     model = advi.Model(lambda z, d: -z["x"].sum(), {"x": advi.real(2)})

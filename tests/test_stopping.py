@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import advi
-from advi.gaussian import Gaussian
-from advi.stages.stopping import distance, due, rising, settled
+from advi.inference.stochastic.convergence import distance, due, rising, settled
+from advi.variational.gaussian import Gaussian
 from tests import targets
 
 STEPS = 4096
@@ -119,7 +119,7 @@ def test_a_fit_stops_by_its_rule_near_the_posterior(batch_size):
 def test_a_rate_too_small_ends_by_budget_not_by_rule(monkeypatch):
     import optax
 
-    monkeypatch.setattr("advi.steps.MAX_STEPS", 4096)
+    monkeypatch.setattr("advi.inference.stochastic.run.MAX_STEPS", 4096)
     target = targets.conjugate_normal(n=64)
     fit = advi.fit(target.model, target.data, optimizer=optax.sgd(1e-6))
     assert fit.status == "max_steps"

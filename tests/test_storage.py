@@ -15,15 +15,15 @@ import pytest
 from numpyro.distributions import constraints
 
 import advi
-from advi import archive
-from advi.archive import ArchiveError
-from advi.data import prepare
-from advi.density import Density
-from advi.latents import Latent
-from advi.make_guide import make_guide
-from advi.storage import KIND, VERSION
+from advi.core import archive
+from advi.core.archive import ArchiveError
+from advi.data.arrays import prepare
+from advi.model.density import Density
+from advi.model.latents import Latent
+from advi.results.codec import from_data, to_data
+from advi.results.storage import KIND, VERSION
 from advi.transforms import Identity
-from advi.vocabulary import from_data, to_data
+from advi.variational.resolve_family import make_guide
 from tests.test_transforms import CASES
 
 DATA = {"y": np.random.default_rng(0).normal(1.0, 0.5, 30)}

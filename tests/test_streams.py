@@ -11,15 +11,15 @@ import pytest
 from scipy.stats import norm
 
 import advi
-from advi import streams
-from advi.all_rows import AllRows
-from advi.data import Rows, prepare
-from advi.density import Density
-from advi.make_guide import make_guide
-from advi.planned import planned
-from advi.prefetch import Prefetch
-from advi.stages import some_rows
-from advi.stages.stochastic import Stochastic
+from advi.data import streams
+from advi.data.arrays import Rows, prepare
+from advi.data.prefetch import Prefetch
+from advi.inference.stochastic import pilot as some_rows
+from advi.inference.stochastic.steps import Stochastic
+from advi.inference.stochastic.warm_start import planned
+from advi.model.density import Density
+from advi.model.stream_density import AllRows
+from advi.variational.resolve_family import make_guide
 from tests import targets
 
 TARGET = targets.conjugate_normal(n=60)
@@ -441,7 +441,7 @@ def test_held_out_rows_reach_the_callback_and_go_with_streams():
 
 
 def test_many_held_out_rows_are_looked_at_seldom(monkeypatch):
-    from advi import held_out
+    from advi.inference.stochastic import validation as held_out
 
     monkeypatch.setattr(held_out, "EVAL_ROWS", 40)
     found = fit({"y": Y}, num_rows=None, batch_size=6, eval_data={"y": Y}, max_steps=1000)

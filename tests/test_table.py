@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from advi.table import MAX_PRINTED_ROWS, Table
+from advi.core.table import MAX_PRINTED_ROWS, Table
 
 TABLE = Table(
     ("mu", "tau[0]", "a<b"),

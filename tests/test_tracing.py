@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import advi
-from advi.data import prepare
-from advi.tracing import require_all_used, trace
+from advi.data.arrays import prepare
+from advi.model.trace import require_all_used, trace
 from tests.compiling import compiled
 
 LATENTS = {"mu": advi.real(), "s": {"tau": advi.positive(3)}, "b": (advi.real(2), advi.real())}

@@ -6,13 +6,12 @@ import numpyro.distributions as dist
 import pytest
 
 import advi
-from advi import trust
-from advi.diagnostics import linear_response
-from advi.diagnostics.ais import DEGREES, gaussian_share, importance_sampling
-from advi.diagnostics.better import Remoteness, Target, better_moments
+from advi.diagnostics import linear_response, trust
+from advi.diagnostics.importance_sampling import DEGREES, gaussian_share, importance_sampling
+from advi.diagnostics.reference_moments import Remoteness, Target, better_moments
 from advi.diagnostics.verdict import Verdict
-from advi.gaussian import Gaussian
-from advi.growth import growth
+from advi.model.checks.tails import growth
+from advi.variational.gaussian import Gaussian
 from benchmarks import improper
 from benchmarks.accuracy import errors_of
 from benchmarks.targets import hierarchy

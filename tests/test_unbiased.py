@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import advi
-from advi import unbiased
+from advi.model.checks import minibatch_bias as unbiased
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((100, 3))

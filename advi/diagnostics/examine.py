@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from advi.diagnostics.ais import MAX_KHAT, ROUND_DRAWS, Adapted
-from advi.diagnostics.better import (
+from advi.diagnostics.importance_sampling import MAX_KHAT, ROUND_DRAWS, Adapted
+from advi.diagnostics.judge import Comparison, judge, unchecked, unresolved, without_spread
+from advi.diagnostics.psis import fit_pareto, khat_threshold
+from advi.diagnostics.reference_moments import (
     CHECK_ROUNDS,
     Better,
     Moments,
@@ -16,8 +18,6 @@ from advi.diagnostics.better import (
     by_hmc,
     remoteness,
 )
-from advi.diagnostics.judge import Comparison, judge, unchecked, unresolved, without_spread
-from advi.diagnostics.psis import fit_pareto, khat_threshold
 from advi.diagnostics.verdict import Alarm, Verdict
 
 Floats = NDArray[np.float64]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from advi.gaussian import Gaussian
+from advi.variational.gaussian import Gaussian
 
 Floats = NDArray[np.float64]
 

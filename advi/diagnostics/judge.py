@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from advi.diagnostics.better import Better
+from advi.diagnostics.reference_moments import Better
 from advi.diagnostics.verdict import REMEDIES, Alarm, Verdict
 
 Floats = NDArray[np.float64]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from advi.gaussian import Gaussian, Structure
+from advi.variational.gaussian import Gaussian, Structure
 
 Floats = NDArray[np.float64]
 

@@ -8,7 +8,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions import transforms as numpyro_transforms
 from numpyro.distributions.constraints import Constraint
 
-from advi.errors import describe
+from advi.core.errors import describe
 from advi.transforms.base import Identity, Independent, Transform
 from advi.transforms.matrices import CorrCholesky, CorrMatrix, LowerCholesky, PositiveDefinite
 from advi.transforms.numpyro_adapter import NumPyroAdapter

@@ -12,8 +12,8 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from advi.arrays import on_host, real_numbers
-from advi.errors import describe, unknown
+from advi.core.arrays import on_host, real_numbers
+from advi.core.errors import describe, unknown
 from advi.transforms.base import eps, tiny
 
 Bound = ArrayLike | tuple[Any, ...]

@@ -1,0 +1,221 @@
+"""check(): a model's doctor, before any fit."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from advi.core.keys import Stream, host_rng
+from advi.core.table import Table
+from advi.data.arrays import DataSpec, count_rows, find_nan, for_rows, prepare
+from advi.data.row_subset import RowData
+from advi.inference.plan.search import START_RADIUS
+from advi.model.checks.flat import flat_entries, sentence
+from advi.model.checks.gradients import mismatches
+from advi.model.checks.indices import check_data_indices
+from advi.model.checks.jacobians import transform_faults
+from advi.model.checks.minibatch_bias import bias
+from advi.model.checks.ridges import combination, ridges
+from advi.model.checks.tails import growth
+from advi.model.density import Density, Floats, default_float, precision
+from advi.model.model import Model
+from advi.model.resolve import Deferred, bound, check_model, check_on_host
+from advi.model.trace import LogJoint, trace
+
+POINTS, BIAS_POINTS = 16, 4
+LOOKS = 32  # more of them, where flat entries and wrong gradients would show
+SLOPE_WORK = 2**30  # elements read: some seconds
+ROWS = 256  # of a model with local latents, whose coordinates grow with them
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What `check` found.
+
+    Attributes
+    ----------
+    latents
+        A table of the latents: number of real coordinates, whether the log-joint uses them, and
+        the largest gradient seen.
+    problems
+        What stands in the way of a fit, one sentence each; empty if nothing does.
+    notes
+        Facts worth knowing: dtypes, rows, where the log density was finite.
+    """
+
+    model: Model
+    latents: Table
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing stands in the way of a fit."""
+        return not self.problems
+
+    def __repr__(self) -> str:
+        lines = [repr(self.model), "", str(self.latents), ""]
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"problem: {problem}" for problem in self.problems] or ["no problem found"]
+        return "\n".join(lines)
+
+
+def check(
+    model: Model | Deferred,
+    data: Any = None,
+    *,
+    num_rows: int | None = None,
+    key: Any = 0,
+    x64: bool | None = None,
+) -> Checkup:
+    """Examine a model: shapes and dtypes, unused latents, finite values and gradients, minibatches.
+
+    Entries of latents, and combinations of them, on which the log density does not depend are
+    named, and latents along which its gradient is not the slope of its values; indices in the data
+    that are outside of the array they point into; transforms whose log-Jacobian or inverse is
+    wrong. Where the log-joint has rows, batches of them that add up to all must give its value and
+    its gradient on average: a minibatch fit of a log-joint for which they do not ends elsewhere.
+
+    Parameters
+    ----------
+    model
+        The model, or what `from_numpyro` returns.
+    data
+        Its data. Of a model with local latents the first 256 rows are looked at.
+    num_rows
+        As in `fit`.
+    key
+        Integer or JAX key, for the random points.
+    x64
+        As in `fit`.
+
+    Returns
+    -------
+    Checkup
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        If the log-joint cannot be evaluated at all; the message is that of `fit`.
+
+    Examples
+    --------
+    >>> import advi
+    >>> model = advi.Model(lambda z, data: -z["a"] ** 2, {"a": advi.real(), "b": advi.real()})
+    >>> print(advi.check(model).problems[0])
+    log_joint never uses 'b': its posterior is improper
+    """
+    check_model(model)
+    check_on_host(data)
+    rng, user_model, given = host_rng(key, Stream.MODEL_CHECK), model, data
+    float_dtype = default_float(x64)
+    with precision(float_dtype):
+        data, spec = prepare(data, float_dtype)
+        model = bound(model, data, spec)
+        whole, all_rows = True, for_rows(model, spec, num_rows)
+        outside = _outside(all_rows, trace(all_rows, spec), spec, data)
+        if model.local:
+            rows = RowData.of(data, spec, count_rows(model, spec, num_rows))
+            data, spec = rows.head(ROWS)
+            model = model.with_rows(min(ROWS, len(rows.index)))
+            whole = len(rows.index) <= ROWS  # other rows may use what these do not
+        density = Density(model, data, spec)
+        log_joint = trace(model, spec)
+        wrong = [*transform_faults(model, float_dtype)]
+        X = rng.uniform(-START_RADIUS, START_RADIUS, (POINTS, model.size))
+        X[0] = 0
+        values, gradients = density.value_and_grad(X)
+        finite = np.isfinite(values)
+        biased, bias_notes = None, []
+        if spec.leaves and (log_joint.num_rows or 0) > 1 and finite.any():
+            biased, note = bias(model, data, spec, X[finite][:BIAS_POINTS], rng)
+            bias_notes.append(note)
+        with np.errstate(all="ignore"):
+            more = rng.uniform(-START_RADIUS, START_RADIUS, (LOOKS, model.size))
+            look = more, *density.value_and_grad(more)
+            found = mismatches(density, *look, work=SLOPE_WORK)
+            improper = _improper(density, *look) if whole else []
+            if whole and not improper and len(ridges(density, rng, START_RADIUS)):
+                improper = _along(user_model, given, rng)
+            if not improper and finite.any():
+                far = growth(density, X[finite][-1])
+                improper = [] if far is None else [str(far)]
+    unused = [name for name in model.latents if name not in log_joint.used]
+    problems = [f"log_joint never uses {name!r}: its posterior is improper" for name in unused]
+    problems += [] if unused else improper
+    problems += wrong + (outside or list(map(str, found)))
+    if biased:
+        problems.append(biased)
+    finite_gradient = np.isfinite(gradients)
+    if not finite.any():
+        problems.append("the log density is finite at none of the points tried")
+    for name, span in model.spans.items():
+        bad = ~finite_gradient[finite][:, slice(*span)].all(1)
+        if bad.any():
+            problems.append(
+                f"the gradient of {name!r} is not finite at {bad.sum()} of {finite.sum()} points "
+                "where the log density is"
+            )
+    nan = find_nan(data, spec)
+    if nan:
+        notes_nan = [f"the {nan}; the log density is finite all the same" if finite.any() else nan]
+    else:
+        notes_nan = []
+    rows = (
+        "a scalar log-joint: no minibatches"
+        if log_joint.num_rows is None
+        else f"{log_joint.num_rows} rows: minibatches are possible"
+    )
+    notes = (
+        f"{float_dtype}; {rows}",
+        f"finite at {finite.sum()} of {POINTS} points (zeros, and uniform in "
+        f"[-{START_RADIUS:g}, {START_RADIUS:g}] on the real scale)",
+        *(
+            f"data {n}: {shape} {dtype}"
+            for n, (shape, dtype) in zip(spec.names, spec.leaves, strict=True)
+        ),
+        *bias_notes,
+        *notes_nan,
+    )
+    sizes = np.array([latent.size for latent in model.latents.values()])
+    used = np.array([float(name in log_joint.used) for name in model.latents])
+    largest = np.array(
+        [
+            np.max(np.abs(gradients[finite][:, slice(*span)]), initial=0.0)
+            for span in model.spans.values()
+        ]
+    )
+    columns = {"real coordinates": sizes, "used": used, "largest gradient": largest}
+    return Checkup(model, Table(tuple(model.latents), columns), tuple(problems), notes)
+
+
+def _improper(density: Density, X: Floats, values: Floats, gradients: Floats) -> list[str]:
+    """Return the entries of latents on which the log density does not depend, in words."""
+    flat = flat_entries(density, X, values, gradients)
+    return [sentence(density.model, flat.tolist())] if len(flat) else []
+
+
+def _outside(model: Model, log_joint: LogJoint, spec: DataSpec, data: Any) -> list[str]:
+    """Return the first index of the data that is outside of its array, in words."""
+    try:
+        check_data_indices(model, log_joint, spec, data)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def _along(model: Model | Deferred, data: Any, rng: np.random.Generator) -> list[str]:
+    """Return the combinations along which the log density does not change, in words.
+
+    In double precision: in single, a wide prior would look like none.
+    """
+    with precision("float64"):
+        data, spec = prepare(data, "float64")
+        model = for_rows(bound(model, data, spec), spec)
+        found = ridges(Density(model, data, spec), rng, START_RADIUS)
+    return [
+        f"log_joint does not change along {combination(model, direction)}: the posterior is "
+        "improper along this combination. Give one of its terms a prior, or take one away; "
+        "effects that sum to zero are advi.zero_sum(k)."
+        for direction in found
+    ]

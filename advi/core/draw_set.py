@@ -1,0 +1,115 @@
+"""Moments, quantiles and the summary table of a set of draws on the constrained scale."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.core.table import Table
+
+Floats = NDArray[np.float64]
+
+
+# draws of a fit that diverged may be infinite, and their moments are what they are
+quietly = np.errstate(over="ignore", invalid="ignore")
+
+
+class DrawSet(NamedTuple):
+    """Draws by latent, with weights if they have any.
+
+    Examples
+    --------
+    >>> draws = DrawSet({"x": np.array([0.0, 1.0, 2.0])}, np.array([0.5, 0.5, 0.0]))
+    >>> float(draws.mean()["x"]), float(draws.sd()["x"])
+    (0.5, 0.5)
+    """
+
+    values: Mapping[str, Floats]  # name to (S, *shape)
+    weights: Floats | None = None  # (S,) sum to one; None for equal weights
+
+    def unwrapped(self, angles: Sequence[str]) -> "DrawSet":
+        """Return the draws with angles on the turn about their mean direction.
+
+        Their moments then are those of the angle, wherever it is cut.
+
+        Examples
+        --------
+        >>> draws = DrawSet({"x": np.array([3.0, 3.1, -3.1])})
+        >>> float(draws.unwrapped(["x"]).mean()["x"].round(2))
+        3.09
+        """
+        values = dict(self.values)
+        for name in angles:
+            x = values[name]
+            direction = np.arctan2(self._average(np.sin(x)), self._average(np.cos(x)))
+            away = x - direction
+            values[name] = direction + np.arctan2(np.sin(away), np.cos(away))
+        return self._replace(values=values)
+
+    @quietly
+    def mean(self) -> dict[str, Any]:
+        """Return the mean of every latent."""
+        return {name: self._average(v) for name, v in self.values.items()}
+
+    @quietly
+    def sd(self) -> dict[str, Any]:
+        """Return the standard deviation of every latent."""
+        return {
+            name: np.sqrt(self._average((v - self._average(v)) ** 2))
+            for name, v in self.values.items()
+        }
+
+    @quietly
+    def quantile(self, q: float | Sequence[float] | Floats) -> dict[str, Any]:
+        """Return quantiles of every latent, (*q.shape, *shape)."""
+        return {name: self._quantile(v, q) for name, v in self.values.items()}
+
+    @quietly
+    def cov(self, names: Sequence[str]) -> Floats:
+        """Return the covariance (K, K) of the scalar coordinates of some latents."""
+        columns = np.concatenate([_flat(self.values[name]) for name in names], axis=1)
+        centred = columns - self._average(columns)
+        weights = np.full(len(columns), 1 / len(columns)) if self.weights is None else self.weights
+        return (weights[:, None] * centred).T @ centred
+
+    @quietly
+    def summary(self) -> Table:
+        """Return mean, sd and 5 %, 50 % and 95 % quantiles of every scalar coordinate."""
+        columns = np.concatenate([_flat(v) for v in self.values.values()], axis=1)
+        flat = DrawSet({"": columns}, self.weights)
+        low, middle, high = flat.quantile([0.05, 0.5, 0.95])[""]
+        rows = tuple(c for name, v in self.values.items() for c in entry_names(name, v.shape[1:]))
+        mean, sd = flat.mean()[""], flat.sd()[""]
+        return Table(rows, {"mean": mean, "sd": sd, "5%": low, "50%": middle, "95%": high})
+
+    def _average(self, values: Floats) -> Any:
+        if self.weights is None:
+            return values.mean(0)
+        return np.tensordot(self.weights, values, axes=1)
+
+    def _quantile(self, values: Floats, q: float | Sequence[float] | Floats) -> Any:
+        if self.weights is None:
+            return np.quantile(values, q, axis=0)
+        flat = _flat(values)
+        found = [
+            np.quantile(column, q, weights=self.weights, method="inverted_cdf") for column in flat.T
+        ]
+        return np.stack(found, axis=-1).reshape((*np.shape(q), *values.shape[1:]))
+
+
+def entry_names(name: str, shape: Sequence[int]) -> tuple[str, ...]:
+    """Return the names of an array's entries.
+
+    Examples
+    --------
+    >>> entry_names("eta", (2,)), entry_names("tau", ())
+    (('eta[0]', 'eta[1]'), ('tau',))
+    """
+    return tuple(
+        name + (f"[{','.join(map(str, index))}]" if index else "") for index in np.ndindex(*shape)
+    )
+
+
+def _flat(values: Floats) -> Floats:
+    return values.reshape(len(values), -1)

@@ -1,0 +1,1 @@
+"""Traces of functions: compared by what they compute, frozen, and looked into."""

@@ -1,0 +1,78 @@
+"""Constants of traces that JAX converted from NumPy arrays, such as float64 ones to float32.
+
+JAX keeps a converted copy as long as anything refers to it, and takes it again for the same array,
+whatever this holds by then. Its memory of traces refers to them for good.
+"""
+
+import gc
+import sys
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import jax.extend.core as jex_core
+import numpy as np
+
+from advi.core.jaxprs.equality import constants, inner_jaxprs
+
+_copies: "weakref.WeakValueDictionary[int, np.ndarray]" = weakref.WeakValueDictionary()
+
+
+def forget_conversions(jaxpr: Any) -> bool:
+    """Make JAX convert anew what a trace converted, by putting equal copies in their place.
+
+    Parameters
+    ----------
+    jaxpr
+        Closed.
+
+    Returns
+    -------
+    bool
+        Whether some constant may be of an earlier trace, and no longer what the array holds.
+    """
+    earlier = any(_copies.get(id(c)) is c for c in _values(jaxpr))
+    copies = {id(c): c.copy() for c in _values(jaxpr) if _is_conversion(c)}
+    if not copies:
+        return earlier
+    _copies.update((id(copy), copy) for copy in copies.values())
+    values = tuple(c for c in _values(jaxpr) if id(c) in copies)
+    own = {id(holder) for holder in _holders(jaxpr)}
+    # the memory of loops and checkpoints is not reachable from the trace
+    for holder in gc.get_referrers(*values):
+        if isinstance(holder, list):
+            holder[:] = [copies.get(id(item), item) for item in holder]
+        elif isinstance(holder, jex_core.Literal):
+            holder.val = copies[id(holder.val)]
+        else:
+            continue
+        earlier |= id(holder) not in own
+    return earlier
+
+
+def _is_conversion(value: Any) -> bool:
+    """Return whether a constant is a view of memory that nothing else refers to."""
+    return (
+        isinstance(value, np.ndarray)
+        and value.base is not None
+        and sys.getrefcount(value.base) <= 2  # the view, and this call
+    )
+
+
+def _holders(jaxpr: Any) -> Iterator[Any]:
+    """Yield what refers to constants: the lists of a jaxpr and of its inner ones, and literals."""
+    inner = getattr(jaxpr, "jaxpr", jaxpr)
+    yield constants(jaxpr)
+    for eqn in inner.eqns:
+        yield from (v for v in eqn.invars if isinstance(v, jex_core.Literal))
+        for part in inner_jaxprs(eqn):
+            yield from _holders(part)
+    yield from (v for v in inner.outvars if isinstance(v, jex_core.Literal))
+
+
+def _values(jaxpr: Any) -> Iterator[Any]:
+    for holder in _holders(jaxpr):
+        if isinstance(holder, jex_core.Literal):
+            yield holder.val
+        else:
+            yield from holder

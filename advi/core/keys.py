@@ -1,0 +1,95 @@
+"""Random keys as users give them: an integer, a typed JAX key, or a raw `PRNGKey`."""
+
+import enum
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from advi.core.errors import describe
+
+
+@enum.unique
+class Stream(enum.IntEnum):
+    """The random streams of a key: each is drawn from in one place, so that no two share draws.
+
+    What judges a fit, or is drawn from it, uses none that the fit has seen. The plan spawns
+    children of its stream, which are numbered from one up like the streams; those of what a user
+    asks of a fit begin beyond them.
+    """
+
+    PLAN = 0
+    STEPS = 1  # order of the rows and noise of the steps, on the device
+    ROW_ENDS = 3  # starts and ELBOs of fits with local latents
+    START = 4  # the plan on some rows, where steps on minibatches start
+    GAP = 5
+    ENDS = 6  # starts, line searches and ELBOs of fits by steps
+    GAP_STEPS = 7
+    BLAME = 8  # where a log density is not finite
+    CHECK = 101
+    CORRECT = 102
+    RESPONSE = 103
+    REFINE = 104
+    LOO = 105
+    SAMPLE = 106
+    MARGINAL = 107
+    PREDICT = 108
+    RESPONSE_ELBO = 109
+    MODEL_CHECK = 110
+    COMPARE = 111
+    ROW_SAMPLE = 112  # of fits with local latents
+    EVAL = 201  # held-out rows
+    READ = 202  # batches of a stream that are kept
+
+
+def key_words(key: Any) -> tuple[int, ...]:
+    """Return the words of a key, from which every random stream of a fit is seeded.
+
+    Parameters
+    ----------
+    key
+        A non-negative integer, a typed key (`jax.random.key`) or raw key data
+        (`jax.random.PRNGKey`).
+
+    Returns
+    -------
+    tuple of int
+        One word for an integer, the key's own words otherwise.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+
+    Examples
+    --------
+    >>> key_words(3)
+    (3,)
+    """
+    if isinstance(key, (int, np.integer)) and not isinstance(key, bool) and key >= 0:
+        return (int(key),)
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and np.shape(key) == () and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return tuple(int(word) for word in jax.device_get(jax.random.key_data(key)).ravel())
+    if dtype == np.uint32 and np.ndim(key) == 1:
+        return tuple(int(word) for word in jax.device_get(key))
+    raise TypeError(
+        f"key: got {describe(key)}; expected a non-negative integer or one JAX key. "
+        "Write key=0 or key=jax.random.key(0)."
+    )
+
+
+def host_rng(key: Any, stream: Stream) -> np.random.Generator:
+    """Return the NumPy generator of one stream of a key."""
+    # the plan's is the key's own
+    spawn_key = (int(stream),) if stream != Stream.PLAN else ()
+    return np.random.default_rng(np.random.SeedSequence(key_words(key), spawn_key=spawn_key))
+
+
+def device_key(key: Any, stream: Stream) -> Array:
+    """Return the typed JAX key of one stream of a key."""
+    seed = np.random.SeedSequence(key_words(key), spawn_key=(int(stream),)).generate_state(1)[0]
+    with jax.transfer_guard_host_to_device("allow"):  # of the constants beside the seed
+        return jax.random.key(jax.device_put(np.uint32(seed)))

@@ -1,0 +1,110 @@
+"""The progress bar of a fit."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from advi.core import interrupts
+from advi.core.errors import describe
+from advi.core.status import Progress
+
+
+class Bar:
+    """Shows where a fit is, and passes progress on to the user's callback.
+
+    It is there from the start, before anything is compiled. A terminal or a pipe that is closed
+    under way ends the bar, and not the fit.
+
+    Parameters
+    ----------
+    shown
+        Whether to show it; None shows it in a terminal and in a notebook, unless the environment
+        sets TQDM_DISABLE.
+    callback
+        The user's function; what it returns is passed back.
+    total
+        Steps at most, for the time left; None if there is no limit.
+    """
+
+    def __init__(
+        self,
+        shown: bool | None,
+        callback: Callable[[Progress], object] | None = None,
+        total: int | None = None,
+    ) -> None:
+        can_be = sys.stderr is not None and not sys.stderr.closed
+        self._shown = can_be and (_watched() if shown is None else shown)
+        self._callback, self._total = callback, total
+        self._bar: Any = None
+
+    def __enter__(self) -> "Bar":
+        if self._shown:
+            # miniters: no watching thread; delay: nothing is drawn before `_draw` can catch it
+            self._bar = _tqdm()(
+                desc="compile",
+                total=self._total,
+                unit=" steps",
+                leave=False,
+                miniters=1,
+                delay=1e-9,
+            )
+            self._draw(self._bar.refresh)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._draw(self._bar.close)
+
+    def update(self, progress: Progress) -> object:
+        """Show progress; return what the user's callback says.
+
+        Raises
+        ------
+        TypeError
+            If what it returns is neither true nor false, such as an array.
+        """
+        if self._bar is not None:
+            self._bar.set_description_str(progress.stage, refresh=False)
+            self._bar.set_postfix_str(f"ELBO {progress.elbo:.2f}", refresh=False)
+            self._draw(lambda: self._bar.update(progress.step - self._bar.n))
+        if self._callback is None:
+            return None
+        with interrupts.at_once():
+            answer = self._callback(progress)
+        try:
+            bool(answer)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"callback: returned {describe(answer)}; expected something true to end the fit, "
+                "or nothing."
+            ) from None
+        return answer
+
+    def begin(self, stage: str) -> None:
+        """Show the name of a stage that reports no progress of its own."""
+        if self._bar is not None:
+            self._draw(lambda: self._bar.set_description_str(stage))
+
+    def _draw(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except (OSError, ValueError):  # a broken pipe, a closed stream
+            self._bar.disable = True  # or its finaliser would write once more
+            self._bar = None
+
+
+def _watched() -> bool:
+    """Return whether someone sees what is written to stderr now: in a terminal or a notebook."""
+    if os.environ.get("TQDM_DISABLE"):  # which tqdm's bar for notebooks does not read
+        return False
+    return sys.stderr.isatty() or type(sys.stderr).__module__ == "ipykernel.iostream"
+
+
+def _tqdm() -> Any:
+    """Return tqdm's bar for a notebook with widgets, or the one in text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where widgets are missing text will do
+        from tqdm.auto import tqdm  # only where there is a bar to draw
+    return tqdm

@@ -1,0 +1,262 @@
+"""Importance sampling from a Gaussian fit, adaptive in few dimensions: density evaluations only."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
+from advi.diagnostics.psis import pareto_smooth
+from advi.diagnostics.weighted import WeightedDraws
+from advi.variational.gaussian import Gaussian
+from advi.variational.scale import scale_tril
+
+Floats = NDArray[np.float64]
+
+ROUND_DRAWS = 1000
+DEGREES = 7.0  # of freedom of the Student-t proposals
+MIN_SHARE, MAX_KHAT = 0.6, 0.7
+# Draws of the Gaussian itself need no other proposal where their effective share is so large: of
+# few draws, of a round, and in few dimensions, where adapted proposals work and reach farther out.
+FIRST_SHARE, NEAR_SHARE, EQUAL_SHARE, NEAR_KHAT = 0.9, 0.8, 0.995, 0.5
+FIRST_DRAWS, FIRST_OF_FEW = 256, 128
+# A covariance is adapted only where a round has twenty draws for every dimension: from fewer than
+# some ten effective draws each it is estimated so badly that all later weights collapse.
+MAX_ADAPTED_DIM = 50
+COLLAPSED_SHARE = 0.1  # effective share below which the moments of weighted draws say nothing
+RADII = 1000  # of the quadrature for what a Gaussian would weigh
+
+
+class Adapted(NamedTuple):
+    """The weighted draws of all rounds, and the proposal they ended with."""
+
+    draws: WeightedDraws
+    khat: float  # of the weights
+    log_ratios: Floats  # (n,) log p - log q of the draws of the Gaussian itself, the first ones
+    first_khat: float  # of these
+    proposal: Gaussian
+    # effective share of the draws, of all or of the last round, to that for a Gaussian posterior
+    share: float
+    adapted: bool  # whether proposals other than the first Gaussian were drawn from
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether a few draws have nearly all of the weight."""
+        return self.draws.ess < COLLAPSED_SHARE * len(self.draws.weights) or self.khat > MAX_KHAT
+
+    def first_draws(self, num: int, rng: np.random.Generator) -> Floats:
+        """Return `num` draws of the first proposal, of those where the log density is finite."""
+        finite = np.flatnonzero(np.isfinite(self.log_ratios))
+        if not len(finite):
+            finite = np.arange(len(self.log_ratios))
+        return self.draws.points[rng.choice(finite, num, replace=num > len(finite))]
+
+    @property
+    def reliable(self) -> bool:
+        """Whether the draws' moments may be believed.
+
+        The Pareto k-hat does not see what no draw has found. The share does: proposals that have
+        adapted to what they found weigh unevenly where the posterior has no Gaussian's shape, and
+        the neck of a funnel, which they miss, is part of such a shape.
+        """
+        return bool(self.share >= MIN_SHARE and self.khat <= MAX_KHAT)
+
+
+class _Proposal:
+    """A multivariate Student-t, or a Gaussian for infinite degrees of freedom."""
+
+    def __init__(self, loc: Floats, scale_tril: Floats, degrees: float) -> None:
+        self.loc, self.scale_tril, self.degrees = loc, scale_tril, degrees
+
+    @cached_property
+    def _whitening(self) -> Floats:
+        # one inverse, for the thousands of draws of every round
+        return np.asarray(np.linalg.inv(self.scale_tril).T, float)
+
+    def log_density(self, Z: Floats) -> Floats:
+        """Return log densities (n,) of points (n, D)."""
+        squared = (((Z - self.loc) @ self._whitening) ** 2).sum(1)
+        log_scale = np.log(np.diag(self.scale_tril)).sum()
+        return _log_standard(squared, len(self.loc), self.degrees) - log_scale
+
+
+def importance_sampling(
+    log_p: Callable[[Floats], Floats],
+    gaussian: Gaussian,
+    rng: np.random.Generator,
+    rounds: int,
+    num: int = ROUND_DRAWS,
+    *,
+    early: bool = False,
+) -> Adapted:
+    """Weight draws of a Gaussian, and of better proposals where these are needed and can be had.
+
+    Where the weights of the Gaussian's own draws are nearly equal, more of them follow. Otherwise,
+    in up to `MAX_ADAPTED_DIM` dimensions, the moments of the proposals adapt round by round; in
+    more, further draws of the Gaussian follow if their weights are even enough to be reliable.
+
+    Parameters
+    ----------
+    log_p
+        Points (n, D) to log densities (n,), nats.
+    gaussian
+        The first proposal.
+    rng
+        Generator.
+    rounds, num
+        Rounds at most, and antithetic draws in each.
+    early
+        Whether to end as soon as the weights of the Gaussian's own draws are nearly equal, which
+        is enough to say that it is right, and too few draws to compute other moments from.
+
+    Returns
+    -------
+    Adapted
+    """
+    few = len(gaussian.loc) <= MAX_ADAPTED_DIM
+
+    def weighted(sample: _Sample) -> Adapted:
+        weights, khat = pareto_smooth(sample.log_ratios)
+        draws = WeightedDraws(sample.points, weights)
+        share = draws.ess / len(weights)
+        return Adapted(draws, khat, sample.log_ratios, khat, gaussian, share, adapted=False)
+
+    def even(found: Adapted, share: float) -> bool:
+        return found.share >= (EQUAL_SHARE if few else share) and found.khat <= NEAR_KHAT
+
+    num_first = FIRST_OF_FEW if few else FIRST_DRAWS
+    sample = _drawn(log_p, gaussian, rng, num_first)
+    found = weighted(sample)
+    if early and even(found, FIRST_SHARE):
+        return found
+    sample = sample.joined(_drawn(log_p, gaussian, rng, num - num_first))
+    found = weighted(sample)
+    if early and even(found, NEAR_SHARE):
+        return found
+    if few and not even(found, NEAR_SHARE):
+        return _adaptive(log_p, gaussian, sample, found.khat, rng, rounds)
+    if found.share < MIN_SHARE:
+        return found
+    return weighted(sample.joined(_drawn(log_p, gaussian, rng, (rounds - 1) * num)))
+
+
+class _Sample(NamedTuple):
+    """Draws of a Gaussian."""
+
+    points: Floats  # (n, D)
+    log_p: Floats  # (n,) nats
+    log_ratios: Floats  # (n,) log p - log q
+
+    def joined(self, other: "_Sample") -> "_Sample":
+        """Return the draws of both."""
+        return _Sample(*(np.concatenate(parts) for parts in zip(self, other, strict=True)))
+
+
+def _drawn(
+    log_p: Callable[[Floats], Floats], gaussian: Gaussian, rng: np.random.Generator, num: int
+) -> _Sample:
+    """Return antithetic draws of a Gaussian."""
+    half = rng.standard_normal((num // 2, len(gaussian.loc)))
+    E = np.concatenate([half, -half])
+    Z = gaussian.points(E)
+    values = _finite(log_p(Z))
+    standard = _log_standard((E**2).sum(1), E.shape[1], np.inf)
+    return _Sample(Z, values, values - standard + gaussian.log_det(np.ones(E.shape[1], bool)))
+
+
+def _adaptive(
+    log_p: Callable[[Floats], Floats],
+    gaussian: Gaussian,
+    first: _Sample,
+    first_khat: float,
+    rng: np.random.Generator,
+    rounds: int,
+) -> Adapted:
+    """Sample from proposals that adapt their moments, after a first round from a Gaussian.
+
+    The later rounds draw from Student-t proposals. All rounds count, weighted by the mixture of
+    all proposals, and the weights are Pareto-smoothed.
+
+    Parameters
+    ----------
+    log_p, gaussian, rng, rounds
+        As of `importance_sampling`.
+    first, first_khat
+        The first round, and the k-hat of its weights.
+
+    References
+    ----------
+    Cornuet, Marin, Mira & Robert (2012), Adaptive Multiple Importance Sampling, section 2.
+    """
+    Z, values, log_ratios = first
+    num, dim = Z.shape
+    proposals = [_Proposal(gaussian.loc, scale_tril(gaussian.scale), np.inf)]
+    densities = proposals[0].log_density(Z)[:, None]  # of every draw under every proposal
+    while True:
+        weights, khat = pareto_smooth(values - _log_mean_exp(densities))
+        draws = WeightedDraws(Z, weights)
+        proposals.append(_adapted(proposals[-1], draws))
+        if len(proposals) > rounds:
+            break
+        last = proposals[-1]
+        half = rng.standard_normal((num // 2, dim))
+        half /= np.sqrt(rng.chisquare(last.degrees, (num // 2, 1)) / last.degrees)
+        new = last.loc + np.concatenate([half, -half]) @ last.scale_tril.T
+        values = np.concatenate([values, _finite(log_p(new))])
+        under_last = last.log_density(Z)[:, None]
+        of_new = np.stack([q.log_density(new) for q in proposals], axis=1)
+        densities = np.concatenate([np.concatenate([densities, under_last], axis=1), of_new])
+        Z = np.concatenate([Z, new])
+    last_round = _effective_share(values[-num:] - densities[-num:, -1])
+    share = max(draws.ess / len(draws.weights), last_round) / gaussian_share(dim)
+    proposal = Gaussian(proposals[-1].loc, proposals[-1].scale_tril)
+    return Adapted(draws, khat, log_ratios, first_khat, proposal, share, adapted=True)
+
+
+def _adapted(last: _Proposal, draws: WeightedDraws) -> _Proposal:
+    """Return the next proposal, which moves little where there are few effective draws."""
+    dim = len(last.loc)
+    keep = dim / (dim + draws.ess)
+    mean = draws.weights @ draws.points
+    centred = draws.points - mean
+    cov = (1 - keep) * (draws.weights[:, None] * centred).T @ centred
+    cov += keep * last.scale_tril @ last.scale_tril.T
+    try:
+        factor = np.asarray(np.linalg.cholesky(cov), float)
+    except np.linalg.LinAlgError:
+        factor = last.scale_tril  # too few distinct draws: try again from the same proposal
+    return _Proposal((1 - keep) * mean + keep * last.loc, factor, DEGREES)
+
+
+def _finite(values: Floats) -> Floats:
+    return np.where(np.isfinite(values), values, -np.inf)
+
+
+def _log_mean_exp(x: Floats) -> Floats:
+    top = x.max(1)
+    return top + np.log(np.exp(x - top[:, None]).mean(1))
+
+
+def _effective_share(log_weights: Floats) -> float:
+    weights = np.exp(log_weights - log_weights.max())
+    return float(weights.sum() ** 2 / (weights**2).sum() / len(weights))
+
+
+def gaussian_share(dim: int) -> float:
+    """Return the effective share of draws of a proposal with a Gaussian's mean and scale."""
+    r = np.linspace(0, np.sqrt(dim) + 8, RADII + 1)[1:]
+    log_p, log_q = (_log_standard(r**2, dim, degrees) for degrees in (np.inf, DEGREES))
+    of_radius = log_p + (dim - 1) * np.log(r)
+    p = np.exp(of_radius - of_radius.max())
+    return float(p.sum() / (p * np.exp(log_p - log_q)).sum())
+
+
+def _log_standard(squared: Floats, dim: int, degrees: float) -> Floats:
+    """Return log densities of the standard Student-t, by squared norms, or of the Gaussian."""
+    if not np.isfinite(degrees):
+        return -0.5 * squared - 0.5 * dim * np.log(2 * np.pi)
+    constant = gammaln((degrees + dim) / 2) - gammaln(degrees / 2)
+    constant -= 0.5 * dim * np.log(degrees * np.pi)
+    return constant - 0.5 * (degrees + dim) * np.log1p(squared / degrees)

@@ -1,0 +1,231 @@
+"""Moments better than the fit's own: importance sampling, then short HMC where that fails."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.diagnostics import hmc
+from advi.diagnostics.importance_sampling import Adapted, importance_sampling
+from advi.diagnostics.weighted import WeightedDraws, moments
+from advi.model.density import Density
+from advi.variational.gaussian import Gaussian, Structure
+from advi.variational.scale import marginal, marginal_sds
+
+Floats = NDArray[np.float64]
+
+CHECK_ROUNDS, CORRECT_ROUNDS = 5, 8
+COSTLY = 2**20  # elements read by one density, above which fewer chains are run
+FEW_CHAINS = 96
+MAX_ELEMENTS = 2**25  # of the points of all chains; and so the largest dimension is
+MAX_DIM = MAX_ELEMENTS // (hmc.STEPS * FEW_CHAINS)
+# A correction begins at the fit, and short runs do not leave its neighbourhood. Of hierarchies
+# whose moments are known, all that went less far than this, in both together, had arrived; others
+# lack a part of a neck or a tail, or cannot be told from those that do.
+MAX_REMOTE_SHIFT, MAX_REMOTE_STRETCH = 0.5, 2.0
+
+
+class Moments(NamedTuple):
+    """Means and sds of the columns, (K,)."""
+
+    mean: Floats
+    sd: Floats
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is compared: the posterior, its fit, and the columns a user looks at.
+
+    Attributes
+    ----------
+    density
+        Log density on R^D.
+    gaussian
+        The fit.
+    structure
+        Which coordinates have noise; the others stay at their estimate.
+    columns
+        Points (n, D) to the user's scalar columns (n, K).
+    plain
+        Makes columns (n, K) of the fit's own draws.
+    """
+
+    density: Density
+    gaussian: Gaussian
+    structure: Structure
+    columns: Callable[[Floats], Floats]
+    plain: Callable[[], Floats]
+
+    @cached_property
+    def moments(self) -> "Moments":
+        """Those of the fit's columns."""
+        with np.errstate(over="ignore", invalid="ignore"):  # of a fit that diverged
+            columns = self.plain()
+            return Moments(columns.mean(0), columns.std(0))
+
+    @cached_property
+    def marginal(self) -> Gaussian:
+        """The fit of the coordinates with noise."""
+        noisy = np.flatnonzero(self.structure.noisy)
+        return Gaussian(self.gaussian.loc[noisy], marginal(self.gaussian.scale, noisy))
+
+    def points(self, Y: Floats) -> Floats:
+        """Return points (n, D) for coordinates with noise (n, dim)."""
+        if self._all_noisy:
+            return Y
+        X = np.tile(self.gaussian.loc, (len(Y), 1))
+        X[:, self.structure.noisy] = Y
+        return X
+
+    def value(self, Y: Floats) -> Floats:
+        """Return log densities (n,)."""
+        return self.density.value(self.points(Y))
+
+    def value_and_grad(self, Y: Floats) -> tuple[Floats, Floats]:
+        """Return log densities (n,) and gradients (n, dim)."""
+        values, gradients = self.density.value_and_grad(self.points(Y))
+        return values, gradients if self._all_noisy else gradients[:, self.structure.noisy]
+
+    @cached_property
+    def _all_noisy(self) -> bool:
+        return bool(self.structure.noisy.all())
+
+
+class Better(NamedTuple):
+    """Draws nearer to the posterior than the fit's, and their moments."""
+
+    method: str  # "importance sampling" | "HMC"
+    draws: WeightedDraws  # points on R^D
+    moments: Moments
+    # The fit's moments to compare them with. Where weights change nothing but draws of the fit
+    # these are of the same draws: what both have by chance then cancels.
+    plain: Callable[[], Moments]
+    khat: float  # of the weights, -inf without
+    confident: bool  # whether the moments may be believed
+    failed: bool  # whether they say nothing: collapsed weights, chains that had not settled
+
+    @property
+    def size(self) -> str:
+        """How many draws there are, in words."""
+        num = len(self.draws.weights)
+        if self.method == "HMC":
+            return f"{num} draws of {num // (hmc.STEPS // 2)} chains"
+        return f"{self.draws.ess:.0f} effective of {num} draws, k-hat {self.khat:.2f}"
+
+
+def better_moments(
+    target: Target,
+    first: Gaussian,
+    rng: np.random.Generator,
+    rounds: int,
+    *,
+    early: bool = False,
+) -> tuple[Adapted, list[Better]]:
+    """Estimate the posterior's moments, by HMC too where importance sampling is unreliable.
+
+    Parameters
+    ----------
+    target
+        The posterior and its fit.
+    first
+        The first proposal, over the coordinates with noise: the fit's own Gaussian, or one with
+        the scale of linear response.
+    rng
+        Generator.
+    rounds
+        Rounds of importance sampling at most, of 1,000 draws each.
+    early
+        Whether fewer draws will do where they show that `first` is right.
+
+    Returns
+    -------
+    adapted
+        The importance sampling.
+    estimates
+        One or two estimates, the more trustworthy last.
+    """
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        adapted = importance_sampling(target.value, first, rng, rounds, early=early)
+        found = [_weighted(target, adapted, first is target.marginal)]
+        if not adapted.reliable:
+            found.append(by_hmc(target, adapted, rng))
+    return adapted, found
+
+
+class Remoteness(NamedTuple):
+    """How far a correction went from its proposal, on the real scale."""
+
+    shift: float  # largest difference of means in the proposal's sds
+    stretch: float  # largest ratio of sds, either way
+
+    @property
+    def far(self) -> bool:
+        """Whether it may have farther to go."""
+        of_both = self.shift / MAX_REMOTE_SHIFT, np.log(self.stretch) / np.log(MAX_REMOTE_STRETCH)
+        return not np.hypot(*of_both) <= 1  # nor if they are NaN
+
+    def __str__(self) -> str:
+        return (
+            f"means moved by up to {self.shift:.2g} sd and sds changed by up to a factor "
+            f"{self.stretch:.2g}"
+        )
+
+
+def remoteness(target: Target, first: Gaussian, better: Better) -> Remoteness:
+    """Return how far a correction went from its proposal.
+
+    Parameters
+    ----------
+    target
+        The posterior and its fit.
+    first
+        The first proposal.
+    better
+        The correction.
+    """
+    Y = better.draws.points[:, target.structure.noisy]
+    mean, sd = moments(Y, better.draws.weights)
+    scale = marginal_sds(first.scale)
+    stretch = np.exp(np.max(np.abs(np.log(sd / scale))))
+    return Remoteness(float(np.max(np.abs(mean - first.loc) / scale)), float(stretch))
+
+
+def _weighted(target: Target, adapted: Adapted, of_fit: bool) -> Better:
+    draws = WeightedDraws(target.points(adapted.draws.points), adapted.draws.weights)
+    # draws without weight may lie where a column overflows
+    heavy = draws.weights > 0
+    kept = WeightedDraws(draws.points[heavy], draws.weights[heavy])
+    columns = target.columns(kept.points)
+
+    def plain() -> Moments:
+        if of_fit and not adapted.adapted and heavy.all():
+            return Moments(columns.mean(0), columns.std(0))
+        return target.moments
+
+    found = Moments(*moments(columns, kept.weights))
+    failed = adapted.collapsed and not adapted.reliable
+    return Better("importance sampling", kept, found, plain, adapted.khat, adapted.reliable, failed)
+
+
+def by_hmc(target: Target, adapted: Adapted, rng: np.random.Generator) -> Better:
+    """Estimate the posterior's moments by short chains.
+
+    They begin at importance draws, or at the first proposal's where the weights have collapsed.
+    """
+    fitting = MAX_ELEMENTS // (hmc.STEPS * len(adapted.proposal.loc))
+    costly = target.density.log_joint.cost > COSTLY
+    num = FEW_CHAINS if costly else int(np.clip(fitting, FEW_CHAINS, hmc.CHAINS))
+    start = adapted.first_draws(num, rng) if adapted.collapsed else adapted.draws.resample(num, rng)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        chains = hmc.short_hmc(target.value_and_grad, start, adapted.proposal, rng)
+        steps, num, _ = chains.points.shape
+        columns = target.columns(target.points(chains.points.reshape(steps * num, -1)))
+        settled = hmc.settled(columns.reshape(steps, num, -1))
+        kept = chains.kept
+        late = columns[len(columns) - len(kept) :]
+        draws = WeightedDraws(target.points(kept), np.full(len(kept), 1 / len(kept)))
+        found = Moments(late.mean(0), late.std(0))
+        return Better("HMC", draws, found, lambda: target.moments, -np.inf, settled, not settled)

@@ -1,0 +1,1 @@
+"""The two algorithms: the automatic plan and stochastic steps."""

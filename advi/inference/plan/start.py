@@ -1,0 +1,110 @@
+"""Where to begin: on the path of a climb, with the scale that suits the place best."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from advi.inference.plan.climb import Climbed
+from advi.inference.plan.lockstep import Stage
+from advi.variational.gaussian import Floats, Gaussian, Structure
+
+SCALES = (1.0, 0.1, 0.01, 0.001)
+PATH_POINTS = 6
+SHORTLIST = 3
+SAME_HEIGHT_NATS = 1.0  # climbs stop this short of their optimum
+BETWEEN = (0.25, 0.5, 0.75)
+SCREEN_DRAWS, SELECT_DRAWS = 4, 16
+MAX_HALVINGS = 10
+
+
+class Started(NamedTuple):
+    """A first Gaussian and an estimate of its ELBO in nats; -inf where no value was finite."""
+
+    gaussian: Gaussian
+    elbo: float
+    top: float
+
+
+def basins(climbs: list[Climbed], num: int) -> Stage[list[list[Climbed]]]:
+    """Return the climbs to at most `num` different optima, the highest optimum and climb first.
+
+    Two ends belong to one optimum if no valley lies between them: along the line that joins them
+    the log density nowhere falls below the lower end by more than a climb stops short.
+    """
+    waiting = sorted((c for c in climbs if c.path), key=lambda c: -c.top)
+    found: list[list[Climbed]] = []
+    while waiting and len(found) < num:
+        best, *waiting = waiting
+        found.append([best])
+        if not waiting:
+            break
+        ends = np.stack([c.path[-1] for c in waiting])
+        between = [best.path[-1] + t * (ends - best.path[-1]) for t in BETWEEN]
+        heights, _ = yield np.concatenate(between)
+        lowest = heights.reshape(len(BETWEEN), -1).min(0)
+        climbing, waiting = waiting, []
+        for c, low in zip(climbing, lowest, strict=True):
+            together = low > min(c.top, best.top) - SAME_HEIGHT_NATS
+            (found[-1] if together else waiting).append(c)
+    return found
+
+
+def select(climbed: Climbed, structure: Structure, rng: np.random.Generator) -> Stage[Started]:
+    """Choose, by ELBO, a point of a climb and a diagonal scale.
+
+    The mode alone will not do: where the density is unbounded (centred hierarchies) the climb
+    runs away and the ELBO is what brings it back.
+
+    Parameters
+    ----------
+    climbed
+        The climb.
+    structure
+        Which coordinates have noise.
+    rng
+        Generator of the draws.
+    """
+    path = climbed.path
+    chosen = np.unique(np.linspace(0, len(path) - 1, PATH_POINTS).round().astype(int))
+    factor = 1.0
+    for _ in range(MAX_HALVINGS):
+        candidates = [
+            Gaussian(path[k], np.full_like(path[k], factor * s)) for k in chosen for s in SCALES
+        ]
+        elbos, _ = yield from _elbos(candidates, structure, SCREEN_DRAWS, rng)
+        if np.any(np.isfinite(elbos)):
+            break
+        factor *= SCALES[-1]
+    else:
+        return Started(Gaussian(path[0], np.full_like(path[0], factor)), -np.inf, climbed.top)
+    best = np.argsort(elbos)[::-1][:SHORTLIST]
+    finalists = [candidates[k] for k in best]
+    elbos, curvatures = yield from _elbos(finalists, structure, SELECT_DRAWS, rng)
+    winner = int(np.argmax(elbos))
+    gaussian, elbo = finalists[winner], float(elbos[winner])
+    with np.errstate(divide="ignore"):
+        sd = 1 / np.sqrt(np.abs(curvatures[winner]))
+    sd = np.clip(sd, gaussian.scale / 100, gaussian.scale * 100)
+    tuned = Gaussian(gaussian.loc, np.where(structure.noisy, sd, gaussian.scale))
+    elbos, _ = yield from _elbos([tuned], structure, SELECT_DRAWS, rng)
+    if elbos[0] > elbo:
+        gaussian, elbo = tuned, float(elbos[0])
+    return Started(gaussian, elbo, climbed.top)
+
+
+def _elbos(
+    gaussians: list[Gaussian], structure: Structure, num: int, rng: np.random.Generator
+) -> Stage[tuple[Floats, Floats]]:
+    """Return every Gaussian's ELBO, and the diagonal curvature of -log p there.
+
+    The curvature is Stein's identity, -E[g_k e_k] / s_k for antithetic draws e.
+    """
+    E = structure.fixed_draws(rng, num)
+    values, gradients = yield np.concatenate([q.points(E) for q in gaussians])
+    elbos, curvatures = [], []
+    for k, q in enumerate(gaussians):
+        part = slice(k * len(E), (k + 1) * len(E))
+        per_draw = structure.elbos(values[part], E, q)
+        elbos.append(per_draw.mean() if np.all(np.isfinite(per_draw)) else -np.inf)
+        curvatures.append(-(gradients[part] * E).mean(0) / q.scale)
+    return np.array(elbos), np.array(curvatures)

@@ -1,0 +1,1 @@
+"""Steps of an Optax optimiser on fresh draws."""

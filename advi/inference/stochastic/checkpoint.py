@@ -1,0 +1,241 @@
+"""Checkpoints of a stochastic fit: the same call, made again, goes on where it was stopped."""
+
+import hashlib
+import os
+import re
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advi.core.archive import Name, read, refused, write
+from advi.core.errors import describe
+from advi.core.folder_lock import FolderLock
+from advi.core.keys import key_words
+from advi.core.status import Status
+from advi.inference.stochastic.convergence import Distance
+from advi.inference.stochastic.steps import Course, State, Stochastic
+
+KIND, VERSION = "a checkpoint", 1
+FILE = "fit.checkpoint"
+HALF_WRITTEN = re.compile(r"\.advi-[0-9a-f]{32}")  # as `archive.write` names files
+EVERY = 10.0  # seconds between two writes
+MAX_SHARE = 0.05  # of the time that goes into writing
+NAMED = 4  # differences named in an error
+
+
+class Resumed(NamedTuple):
+    """Where a fit goes on."""
+
+    state: State
+    course: Course
+    status: Status | None  # why it had ended, if it has
+
+
+class Checkpoint:
+    """The folder that a fit is kept in while it runs.
+
+    Its one file is replaced as a whole, so that a process may be killed at any moment. Within a
+    ``with`` block no other fit may use the folder. What else is in there is left alone.
+
+    Parameters
+    ----------
+    folder
+        The folder, made if there is none; None keeps nothing.
+
+    Raises
+    ------
+    TypeError
+        If `folder` is no name.
+    ValueError
+        If its name is empty.
+    NotADirectoryError
+        If it is the name of a file.
+    BlockingIOError
+        If another fit uses it now, at the beginning of the block.
+    """
+
+    def __init__(self, folder: Name | None) -> None:
+        if folder is not None and not isinstance(folder, (str, os.PathLike)):
+            raise TypeError(f"checkpoint: got {describe(folder)}; expected the name of a folder.")
+        if folder is not None and not os.fspath(folder):
+            raise ValueError("checkpoint: got an empty name; expected that of a folder.")
+        self._folder = None if folder is None else Path(folder)
+        self._run: dict[str, dict[str, str]] = {}
+        self._due = 0.0
+        self._lock: FolderLock | None = None
+        if self._folder is None:
+            return
+        if self._folder.exists() and not self._folder.is_dir():
+            raise NotADirectoryError(f"checkpoint: {folder} is a file; expected a folder.")
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> "Checkpoint":
+        if self._folder is None:
+            return self
+        try:
+            self._lock = FolderLock(self._folder)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"checkpoint: {self._folder} is in use by another fit, of this process or of "
+                "another; expected a folder for each. Wait for its end, or give another folder."
+            ) from None
+        for entry in self._folder.iterdir():
+            if HALF_WRITTEN.fullmatch(entry.name) and entry.is_file():
+                entry.unlink()  # what a process that was killed was writing
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def resume(
+        self,
+        settings: Stochastic,
+        start: State,
+        course: Course,
+        data: Any,
+        key: Any,
+        max_steps: int | None,
+    ) -> Resumed:
+        """Return where the fit goes on: at its start, if the folder is empty.
+
+        Parameters
+        ----------
+        settings, start, course, data, key, max_steps
+            The fit, all of which but for a larger `max_steps` must be as it was.
+
+        Raises
+        ------
+        ArchiveError
+            If the file is damaged.
+        ValueError
+            If it is of another fit, or has taken more steps than `max_steps`.
+        """
+        if self._folder is None:
+            return Resumed(start, course, None)
+        path = self._folder / FILE
+        self._run = _fingerprint(settings, start, data, key, max_steps is None)
+        if not path.exists():
+            self._write(start, course, None)  # a folder that cannot be written is found now
+            return Resumed(start, course, None)
+        self._due = time.monotonic() + EVERY
+        document, arrays, _ = read(path, KIND, VERSION)
+        with refused(path, KIND):
+            differences = _differences(document["run"], self._run)
+        if differences:
+            raise ValueError(
+                f"checkpoint: {self._folder} is of another fit. What differs: "
+                f"{', '.join(differences[:NAMED])}. Make the call that was stopped again, or give "
+                "another folder, or remove this one to begin anew."
+            )
+        with refused(path, KIND):
+            leaves, treedef = jax.tree.flatten(start)
+            state = jax.tree.unflatten(
+                treedef, [_from_bytes(arrays[f"state.{k}"], leaf) for k, leaf in enumerate(leaves)]
+            )
+            evals = zip(arrays["evals.step"].tolist(), arrays["evals.elbo"].tolist(), strict=True)
+            drift = Distance(*arrays["drift"].tolist()) if len(arrays["drift"]) else None
+            course = Course([arrays["elbos"]], list(evals), document["eval_due"], drift)
+            status = Status(*document["status"]) if document["status"] else None
+        step = int(jax.device_get(state.step))
+        if max_steps is not None and step > max_steps:
+            raise ValueError(
+                f"checkpoint: {self._folder} holds {step} steps, and max_steps is {max_steps}; "
+                "expected as many at least. Give another folder to take fewer."
+            )
+        if status == "max_steps" and max_steps is not None and step < max_steps:
+            status = None
+        return Resumed(state, course, status)
+
+    def offer(self, state: State, course: Course) -> None:
+        """Write the fit, if the last time is long enough ago."""
+        if time.monotonic() >= self._due:
+            self.save(state, course, None)
+
+    def save(self, state: State, course: Course, status: Status | None) -> None:
+        """Write the fit; `status` is why it has ended, if the same call is not to go on."""
+        try:
+            self._write(state, course, status)
+        except OSError as error:
+            # a full disk does not cost the fit what it has
+            warnings.warn(f"checkpoint: not written, {error}", RuntimeWarning, stacklevel=2)
+
+    def _write(self, state: State, course: Course, status: Status | None) -> None:
+        if self._folder is None:
+            return
+        began = time.monotonic()
+        arrays = {f"state.{k}": _to_bytes(leaf) for k, leaf in enumerate(jax.tree.leaves(state))}
+        step = int(jax.device_get(state.step))
+        evals = [(at, elbo) for at, elbo in course.evals if at <= step]
+        arrays["elbos"] = course.elbos(step)
+        arrays["evals.step"] = np.array([at for at, _ in evals], np.int64)
+        arrays["evals.elbo"] = np.array([elbo for _, elbo in evals], float)
+        arrays["drift"] = np.array([] if course.drift is None else course.drift, float)
+        ended = None if status is None else [str(status), status.message]
+        document = {"run": self._run, "status": ended, "eval_due": course.eval_due}
+        write(self._folder / FILE, KIND, VERSION, document, arrays)
+        now = time.monotonic()
+        self._due = now + max(EVERY, (now - began) / MAX_SHARE)
+
+
+def _fingerprint(
+    settings: Stochastic, start: State, data: Any, key: Any, until_settled: bool
+) -> dict[str, dict[str, str]]:
+    """Return what a run depends on by name: what can be told in words, and digests of the rest."""
+    guide, spec, rows = settings.guide, settings.spec, settings.rows
+    leaves = dict(zip(spec.names, jax.tree.leaves(data), strict=True))
+    words = {
+        **{f"latent {n!r}": f"{v.support} {v.shape}" for n, v in guide.model.latents.items()},
+        **{f"data {n!r}": f"{leaf.dtype} {leaf.shape}" for n, leaf in leaves.items()},
+        "family": guide.description,
+        "objective": repr(settings.objective),
+        "batch_size": str(None if rows is None else rows.batch_size),
+        "key": str(key_words(key)),
+        "float type": spec.float_dtype,
+        "max_steps": "None" if until_settled else "a number",
+    }
+    digests = {
+        **{f"the values of data {n!r}": _digest([leaf]) for n, leaf in leaves.items()},
+        "where it starts": _digest(jax.tree.leaves(start)),
+        "the log-joint, a transform, the optimizer or the version of JAX": _digest(
+            [], settings.program(start, data)
+        ),
+    }
+    return {"words": words, "digests": digests}
+
+
+def _differences(there: dict[str, dict[str, str]], here: dict[str, dict[str, str]]) -> list[str]:
+    """Return what differs, in words where there are any."""
+    before, now = there["words"], here["words"]
+    return [
+        f"{name} ({before.get(name)} before, {now.get(name)} now)"
+        for name in dict.fromkeys([*now, *before])
+        if before.get(name) != now.get(name)
+    ] or [name for name, digest in here["digests"].items() if there["digests"][name] != digest]
+
+
+def _digest(arrays: Sequence[Any], text: str = "") -> str:
+    digest = hashlib.sha256(text.encode())
+    for array in arrays:
+        digest.update(_to_bytes(array))
+    return digest.hexdigest()
+
+
+def _to_bytes(leaf: Any) -> Any:
+    """Return an array's bytes: what kind of number they are, and in which shape, a start says."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.frombuffer(np.asarray(jax.device_get(leaf), order="C").tobytes(), np.uint8)
+
+
+def _from_bytes(raw: Any, like: jax.Array) -> jax.Array:
+    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        words = _from_bytes(raw, jax.random.key_data(like))
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(like))
+    return jax.device_put(np.frombuffer(raw.tobytes(), like.dtype).reshape(like.shape))

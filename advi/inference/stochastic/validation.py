@@ -1,0 +1,148 @@
+"""The ELBO on rows that a stochastic fit does not see, as it goes on."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from advi.core.errors import describe
+from advi.data.arrays import DataSpec, check_rows, converted, for_rows
+from advi.model.checks.indices import check_data_indices
+from advi.model.density import log_density
+from advi.model.trace import LogJoint, trace
+from advi.variational import draws
+from advi.variational.guide import Guide
+from advi.variational.objective import Elbo
+
+EVAL_ROWS, EVAL_DRAWS = 4096, 16
+SHARE = 0.05  # of the steps' work that evaluations may take
+GRADIENT = 3  # work of a gradient, in values
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Held-out rows, at most `EVAL_ROWS` of them, with draws that all evaluations share.
+
+    Attributes
+    ----------
+    guide
+        The variational distribution.
+    data, spec
+        The rows, on the device.
+    per_row
+        For every leaf whether it runs over rows.
+    scale
+        What the rows are multiplied by to stand for as many as the fit has.
+    eps
+        (EVAL_DRAWS, noise_dim) standard normals.
+    every
+        Steps between two evaluations, so many that these take a small share of the time.
+    """
+
+    guide: Guide
+    data: Any
+    spec: DataSpec
+    per_row: tuple[bool, ...]
+    scale: float
+    eps: Array
+    every: int
+
+    def elbo(self, params: Any) -> float:
+        """Return the ELBO in nats of the model with these rows in place of its own."""
+        log_joint = trace(self.guide.model, self.spec)
+        program = _program(self.guide, log_joint, self.per_row, self.scale)
+        return float(jax.device_get(program(params, self.data, self.eps)))
+
+
+def hold_out(
+    eval_data: Any,
+    guide: Guide,
+    spec: DataSpec,
+    num_rows: int | None,
+    num_draws: int,
+    rng: np.random.Generator,
+) -> HeldOut:
+    """Check held-out rows, and choose which to evaluate and when.
+
+    Parameters
+    ----------
+    eval_data
+        A pytree like the data.
+    guide
+        The variational distribution.
+    spec
+        Of the data of one step.
+    num_rows
+        Rows that the fit has; None where the log-joint has none.
+    num_draws
+        Draws of one step.
+    rng
+        Generator of the rows and draws.
+
+    Raises
+    ------
+    ValueError
+        If the log-joint has no rows, the tree is not that of the data, an index is outside of its
+        array, or a table holds the parameters of the rows that are fitted.
+    """
+    if guide.tables:
+        raise ValueError(
+            f"eval_data: {guide.tables[0]!r} has a table of parameters, one for each row that is "
+            "fitted, and none for others; expected advi.Amortised(encode, params)."
+        )
+    if num_rows is None:
+        if guide.model.needs_all_rows:
+            raise ValueError(f"eval_data: {guide.model.needs_all_rows}")
+        raise ValueError(
+            "eval_data: the held-out ELBO scales rows to as many as the fit has, but log_joint "
+            "returned a scalar. Return advi.Terms(shared, rows) with one log-likelihood per row."
+        )
+    data, given = converted(eval_data, spec.float_dtype)
+    if given.treedef != spec.treedef:
+        raise ValueError(
+            f"eval_data: got {describe(eval_data)}; expected a tree like that of the data, with "
+            f"leaves {', '.join(spec.names)}."
+        )
+    of_held = for_rows(guide.model, given)
+    log_joint = trace(of_held, given)
+    held = log_joint.num_rows
+    if not held:
+        raise ValueError("eval_data: got no row; expected at least one.")
+    check_data_indices(of_held, log_joint, given, data, "eval_data")
+    per_row = check_rows(held, given)
+    leaves = jax.tree.leaves(data)
+    if held > EVAL_ROWS:
+        leaves = jax.device_get(leaves)
+        chosen = np.sort(rng.choice(held, EVAL_ROWS, replace=False))
+        leaves = [leaf[chosen] if row else leaf for leaf, row in zip(leaves, per_row, strict=True)]
+        held = EVAL_ROWS
+        given = given._replace(leaves=tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+    of_step = GRADIENT * num_draws * trace(guide.model, spec).cost
+    guide = guide.with_rows(held)
+    guide.check_encoders(given, per_row)
+    work = EVAL_DRAWS * trace(guide.model, given).cost
+    eps = draws.fixed(rng, EVAL_DRAWS, guide.noise_dim) if guide.noise_dim else np.zeros((1, 0))
+    return HeldOut(
+        guide,
+        spec.treedef.unflatten([jax.device_put(leaf) for leaf in leaves]),
+        given,
+        per_row,
+        num_rows / held,
+        jax.device_put(eps.astype(spec.float_dtype)),
+        math.ceil(work / (SHARE * of_step)),
+    )
+
+
+@lru_cache(maxsize=16)
+def _program(guide: Guide, log_joint: LogJoint, per_row: tuple[bool, ...], scale: float) -> Any:
+    log_p = log_density(guide.model, log_joint, guide.estimated)
+
+    def elbo(params: Any, data: Any, eps: Array) -> Array:
+        params = guide.at_rows(params, data, per_row)
+        return Elbo().value(lambda real: log_p(real, data), guide, params, eps, scale)
+
+    return jax.jit(elbo)

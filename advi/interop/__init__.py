@@ -1,1 +1,0 @@
-"""Ways to and from other libraries; each is imported where it is used."""

@@ -1,5 +1,0 @@
-"""NumPyro models, unchanged: their sites become latents, their rows plate `Terms.rows`."""
-
-from advi.interop.numpyro.program import NumPyroModel, from_numpyro
-
-__all__ = ["NumPyroModel", "from_numpyro"]

@@ -1,0 +1,1 @@
+"""Faults of a model that its values and gradients show."""

@@ -1,0 +1,70 @@
+"""What the first random points of a fit tell about its log density, before it goes on."""
+
+from collections.abc import Callable
+
+from advi.model.checks.flat import Floats, flat_by_values, flat_entries, sentence, unmoved
+from advi.model.checks.gradients import mismatches, sentences
+from advi.model.density import Density
+
+
+class UsedElsewhereError(Exception):
+    """Some entries of latents matter to other rows alone: these have no posterior of their own."""
+
+
+class FirstLook:
+    """A look at a log density that refuses flat entries and remembers other faults.
+
+    Parameters
+    ----------
+    density
+        Log density on R^D.
+    all_rows
+        The log density of all rows at points (n, D), where `density` is that of some: an entry
+        may be used by other rows alone.
+
+    Attributes
+    ----------
+    alarms
+        What speaks against the log density, a sentence each.
+    """
+
+    def __init__(
+        self, density: Density, all_rows: Callable[[Floats], Floats] | None = None
+    ) -> None:
+        self._density, self._all_rows = density, all_rows
+        self.alarms: tuple[str, ...] = ()
+
+    def __call__(self, X: Floats, values: Floats, gradients: Floats) -> None:
+        """Look at points (n, D), with the log densities (n,) and gradients (n, D) there.
+
+        Raises
+        ------
+        ValueError
+            If some entries of latents do not change the log density.
+        UsedElsewhereError
+            If some do not, but change that of all rows.
+        """
+        density = self._density
+        some = flat = flat_entries(density, X, values, gradients)
+        if len(flat) and self._all_rows is not None:
+            flat = unmoved(self._all_rows, density, X[:1], flat)
+        if len(flat):
+            raise ValueError(sentence(density.model, flat.tolist()))
+        if len(some):
+            raise UsedElsewhereError
+        self.alarms = sentences(mismatches(density, X, values, gradients))
+
+
+def refuse_unmoved(density: Density, x: Floats) -> None:
+    """Raise ValueError if entries do not change a log density, where no gradient is compiled.
+
+    Parameters
+    ----------
+    density
+        Log density on R^D.
+    x
+        (D,) where it is finite.
+    """
+    flat = flat_by_values(density, x)
+    if len(flat):
+        raise ValueError(sentence(density.model, flat.tolist()))

@@ -1,0 +1,166 @@
+"""Whether a log density falls far out, as that of a proper posterior does."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.model.density import Density
+from advi.model.model import Model
+from advi.transforms.base import Identity, base_of
+from advi.transforms.scalars import HalfLine
+
+Floats = NDArray[np.float64]
+
+MAX_RAYS = 10  # coordinates looked along, to both sides: 60 points at first
+# Distances on the real scale. Real latents are taken to where no prior in use is flat any more;
+# the values of others are exponentials of theirs, of which floats hold the squares up to some 44,
+# and the differences to an upper bound up to some 12.
+OF_REAL = (1e6, 1e7, 1e8, 1e9, 1e12, 1e14, 1e15, 1e18)
+OF_OTHERS = (6.0, 8.0, 10.0, 12.0, 20.0, 25.0, 30.0, 40.0)
+NUM_NEAR = 4  # of these, as far as an upper bound is told apart
+FIRST_LOOK = (0, 3, 7)  # places of the distances that decide whether to look at the others
+RISE = 1.0  # nats from one distance of the tail to the next that count as growth
+SLOW = 0.9  # a tail that falls no faster than r^-0.9 has no finite integral
+# Logarithms of others, such as that of Gamma(.001, .001), fall by as little as .001 for a unit.
+FLAT, FLAT_NEAR = 1e-3, 0.05  # nats over the far distances, and over the near ones
+ROUNDINGS = 20
+NEAR = 1e3  # of a point's coordinates those beyond are not what to look from
+
+
+class Growth(NamedTuple):
+    """A ray along which a log density does not fall."""
+
+    name: str  # of the coordinate
+    sign: int  # to which side
+    real: bool  # whether the coordinate is the value itself
+    rises: bool  # whether the log density goes on rising; else it levels off
+
+    def __str__(self) -> str:
+        if self.real:
+            side = "+inf" if self.sign > 0 else "-inf"
+        else:
+            side = f"the {'upper' if self.sign > 0 else 'lower'} end of its support"
+        if self.rises:
+            return (
+                f"The log density goes on rising as {self.name} goes to {side}, so that there is "
+                "no posterior: does log_joint return a loss, is a sign wrong, or is a prior "
+                "missing?"
+            )
+        return (
+            f"The log density does not fall as {self.name} goes to {side}: the posterior is "
+            f"improper. Give {self.name} a prior."
+        )
+
+
+class _Ray(NamedTuple):
+    coordinate: int
+    sign: int
+    real: bool  # whether the coordinate is the value itself
+    bounded: bool  # whether the value may have an upper bound, too
+
+    @property
+    def distances(self) -> Floats:
+        return np.array(OF_REAL if self.real else OF_OTHERS)
+
+
+def growth(density: Density, x: Floats) -> Growth | None:
+    """Look along rays from a point, parallel to the axes; return one on which nothing falls.
+
+    Coordinates stand for their latents: every latent has some, as many as there is room for. A
+    density with a loop that runs until something has converged, such as a solver of differential
+    equations, is not evaluated so far out.
+
+    Parameters
+    ----------
+    density
+        Log density on R^D.
+    x
+        (D,) a point where it is finite, not too special.
+    """
+    if density.log_joint.open_ended:
+        return None
+    x = np.where(np.abs(x) < NEAR, x, 0.0)
+    rays = [_Ray(k, sign, *kind) for k, *kind in _places(density.model) for sign in (1, -1)]
+    with np.errstate(all="ignore"):
+        first = _along(density, x, rays, FIRST_LOOK)
+        # a ray is left out where the density has fallen, or is out of the range of floats
+        left = [
+            ray
+            for ray, (near, middle, far) in zip(rays, first, strict=True)
+            if far > near - RISE or (ray.bounded and middle > near - FLAT_NEAR)
+        ]
+        if not left:
+            return None
+        every = range(len(OF_REAL))
+        for ray, heights in zip(left, _along(density, x, left, every), strict=True):
+            rises = _rises(heights, ray, float(np.finfo(density.dtype).eps))
+            if rises is not None:
+                return Growth(_name(density.model, ray.coordinate), ray.sign, ray.real, rises)
+    return None
+
+
+def _along(density: Density, x: Floats, rays: Sequence[_Ray], which: Sequence[int]) -> Floats:
+    """Return log densities at some distances along rays, (rays, distances)."""
+    points = np.tile(x, (len(rays), len(which), 1))
+    for i, ray in enumerate(rays):
+        points[i, :, ray.coordinate] += ray.sign * ray.distances[list(which)]
+    return density.value(points.reshape(-1, len(x))).reshape(len(rays), -1)
+
+
+def _rises(heights: Floats, ray: _Ray, eps: float) -> bool | None:
+    """Return whether a log density goes on rising, False if it only does not fall, else None.
+
+    Of latents that are not real infinity says nothing: it may be a logarithm of what has become 0.
+    """
+    if ray.real:
+        heights = heights[: 1 + np.argmax(np.isposinf(np.append(heights, np.inf)))]
+    elif _is_flat(heights[:NUM_NEAR], FLAT_NEAR, eps) and ray.bounded:
+        return False
+    else:
+        heights = heights[NUM_NEAR:]
+        if _is_flat(heights, FLAT, eps):
+            return False
+    if not len(heights) or np.isnan(heights).any() or np.isneginf(heights).any():
+        return None
+    if np.isposinf(heights[0]):
+        return True
+    finite = heights[np.isfinite(heights)]
+    steps = np.diff(finite)
+    rounding = ROUNDINGS * eps * np.maximum(np.abs(finite[1:]), np.abs(finite[:-1]))
+    if len(steps) and np.all(steps > np.maximum(RISE, rounding)):
+        return True
+    if not ray.real:
+        return None
+    falls = steps < -SLOW * np.diff(np.log(ray.distances))[: len(steps)]
+    flat = len(finite) == len(ray.distances) and not falls.any()
+    return False if flat and np.all(rounding < RISE) else None
+
+
+def _is_flat(heights: Floats, most: float, eps: float) -> bool:
+    rounding = ROUNDINGS * eps * np.max(np.abs(heights))
+    return bool(np.isfinite(heights).all() and np.ptp(heights) <= most and rounding < most)
+
+
+def _places(model: Model) -> list[tuple[int, bool, bool]]:
+    """Return some coordinates of every latent, and of what kind of ray they are."""
+    spans = list(model.spans.values())
+    num = max(1, MAX_RAYS // len(spans))
+    step = -(-len(spans) // MAX_RAYS)  # more latents than rays: every so many
+    places = []
+    for (start, stop), latent in list(zip(spans, model.latents.values(), strict=True))[::step]:
+        base = base_of(latent.bijection)
+        real, half = isinstance(base, Identity), isinstance(base, HalfLine)
+        chosen = np.unique(np.linspace(start, stop - 1, min(num, stop - start)).astype(int))
+        places += [(int(k), real, not (real or half)) for k in chosen]
+    return places
+
+
+def _name(model: Model, k: int) -> str:
+    """Return the name of a coordinate: that of the entry if each entry has one of its own."""
+    for name, (start, stop) in model.spans.items():
+        if start <= k < stop:
+            entries = model.coordinates[name]
+            return entries[k - start] if len(entries) == stop - start else name
+    raise IndexError(k)

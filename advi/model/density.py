@@ -1,0 +1,275 @@
+"""The log density on R^D, compiled once per model and data shapes, evaluated for many points."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from advi.core import interrupts
+from advi.core.errors import describe
+from advi.data.arrays import DataSpec, for_rows, prepare
+from advi.model.checks.indices import check_data_indices
+from advi.model.model import Model, Terms
+from advi.model.trace import LogJoint, trace
+from advi.transforms import Window, is_angle
+
+Floats = NDArray[np.float64]
+Quantity = Literal["value", "value_and_grad", "hessian_vector"]
+
+# One call of the compiled function handles between MIN_POINTS and MAX_POINTS points: as many as
+# keep its work near WORK elements, so that cheap models are not all dispatch and a costly one
+# does not pay for padding when few points are asked for.
+MIN_POINTS, MAX_POINTS, WORK = 8, 64, 2**24
+CHEAP = 2**22  # elements read by a density, up to which some 1,000 gradients are not missed
+
+TRANSFERS = ("host_to_device", "device_to_host", "device_to_device")
+
+SOME_ROWS = "the fit read its rows a few at a time and holds only some of them"
+
+
+def log_density(model: Model, log_joint: LogJoint, estimated: frozenset[str]) -> Any:
+    """Return the function (real values by latent, data) -> `Terms` of the log density on R^D.
+
+    The log-Jacobian of every latent's transform is added to the shared term, of a local latent to
+    its rows, except for latents that are `estimated` as a point: a maximum is taken on the
+    constrained scale.
+    """
+
+    def function(real: dict[str, Array], data: Any) -> Terms:
+        values, log_dets = model.constrain(real)
+        shared, rows, prior = log_joint(values, data)
+        inferred = {name: v for name, v in log_dets.items() if name not in estimated}
+        shared += sum(v for name, v in inferred.items() if name not in model.local)
+        of_rows = sum(v for name, v in inferred.items() if name in model.local)
+        if prior is None:
+            return Terms(shared, rows + of_rows)
+        return Terms(shared, rows, prior + of_rows)
+
+    return function
+
+
+@lru_cache(maxsize=64)
+def _compiled(
+    model: Model,
+    log_joint: LogJoint,
+    estimated: frozenset[str],
+    scale: float,
+    quantity: Quantity,
+) -> Callable[..., Any]:
+    """Return the compiled function of points (n, D), further arrays (n, D) and data."""
+    log_p = log_density(model, log_joint, estimated)
+
+    def value(x: Array, data: Any) -> Array:
+        return log_p(model.split(x), data).total(scale)
+
+    def hessian_vector(x: Array, direction: Array, data: Any) -> Array:
+        if "custom_vjp_call" in log_joint.flat.primitives:  # which has no forward derivative
+            return jax.grad(lambda point: jax.grad(value)(point, data) @ direction)(x)
+        return jax.jvp(lambda point: jax.grad(value)(point, data), (x,), (direction,))[1]
+
+    if quantity == "hessian_vector":
+        return jax.jit(jax.vmap(hessian_vector, in_axes=(0, 0, None)))
+    one = jax.value_and_grad(value) if quantity == "value_and_grad" else value
+    return jax.jit(jax.vmap(one, in_axes=(0, None)))
+
+
+class Density:
+    """Log density on R^D of one model and one data set.
+
+    Parameters
+    ----------
+    model
+        The model.
+    data
+        Data on the device.
+    spec
+        Its `DataSpec`.
+    estimated
+        Latents that are estimated as a point, whose log-Jacobian is left out.
+    scale
+        Factor of the rows: above one where the data are some of the rows, and stand for all.
+    by_gradient
+        Whether a cheap density's values are taken from the program of its gradient, which is
+        compiled anyway: a program of their own would take longer to compile than it saves.
+
+    Attributes
+    ----------
+    angles
+        (D,) which coordinates are angles.
+    window
+        The weights of the turns of the angles that are inferred: values and derivatives are those
+        under it, whatever the transform's own weights are.
+    num_gradients, num_values, num_hessian_vectors : int
+        Points at which the gradient, the value alone, or the Hessian times a vector was asked for.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: Any,
+        spec: DataSpec,
+        estimated: frozenset[str] = frozenset(),
+        scale: float = 1.0,
+        by_gradient: bool = False,
+    ) -> None:
+        self.model, self.spec, self.estimated = model, spec, estimated
+        with precision(spec.float_dtype):
+            self.data = jax.device_put(data)
+        self.scale, self.by_gradient = scale, by_gradient
+        self.dtype = np.dtype(spec.float_dtype)
+        self.num_gradients = self.num_values = self.num_hessian_vectors = 0
+        self._programs: dict[Quantity, Callable[..., Any]] = {}
+        angles = [np.full(v.size, is_angle(v.bijection)) for v in model.latents.values()]
+        self.angles = np.concatenate(angles)
+        inferred = [np.full(v.size, n not in estimated) for n, v in model.latents.items()]
+        self._own_window = Window.default(np.flatnonzero(self.angles & np.concatenate(inferred)))
+        self.window = self._own_window
+
+    @cached_property
+    def log_joint(self) -> LogJoint:
+        """The traced log-joint; a fit that was loaded has none to trace."""
+        return trace(self.model, self.spec)
+
+    @cached_property
+    def _points(self) -> int:
+        fitting = WORK // max(self.log_joint.cost, 1)
+        return int(np.clip(2 ** int(np.log2(max(fitting, 1))), MIN_POINTS, MAX_POINTS))
+
+    def on(self, data: Any) -> "Density":
+        """Return the log density on other data, of its form but any rows, or with None on its own.
+
+        Raises
+        ------
+        ValueError
+            If `data` is None and there are only some of the rows, or if an index in it is outside
+            of its array.
+        """
+        if data is not None:
+            with precision(self.spec.float_dtype):
+                moved, spec = prepare(data, self.spec.float_dtype)
+                other = Density(for_rows(self.model, spec), moved, spec, self.estimated)
+                check_data_indices(other.model, other.log_joint, spec, moved)
+                if other.model.size == self.model.size:
+                    other.window = self.window
+                return other
+        if self.scale != 1:
+            raise ValueError(f"{SOME_ROWS}, and this needs all: give data=... where it is taken.")
+        return self
+
+    def value_and_grad(self, X: Floats) -> tuple[Floats, Floats]:
+        """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""
+        values, gradients = self._evaluate("value_and_grad", X)
+        self.num_gradients += len(X)
+        if len(self.window.places):
+            added, removed = self.window.log_weight(X), self._own_window.log_weight(X)
+            values += added.value - removed.value
+            gradients[:, self.window.places] += added.slope - removed.slope
+        return values, gradients
+
+    def value(self, X: Floats) -> Floats:
+        """Return log densities (n,) in nats at points X (n, D)."""
+        self.num_values += len(X)
+        cheap = self.by_gradient and self.log_joint.cost <= CHEAP
+        values = self._evaluate("value_and_grad" if cheap else "value", X)[0]
+        if len(self.window.places):
+            values += self.window.log_weight(X).value - self._own_window.log_weight(X).value
+        return values
+
+    def hessian_vector(self, X: Floats, directions: Floats) -> Floats:
+        """Return the Hessian at each point X (n, D) times that point's direction (n, D)."""
+        self.num_hessian_vectors += len(X)
+        products = self._evaluate("hessian_vector", X, directions)[0]
+        index = self.window.places
+        if len(index):
+            added, removed = self.window.log_weight(X), self._own_window.log_weight(X)
+            products[:, index] += (added.curvature - removed.curvature) * directions[:, index]
+        return products
+
+    def lift_window(self) -> None:
+        """Let all turns of the angles count alike: for a search of modes."""
+        self.window = self.window.lifted()
+
+    def place_window(self, loc: Floats, sds: Floats) -> bool:
+        """Place the window of the angles for a Gaussian; return whether that changed it."""
+        before, self.window = self.window, self.window.around(loc, sds)
+        return self.window is not before
+
+    def _evaluate(self, quantity: Quantity, *arrays: Floats) -> list[Floats]:
+        interrupts.check()
+        program, size, num = self._program(quantity), self._points, len(arrays[0])
+        # a point that is beyond the float type is infinite, and its density says so
+        with precision(self.spec.float_dtype), np.errstate(over="ignore"):
+            # all calls are dispatched before the first result is waited for
+            calls = [
+                program(*(self._part(a, start) for a in arrays), self.data)
+                for start in range(0, num, size)
+            ]
+            columns = zip(*calls, strict=True) if isinstance(calls[0], tuple) else [calls]
+            return [_joined(parts)[:num].astype(np.float64) for parts in columns]
+
+    def _program(self, quantity: Quantity) -> Callable[..., Any]:
+        if quantity not in self._programs:
+            self._programs[quantity] = _compiled(
+                self.model, self.log_joint, self.estimated, self.scale, quantity
+            )
+        return self._programs[quantity]
+
+    def _part(self, array: Floats, start: int) -> NDArray[Any]:
+        """Return the rows of a call; those that only pad repeat the first, at no unusual cost."""
+        rows = array[start : start + self._points]
+        if len(rows) == self._points:
+            return rows.astype(self.dtype)
+        part = np.empty((self._points, array.shape[1]), self.dtype)
+        part[: len(rows)], part[len(rows) :] = rows, rows[0]
+        return part
+
+
+def _joined(parts: Sequence[Array]) -> NDArray[Any]:
+    return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
+
+
+def precision(float_dtype: str) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which arrays have this float type; no global setting is touched.
+
+    JAX's search for NaN and infinity is off in it: to a fit they are values like others, which
+    say that a point is none to go to, and it reports them by itself. So is JAX's guard of
+    transfers: what the engine moves it means to move, and to say so of every array costs more
+    than a call of a small density.
+    """
+    wide, config = float_dtype == "float64", jax.config
+    guards = (getattr(config, f"jax_transfer_guard_{way}") for way in TRANSFERS)
+    watched = config.jax_debug_nans or config.jax_debug_infs  # type: ignore[attr-defined]
+    if config.jax_enable_x64 == wide and not watched and not any(g != "allow" for g in guards if g):  # type: ignore[attr-defined]
+        return contextlib.nullcontext()
+    return _switched(wide)
+
+
+@contextlib.contextmanager
+def _switched(wide: bool) -> Iterator[None]:
+    with (
+        jax.enable_x64(wide),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+        jax.transfer_guard("allow"),
+    ):
+        yield
+
+
+def default_float(x64: bool | None) -> str:
+    """Return the float type of a fit: float64 if asked for, or if JAX has it switched on.
+
+    Raises
+    ------
+    TypeError
+        If `x64` is neither None nor a bool.
+    """
+    if x64 is not None and not isinstance(x64, (bool, np.bool_)):
+        raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")
+    wide = bool(jax.config.jax_enable_x64) if x64 is None else x64  # type: ignore[attr-defined]
+    return jnp.dtype(jnp.float64 if wide else jnp.float32).name

@@ -1,0 +1,314 @@
+"""Latents: what a model's unknowns are, where they live and how they reach the real line."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike, NDArray
+from numpyro.distributions import constraints
+from numpyro.distributions.constraints import Constraint
+
+from advi.core.arrays import on_host, real_numbers
+from advi.core.errors import describe
+from advi.core.params import check_params
+from advi.transforms import Transform, transform_for
+
+Bound = float | NDArray[Any] | Array
+
+BOUNDS = ("lower_bound", "upper_bound")  # of NumPyro's constraints
+
+
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """One latent: its support, its shape and the transform that maps it to the real line.
+
+    Parameters
+    ----------
+    support
+        NumPyro constraint.
+    shape
+        Shape of the whole value, the support's own axes last: ``(5, 3)`` for five simplexes of
+        three components. For a local latent the shape of one row's value.
+    local
+        Whether every data row has a value of its own. The log-joint then gets an array of shape
+        ``(B, *shape)`` for data of B rows, and returns `Terms`.
+    transform
+        ``None`` for the registered transform, ``"exp"`` or ``"softplus"`` for a positive latent,
+        or a transform.
+    init
+        Constrained value to start from.
+
+    Raises
+    ------
+    TypeError
+        If `support` is not a constraint, is discrete, or has no transform, or `local` is not a
+        bool.
+    ValueError
+        If `shape` lacks the support's own axes, no value of the support has it, or `init` does not
+        have that shape.
+
+    Examples
+    --------
+    >>> Latent(constraints.simplex, (5, 3)).bijection.unconstrained_shape((5, 3))
+    (5, 2)
+    """
+
+    support: Constraint
+    shape: tuple[int, ...] = ()
+    local: bool = field(default=False, kw_only=True)
+    transform: Any = field(default=None, kw_only=True)
+    init: ArrayLike | None = field(default=None, kw_only=True)
+    bijection: Transform = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.support, Constraint):
+            raise TypeError(
+                f"support: got {describe(self.support)}; expected a NumPyro constraint such as "
+                "numpyro.distributions.constraints.positive. advi.positive() and its relatives "
+                "make the whole latent."
+            )
+        if not isinstance(self.local, bool):
+            raise TypeError(f"local: got {describe(self.local)}; expected True or False.")
+        bijection = transform_for(self.support, self.transform)
+        shape = self.shape
+        if not isinstance(shape, (tuple, list)) or not all(
+            isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in shape
+        ):
+            raise TypeError(
+                f"shape: got {describe(shape)}; expected integers, e.g. advi.real(3, 2) or "
+                "advi.Latent(support, (3, 2))."
+            )
+        if any(n < 0 for n in shape):
+            raise ValueError(f"shape: got {tuple(shape)}; expected lengths of at least 0.")
+        shape = tuple(int(n) for n in shape)
+        if len(shape) < bijection.event_dim:
+            raise ValueError(
+                f"a latent with support {self.support} needs a shape of at least "
+                f"{bijection.event_dim} axes, got {shape}. Give it: "
+                "advi.Latent(support, shape=(..., k)), or use the helper, e.g. advi.simplex(k)."
+            )
+        bijection.unconstrained_shape(shape)  # raises where no value has this shape
+        for bound in (getattr(self.support, name, None) for name in BOUNDS):
+            if bound is not None and not self.local and not _fits(np.shape(bound), shape):
+                raise ValueError(
+                    f"a bound of the support has shape {np.shape(bound)}; expected one that "
+                    f"broadcasts to the latent's shape {shape}. Give the latent's shape after the "
+                    "bounds, e.g. advi.interval(low, high, 3)."
+                )
+        if self.init is not None:
+            init = real_numbers("init", self.init)
+            if init.shape != shape:
+                raise ValueError(
+                    f"init: got {describe(init)}; expected the latent's shape {shape}."
+                )
+            object.__setattr__(self, "init", init)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "bijection", bijection)
+
+    @property
+    def unconstrained_shape(self) -> tuple[int, ...]:
+        """Shape of the real array that represents the latent."""
+        return self.bijection.unconstrained_shape(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of real coordinates."""
+        return math.prod(self.unconstrained_shape)
+
+    def with_rows(self, num: int) -> "Latent":
+        """Return the latent of `num` rows: the same value for each, if it has one to start from."""
+        shape = (num, *self.shape)
+        init = None if self.init is None else np.broadcast_to(on_host(self.init), shape)
+        return replace(self, shape=shape, local=False, init=init)
+
+
+def _fits(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Return whether something of one shape broadcasts to another."""
+    pairs = zip(reversed(part), reversed(whole), strict=False)
+    return len(part) <= len(whole) and all(a in (1, b) for a, b in pairs)
+
+
+def real(
+    *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Real numbers.
+
+    Examples
+    --------
+    >>> real(8).size
+    8
+    """
+    return Latent(constraints.real, shape, local=local, transform=transform, init=init)
+
+
+def positive(
+    *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Positive numbers, by ``exp``; ``transform="softplus"`` is the other choice."""
+    return Latent(constraints.positive, shape, local=local, transform=transform, init=init)
+
+
+def interval(
+    low: Bound,
+    high: Bound,
+    *shape: int,
+    local: bool = False,
+    transform: Any = None,
+    init: ArrayLike | None = None,
+) -> Latent:
+    """Numbers between `low` and `high`."""
+    return Latent(
+        constraints.interval(low, high), shape, local=local, transform=transform, init=init
+    )
+
+
+def greater_than(
+    low: Bound,
+    *shape: int,
+    local: bool = False,
+    transform: Any = None,
+    init: ArrayLike | None = None,
+) -> Latent:
+    """Numbers above `low`."""
+    return Latent(constraints.greater_than(low), shape, local=local, transform=transform, init=init)
+
+
+def less_than(
+    high: Bound,
+    *shape: int,
+    local: bool = False,
+    transform: Any = None,
+    init: ArrayLike | None = None,
+) -> Latent:
+    """Numbers below `high`."""
+    return Latent(constraints.less_than(high), shape, local=local, transform=transform, init=init)
+
+
+def unit_interval(
+    *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Numbers between 0 and 1."""
+    return Latent(constraints.unit_interval, shape, local=local, transform=transform, init=init)
+
+
+def simplex(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """`k` positive numbers that sum to one; value of shape ``(*shape, k)``.
+
+    Examples
+    --------
+    >>> latent = simplex(3, 5)
+    >>> latent.shape, latent.size
+    ((5, 3), 10)
+    """
+    return Latent(constraints.simplex, (*shape, k), local=local, transform=transform, init=init)
+
+
+def ordered(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """`k` increasing numbers; value of shape ``(*shape, k)``."""
+    return Latent(
+        constraints.ordered_vector, (*shape, k), local=local, transform=transform, init=init
+    )
+
+
+def positive_ordered(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """`k` increasing positive numbers; value of shape ``(*shape, k)``."""
+    return Latent(
+        constraints.positive_ordered_vector,
+        (*shape, k),
+        local=local,
+        transform=transform,
+        init=init,
+    )
+
+
+def corr_cholesky(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Lower Cholesky factor of a correlation matrix; value of shape ``(*shape, k, k)``."""
+    return Latent(
+        constraints.corr_cholesky, (*shape, k, k), local=local, transform=transform, init=init
+    )
+
+
+def corr_matrix(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Correlation matrix; value of shape ``(*shape, k, k)``."""
+    return Latent(
+        constraints.corr_matrix, (*shape, k, k), local=local, transform=transform, init=init
+    )
+
+
+def cov_matrix(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Positive definite matrix; value of shape ``(*shape, k, k)``."""
+    return Latent(
+        constraints.positive_definite, (*shape, k, k), local=local, transform=transform, init=init
+    )
+
+
+def scale_tril(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Lower triangular matrix with positive diagonal; value of shape ``(*shape, k, k)``."""
+    return Latent(
+        constraints.lower_cholesky, (*shape, k, k), local=local, transform=transform, init=init
+    )
+
+
+def zero_sum(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """`k` numbers that sum to zero; value of shape ``(*shape, k)``."""
+    return Latent(constraints.zero_sum(1), (*shape, k), local=local, transform=transform, init=init)
+
+
+def unit_vector(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Point on the unit sphere in `k` dimensions; value of shape ``(*shape, k)``."""
+    return Latent(constraints.sphere, (*shape, k), local=local, transform=transform, init=init)
+
+
+def circular(
+    *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Angles in [-pi, pi) that wrap around."""
+    return Latent(constraints.circular, shape, local=local, transform=transform, init=init)
+
+
+def tree(pytree: Any) -> Any:
+    """Real latents shaped like the leaves of a pytree, which also are where they start.
+
+    Parameters
+    ----------
+    pytree
+        Pytree of arrays of floats, for example the parameters of a network.
+
+    Returns
+    -------
+    pytree
+        The same tree with a `Latent` for every array.
+
+    Raises
+    ------
+    TypeError
+        If a leaf is something else.
+
+    Examples
+    --------
+    >>> tree({"w": np.zeros((2, 3))})["w"].shape
+    (2, 3)
+    """
+    check_params("tree", pytree)
+    return jax.tree.map(lambda leaf: real(*np.shape(leaf), init=leaf), pytree)

@@ -1,0 +1,70 @@
+"""A NumPyro model with the arguments that are bound: a function of the data alone."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from advi.model.model import identified
+
+
+@dataclass(frozen=True, eq=False)
+class BoundCall:
+    """A model and bound arguments; called with data, it calls the model with both.
+
+    Two are equal if model and arguments are; arrays are compared by identity.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        values = (*self.args, *self.kwargs.values())
+        return (
+            identified(self.function),
+            tuple(self.kwargs),
+            tuple((type(value), identified(value)) for value in values),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BoundCall) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def __call__(self, data: Any) -> Any:
+        """Call the model: a dict of data by name, a tuple by position, else one argument."""
+        args, kwargs = self._arguments(data)
+        return self.function(*args, **kwargs)
+
+    def check(self, data: Any) -> None:
+        """Raise TypeError unless the model can be called with the data."""
+        twice = sorted(set(self.kwargs) & set(data)) if isinstance(data, Mapping) else []
+        if twice:
+            raise TypeError(
+                f"data: {twice[0]!r} was given to from_numpyro already; expected each argument of "
+                "the model once."
+            )
+        args, kwargs = self._arguments(data)
+        signature = inspect.signature(self.function)
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(
+                f"data: {self!r} takes {signature}, and would get {len(args)} arguments by "
+                f"position and {list(kwargs) or 'none'} by name: {error}. A dict of data is passed "
+                "by name, a tuple by position, an array as the next argument, after what was given "
+                "to from_numpyro."
+            ) from None
+
+    def _arguments(self, data: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if data is None:
+            return self.args, self.kwargs
+        if isinstance(data, Mapping):
+            return self.args, {**self.kwargs, **data}
+        return (*self.args, *(data if isinstance(data, tuple) else (data,))), self.kwargs

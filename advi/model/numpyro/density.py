@@ -1,0 +1,182 @@
+"""The log-joint of a NumPyro model: the sum of its sites' log densities."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from numpyro import handlers
+from numpyro.distributions.transforms import biject_to
+
+from advi.model.model import Terms
+from advi.model.numpyro.call import BoundCall
+from advi.model.numpyro.handlers import KnownValues, MovingSupports, NothingRandom, WholePlates
+from advi.model.numpyro.masks import mask_of, normal_log_prob, unit_log_prob
+from advi.model.numpyro.refusals import explained
+from advi.model.numpyro.rows import RowsPlate
+from advi.model.numpyro.sites import UNCONSTRAINED, Site
+from advi.model.numpyro.supports import support_of
+from advi.model.numpyro.unknowns import Tree
+from advi.transforms import Transform
+
+
+@dataclass(frozen=True)
+class SiteDensity:
+    """The log-joint of a NumPyro model, as a function of latents and data.
+
+    It is the sum of the sites' log densities. The observed sites inside the rows plate give
+    `Terms.rows`, local latents `Terms.prior`, without the factor by which NumPyro scales a
+    subsample of that plate.
+    """
+
+    call: BoundCall
+    plate: RowsPlate | None
+    params: tuple[tuple[str, Tree], ...]  # name and tree of every parameter
+    moving: tuple[str, ...]  # latents whose support depends on others
+    predicted: tuple[str, ...] = ()  # sites that are drawn given the latents, and have no density
+    padded: tuple[tuple[str, Transform | None], ...] = ()  # latents whose masked entries are flat
+
+    def __call__(self, z: dict[str, Any], data: Any) -> Array | Terms:
+        """Return the log-joint, with the log-Jacobian of moving supports."""
+        return self.without((), z, data)
+
+    def without(self, omitted: tuple[str, ...], z: dict[str, Any], data: Any) -> Array | Terms:
+        """Return the log-joint without the densities of some latents."""
+        sites, scales, log_det = self.run(z, data)
+        shared, by_row = log_det, {}
+        padded = dict(self.padded)
+        for name, site in sites.items():
+            if site["type"] != "sample" or name in self.predicted or name in omitted:
+                continue
+            log_prob = site["fn"].log_prob(site["value"])
+            if site["scale"] is not None:
+                log_prob = site["scale"] * log_prob
+            axis = self._rows_axis(name, site)
+            if axis is None:
+                shared = shared + jnp.sum(log_prob)
+            else:
+                assert self.plate is not None
+                others = [i for i in range(log_prob.ndim) if i != log_prob.ndim + axis]
+                row = jnp.sum(log_prob, others) / scales.get(self.plate.name, 1.0)
+                part = "rows" if site["is_observed"] else "prior"
+                by_row[part] = by_row[part] + row if part in by_row else row
+            if name in padded:
+                padding = self._padding(name, site, padded[name], z)
+                if axis is None:
+                    shared = shared + jnp.sum(padding)
+                else:
+                    by_row["prior"] += jnp.sum(padding, tuple(range(1, padding.ndim)))
+        return Terms(shared, **by_row) if by_row else shared
+
+    def run(
+        self, z: dict[str, Any], data: Any, key: Array | None = None
+    ) -> tuple[dict[str, Site], dict[str, float], Array]:
+        """Run the model; return its sites, NumPyro's scales of its plates, and a log-Jacobian.
+
+        With a key the predicted sites are drawn; without one nothing is random, since every latent
+        has its value, and what stands for the predicted sites is of no account.
+        """
+        trees = {name: tree.unpack(z.get(name, {})) for name, tree in self.params}
+        plates = WholePlates(self._lengths(z, data))
+        moving = MovingSupports({name: z[UNCONSTRAINED.format(name)] for name in self.moving})
+        local = {name: jnp.moveaxis(z[name], 0, axis) for name, axis in self._axes}
+        values = {**z, **local, **trees}
+        if key is None:
+            drawn = handlers.substitute(substitute_fn=self._no_prediction)
+        else:
+            drawn = handlers.seed(rng_seed=key)
+        with (
+            handlers.trace() as sites,
+            drawn,
+            NothingRandom(),
+            plates,
+            moving,
+            KnownValues(),
+            handlers.substitute(data=values),
+            explained(self.call),
+        ):
+            self.call(data)
+        return sites, plates.scales, jnp.asarray(moving.log_det, float)
+
+    def _no_prediction(self, site: Site) -> Array | None:
+        if site["type"] != "sample" or site["name"] not in self.predicted:
+            return None
+        return jnp.zeros((*site["kwargs"]["sample_shape"], *site["fn"].shape()))
+
+    def _padding(self, name: str, site: Site, transform: Transform | None, z: Any) -> Array:
+        """Return what the masked entries of a latent add, the axis of its rows first."""
+        counted = self.counted(name, site)
+        if transform is None:
+            x, to_support = z[UNCONSTRAINED.format(name)], biject_to(support_of(site["fn"]))
+            log_det = to_support.log_abs_det_jacobian(x, site["value"])
+            log_prob = normal_log_prob(x, counted.ndim) - log_det
+        else:
+            log_prob = unit_log_prob(transform, mask_of(site["fn"])[1], z[name])
+        return jnp.where(counted, 0, log_prob)
+
+    def counted(self, name: str, site: Site) -> Array:
+        """Return which entries of a latent its own density counts, the axis of its rows first.
+
+        It has an axis for every axis of the value but those of the events that are masked whole.
+        """
+        fn, axis = site["fn"], dict(self._axes).get(name)
+        mask, inner = mask_of(fn)
+        whole = fn.event_dim - inner
+        shape = jnp.shape(site["value"])
+        counted = jnp.broadcast_to(mask, shape[: len(shape) - whole])
+        return counted if axis is None else jnp.moveaxis(counted, axis + whole, 0)
+
+    @property
+    def _axes(self) -> tuple[tuple[str, int], ...]:
+        """Local latents, and the axis of their value that runs over rows, from the last."""
+        return () if self.plate is None else self.plate.axes
+
+    def _lengths(self, z: dict[str, Any], data: Any) -> dict[str, int]:
+        """Return the length of the rows plate, which is that of the batch."""
+        plate = self.plate
+        if plate is None or plate.leaf is None:
+            return {}
+        if plate.axes:
+            length = z[plate.axes[0][0]].shape[0]
+        else:
+            length = jax.tree.leaves(data)[plate.leaf].shape[0]
+        if length != plate.size and plate.obstacle:
+            raise ValueError(plate.obstacle)
+        return {plate.name: length}
+
+    def _rows_axis(self, name: str, site: Site) -> int | None:
+        """Return the axis of the rows, counted from the last; None if the site has no rows."""
+        if self.plate is None or not (site["is_observed"] or name in dict(self._axes)):
+            return None
+        return next((f.dim for f in site["cond_indep_stack"] if f.name == self.plate.name), None)
+
+
+@dataclass(frozen=True)
+class SiteValues:
+    """The values of some sites of a NumPyro model, as a function of latents and data.
+
+    The predicted sites are drawn. The latents themselves are the seed, and the number of the draw
+    where one is given: the same draws of the latents give the same predictions.
+    """
+
+    log_joint: SiteDensity
+    names: tuple[str, ...]
+
+    def __call__(self, z: dict[str, Any], data: Any, number: Any = 0) -> dict[str, Array]:
+        """Return the sites' values by name."""
+        key = jax.random.fold_in(_seeded_by(z), number) if self.log_joint.predicted else None
+        sites = self.log_joint.run(z, data, key)[0]
+        return {name: jnp.asarray(sites[name]["value"]) for name in self.names}
+
+
+def _seeded_by(z: dict[str, Any]) -> Array:
+    """Return a key that is a function of all bits of some values."""
+    key = jax.random.key(0)
+    for leaf in jax.tree.leaves(z):
+        bits = lax.bitcast_convert_type(jnp.asarray(leaf), jnp.uint32).ravel()
+        odd = 2 * lax.iota(jnp.uint32, len(bits)) + 1
+        key = jax.random.fold_in(
+            key, jnp.sum(bits * odd * jnp.uint32(0x9E3779B1), dtype=jnp.uint32)
+        )
+    return key

@@ -1,0 +1,100 @@
+"""Effect handlers that make a NumPyro model a function of its latents and its data."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from numpyro.distributions import Delta
+from numpyro.distributions.transforms import biject_to
+from numpyro.primitives import Messenger
+
+from advi.model.numpyro.refusals import UnseededError
+from advi.model.numpyro.supports import plain, support_of
+
+
+class WholePlates(Messenger):
+    """Handler that gives every plate all of its indices: minibatches are taken from the data.
+
+    Parameters
+    ----------
+    lengths
+        Plate's name to the number of indices, where that is not the plate's size.
+
+    Attributes
+    ----------
+    declared : dict
+        Plate's name to the size and the subsample size that the model declares.
+    scales : dict
+        Plate's name to the factor by which NumPyro scales the sites inside.
+    """
+
+    def __init__(self, lengths: dict[str, int]) -> None:
+        Messenger.__init__(self)
+        self.lengths = lengths
+        self.declared: dict[str, tuple[int, int]] = {}
+        self.scales: dict[str, float] = {}
+
+    def process_message(self, msg: Any) -> None:
+        """Set the indices of a plate."""
+        if msg["type"] == "plate":
+            name, (size, subsample_size) = msg["name"], msg["args"]
+            length = self.lengths.get(name, size)
+            before = self.declared.get(name, (size,))[0]
+            if before != size:
+                raise ValueError(
+                    f"the plate {name!r} has the size {before} at one place and {size} at another; "
+                    "expected one size. Give plates of different things different names."
+                )
+            self.declared[name] = (size, subsample_size or size)
+            self.scales[name] = size / length
+            msg["value"] = jnp.arange(length)
+            msg["args"] = (size, length)
+
+
+class NothingRandom(Messenger):
+    """Handler that has no random key for anything."""
+
+    def process_message(self, msg: Any) -> None:
+        """Raise UnseededError if the model asks for one, as a site without a value does."""
+        if msg["type"] == "prng_key":
+            raise UnseededError
+
+
+class KnownValues(Messenger):
+    """Handler that gives sample sites with a single possible value, `dist.Delta`, that value."""
+
+    def process_message(self, msg: Any) -> None:
+        """Make the site an observed one, which is no observation of the model's."""
+        if msg["type"] == "sample" and msg["value"] is None:
+            known = plain(msg["fn"])
+            if isinstance(known, Delta):
+                shape = (*msg["kwargs"]["sample_shape"], *msg["fn"].shape())
+                msg["value"], msg["is_observed"] = jnp.broadcast_to(known.v, shape), True
+                msg["infer"] = {**msg["infer"], "is_auxiliary": True}
+
+
+class MovingSupports(Messenger):
+    """Handler that maps real coordinates to values of latents whose support moves with others.
+
+    Parameters
+    ----------
+    coordinates
+        Site's name to its real coordinates.
+
+    Attributes
+    ----------
+    log_det
+        Log-Jacobian of the maps, nats, once the model has run.
+    """
+
+    def __init__(self, coordinates: dict[str, Array]) -> None:
+        Messenger.__init__(self)
+        self.coordinates = coordinates
+        self.log_det: Any = 0.0
+
+    def process_message(self, msg: Any) -> None:
+        """Set the value of a latent."""
+        if msg["type"] == "sample" and msg["name"] in self.coordinates:
+            x, transform = self.coordinates[msg["name"]], biject_to(support_of(msg["fn"]))
+            msg["value"] = transform(x)
+            self.log_det += jnp.sum(transform.log_abs_det_jacobian(x, msg["value"]))

@@ -1,0 +1,122 @@
+"""Draws of a NumPyro model's latents from its prior: where else a fit may begin."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+from numpyro import distributions as dist
+from numpyro import handlers
+from numpyro.distributions.transforms import biject_to
+
+from advi.model.model import Model
+from advi.model.numpyro.density import SiteDensity
+from advi.model.numpyro.handlers import KnownValues, WholePlates
+from advi.model.numpyro.programs import evaluated
+from advi.model.numpyro.sites import UNCONSTRAINED, Site
+from advi.model.numpyro.supports import plain, support_of
+
+MEDIAN_OF = 15  # draws, entry by entry
+FARTHEST = 20.0  # on the real line, for what lies at a bound
+
+
+@dataclass(frozen=True)
+class PriorDraws:
+    """Points of R^D from a model's prior: its medians first, then draws.
+
+    Attributes
+    ----------
+    log_joint
+        The log-joint, which runs the model.
+    """
+
+    log_joint: SiteDensity
+
+    def __call__(self, model: Model, data: Any, first: NDArray, num: int) -> NDArray[np.float64]:
+        """Return `num` points (num, D), or none where the prior cannot be drawn from.
+
+        Parameters
+        ----------
+        model
+            The model, for the rows of the data.
+        data
+            The data.
+        first
+            (D,) a point that parameters, which have no prior, are taken from.
+        num
+            Number of points.
+        """
+        try:
+            drawn = evaluated(_draws(self.log_joint, model, num), data)
+        except NotImplementedError:
+            return np.zeros((0, model.size))  # some distribution of NumPyro's has no sampler
+        points = np.tile(np.asarray(first, float), (num, 1))
+        for name, real in drawn.items():
+            flat = np.asarray(real, float).reshape(num, -1)
+            flat = np.nan_to_num(flat, nan=0.0, posinf=FARTHEST, neginf=-FARTHEST)
+            points[:, slice(*model.spans[name])] = flat
+        return points
+
+
+def _draws(log_joint: SiteDensity, model: Model, num: int) -> Callable[[Any], dict[str, Array]]:
+    """Return the function of data that draws latents from their prior, by name."""
+
+    def one(key: Array, number: Array, data: Any) -> dict[str, Array]:
+        sites = _drawn(log_joint, model, key, number == 0, data)
+        axes = dict(log_joint.plate.axes) if log_joint.plate is not None else {}
+        found = {}
+        for name, latent in model.latents.items():
+            if name in sites and sites[name]["type"] == "sample":
+                value = sites[name]["value"]
+                value = jnp.moveaxis(value, axes[name], 0) if name in axes else value
+                found[name] = latent.bijection.inverse(value)
+        for name in log_joint.moving:
+            to_support = biject_to(support_of(sites[name]["fn"]))
+            found[UNCONSTRAINED.format(name)] = to_support.inv(sites[name]["value"])
+        return found
+
+    keys = jax.vmap(jax.random.fold_in, (None, 0))
+
+    def all_of_them(data: Any) -> dict[str, Array]:
+        numbers = jnp.arange(num)
+        return jax.vmap(one, (0, 0, None))(
+            keys(jax.random.key(0, impl="rbg"), numbers), numbers, data
+        )
+
+    return all_of_them
+
+
+def _drawn(
+    log_joint: SiteDensity, model: Model, key: Array, median: Array, data: Any
+) -> dict[str, Site]:
+    """Run a model with all latents drawn from their prior; return its sites."""
+
+    def draw(site: Site) -> Array | None:
+        if site["type"] != "sample" or site["value"] is not None:
+            return None
+        fn, key = site["fn"], site["kwargs"]["rng_key"]
+        shape = (*site["kwargs"]["sample_shape"], *fn.shape())
+        if isinstance(plain(fn), dist.ImproperUniform):
+            to_support = biject_to(support_of(fn))
+            return to_support(jax.random.normal(key, to_support.inverse_shape(shape)))
+        draws = fn(rng_key=key, sample_shape=(MEDIAN_OF, *site["kwargs"]["sample_shape"]))
+        middle = jnp.median(draws, axis=0) if fn.support.event_dim == 0 else draws[0]
+        return jnp.where(median, middle, draws[0])
+
+    lengths = {}
+    if log_joint.plate is not None and log_joint.plate.leaf is not None:
+        leaf = jax.tree.leaves(data)[log_joint.plate.leaf]
+        lengths = {log_joint.plate.name: leaf.shape[0]}
+    with (
+        handlers.trace() as sites,
+        WholePlates(lengths),
+        handlers.substitute(substitute_fn=draw),
+        handlers.seed(rng_seed=key),
+        KnownValues(),
+    ):
+        log_joint.call(data)
+    return sites

@@ -1,0 +1,211 @@
+"""from_numpyro(): a NumPyro model, unchanged."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+
+from advi.core.errors import describe
+from advi.data.arrays import DataSpec, for_rows
+from advi.model.model import Derived, Model
+from advi.model.numpyro.call import BoundCall
+from advi.model.numpyro.density import SiteDensity, SiteValues
+from advi.model.numpyro.imputation import flat_where_masked, predictions
+from advi.model.numpyro.prior import PriorDraws
+from advi.model.numpyro.rows import RowsPlate, rows_plate
+from advi.model.numpyro.sites import Sites, find_sites
+from advi.model.trace import MisplacedError, trace
+from advi.variational.point import Point
+
+NO_ROWS = (
+    "no plate of the NumPyro model is known to run over rows of the data; expected observed sites "
+    "inside one whose size is the leading axis of the data. If there are several, name it: "
+    "advi.from_numpyro(model, rows='NAME')."
+)
+
+
+@dataclass(frozen=True)
+class NumPyroModel:
+    """A NumPyro model with its bound arguments, for `fit` and `check`, which bring the data.
+
+    Attributes
+    ----------
+    call
+        The model as a function of the data.
+    rows
+        Name of the plate of the rows, if it is to be another than that which is found.
+    """
+
+    call: BoundCall
+    rows: str | None
+
+    def bind(self, data: Any, spec: DataSpec) -> Model:
+        """Return the model for data of these shapes.
+
+        Raises
+        ------
+        TypeError
+            If the model cannot be called with the data, needs a value of which only the shape is
+            known, or has a discrete latent.
+        ValueError
+            If it has no latent, or `rows` is no plate that the data has rows for.
+        """
+        self.call.check(data)
+        sites = _sites(self.call, spec)
+        predicted: set[str] = set()
+        if sites.imputed:
+            model = self._model(sites, rows_plate(self.rows, sites, spec), data)
+            model, log_joint = for_rows(model, spec), _site_density(model)
+            predicted = predictions(sites, log_joint, model, spec)
+            sites = sites.without(predicted)
+        if not sites.unknowns:
+            raise ValueError(f"{self.call!r} has no latent site and no parameter: nothing to fit.")
+        made = partial(self._model, data=data, predicted=tuple(sorted(predicted)))
+        plate = rows_plate(self.rows, sites, spec)
+        model = made(sites, plate)
+        try:
+            used = trace(for_rows(model, spec), spec).used
+        except MisplacedError as error:
+            assert plate is not None  # nothing is local without
+            names = ", ".join(map(repr, error.names))
+            plate = plate.without_local(f"a site outside the plate depends on {names}")
+            model = made(sites, plate)
+            used = trace(model, spec).used
+        # a network with priors in place of its parameters may register these all the same
+        idle = [name for name in sites.fitted_params if used.isdisjoint(model.resolve(name))]
+        sites = sites.without(idle)
+        masked = [name for name in sites.masked if name in sites.unknowns]
+        if not idle and not masked:
+            return model
+        padded = [name for name in masked if name in sites.imputed]
+        whole = for_rows(model, spec)
+        others = [name for name in masked if name not in padded]
+        padded += flat_where_masked(others, _site_density(model), whole, data, spec)
+        return made(sites, plate, padded=tuple(padded))
+
+    def _model(
+        self,
+        sites: Sites,
+        plate: RowsPlate | None,
+        data: Any,
+        predicted: tuple[str, ...] = (),
+        padded: tuple[str, ...] = (),
+    ) -> Model:
+        latents = sites.latents(data, dict(plate.axes) if plate else {})
+        log_joint = SiteDensity(
+            self.call,
+            plate,
+            tuple(sites.params.items()),
+            sites.moving,
+            predicted,
+            tuple((n, latents[n].bijection if n in latents else None) for n in padded),
+        )
+        shown = (*sites.moving, *predicted, *sites.derived)
+        return Model(
+            log_joint,
+            latents,
+            families={name: Point() for name in sites.fitted_params},
+            derived=Derived(shown, SiteValues(log_joint, shown)),
+            rows_leaf=plate.leaf if plate else None,
+            needs_all_rows=plate.obstacle if plate else NO_ROWS,
+            starts=PriorDraws(log_joint),
+        )
+
+
+def _site_density(model: Model) -> SiteDensity:
+    assert isinstance(model.log_joint, SiteDensity)
+    return model.log_joint
+
+
+def from_numpyro(
+    model: Callable[..., Any], *args: Any, rows: str | None = None, **kwargs: Any
+) -> NumPyroModel:
+    """Take a NumPyro model as it is.
+
+    Sample sites become latents, in NumPyro's order, and observed sites the likelihood. Parameters
+    (`numpyro.param`, and networks registered by it) are estimated as a `Point`, unless a fit's
+    ``family`` names them. A tree of them stays as it is, but one with empty places, as Equinox has
+    them, becomes a dict of its leaves by their paths. Deterministic sites come out with the draws
+    and moments of a fit. So does a latent "x" whose support depends on other latents: what is
+    fitted is "x_unconstrained", its coordinates on the real line. Effect handlers such as
+    ``mask``, ``scale``, ``reparam`` and ``condition`` work as ever.
+
+    The missing values of a site with an ``obs_mask`` are drawn given the latents, and come out with
+    the draws as "x_unobserved", and in "x"; they are latents where another site depends on them.
+    An entry of a latent that a mask takes out of the density, and that nothing else depends on, has
+    a standard normal on the real line, which leaves the posterior of the rest and the evidence as
+    they are.
+
+    Latents inside the plate of the rows are local: they have a value for each row of the data,
+    along the leading axis of their draws wherever the plate has its axis. They can have a `PerRow`
+    or `Amortised` family, with or without `batch_size`; otherwise the automatic plan fits them
+    like any others. Where one of them cannot be local, none is, and the fit takes all rows at
+    once: a parameter of the rows, a support that has bounds of its own in every row or depends on
+    other latents, or a site outside the plate that depends on them.
+
+    Parameters
+    ----------
+    model
+        Function with NumPyro primitives.
+    *args, **kwargs
+        Arguments of the model that are bound: sizes, flags, and arrays that must have values
+        while the model is traced. The ``data`` of `fit` and `check` gives the others: a dict by
+        name, a tuple by position after `args`, one array as the next argument.
+    rows
+        Name of the plate that runs over rows of the data, whose observed sites are `Terms.rows`.
+        By default the one plate that declares a subsample; or else the plate that is the leading
+        axis of every observed site, if data has that leading axis. With `batch_size` the data
+        that the model gets is a batch: the plate follows it, whatever subsample it declares, and
+        its rows are scaled once.
+
+    Returns
+    -------
+    NumPyroModel
+        For `fit` and `check`, which find the sites once they have the data.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no function. What is wrong with its sites is said by `fit` and `check`:
+        discrete latents must be summed out.
+
+    Examples
+    --------
+    >>> import advi, numpyro, numpyro.distributions as dist
+    >>> import numpy as np
+    >>> def coin(flips):
+    ...     p = numpyro.sample("p", dist.Beta(1, 1))
+    ...     with numpyro.plate("flips", len(flips)):
+    ...         numpyro.sample("y", dist.Bernoulli(p), obs=flips)
+    >>> fit = advi.fit(advi.from_numpyro(coin), np.array([1, 1, 0, 1]))
+    >>> fit.sample(1000)["p"].shape, fit.density.log_joint.num_rows
+    ((1000,), 4)
+    """
+    if not callable(model):
+        raise TypeError(
+            f"model: got {describe(model)}; expected a function with NumPyro primitives. Its data "
+            "goes to fit: advi.fit(advi.from_numpyro(model), data)."
+        )
+    if rows is not None and not isinstance(rows, str):
+        raise TypeError(f"rows: got {describe(rows)}; expected the name of a plate.")
+    return NumPyroModel(BoundCall(model, args, kwargs), rows)
+
+
+def _sites(call: BoundCall, spec: DataSpec) -> Sites:
+    try:
+        return find_sites(call, spec)
+    except jax.errors.JAXTypeError as error:
+        scalar = next(
+            (n for n, (shape, _) in zip(spec.names, spec.leaves, strict=True) if not shape), None
+        )
+        raise TypeError(
+            f"{call!r} uses the value of something of which only the shape is known while it is "
+            "traced. Bind what decides about sizes and branches beforehand: "
+            f"advi.from_numpyro(model, {scalar or 'size'}=...)."
+        ) from error
+    except Exception as error:
+        shapes = [f"{n} {shape}" for n, (shape, _) in zip(spec.names, spec.leaves, strict=True)]
+        error.add_note(f"advi called {call!r} with data of shapes {', '.join(shapes) or 'None'}.")
+        raise

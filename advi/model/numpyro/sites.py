@@ -1,0 +1,285 @@
+"""The sites of a NumPyro model, found by tracing it on the shapes of its data.
+
+Nothing is drawn and nothing is computed: every latent is a stand-in of its shape. What depends on
+a stand-in depends on a latent, which is how supports that move with other latents are known. Those
+latents are fitted by their coordinates on the real line, under the name `UNCONSTRAINED` makes.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from numpyro import handlers
+from numpyro.distributions import Delta, constraints
+from numpyro.distributions.constraints import Constraint
+from numpyro.distributions.transforms import biject_to
+
+from advi.core.jax_config import compiled
+from advi.core.jaxprs.traced import Traced, interned, trace_lock
+from advi.data.arrays import DataSpec
+from advi.model.latents import Latent
+from advi.model.numpyro.handlers import KnownValues, WholePlates
+from advi.model.numpyro.masks import UNOBSERVED, is_imputed, is_masked
+from advi.model.numpyro.refusals import explained
+from advi.model.numpyro.supports import plain, support_of
+from advi.model.numpyro.unknowns import Frame, Part, Tree, Unknown
+
+Site = dict[str, Any]
+UNCONSTRAINED = "{}_unconstrained"
+
+
+@dataclass(frozen=True, eq=False)
+class Sites:
+    """What a model's sites are.
+
+    Attributes
+    ----------
+    unknowns
+        Name to latent or parameter site, in the model's order.
+    moving
+        Names of the latents whose support depends on other latents.
+    observed
+        The plates around every observed site, and the number of batch axes of its value; factors
+        only where nothing else is observed.
+    derived
+        Names of the deterministic sites.
+    subsampled
+        Names of the plates that declare a subsample.
+    masked
+        Names of the latents whose own density a mask may take away, entry by entry.
+    imputed
+        Those of them that NumPyro makes for the missing values of a site with an `obs_mask`.
+    program
+        From the data to the bounds and initial values that are computed in the model; None if
+        there are none.
+    """
+
+    unknowns: dict[str, Unknown]
+    moving: tuple[str, ...]
+    observed: tuple[tuple[tuple[Frame, ...], int], ...]
+    derived: tuple[str, ...]
+    subsampled: tuple[str, ...]
+    masked: tuple[str, ...]
+    imputed: tuple[str, ...]
+    program: Callable[..., list[Array]] | None
+
+    def latents(self, data: Any, axes: Mapping[str, int]) -> dict[str, Any]:
+        """Return the tree of latents for some data.
+
+        Parameters
+        ----------
+        data
+            The data.
+        axes
+            Name of every local latent to the axis of its value that runs over rows, from the last.
+        """
+        outputs = [] if self.program is None else self.program(*jax.tree.leaves(data))
+        on_host = [np.asarray(value) for value in jax.device_get(outputs)]
+        found = {}
+        for name, unknown in self.unknowns.items():
+            if name in self.moving:
+                real = Latent(constraints.real, unknown.real_shape)
+                found[self.latent_name(name)] = real
+            elif name in axes:
+                found[name] = unknown.local_latent(on_host, axes[name])
+            elif name not in self.params or name in self.fitted_params:
+                found[name] = unknown.latents(on_host)
+        return found
+
+    @property
+    def params(self) -> dict[str, Tree]:
+        """Name to tree of every parameter; one with priors on all its leaves has an empty tree."""
+        return {name: u.tree for name, u in self.unknowns.items() if u.tree is not None}
+
+    @property
+    def fitted_params(self) -> list[str]:
+        """Names of the parameters that have leaves to fit."""
+        return [name for name in self.params if self.unknowns[name].inits]
+
+    def without(self, names: Collection[str]) -> "Sites":
+        """Return the sites but for some."""
+        kept = {name: u for name, u in self.unknowns.items() if name not in names}
+        return replace(self, unknowns=kept)
+
+    def latent_name(self, name: str) -> str:
+        """Return the name of a site's latent."""
+        return UNCONSTRAINED.format(name) if name in self.moving else name
+
+
+def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
+    """Trace a model for data of given shapes.
+
+    Parameters
+    ----------
+    call
+        Calls the model with data.
+    spec
+        Shapes and dtypes of the data.
+
+    Returns
+    -------
+    Sites
+
+    Raises
+    ------
+    TypeError
+        If a latent is discrete, or inside a scan has a support that depends on other latents.
+    """
+    traced: list[Any] = []  # values of the trace that are not constants
+    found: list[Sites] = []
+
+    def part(value: Any) -> Part:
+        if not isinstance(value, Tracer):
+            return Part(np.shape(value), value)
+        traced.append(value)
+        return Part(value.shape, index=len(traced) - 1)
+
+    def run(marker: Array, leaves: list[Array]) -> list[Any]:
+        plates = WholePlates({})
+        stand_ins = handlers.substitute(substitute_fn=lambda site: _stand_in(site, marker))
+        seeded = handlers.seed(rng_seed=jax.random.key(0))  # for parameters' initial values
+        with handlers.trace() as trace, plates, seeded, stand_ins, KnownValues(), explained(call):
+            call(jax.tree.unflatten(spec.treedef, leaves))
+        sites = list(trace.values())
+        unknowns = {s["name"]: _unknown(s, part) for s in sites if _is_unknown(s)}
+        observed = [s for s in sites if s["type"] == "sample" and s["is_observed"]]
+        plain = [s for s in observed if not s["infer"].get("is_auxiliary")]
+        found.append(
+            Sites(
+                unknowns,
+                (),
+                tuple((_frames(s), _batch_axes(s)) for s in plain or observed),
+                tuple(s["name"] for s in sites if _is_derived(s)),
+                tuple(name for name, (size, sub) in plates.declared.items() if sub < size),
+                tuple(s["name"] for s in sites if _is_masked(s)),
+                tuple(s["name"] for s in sites if _is_masked(s) and is_imputed(s["name"], trace)),
+                None,
+            )
+        )
+        return traced
+
+    marker = jax.ShapeDtypeStruct((), spec.float_dtype)
+    leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves]
+    with trace_lock:
+        closed = jax.make_jaxpr(run)(marker, leaves)
+    sites = found[-1]
+    if not traced:
+        return sites
+    depends = _depends_on_first_input(closed.jaxpr)
+    moving = tuple(
+        name
+        for name, unknown in sites.unknowns.items()
+        if any(p.index is not None and depends[p.index] for p in unknown.bounds)
+    )
+    for name in moving:
+        if sites.unknowns[name].in_control_flow or sites.unknowns[name].tree is not None:
+            raise TypeError(
+                f"site {name!r}: its support depends on another latent; expected a fixed one for a "
+                "parameter, and inside scan or cond. Sample on a fixed scale, and shift and scale: "
+                f"base = numpyro.sample('{name}_base', dist.Uniform(0, 1)); "
+                f"{name} = numpyro.deterministic('{name}', low + (high - low) * base)."
+            )
+    program = _compiled(interned(closed), spec.float_dtype)
+    return replace(sites, moving=moving, program=program)
+
+
+@lru_cache(maxsize=64)
+def _compiled(flat: Traced, float_dtype: str) -> Callable[..., list[Array]]:
+    zero = np.zeros((), float_dtype)
+    return compiled(lambda *leaves: flat(zero, *leaves))
+
+
+def _stand_in(site: Site, marker: Array) -> Array | None:
+    """Return the stand-in of a latent; None for every other site."""
+    if site["type"] != "sample" or site["value"] is not None:
+        return None
+    name, fn = site["name"], site["fn"]
+    if isinstance(plain(fn), Delta):
+        raise TypeError(
+            f"latent site {name!r} inside a scan has a single possible value (Delta); expected "
+            f"numpyro.deterministic({name!r}, value) in its place."
+        )
+    if fn.support.is_discrete and name.endswith(UNOBSERVED) and is_masked(fn):
+        of = name.removesuffix(UNOBSERVED)
+        raise TypeError(
+            f"latent site {name!r}, which obs_mask makes for the missing values of {of!r}, is "
+            f"discrete ({type(plain(fn)).__name__}); expected continuous latents. If nothing "
+            "depends on the missing values leave them out: with handlers.mask(mask=obs_mask): "
+            f"numpyro.sample({of!r}, ..., obs=obs). Else sum them out in the model, with logsumexp "
+            "and numpyro.factor."
+        )
+    if fn.support.is_discrete:
+        raise TypeError(
+            f"latent site {name!r} is discrete ({type(plain(fn)).__name__}); expected continuous "
+            "latents. "
+            "Sum it out in the model: dist.MixtureSameFamily or dist.MixtureGeneral for a mixture, "
+            "logsumexp and numpyro.factor for anything else (the forward algorithm for a chain). "
+            "Enumeration (infer={'enumerate': ...}) is not supported. If it is observed, pass its "
+            "value in data."
+        )
+    return jnp.broadcast_to(marker, (*site["kwargs"]["sample_shape"], *fn.shape()))
+
+
+def _is_unknown(site: Site) -> bool:
+    if site["type"] == "mutable":
+        raise TypeError(
+            f"site {site['name']!r} holds mutable state, such as batch statistics; expected a "
+            "log-joint that depends on latents and data alone. Use a network without it."
+        )
+    return site["type"] == "param" or (site["type"] == "sample" and not site["is_observed"])
+
+
+def _is_derived(site: Site) -> bool:
+    """Return whether a site's value is a function of the latents: what can have one value, too."""
+    known = site["type"] == "sample" and isinstance(plain(site["fn"]), Delta)
+    return site["type"] == "deterministic" or (known and "is_auxiliary" in site["infer"])
+
+
+def _is_masked(site: Site) -> bool:
+    return site["type"] == "sample" and not site["is_observed"] and is_masked(site["fn"])
+
+
+def _unknown(site: Site, part: Callable[[Any], Part]) -> Unknown:
+    is_sample = site["type"] == "sample"
+    inits = [] if is_sample else jax.tree.leaves(site["value"])
+    support: Constraint = (
+        support_of(site["fn"]) if is_sample else site["kwargs"].get("constraint", constraints.real)
+    )
+    bounds, support_tree = jax.tree.flatten(support)
+    shape = np.shape(site["value"]) if is_sample else ()
+    moves = any(isinstance(bound, Tracer) for bound in bounds)
+    event_dim = site["fn"].event_dim if is_sample else site["kwargs"].get("event_dim")
+    return Unknown(
+        tuple(part(bound) for bound in bounds),
+        support_tree,
+        shape,
+        biject_to(support).inverse_shape(shape) if is_sample and moves else shape,
+        site.get("_control_flow_done", False),
+        tuple(part(init) for init in inits),
+        None if is_sample else Tree.of(site["value"]),
+        _frames(site) if event_dim is not None else (),
+        event_dim or 0,
+    )
+
+
+def _frames(site: Site) -> tuple[Frame, ...]:
+    return tuple(Frame(f.name, f.dim, f.size) for f in site["cond_indep_stack"])
+
+
+def _batch_axes(site: Site) -> int:
+    return np.ndim(site["value"]) - site["fn"].event_dim
+
+
+def _depends_on_first_input(jaxpr: Any) -> list[bool]:
+    """Return which outputs of a jaxpr depend on its first input (an upper bound inside calls)."""
+    reached = {id(jaxpr.invars[0])}
+    for eqn in jaxpr.eqns:
+        if any(id(v) in reached for v in eqn.invars):
+            reached.update(id(v) for v in eqn.outvars)
+    return [id(v) in reached for v in jaxpr.outvars]

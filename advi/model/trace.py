@@ -1,0 +1,390 @@
+"""The one place where the user's log-joint is traced; every compiled program is built from that.
+
+The trace is a jaxpr, so a log-joint written in Python runs once per fit and data shapes however
+many programs (gradient, density, optimiser step) are compiled from it, and what is wrong with it
+is known before any of them. Every fit traces anew, since what the log-joint reads from outside may
+have changed; where the trace is equal to an earlier one, so are the programs.
+"""
+
+import difflib
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.interpreters.partial_eval import dce_jaxpr
+
+from advi.core.jaxprs.frozen import ChangedError, Frozen
+from advi.core.jaxprs.traced import Traced, fresh_jaxpr, interned, trace_lock, traced
+from advi.data.arrays import DataSpec, check_rows
+from advi.model.model import Model, Terms
+
+
+class MissingKeyError(KeyError):
+    """A latent or data leaf that the log-joint asked for and nothing has."""
+
+    def __str__(self) -> str:
+        # KeyError itself prints the quoted repr of its message
+        return str(self.args[0])
+
+
+class MisplacedError(ValueError):
+    """Terms.shared depends on local latents.
+
+    Attributes
+    ----------
+    names
+        These latents.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(
+            f"Terms.shared depends on the local latent {', '.join(map(repr, names))}; expected it "
+            "in Terms.rows (or Terms.prior), one number per row: shared terms are counted once, "
+            "rows for every row. Sum over every axis but the first."
+        )
+        self.names = tuple(names)
+
+
+@dataclass(frozen=True, eq=False)
+class LogJoint:
+    """A traced log-joint; traces that are equal are one object, by which programs are found again.
+
+    Attributes
+    ----------
+    flat
+        The trace as a function of the latents' values, in the model's order, and the data leaves.
+    used
+        Names of the latents that the result depends on.
+    num_rows
+        Length of `Terms.rows`, or None where the log-joint returned a scalar.
+    has_prior
+        Whether the prior density of the local latents is told apart, in `Terms.prior`.
+    """
+
+    flat: Traced
+    used: frozenset[str]
+    num_rows: int | None
+    has_prior: bool
+
+    def __call__(self, values: dict[str, Array], data: Any) -> Terms:
+        """Return the log-joint, without any log-Jacobian, as `Terms`."""
+        return Terms(*self.flat(*values.values(), *jax.tree.leaves(data)))
+
+    @property
+    def cost(self) -> int:
+        """Array elements read and written by one evaluation: a measure of its work."""
+        return self.flat.cost
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether a loop in it runs until some condition holds, as a solver's does."""
+        return "while" in self.flat.primitives
+
+
+_known: "weakref.WeakValueDictionary[Any, LogJoint]" = weakref.WeakValueDictionary()
+
+
+class FrozenTransform(NamedTuple):
+    """A transform's two maps, as they were when a fit began."""
+
+    forward: Frozen
+    inverse: Frozen
+
+
+def of_fit(model: Model, float_dtype: str, traces: dict[Any, Any]) -> Model:
+    """Return a model for one fit: what its functions read from outside stays as it is now.
+
+    Parameters
+    ----------
+    model
+        The model.
+    float_dtype
+        "float32" or "float64".
+    traces
+        What is traced already, or nothing.
+    """
+    maps = {}
+    with trace_lock, jax.enable_x64(float_dtype == "float64"):
+        for name, latent in model.latents.items():
+            if _is_own(latent.bijection):
+                maps[name] = _frozen(name, latent, float_dtype)
+    return model.of_fit(traces, maps)
+
+
+def _is_own(transform: Any) -> bool:
+    """Return whether a transform, or what it is made of, is the user's own."""
+    if type(transform).__module__.split(".")[0] not in ("advi", "numpyro"):
+        return True
+    parts = (getattr(transform, f.name) for f in fields(transform)) if _has_parts(transform) else ()
+    return any(_is_own(part) for part in parts if hasattr(part, "codomain") or _has_parts(part))
+
+
+def _has_parts(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)
+
+
+def _frozen(name: str, latent: Any, float_dtype: str) -> FrozenTransform:
+    real = jax.ShapeDtypeStruct(latent.unconstrained_shape, float_dtype)
+    value = jax.ShapeDtypeStruct(latent.shape, float_dtype)
+    what = f"the transform of latent {name!r}"
+    bijection = latent.bijection
+    return FrozenTransform(
+        Frozen(bijection.forward, what, real), Frozen(bijection.inverse, what, value)
+    )
+
+
+def trace(model: Model, spec: DataSpec) -> LogJoint:
+    """Return the trace of a model's log-joint for data of given shapes, made once for a model.
+
+    Parameters
+    ----------
+    model
+        The model.
+    spec
+        Shapes and dtypes of the data.
+
+    Returns
+    -------
+    LogJoint
+
+    Raises
+    ------
+    KeyError
+        If the log-joint asks for a latent or a data leaf that does not exist.
+    TypeError
+        If it returns neither a number nor `Terms`.
+    ValueError
+        If what it returns has the wrong shape, or what it reads from outside is no longer what it
+        was for data of other shapes.
+    """
+    place = tuple(latent.shape for latent in model.latents.values()), spec
+    with trace_lock:
+        if place not in model.traces:
+            made = _trace(model, spec)
+            if model.traces:
+                num_rows, at, first = next(iter(model.traces.values()))
+                other = model if num_rows is None else model.with_rows(num_rows)
+                if not _trace(other, at).flat.is_like(first.flat):
+                    raise ChangedError("log_joint")
+            model.traces[place] = model.num_rows, spec, made
+        return model.traces[place][2]
+
+
+def trace_derived(model: Model, spec: DataSpec) -> tuple[Traced, Any]:
+    """Return the trace of what a model derives, and the tree of it, made once for a model.
+
+    It is a function of the latents' values, in the model's order, the data leaves and the number
+    of a draw.
+    """
+    place = "derived", spec
+    with trace_lock:
+        if place not in model.traces:
+            values, leaves = _arguments(model, spec)
+
+            def call(values: list[Array], leaves: list[Array], number: Array) -> dict[str, Array]:
+                z = model.to_tree(dict(zip(model.latents, values, strict=True)))
+                return model.derived.function(z, jax.tree.unflatten(spec.treedef, leaves), number)
+
+            with jax.enable_x64(spec.float_dtype == "float64"):
+                flat, out = traced(call, values, leaves, jax.ShapeDtypeStruct((), np.uint32))
+            model.traces[place] = flat, jax.tree.structure(out)
+        return model.traces[place]
+
+
+def _arguments(model: Model, spec: DataSpec) -> tuple[list[Any], list[Any]]:
+    """Return the shapes and dtypes of the latents' values and of the data leaves."""
+    values = [jax.ShapeDtypeStruct(v.shape, spec.float_dtype) for v in model.latents.values()]
+    return values, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves]
+
+
+def _trace(model: Model, spec: DataSpec) -> LogJoint:
+    scalar = []
+
+    def call(values: list[Array], leaves: list[Array]) -> Terms:
+        z = model.to_tree(dict(zip(model.latents, values, strict=True)))
+        data = jax.tree.unflatten(spec.treedef, leaves)
+        try:
+            out = model.log_joint(z, data)
+        except KeyError as error:
+            raise _missing_key(error, model, spec) from error
+        except Exception as error:
+            if not spec.leaves and "NoneType" in str(error):
+                raise TypeError(
+                    f"log_joint uses data, but there is none ({error}). "
+                    "Pass it: advi.fit(model, data)."
+                ) from error
+            error.add_note(_shapes(model, spec))
+            raise
+        terms = _as_terms(out)
+        scalar.append(not isinstance(out, Terms))
+        return terms
+
+    with jax.enable_x64(spec.float_dtype == "float64"):
+        closed, _ = fresh_jaxpr(call, *_arguments(model, spec))
+        _check_no_tracer(closed)
+        flat = interned(closed)
+    num_rows = None if scalar[-1] else closed.out_avals[1].shape[0]
+    if num_rows is not None:
+        check_rows(num_rows, spec)
+    if model.local:
+        _check_local(model, closed.jaxpr, num_rows)
+    place = flat, tuple(model.latents), num_rows
+    found = _known.get(place)
+    if found is None:
+        if "while" in flat.primitives:
+            _check_loops(model, spec, flat)
+        live = _live_inputs(closed.jaxpr)
+        used = frozenset(name for name, alive in zip(model.latents, live, strict=False) if alive)
+        found = _known[place] = LogJoint(flat, used, num_rows, len(closed.out_avals) > 2)
+    return found
+
+
+def _check_loops(model: Model, spec: DataSpec, flat: Traced) -> None:
+    """Raise ValueError if a loop that a latent goes through has no known number of steps."""
+
+    def total(values: list[Array], leaves: list[Array]) -> Array:
+        return Terms(*flat(*values, *leaves)).total()
+
+    try:
+        with jax.enable_x64(spec.float_dtype == "float64"):
+            jax.eval_shape(jax.grad(total), *_arguments(model, spec))
+    except ValueError as error:
+        if "Reverse-mode" not in str(error):
+            raise
+        counts = [
+            name
+            for name, (shape, dtype) in zip(spec.names, spec.leaves, strict=True)
+            if not shape and jnp.issubdtype(dtype, jnp.integer)
+        ]
+        hint = (
+            f" {counts[0]!r} in data is traced: close over it instead, or of a NumPyro model bind "
+            f"it, advi.from_numpyro(model, {counts[0]}=...)."
+            if counts
+            else ""
+        )
+        raise ValueError(
+            "log_joint has a loop whose number of steps is not known when it is traced: "
+            "lax.while_loop, or lax.fori_loop with bounds that are not Python numbers. Such a loop "
+            f"has no gradient; expected Python numbers as bounds, or lax.scan.{hint}"
+        ) from error
+
+
+def _check_no_tracer(closed: Any) -> None:
+    """Raise TypeError if a function closes over a value that JAX is tracing."""
+    if any(isinstance(constant, Tracer) for constant in closed.consts):
+        raise TypeError(
+            "log_joint reads a value that JAX is tracing; expected numbers and arrays. fit runs on "
+            "the host: call it outside jit, grad and vmap, and pass what changes as data."
+        )
+
+
+def require_all_used(model: Model, log_joint: LogJoint) -> None:
+    """Raise ValueError if the log-joint does not depend on some latent."""
+    unused = [name for name in model.latents if name not in log_joint.used]
+    if unused:
+        raise ValueError(
+            f"log_joint never uses {', '.join(map(repr, unused))}: the posterior of an unused "
+            "latent is improper. Give it a prior term, or remove it from the latents. "
+            f"Latents used: {', '.join(sorted(log_joint.used)) or 'none'}."
+        )
+
+
+def _check_local(model: Model, jaxpr: Any, num_rows: int | None) -> None:
+    """Raise ValueError unless all that depends on local latents belongs to rows."""
+    names = ", ".join(map(repr, sorted(model.local)))
+    if num_rows is None:
+        raise ValueError(
+            f"log_joint returned a scalar, but latent {names} is local: one value per data row. "
+            "Return advi.Terms(shared, rows) with one number per row, the prior density of that "
+            "row's latents included."
+        )
+    if num_rows != model.num_rows:
+        raise ValueError(
+            f"Terms.rows has length {num_rows}; expected {model.num_rows}, the rows of the data "
+            f"and of the local latent {names}."
+        )
+    only_shared = [True, *(False for _ in jaxpr.outvars[1:])]
+    reaches = dce_jaxpr(jaxpr, only_shared)[1]
+    misplaced = [
+        name
+        for name, reached in zip(model.latents, reaches, strict=False)
+        if reached and name in model.local
+    ]
+    if misplaced:
+        raise MisplacedError(misplaced)
+
+
+def _missing_key(error: KeyError, model: Model, spec: DataSpec) -> KeyError:
+    key = error.args[0] if error.args else ""
+    near = difflib.get_close_matches(str(key), [*model.latents, *spec.names], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    known = [*model.latents, *(f"data: {name}" for name in spec.names)]
+    return MissingKeyError(
+        f"unknown key {str(key)!r}{hint} Known: {', '.join(known)}."
+        + " The log-joint asked for it; z holds the latents, data what was passed to fit."
+    )
+
+
+def _shapes(model: Model, spec: DataSpec) -> str:
+    """Return the shapes that the log-joint was called with, to stand below its own error."""
+    z = ", ".join(f"{name} {latent.shape}" for name, latent in model.latents.items())
+    data = ", ".join(f"{n} {shape}" for n, (shape, _) in zip(spec.names, spec.leaves, strict=True))
+    return f"advi called log_joint(z, data) with shapes z: {z}; data: {data or 'None'}."
+
+
+def _as_terms(out: Any) -> Terms:
+    if isinstance(out, Terms):
+        shared, rows = _as_float(out.shared, "Terms.shared"), _as_float(out.rows, "Terms.rows")
+        if shared.shape != ():
+            raise ValueError(
+                f"Terms.shared has shape {shared.shape}; expected a scalar. "
+                "Sum it, e.g. log_prob(...).sum()."
+            )
+        if rows.ndim != 1:
+            raise ValueError(
+                f"Terms.rows has shape {rows.shape}; expected one axis, (B,), one "
+                "log-likelihood per data row. Sum over every other axis."
+            )
+        if out.prior is None:
+            return Terms(shared, rows)
+        prior = _as_float(out.prior, "Terms.prior")
+        if prior.shape != rows.shape:
+            raise ValueError(
+                f"Terms.prior has shape {prior.shape}; expected that of Terms.rows, {rows.shape}: "
+                "the log prior density of each row's local latents."
+            )
+        return Terms(shared, rows, prior)
+    value = _as_float(out, "log_joint returned")
+    if value.shape != ():
+        raise ValueError(
+            f"log_joint returned an array of shape {value.shape}; expected a scalar or "
+            "advi.Terms(shared, rows). Sum the log densities, e.g. log_prob(...).sum(), or "
+            "return Terms(prior, rows=...) with one number per data row."
+        )
+    return Terms(value, jnp.zeros((0,), value.dtype))
+
+
+def _as_float(out: Any, what: str) -> Array:
+    if not isinstance(out, (Array, np.ndarray, np.generic, float, int)):
+        raise TypeError(
+            f"{what} {type(out).__name__}; expected a scalar or advi.Terms(shared, rows)."
+        )
+    value = jnp.asarray(out)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"{what} dtype {value.dtype}; expected a floating-point log density.")
+    return value
+
+
+def _live_inputs(jaxpr: Any) -> list[bool]:
+    """Return which inputs of a jaxpr its outputs depend on (an upper bound inside calls)."""
+    needed = {id(v) for v in jaxpr.outvars}
+    for eqn in reversed(jaxpr.eqns):
+        if any(id(v) in needed for v in eqn.outvars):
+            needed.update(id(v) for v in eqn.invars)
+    return [id(v) in needed for v in jaxpr.invars]

@@ -1,0 +1,1 @@
+"""The variational distribution together with its data: draws, moments, ELBO."""

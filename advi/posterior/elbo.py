@@ -1,0 +1,52 @@
+"""The ELBO of a fit with local latents, estimated on all rows or a sample of them."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.core.status import Estimate
+from advi.data.row_subset import CHUNK_ROWS, RowData
+from advi.posterior.local import RowPosterior
+from advi.variational.guide import Guide
+
+Floats = NDArray[np.float64]
+
+ELBO_DRAWS = 256  # times chunks of rows, at least
+ELBO_ROWS = 2**14  # beyond, the ELBO is estimated from a sample of the rows
+
+
+class RowElbos(NamedTuple):
+    """ELBO of a fit as a sum over chunks of rows, each with draws of its own.
+
+    The shared terms are split among the chunks, so that these are independent even where a latent
+    that all rows share is inferred.
+    """
+
+    totals: Floats  # (C, R) nats, each chunk's part of the ELBO by draw
+    share: float  # of all rows, how many were looked at
+
+    def estimate(self) -> Estimate:
+        """Return the ELBO with its standard error, of the draws and of the choice of rows."""
+        num_chunks, num_draws = self.totals.shape
+        variance = self.totals.var(1, ddof=1).sum() / num_draws
+        if self.share < 1:
+            variance += (1 - self.share) * num_chunks * self.totals.mean(1).var(ddof=1)
+        return Estimate(float(self.totals.mean(1).sum()), float(np.sqrt(variance)))
+
+
+def row_elbos(guide: Guide, params: Any, rows: RowData, seed: int) -> RowElbos:
+    """Evaluate the ELBO on fresh draws; the same seed gives the same draws and rows.
+
+    Where the guide is for more rows than are given, these stand for all.
+    """
+    rng = np.random.default_rng(seed)
+    rows = rows.sample(ELBO_ROWS, rng)
+    share = len(rows.index) / guide.num_rows
+    num_chunks = -(-len(rows.index) // CHUNK_ROWS)
+    num_draws = max(2, ELBO_DRAWS // num_chunks)
+    totals = []
+    for terms, _, count in RowPosterior(guide, params, rows).terms(rng, num_draws):
+        of_rows = terms.rows[:, :count].sum(1) / share
+        totals.append(count / len(rows.index) * terms.shared + of_rows)
+    return RowElbos(np.array(totals), share)

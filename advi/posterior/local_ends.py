@@ -1,0 +1,172 @@
+"""The two ends of a stochastic fit with local latents: where it starts, and what it ends with."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.core.errors import format_value
+from advi.core.keys import Stream, host_rng
+from advi.core.status import Estimate
+from advi.data.arrays import DataSpec, find_nan
+from advi.data.row_subset import RowData
+from advi.model.density import Density
+from advi.posterior.elbo import RowElbos, row_elbos
+from advi.posterior.initial import check_same_latents, initial
+from advi.posterior.local import RowPosterior
+from advi.results.fit import Fit
+from advi.variational.gaussian import POINT_SD, Floats
+from advi.variational.guide import Block, Guide
+from advi.variational.per_row import Amortised, PerRow
+
+START_SCALES = (0.1, 0.01, 0.001, 1e-4, 1e-6)
+LAST_ERRORS = 2.0
+TRIED_ROWS, TRIED_DRAWS = 256, 16
+
+
+class RowEnds(NamedTuple):
+    """Where a stochastic fit with local latents starts and what it ends with, by rows."""
+
+    guide: Guide  # for all rows
+    rows: RowData
+    seed: int  # of the draws
+
+    @classmethod
+    def of(cls, density: Density, guide: Guide, key: Any) -> "RowEnds":
+        """Return the ends of a fit to some data, or to a stream that begins with them."""
+        rows = RowData.of(density.data, density.spec, density.model.num_rows or 1)
+        return cls(guide, rows, int(host_rng(key, Stream.ROW_ENDS).integers(2**32)))
+
+    def judged_by(self, batches: list[Any], spec: DataSpec, scale: float) -> "RowEnds":
+        """Return the ends of a fit to a stream, of which some batches were kept."""
+        return self._replace(rows=self.rows.joined(batches))
+
+    def unjudged_start(self, init: Any) -> Any:
+        """Return the parameters to start from, host arrays, whatever the ELBO there."""
+        if isinstance(init, Fit):
+            return _from_fit(self.guide, init, self.dtype)
+        guide, loc = self._first(init)
+        return guide.params_of((loc, np.full(len(loc), START_SCALES[0])), self.dtype)
+
+    @property
+    def dtype(self) -> str:
+        """Float type of the fit."""
+        return self.rows.spec.float_dtype
+
+    def _first(self, init: Any) -> tuple[Guide, Floats]:
+        """Return the guide that parameters are made by, and the mean to start from."""
+        guide = self.guide
+        if isinstance(init, Mapping):
+            _check_not_encoded(guide, guide.model.named(dict(init)))
+        if not any(isinstance(b.family, PerRow) for b in guide.blocks):
+            guide = guide.with_rows(1)  # nothing is held for each row
+        return guide, initial(guide.model, init)[0].loc
+
+    def start(self, init: Any) -> Any:
+        """Return the parameters to start from, host arrays, where the ELBO is finite.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `initial`; if a value is given for what an encoder computes; if a fit's local
+            latents have another family; or if the ELBO is finite at no scale.
+        """
+        if isinstance(init, Fit):
+            return self.unjudged_start(init)
+        guide, loc = self._first(init)
+        some = self.rows.sample(TRIED_ROWS, np.random.default_rng(self.seed))
+        bad = some.index
+        for scale in START_SCALES:
+            params = guide.params_of((loc, np.full(len(loc), scale)), self.dtype)
+            bad = not_finite(self.guide, params, some, self.seed)
+            if not len(bad):
+                return params
+        raise ValueError(
+            f"the log density is not finite at the start, in {_words(bad, some)} Expected a finite "
+            "log-joint for every row: check the supports of the latents, the encoder's `params`, "
+            "or give init={...}."
+        )
+
+    def better(self, average: Any, last: Any) -> tuple[Any, Estimate]:
+        """Return the averaged parameters, or the last if common draws show them to be better.
+
+        There is no average, None, where nothing was averaged.
+        """
+        with np.errstate(all="ignore"):
+            of_last = row_elbos(self.guide, last, self.rows, self.seed)
+            if average is None:
+                return last, of_last.estimate()
+            of_average = row_elbos(self.guide, average, self.rows, self.seed)
+            gain = RowElbos(of_last.totals - of_average.totals, of_last.share).estimate()
+            finite = np.all(np.isfinite(of_average.totals))
+            if gain.value > LAST_ERRORS * gain.mcse or not finite:
+                return last, of_last.estimate()
+            return average, of_average.estimate()
+
+    def blame(self, params: Any) -> str:
+        """Return which rows make the ELBO non-finite, in words."""
+        some = self.rows.sample(TRIED_ROWS, np.random.default_rng(self.seed))
+        bad = not_finite(self.guide, params, some, self.seed)
+        if not len(bad):
+            return "at its present place the fit is finite: the step size is too large"
+        return f"the log density is not finite in {_words(bad, some)}"
+
+
+def not_finite(guide: Guide, params: Any, rows: RowData, seed: int) -> NDArray[np.int_]:
+    """Return the rows whose ELBO is not finite on a few draws."""
+    rng = np.random.default_rng(seed)
+    bad = []
+    for terms, places, count in RowPosterior(guide, params, rows).terms(rng, TRIED_DRAWS):
+        finite = np.isfinite(terms.shared)[:, None] & np.isfinite(terms.rows)
+        bad.append(rows.index[places[:count]][~finite.all(0)[:count]])
+    return np.sort(np.concatenate(bad))
+
+
+def _words(bad: NDArray[np.int_], rows: RowData) -> str:
+    """Return rows in words, and with them the first NaN of the data."""
+    nan = find_nan(rows.data, rows.spec)
+    what = "every row." if len(bad) == len(rows.index) else f"rows {format_value(bad)}."
+    return f"{what} The {nan}: remove or mask it." if nan else what
+
+
+def _check_not_encoded(guide: Guide, given: Mapping[str, Any]) -> None:
+    """Raise ValueError if a value is given for what an encoder computes."""
+    for block in guide.blocks:
+        for name in block.names:
+            if isinstance(block.family, Amortised) and name in given:
+                raise ValueError(
+                    f"init[{name!r}]: an encoder computes {name!r} from the data; expected values "
+                    "of other latents. An encoder starts from its `params`."
+                )
+
+
+def _from_fit(guide: Guide, fit: Fit, dtype: str) -> Any:
+    """Return the parameters of a fit: of equal blocks the same, of others their means and sds."""
+    check_same_latents(guide.model, fit)
+    # what an encoder reads from outside may have changed
+    known = dict(zip(map(_thawed, fit.guide.blocks), fit.params, strict=True))
+    for block in guide.blocks:
+        table = isinstance(block.family, PerRow)
+        if block.local and _thawed(block) not in known:
+            raise ValueError(
+                f"init: got a fit with {fit.guide.description}; expected the same family of "
+                f"{', '.join(map(repr, block.names))}, which is local."
+            )
+        if table and guide.num_rows != fit.guide.num_rows:
+            raise ValueError(
+                f"init: got a fit to {fit.guide.num_rows} rows; expected {guide.num_rows}, those "
+                "of the data."
+            )
+    one = guide.with_rows(1)
+    loc, sd = np.zeros(one.model.size), np.full(one.model.size, POINT_SD)
+    for name, (mean, scale) in fit.guide.marginals(fit.params).items():
+        span = slice(*one.model.spans[name])
+        loc[span], sd[span] = mean, np.where(scale == 0, POINT_SD, scale)
+    fresh = one.params_of((loc, sd), dtype)
+    return tuple(known.get(_thawed(block), p) for block, p in zip(guide.blocks, fresh, strict=True))
+
+
+def _thawed(block: Block) -> Block:
+    family = block.family
+    return Block(block.names, family.thawed) if isinstance(family, Amortised) else block

@@ -1,0 +1,51 @@
+"""The log density of a guide on the constrained scale."""
+
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from advi.core.arrays import on_host
+from advi.core.jax_config import compiled
+from advi.model.density import precision
+from advi.variational.guide import Guide
+
+
+def log_prob(guide: Guide, params: Any, z: Any, float_dtype: str) -> Array:
+    """Return log q, () or (n,) nats, of a tree of values or of many with one leading axis.
+
+    Raises
+    ------
+    ValueError
+        If the tree or a shape does not fit, or a latent's transform has no inverse.
+    """
+    latents = guide.model.latents
+    many_to_one = [name for name, latent in latents.items() if not latent.bijection.bijective]
+    if many_to_one:
+        raise ValueError(
+            f"log_prob: {', '.join(map(repr, many_to_one))} is a wrapped latent, whose density "
+            "under q has no closed form; use sample() instead."
+        )
+    values = guide.model.from_tree(z)
+    leading = {np.shape(v)[: np.ndim(v) - len(latents[name].shape)] for name, v in values.items()}
+    if len(leading) != 1 or len(next(iter(leading))) > 1:
+        raise ValueError(
+            f"log_prob: got leading axes {sorted(leading)}; expected none, or one of the same "
+            "length for every latent."
+        )
+    with precision(float_dtype):
+        arrays = {name: on_host(v, float_dtype) for name, v in values.items()}
+        return _program(guide, bool(next(iter(leading))))(params, arrays)
+
+
+@lru_cache(maxsize=64)
+def _program(guide: Guide, batched: bool) -> Any:
+    def one(params: Any, values: dict[str, Array]) -> Array:
+        x = guide.model.ravel(values)
+        log_dets = guide.model.unravel(x)[1]
+        jacobian = sum(v.sum() for name, v in log_dets.items() if name not in guide.estimated)
+        return guide.log_prob(params, guide.model.split(x)).total() - jacobian
+
+    return compiled(jax.vmap(one, in_axes=(None, 0)) if batched else one)

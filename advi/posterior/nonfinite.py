@@ -1,0 +1,107 @@
+"""Why a log density, or its gradient, is not finite, in words."""
+
+import jax
+import numpy as np
+
+from advi.core.errors import format_value
+from advi.core.jax_config import compiled
+from advi.data.arrays import find_nan
+from advi.model.density import Density, log_density
+from advi.variational import draws
+from advi.variational.gaussian import Floats, Gaussian, structure_of
+from advi.variational.guide import Guide
+
+BLAME_DRAWS = 256
+GRADIENT_REMEDY = (
+    "A value that is finite may hide such a gradient: `jnp.where` passes the NaN gradients of the "
+    "branch that it does not take, so replace what is masked before it is computed with, as in "
+    "y = jnp.where(ok, y, 0); and roots, norms and powers have none at zero, so keep them off it."
+)
+
+
+def not_finite_at_start(density: Density, x: Floats, tried: str = "") -> ValueError:
+    """Return the error for a log-joint without a finite value, or gradient, at the start.
+
+    Parameters
+    ----------
+    density
+        The log density.
+    x
+        (D,) the start.
+    tried
+        Where else it was evaluated in vain, as a phrase.
+    """
+    model = density.model
+    log_p = log_density(model, density.log_joint, frozenset())
+    point = x.astype(density.dtype)
+    # split inside: a dict that is passed to compiled code comes out in the order of its names
+    terms = jax.device_get(
+        compiled(lambda x, data: log_p(model.split(x), data))(point, density.data)
+    )
+    [value], [gradient] = density.value_and_grad(x[None])
+    nan = find_nan(density.data, density.spec)
+    if np.isfinite(value) and not np.all(np.isfinite(gradient)):
+        names = _with_bad(density, gradient)
+        parts = [
+            f"the gradient of the log density is not finite at the start, for {', '.join(names)}; "
+            f"its value there is {value:.4g}, at {_at(density, x)}.",
+            GRADIENT_REMEDY,
+        ]
+        if nan:
+            parts.append(f"The {nan}.")
+    else:
+        parts = [f"the log density is not finite at the start: {value:.4g} at {_at(density, x)}."]
+        if np.isfinite(value):
+            parts = [f"the log density is not finite around the start, at {_at(density, x)}."]
+        rows = np.flatnonzero(~np.isfinite(np.asarray(terms.per_row)))
+        if len(rows):
+            parts.append(f"Rows that are not finite: {format_value(rows)}.")
+        if nan:
+            parts.append(f"The {nan}: remove or mask it.")
+        else:
+            parts.append(
+                "Expected a finite log-joint there or at one of the other points that were tried: "
+                "check the supports of the latents against the distributions, or give init={...}."
+            )
+    if tried:
+        parts.append(f"Tried in vain: {tried}.")
+    return ValueError(" ".join(parts))
+
+
+def blame(density: Density, guide: Guide, q: Gaussian, rng: np.random.Generator) -> str | None:
+    """Return which latent, at which value, makes the log density or its gradient non-finite.
+
+    None if it is finite at all draws.
+    """
+    structure = structure_of(guide)
+    X = q.points(structure.spread(draws.antithetic(rng, BLAME_DRAWS, structure.dim)))
+    values, gradients = density.value_and_grad(X)
+    bad = ~(np.isfinite(values) & np.all(np.isfinite(gradients), axis=1))
+    if not bad.any():
+        return None
+    # a value that is not finite explains its gradient
+    worst = np.flatnonzero(bad & ~np.isfinite(values)) if not np.isfinite(values).all() else None
+    k = int(worst[0]) if worst is not None else int(np.argmax(bad))
+    names = _with_bad(density, gradients[k])
+    where = _at(density, X[k], names or None)
+    if not np.isfinite(values[k]):
+        return f"the log density is {values[k]:.4g} at {where}"
+    return (
+        f"the log density is {values[k]:.4g}, and its gradient is not finite for "
+        f"{', '.join(names)}, at {where}. {GRADIENT_REMEDY}"
+    )
+
+
+def _with_bad(density: Density, gradient: Floats) -> list[str]:
+    """Return the latents whose gradient is not finite."""
+    spans = density.model.spans.items()
+    return [n for n, span in spans if not np.all(np.isfinite(gradient[slice(*span)]))]
+
+
+def _at(density: Density, x: Floats, names: list[str] | None = None) -> str:
+    """Return the constrained values of some latents, or of all, in words."""
+    model = density.model
+    with np.errstate(over="ignore"):
+        point = x.astype(density.dtype)
+    values = jax.device_get(compiled(lambda v: model.unravel(v)[0])(point))
+    return ", ".join(f"{n} = {format_value(values[n])}" for n in names or model.latents)

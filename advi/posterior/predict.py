@@ -1,0 +1,174 @@
+"""Functions of posterior draws: predictions for new data, and the log-likelihood of every row."""
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from advi.core.arrays import numbers
+from advi.core.errors import describe
+from advi.core.jax_config import compiled
+from advi.core.jaxprs.traced import Traced, traced
+from advi.core.keys import Stream, device_key
+from advi.data.arrays import DataSpec, prepare
+from advi.model.checks.indices import check_indices
+from advi.model.density import Density, precision
+
+if TYPE_CHECKING:
+    from advi.results.fit import Fit
+
+MAX_DRAWS, WORK = 256, 2**24  # draws in one call, and elements that they may read and write
+
+
+class Program(NamedTuple):
+    """A compiled function of many draws, and how many it takes at once."""
+
+    call: Callable[..., Any]  # (leaves of z (num, ...), data, key, numbers of the draws (num,))
+    num: int
+
+
+def predict(fit: "Fit", fn: Callable[..., Any], n: int, data: Any, key: Any) -> Any:
+    """Return `fn` of `n` posterior draws, a tree of host arrays (n, ...)."""
+    with_key = _wants_key(fn)
+    spec, given = fit.density.spec, data
+    if data is None:
+        data = fit.density.on(None).data
+    else:
+        with precision(fit.float_dtype):
+            data, spec = prepare(data, fit.float_dtype)
+    return _over_draws(fn, with_key, _draws(fit, n, key, given), data, spec, key)
+
+
+def log_likelihood(fit: "Fit", data: Any, n: int, key: Any) -> NDArray:
+    """Return the log-likelihood of every row at `n` posterior draws, a host array (n, N)."""
+    density = fit.density.on(data)
+    return row_terms(density, _draws(fit, n, key, data))
+
+
+def _draws(fit: "Fit", n: int, key: Any, data: Any) -> Any:
+    """Return posterior draws, where latents have parameters by row those at the rows of data."""
+    return fit.sample(n, key, data=data) if fit.guide.local else fit.sample(n, key)
+
+
+def row_terms(density: Density, z: Any) -> NDArray:
+    """Return `Terms.rows`, unscaled, at draws `z` with leaves (n, *shape): (n, N), nats.
+
+    Raises
+    ------
+    ValueError
+        If the log-joint has no rows.
+    """
+    if density.log_joint.num_rows is None:
+        if density.model.needs_all_rows:
+            raise ValueError(f"log-likelihood by row: {density.model.needs_all_rows}")
+        raise ValueError(
+            "log_joint returned a scalar, which does not say what belongs to one row; return "
+            "advi.Terms(shared, rows) with one log-likelihood per data row."
+        )
+    model, log_joint = density.model, density.log_joint
+
+    def rows(z: Any, data: Any) -> Array:
+        return log_joint(model.from_tree(z), data).rows
+
+    return _over_draws(rows, False, z, density.data, density.spec, 0)
+
+
+def _wants_key(fn: Any) -> bool:
+    if not callable(fn):
+        raise TypeError(f"fn: got {describe(fn)}; expected a function fn(z, data) of one draw.")
+    try:
+        signature = inspect.signature(fn)
+    except ValueError:
+        return False  # a built-in without a signature
+    for arguments in (2, 3):
+        try:
+            signature.bind(*[None] * arguments)
+        except TypeError:
+            continue
+        return arguments == 3
+    raise TypeError(
+        f"fn{signature}: expected a function fn(z, data), or fn(z, data, key) that draws at random."
+    )
+
+
+def _check_returned(out: Any) -> None:
+    """Raise TypeError unless a function returned numbers."""
+    leaves = jax.tree.leaves(out)
+    if not leaves:
+        raise TypeError(f"fn returned {describe(out)}; expected an array, or a tree of arrays.")
+    for leaf in leaves:
+        array = numbers("fn returned", leaf)
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            raise TypeError("fn returned a random key; expected numbers.")
+
+
+def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec, key: Any) -> Any:
+    """Apply a function of one draw to all, a few at a time, and gather the results on the host."""
+    with precision(spec.float_dtype):
+        leaves, treedef = jax.tree.flatten(z)
+        leaves = [np.asarray(leaf, spec.float_dtype) for leaf in jax.device_get(leaves)]
+        n = len(leaves[0])
+        shapes = tuple(leaf.shape[1:] for leaf in leaves)
+        most = min(MAX_DRAWS, 1 << (n - 1).bit_length())
+        program = _program(fn, with_key, treedef, shapes, spec, data, most)
+        index = np.arange(-(-n // program.num) * program.num)  # the last draw repeated is cut off
+        noise = device_key(key, Stream.PREDICT)
+        parts = []
+        for numbers in index.reshape(-1, program.num):
+            chunk = [leaf[np.minimum(numbers, n - 1)] for leaf in leaves]
+            out = program.call(chunk, data, noise, numbers)
+            parts.append(jax.device_get(out))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays)[:n], *parts)
+
+
+def _program(
+    fn: Callable,
+    with_key: bool,
+    treedef: Any,
+    shapes: tuple,
+    spec: DataSpec,
+    data: Any,
+    most: int,
+) -> Program:
+    def one(leaves: list[Array], data_leaves: list[Array], key: Array, number: Array) -> Any:
+        z, data = treedef.unflatten(leaves), spec.treedef.unflatten(data_leaves)
+        try:
+            out = fn(z, data, jax.random.fold_in(key, number)) if with_key else fn(z, data)
+        except Exception as error:
+            of_z, of_data = (jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (z, data))
+            error.add_note(f"advi called fn with z of shapes {of_z} and data of shapes {of_data}.")
+            raise
+        _check_returned(out)
+        return out
+
+    # at every call: what `fn` reads from outside may have changed
+    flat, out = traced(
+        one,
+        [jax.ShapeDtypeStruct(shape, spec.float_dtype) for shape in shapes],
+        [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves],
+        jax.eval_shape(lambda: jax.random.key(0)),
+        np.int32(0),
+    )
+    names = ["the draws"] * len(shapes) + [f"data leaf {name!r}" for name in spec.names]
+    known = [None] * len(shapes) + [*jax.tree.leaves(data), None, None]
+    check_indices(flat, known, [*names, "", ""], "fn")
+    fitting = max(WORK // max(flat.cost, 1), 1)
+    call = _compiled(flat, jax.tree.structure(out))
+    return Program(call, min(most, 1 << (fitting.bit_length() - 1)))
+
+
+@lru_cache(maxsize=16)
+def _compiled(flat: Traced, out_tree: Any) -> Callable[..., Any]:
+    def call(leaves: list[Array], data: Any, key: Array, numbers: Array) -> Any:
+        def at(leaves: list[Array], number: Array) -> Any:
+            return out_tree.unflatten(flat(*leaves, *jax.tree.leaves(data), key, number))
+
+        return jax.vmap(at)(leaves, numbers)
+
+    return compiled(call)

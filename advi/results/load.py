@@ -1,0 +1,63 @@
+"""load(): a fit from the file it was saved to."""
+
+import dataclasses
+from collections.abc import Iterable
+
+from advi.core.archive import Name, refused
+from advi.core.errors import describe
+from advi.results.fit import Fit
+from advi.results.storage import KIND, stored
+
+
+def load(path: Name, *, known: Iterable[type] = ()) -> Fit:
+    """Read a fit that `Fit.save` wrote, without the model's code or its data.
+
+    Draws, moments, `summary`, `log_prob`, the verdict and all other figures are those of the fit
+    that was saved, bit for bit. What evaluates the log-joint, such as `check`, `corrected`,
+    `refine` and `compare`, raises RuntimeError, for the model is not in the file; the fit may be
+    where another one starts, ``advi.fit(model, data, init=loaded)``.
+
+    Parameters
+    ----------
+    path
+        The file.
+    known
+        Classes of your own that the fit needs: constraints, transforms or families. A file holds
+        their names and settings, and never any code.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    TypeError
+        If `known` is not of classes.
+    ValueError
+        If it is not a fit's, cut short or altered, of a later version of `advi`, or names a class
+        that is not known.
+
+    Examples
+    --------
+    >>> import advi, pathlib, tempfile
+    >>> model = advi.Model(lambda z, data: -0.5 * z["x"] ** 2, {"x": advi.real()})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     advi.fit(model).save(pathlib.Path(folder, "normal.advi"))
+    ...     loaded = advi.load(pathlib.Path(folder, "normal.advi"))
+    >>> float(loaded.sd()["x"])
+    1.0
+    """
+    if not isinstance(known, Iterable):
+        raise TypeError(f"known: got {describe(known)}; expected classes, such as [MyConstraint].")
+    classes = tuple(known)
+    for cls in classes:
+        if not isinstance(cls, type):
+            raise TypeError(f"known: got {describe(cls)}; expected classes.")
+    defaults = {f.name: f.default for f in dataclasses.fields(Fit)}
+    fields = stored(path, classes, defaults)
+    with refused(path, KIND):
+        fit = Fit(**fields)
+        _ = fit.diagnostics  # figures that are not of this model's latents are refused here
+        return fit

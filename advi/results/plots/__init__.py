@@ -1,0 +1,7 @@
+"""Plots of a fit. Matplotlib is imported when one is asked for."""
+
+from advi.results.plots.elbo import plot_elbo
+from advi.results.plots.marginals import plot
+from advi.results.plots.pairs import plot_pairs
+
+__all__ = ["plot", "plot_elbo", "plot_pairs"]

@@ -1,0 +1,76 @@
+"""The course of the ELBO."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.core.errors import describe
+from advi.results.plots.panels import pyplot
+
+if TYPE_CHECKING:
+    from advi.results.fit import Fit
+
+Floats = NDArray[np.float64]
+
+MANY = 200  # steps from which on they are drawn without markers, behind their running mean
+WINDOWS = 50  # of the running mean, in a whole trace
+LOW, HIGH = 0.1, 0.995  # shares of the ELBOs between which the view is made out
+ROOM, LEAST = 0.3, 0.1  # of that range, above and below, and nats at least
+
+
+def plot_elbo(fit: "Fit", ax: Any) -> Any:
+    """Draw the ELBO at every step of a fit, and its final value; return the axes."""
+    if ax is None:
+        ax = pyplot().subplots(figsize=(7, 3.5), layout="constrained")[1]
+    elif not hasattr(ax, "plot"):
+        raise TypeError(f"ax: got {describe(ax)}; expected Matplotlib axes.")
+    step = np.array([progress.step for progress in fit.trace])
+    stage = np.array([progress.stage for progress in fit.trace], dtype=str)
+    elbo = fit.elbo_trace
+    many = len(elbo) >= MANY
+    style = {"lw": 0.5, "alpha": 0.4} if many else {"marker": ".", "lw": 1.2}
+    for k, name in enumerate(dict.fromkeys(stage)):
+        here = stage == name
+        ax.plot(step[here], elbo[here], color=f"C{k}", label=name.replace("_", " "), **style)
+    if many:
+        width = len(elbo) // WINDOWS
+        ax.plot(
+            step[width - 1 :], running_mean(elbo, width), color="C1", label=f"mean of {width} steps"
+        )
+    value, error = fit.elbo
+    ax.axhline(value, color="0.5", lw=1, ls="--", label=f"fresh draws: {fit.elbo}")
+    if np.isfinite(error):
+        ax.axhspan(value - error, value + error, color="0.5", alpha=0.2, lw=0)
+    low, high = _view(np.append(elbo, value))
+    ax.set_ylim(low, high)
+    steps = set(stage) == {"optimize"}
+    ax.set(xlabel="step" if steps else "evaluation", ylabel="ELBO (nats)")
+    ax.ticklabel_format(axis="y", useOffset=False)
+    ax.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
+    return ax
+
+
+def running_mean(values: Floats, width: int) -> Floats:
+    """Return the mean of every `width` values in a row, (n - width + 1,), without non-finite ones.
+
+    Examples
+    --------
+    >>> running_mean(np.array([1.0, 3.0, np.nan, 5.0]), 2).tolist()
+    [2.0, 3.0, 5.0]
+    """
+    finite = np.isfinite(values)
+    box = np.ones(width)
+    counts = np.convolve(finite, box, "valid")
+    sums = np.convolve(np.where(finite, values, 0.0), box, "valid")
+    return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+
+
+def _view(elbo: Floats) -> tuple[float, float]:
+    """Return a range of the ELBO in which its end can be seen: a start may be far below."""
+    finite = elbo[np.isfinite(elbo)]
+    if not len(finite):
+        return -1.0, 1.0
+    low, high = np.quantile(finite, [LOW, HIGH])
+    room = max(ROOM * (high - low), LEAST)
+    return float(low - room), float(high + room)

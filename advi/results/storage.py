@@ -1,0 +1,321 @@
+"""A fit as one file, which needs neither the model's code nor the data to be read."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.core.archive import Archive, Name, read, refused, write
+from advi.core.errors import describe
+from advi.core.keys import key_words
+from advi.core.status import Estimate, Progress, Status
+from advi.data.arrays import prepare
+from advi.diagnostics.examine import Checked
+from advi.diagnostics.judge import Comparison
+from advi.diagnostics.verdict import Level, Verdict
+from advi.diagnostics.weighted import WeightedDraws
+from advi.inference.plan.plan import Rival
+from advi.model.density import SOME_ROWS, Density, precision
+from advi.model.latents import Latent
+from advi.model.model import Model
+from advi.results.codec import from_data, to_data
+from advi.results.stored_params import infinite_draws, params_of
+from advi.variational.family import Family
+from advi.variational.guide import Block, Guide
+from advi.variational.per_row import PerRow
+
+if TYPE_CHECKING:
+    from advi.results.fit import Fit
+
+KIND, VERSION = "a fit", 1
+FLOATS = ("float32", "float64")
+# fields of `Fit` that are written in a form of their own; all others are in "further"
+OWN_PLACE = frozenset({
+    "guide", "params", "status", "elbo", "trace", "num_gradients", "density", "key",
+    "held_out_gap", "rivals", "corrected_draws", "checked",
+})  # fmt: skip
+# of every `Progress`
+TRACE = {"stage": np.str_, "step": np.int64, "elbo": np.float64, "eval_elbo": np.float64}
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class NotStored:
+    """Stands for the log-joint of a fit that was loaded: whatever evaluates it says it is gone.
+
+    Attributes
+    ----------
+    path
+        The file.
+    """
+
+    path: str
+
+    def __call__(self, z: Any, data: Any) -> Any:
+        """Raise RuntimeError."""
+        raise RuntimeError(
+            f"this fit was loaded from {self.path}, without its model and data, and this needs the "
+            "log-joint: fit again, from here with advi.fit(model, data, init=loaded). Draws, "
+            "moments, summaries and log_prob are there without."
+        )
+
+
+def save(fit: "Fit", path: Name) -> None:
+    """Write a fit; see `Fit.save`."""
+    fit = _tabled(fit)
+    rivals = fit.rivals
+    document = {
+        "float": fit.float_dtype,
+        "latents": to_data(_latents(fit.model, fit.guide.local)),
+        "num_rows": fit.model.num_rows if fit.guide.local else None,
+        "blocks": [_block_data(block) for block in fit.guide.blocks],
+        "choices": list(fit.guide.choices),
+        "status": [str(fit.status), fit.status.message],
+        "key": list(key_words(fit.key)),
+        "num_gradients": fit.num_gradients,
+        "num_values": fit.density.num_values,
+        "infinite": infinite_draws(fit.guide, fit.params, fit.corrected_draws, fit.float_dtype),
+        "further": _further(fit),
+    }
+    arrays: dict[str, Any] = {
+        "elbo": np.array(fit.elbo, float),
+        "held_out_gap": np.array(fit.held_out_gap, float),
+        "rivals.elbo_difference": np.array([rival.elbo_difference for rival in rivals], float),
+        "rivals.distance": np.reshape([rival.distance for rival in rivals], (-1, fit.model.size)),
+    }
+    for field, dtype in TRACE.items():
+        arrays[f"trace.{field}"] = np.array([getattr(p, field) for p in fit.trace], dtype)
+    for i in range(len(fit.guide.blocks)):
+        leaves = jax.tree.leaves(fit.params[i])
+        params_of(fit.guide, i, leaves, fit.float_dtype)  # what is written can be read
+        arrays |= {f"params.{i}.{k}": leaf for k, leaf in enumerate(leaves)}
+    if fit.corrected_draws is not None:
+        points, weights = fit.corrected_draws
+        arrays |= {"corrected.points": points, "corrected.weights": weights}
+    if fit.checked is not None:
+        verdict, khat, comparison = fit.checked
+        document["verdict"] = [verdict.level, list(verdict.reasons), verdict.action]
+        arrays["khat"] = np.array(khat, float)
+        if comparison is not None:
+            document["method"] = comparison.method
+            arrays |= {"shift": comparison.shift, "log_ratio": comparison.log_ratio}
+    write(path, KIND, VERSION, document, arrays)
+
+
+def stored(path: Name, known: Iterable[type], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the fit in a file; see `load`.
+
+    `defaults` has the value of every field that has one where nothing is known, by name.
+    """
+    archive = read(path, KIND, VERSION)
+    with refused(path, KIND):
+        return _fields(str(path), archive, tuple(known)) | _read_further(archive, defaults)
+
+
+def _fields(path: str, archive: Archive, known: tuple[type, ...]) -> dict[str, Any]:
+    document, arrays = archive.document, dict(archive.arrays)
+    float_dtype = document["float"]
+    if float_dtype not in FLOATS:
+        raise ValueError(f"its float type is {float_dtype!r}; expected one of {FLOATS}")
+    model = _model(path, document, known)
+    _check_values(model, float_dtype, archive.num_bytes)
+    blocks = tuple(_block(data, model, known) for data in document["blocks"])
+    if sorted(name for block in blocks for name in block.names) != sorted(model.latents):
+        raise ValueError("its families do not cover every latent once")
+    guide = Guide(model, blocks, tuple(map(str, document["choices"])))
+    params = tuple(
+        params_of(guide, i, _group(arrays, f"params.{i}."), float_dtype) for i in range(len(blocks))
+    )
+    density = Density(model, *prepare(None, float_dtype), guide.estimated)
+    density.num_values = int(document["num_values"])
+    steps = len(arrays["trace.step"])
+    trace = [
+        _take(arrays, f"trace.{field}", dtype, steps).tolist() for field, dtype in TRACE.items()
+    ]
+    words = [int(word) for word in document["key"]]
+    name, message = document["status"]
+    fields = {
+        "guide": guide,
+        "params": params,
+        "status": Status(str(name), str(message)),
+        "elbo": Estimate(*_take(arrays, "elbo", float, 2).tolist()),
+        "trace": [Progress(*row) for row in zip(*trace, strict=True)],
+        "num_gradients": int(document["num_gradients"]),
+        "density": density,
+        "key": words[0] if len(words) == 1 else np.array(words, np.uint32),
+        "held_out_gap": float(_take(arrays, "held_out_gap", float)),
+        "rivals": _rivals(arrays, model.size),
+        "corrected_draws": _corrected(arrays, model.size),
+        "checked": _checked(document, arrays),
+    }
+    infinite = infinite_draws(guide, params, fields["corrected_draws"], float_dtype)
+    if infinite != document.get("infinite", []):
+        raise ValueError(f"its draws of {', '.join(infinite) or 'no latent'} are infinite")
+    if arrays:
+        raise ValueError(f"it holds arrays that no fit has, {', '.join(arrays)}")
+    return fields
+
+
+def _further(fit: "Fit") -> dict[str, Any]:
+    """Return the fields of a fit that have no place of their own: numbers, and sentences."""
+    names = [f.name for f in dataclasses.fields(fit) if f.name not in OWN_PLACE]
+    # JSON has neither NaN nor infinity
+    return {
+        name: repr(value) if isinstance(value := getattr(fit, name), float) else to_data(value)
+        for name in names
+    }
+
+
+def _read_further(archive: Archive, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the further fields that this version knows, each of the type of its default."""
+    found = {}
+    for name, data in archive.document.get("further", {}).items():
+        if name in OWN_PLACE or name not in defaults:
+            raise ValueError(f"it holds {name!r}, which no fit has")
+        kind = type(defaults[name])
+        value = float(data) if kind is float else from_data(data)
+        if type(value) is not kind or (
+            isinstance(value, tuple) and not all(type(part) is str for part in value)
+        ):
+            raise ValueError(f"its {name} is {describe(value)}")
+        found[name] = value
+    return found
+
+
+def _tabled(fit: "Fit") -> "Fit":
+    """Return the fit with a table of what its encoders give for the rows that were fitted."""
+    if not fit.guide.local:
+        return fit
+    if fit.density.scale != 1:
+        raise ValueError(
+            f"save: {SOME_ROWS}, and a file holds what the encoder gives for all; expected rows in "
+            "memory. The encoder's parameters are in fit.params."
+        )
+    return dataclasses.replace(fit, guide=fit.guide.tabled(), params=fit.rows().tables)
+
+
+def _model(path: str, document: Mapping[str, Any], known: tuple[type, ...]) -> Model:
+    num_rows = document["num_rows"]
+    model = Model(NotStored(path), from_data(document["latents"], known))
+    if not model.local and num_rows is None:
+        return model
+    if not model.local or type(num_rows) is not int or num_rows < 1:
+        raise ValueError(f"it has {num_rows} rows of local latents")
+    return model.with_rows(num_rows)
+
+
+def _latents(model: Model, local: frozenset[str]) -> Any:
+    """Return the tree of the latents, dicts in their order of declaration, as they are stored.
+
+    Each has the very transform its coordinates were fitted with, whatever is registered when it
+    is loaded, and nowhere to start. Those in `local` are as they are in one row.
+    """
+    stored = {}
+    for name, latent in model.latents.items():
+        shape = latent.shape[1:] if name in local else latent.shape
+        stored[name] = Latent(
+            latent.support, shape, local=name in local, transform=latent.bijection
+        )
+        try:
+            to_data(stored[name])
+        except TypeError as error:
+            raise TypeError(f"save: latent {name!r}: {error}") from None
+    position = {name: i for i, name in enumerate(stored)}
+
+    def ordered(node: Any) -> Any:
+        if type(node) is str:
+            return stored[node]
+        if type(node) in (list, tuple):
+            return type(node)(map(ordered, node))
+        if type(node) is not dict:
+            raise TypeError(
+                f"save: the tree of the latents holds {describe(node)}; expected dicts, lists and "
+                "tuples, which a file can hold."
+            )
+        first = {k: min(map(position.get, jax.tree.leaves(v)), default=0) for k, v in node.items()}  # type: ignore[arg-type]
+        return {key: ordered(node[key]) for key in sorted(node, key=first.__getitem__)}
+
+    return ordered(model.to_tree({name: name for name in stored}))
+
+
+def _check_values(model: Model, float_dtype: str, num_bytes: int) -> None:
+    """Raise ValueError unless the transforms give values of the latents' shapes."""
+    # so that a few bytes that claim to be a huge array are refused before any such is made
+    if sum(math.prod(latent.shape) for latent in model.latents.values()) > num_bytes:
+        raise ValueError("its latents have more entries than the file has bytes")
+    with precision(float_dtype):
+        values, _ = jax.eval_shape(model.unravel, jax.ShapeDtypeStruct((model.size,), float_dtype))
+    for name, value in values.items():
+        if value.shape != model.latents[name].shape:
+            raise ValueError(f"the transform of {name!r} gives values of shape {value.shape}")
+
+
+def _block_data(block: Block) -> Any:
+    try:
+        return to_data(block)
+    except TypeError as error:
+        names = ", ".join(map(repr, block.names))
+        raise TypeError(f"save: the family of {names}: {error}") from None
+
+
+def _block(data: Any, model: Model, known: tuple[type, ...]) -> Block:
+    block = from_data(data, known)
+    if not isinstance(block, Block) or not isinstance(block.family, (Family, PerRow)):
+        raise ValueError(f"expected latents and their family, got {describe(block)}")
+    if any((name in model.local) != block.local for name in block.names):
+        raise ValueError(f"the family of {block.names} is not one for latents such as these")
+    if list(block.names) != [name for name in model.latents if name in block.names]:
+        raise ValueError(f"expected latents in their order, got {block.names}")
+    return block
+
+
+def _rivals(arrays: Arrays, dim: int) -> tuple[Rival, ...]:
+    num = len(arrays["rivals.elbo_difference"])
+    differences = _take(arrays, "rivals.elbo_difference", float, num)
+    distances = _take(arrays, "rivals.distance", float, num, dim)
+    return tuple(map(Rival, differences.tolist(), distances))
+
+
+def _corrected(arrays: Arrays, dim: int) -> WeightedDraws | None:
+    if "corrected.points" not in arrays:
+        return None
+    num = len(arrays["corrected.points"])
+    points = _take(arrays, "corrected.points", float, num, dim)
+    weights = _take(arrays, "corrected.weights", float, num)
+    if not (np.isfinite(points).all() and weights.min() >= 0 and np.isclose(weights.sum(), 1)):
+        raise ValueError("its corrected draws or their weights are not finite, or not normalised")
+    return WeightedDraws(points, weights)
+
+
+def _checked(document: Mapping[str, Any], arrays: Arrays) -> Checked | None:
+    if "verdict" not in document:
+        return None
+    level, reasons, action = document["verdict"]
+    if level not in get_args(Level):
+        raise ValueError(f"its verdict is {level!r}; expected one of {get_args(Level)}")
+    comparison = None
+    if "method" in document:
+        num = len(arrays["shift"])
+        shift, log_ratio = (_take(arrays, name, float, num) for name in ("shift", "log_ratio"))
+        comparison = Comparison(shift, log_ratio, str(document["method"]))
+    verdict = Verdict(level, tuple(map(str, reasons)), str(action))
+    return Checked(verdict, float(_take(arrays, "khat", float)), comparison)
+
+
+def _take(arrays: Arrays, name: str, dtype: Any, *shape: int) -> NDArray[Any]:
+    """Take an array out of those that are left, if it is what it should be."""
+    array = arrays.pop(name)
+    if array.dtype.kind != np.dtype(dtype).kind or array.shape != shape:
+        raise ValueError(f"{name} is {describe(array)}; expected shape {shape}")
+    return array
+
+
+def _group(arrays: Arrays, prefix: str) -> list[NDArray[Any]]:
+    """Take the arrays PREFIX0, PREFIX1 and so on out of those that are left."""
+    return [arrays.pop(f"{prefix}{k}") for k in range(sum(n.startswith(prefix) for n in arrays))]

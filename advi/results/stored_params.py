@@ -1,0 +1,110 @@
+"""The parameters in a file: of their family's shapes, finite, and what draws they give."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.diagnostics.weighted import WeightedDraws
+from advi.posterior.constrained import constrain
+from advi.variational.family import Family
+from advi.variational.full_rank import FullRank
+from advi.variational.guide import Guide
+from advi.variational.low_rank import LowRank
+from advi.variational.mean_field import MeanField
+from advi.variational.point import Point
+from advi.variational.scale import marginal_sds
+
+Shapes = tuple[tuple[int, ...], ...]
+
+REACH = 5.0  # sds from the mean, within which all of some thousand draws lie
+
+# Of the parameters of a vector of dimension d. A file may claim any d, and a family would allocate
+# d x d before it noticed.
+SHAPES: Mapping[type, Callable[[Any, int], Shapes]] = {
+    Point: lambda family, d: ((d,),),
+    MeanField: lambda family, d: ((d,), (d,)),
+    FullRank: lambda family, d: ((d,), (d, d)),
+    LowRank: lambda family, d: ((d,), (d,), *2 * ((d, min(family.rank, d)),)),
+}
+
+
+def shapes_of(family: Family, dim: int) -> Shapes:
+    """Return the shapes of a family's parameters, without making any of its own families'.
+
+    Examples
+    --------
+    >>> shapes_of(FullRank(), 10**6)
+    ((1000000,), (1000000, 1000000))
+    """
+    if type(family) in SHAPES:
+        return SHAPES[type(family)](family, dim)
+    return tuple(np.shape(leaf) for leaf in family.from_gaussian(np.zeros(dim), np.ones(dim)))
+
+
+def params_of(guide: Guide, i: int, leaves: list[NDArray[Any]], float_dtype: str) -> Any:
+    """Return the parameters of a block, of a table if the rows' are shaped like its base's own.
+
+    Raises
+    ------
+    ValueError
+        If they have not the shapes or the float type that they should have, or are not finite.
+    """
+    block, dim = guide.blocks[i], len(guide.indices[i])
+    family, lead = block.base, ()
+    if block.local:
+        dim //= guide.num_rows
+        lead = (guide.num_rows,)
+        if any(leaf.shape[:1] != lead for leaf in leaves):
+            raise ValueError(f"the tables of {family} do not have {guide.num_rows} rows")
+    shapes = [leaf.shape for leaf in leaves]
+    if shapes != [(*lead, *shape) for shape in shapes_of(family, dim)]:
+        raise ValueError(f"the parameters of {family} do not have their shapes")
+    if any(leaf.dtype != float_dtype or not np.isfinite(leaf).all() for leaf in leaves):
+        raise ValueError(f"the parameters of {family} are not finite numbers of {float_dtype}")
+    structure = jax.tree.structure(family.from_gaussian(np.zeros(1), np.ones(1)))
+    return jax.tree.unflatten(structure, leaves)
+
+
+def infinite_draws(
+    guide: Guide, params: tuple[Any, ...], corrected: WeightedDraws | None, float_dtype: str
+) -> list[str]:
+    """Return the latents of which draws are infinite or NaN, as far as the ends of q tell.
+
+    Finite parameters may have them: a log sd of 100, or a positive latent whose log is.
+    """
+    loc, sds = np.zeros(guide.model.size), np.zeros(guide.model.size)
+    with np.errstate(all="ignore"):
+        for (block, p), index in zip(
+            zip(guide.blocks, params, strict=True), _indices(guide), strict=True
+        ):
+            loc[index], sds[index] = _ends(block.base, p, block.local)
+        ends = [loc, loc - REACH * sds, loc + REACH * sds]
+        if corrected is not None:
+            ends += [corrected.points.min(0), corrected.points.max(0)]
+        values = constrain(guide.model, np.array(ends), float_dtype)
+    return [name for name, v in values.items() if not np.isfinite(v).all()]
+
+
+def _indices(guide: Guide) -> list[NDArray[np.int32]]:
+    """Return the coordinates of every block, of a local one (N, d), a row each."""
+    found = []
+    for block, index in zip(guide.blocks, guide.indices, strict=True):
+        if block.local:
+            spans = [np.arange(*guide.model.spans[name]) for name in block.names]
+            index = np.concatenate([span.reshape(guide.num_rows, -1) for span in spans], axis=1)
+        found.append(index)
+    return found
+
+
+def _ends(family: Family, params: Any, local: bool) -> tuple[NDArray, NDArray]:
+    """Return the means and sds of a block, (d,) or (N, d)."""
+    if not local:
+        loc, scale = family.to_gaussian(params)
+        return loc, marginal_sds(scale)
+    leaves, structure = jax.tree.flatten(params)
+    rows = [_ends(family, structure.unflatten(row), False) for row in zip(*leaves, strict=True)]
+    loc, sds = zip(*rows, strict=True)
+    return np.array(loc), np.array(sds)

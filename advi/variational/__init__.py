@@ -1,0 +1,1 @@
+"""The variational distribution q: families, Gaussians and their scales, objectives."""

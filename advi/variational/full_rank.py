@@ -1,0 +1,86 @@
+"""Gaussian with any covariance."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.linalg import solve_triangular
+from numpy.typing import NDArray
+
+from advi.variational.mean_field import LOG_2PI
+from advi.variational.scale import Scale, scale_tril
+
+
+class FullRankParams(NamedTuple):
+    """Parameters of `FullRank`."""
+
+    loc: Array  # (d,)
+    raw_tril: Array  # (d, d): scale below the diagonal, log scale on it; nothing above is read
+
+
+def _scale_tril(raw: Array) -> Array:
+    return jnp.tril(raw, -1) + jnp.diag(jnp.exp(jnp.diagonal(raw)))
+
+
+@dataclass(frozen=True)
+class FullRank:
+    """Full-rank Gaussian, q(x) = N(x; loc, L L') with L lower triangular.
+
+    References
+    ----------
+    Kucukelbir et al. (2017), Automatic Differentiation Variational Inference, section 2.4.
+
+    Examples
+    --------
+    >>> family = FullRank()
+    >>> params = family.from_gaussian(np.zeros(2), np.array([[1.0, 0.0], [0.5, 2.0]]))
+    >>> [float(v) for v in family.draw(params, jnp.array([1.0, 1.0]))]
+    [1.0, 2.5]
+    """
+
+    def noise_dim(self, dim: int) -> int:
+        """Return how many standard normals one draw needs."""
+        return dim
+
+    def from_gaussian(self, loc: NDArray, scale: Scale) -> FullRankParams:
+        """Return parameters with mean `loc` and scale `scale`."""
+        L = scale_tril(scale)
+        raw = np.tril(L, -1) + np.diag(np.log(np.diag(L)))
+        return FullRankParams(loc, raw)  # type: ignore[arg-type]
+
+    def to_gaussian(
+        self, params: FullRankParams
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the mean (d,) and the lower triangular scale (d, d)."""
+        raw = np.asarray(params.raw_tril, np.float64)
+        L = np.tril(raw, -1) + np.diag(np.exp(np.diag(raw)))
+        return np.asarray(params.loc, np.float64), L
+
+    def moved(self, center: FullRankParams, step: FullRankParams) -> FullRankParams:
+        """Return the parameters that a step in the frame of `center` leads to.
+
+        With the scale L of the center and a step V, L (I + V) to first order. Below the diagonal V
+        is the step's part over sqrt(d): however many entries move at once, by one rate each, the
+        norm of V stays about that rate.
+        """
+        V = jnp.tril(step.raw_tril, -1) * len(step.loc) ** -0.5
+        log_diagonal = jnp.diagonal(step.raw_tril)
+        below = jnp.tril(_scale_tril(center.raw_tril) @ (V + jnp.diag(log_diagonal)), -1)
+        raw = center.raw_tril + below + jnp.diag(log_diagonal)
+        return FullRankParams(self.draw(center, step.loc), raw)
+
+    def draw(self, params: FullRankParams, eps: Array) -> Array:
+        """Return loc + L eps."""
+        return params.loc + _scale_tril(params.raw_tril) @ eps
+
+    def entropy(self, params: FullRankParams) -> Array:
+        """Return the entropy in nats."""
+        return jnp.diagonal(params.raw_tril).sum() + 0.5 * params.loc.size * (1 + LOG_2PI)
+
+    def log_prob(self, params: FullRankParams, x: Array) -> Array:
+        """Return log q(x) in nats."""
+        standard = solve_triangular(_scale_tril(params.raw_tril), x - params.loc, lower=True)
+        log_scale = jnp.diagonal(params.raw_tril)
+        return (-0.5 * standard**2 - log_scale - 0.5 * LOG_2PI).sum()

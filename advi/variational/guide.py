@@ -1,0 +1,350 @@
+"""Which family covers which latents: the variational distribution of a whole model."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from advi.core.arrays import on_host
+from advi.data.arrays import DataSpec
+from advi.model.model import Model, Terms
+from advi.transforms import is_angle, log_window
+from advi.variational.family import Family
+from advi.variational.full_rank import FullRank
+from advi.variational.low_rank import LowRank
+from advi.variational.mean_field import MeanField
+from advi.variational.per_row import Amortised, PerRow, RowFamily
+from advi.variational.point import Point
+from advi.variational.scale import LowRankScale, Scale, marginal, marginal_sds, scale_tril
+
+NAMED = {"mean_field": MeanField(), "full_rank": FullRank(), "low_rank": LowRank()}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Latents covered by one family, in the model's order.
+
+    Attributes
+    ----------
+    names
+        The latents.
+    family
+        Family of all their coordinates; of local latents a `PerRow` or `Amortised`.
+    """
+
+    names: tuple[str, ...]
+    family: Family | RowFamily
+
+    @property
+    def local(self) -> bool:
+        """Whether every data row has parameters of its own."""
+        return isinstance(self.family, RowFamily)
+
+    @property
+    def base(self) -> Family:
+        """Family of one vector: of all coordinates, or of a local block of one row's."""
+        return self.family.base if isinstance(self.family, RowFamily) else self.family
+
+    def over_rows(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of one vector's parameters for all rows of a local block."""
+        return jax.vmap(function) if self.local else function
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Variational distribution q of all latents: independent blocks, one family each.
+
+    Draws and densities are of the latents' real values, a dict by name. They stay apart, each in
+    an array of its own, so that a network's weights are never copied into one long vector.
+
+    Attributes
+    ----------
+    model
+        The model.
+    blocks
+        Its latents, each in exactly one block.
+    choices
+        What "auto" chose and why, a sentence for each block that left it the choice.
+    """
+
+    model: Model
+    blocks: tuple[Block, ...]
+    choices: tuple[str, ...] = field(default=(), compare=False)
+
+    @cached_property
+    def indices(self) -> tuple[NDArray[np.int32], ...]:
+        """Flat coordinates of every block, increasing."""
+        spans = self.model.spans
+        # 32 bits: JAX remembers the dtype of a constant array, and fits of either float type
+        # share these
+        return tuple(
+            np.concatenate([np.arange(*spans[name], dtype=np.int32) for name in block.names])
+            for block in self.blocks
+        )
+
+    @cached_property
+    def estimated(self) -> frozenset[str]:
+        """Latents that are estimated as a point."""
+        return frozenset(name for b in self.blocks if isinstance(b.base, Point) for name in b.names)
+
+    @cached_property
+    def local(self) -> frozenset[str]:
+        """Latents of which every data row has parameters of its own."""
+        return frozenset(name for b in self.blocks if b.local for name in b.names)
+
+    @property
+    def description(self) -> str:
+        """The family in words, as printed with a fit."""
+        parts = [(family_name(b.family), b.names) for b in self.blocks if b.family != Point()]
+        estimated = tuple(n for b in self.blocks if b.family == Point() for n in b.names)
+        if estimated:
+            parts.append(("point", self.abridged(estimated)))
+        if len(parts) == 1:
+            return parts[0][0]
+        return ", ".join(f"{family}({', '.join(names)})" for family, names in parts)
+
+    def abridged(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return names of latents, a whole tree of them by its own name."""
+        tops = [name.split(".")[0] for name in names]
+        whole = {top for top in tops if set(self.model.resolve(top)) <= set(names)}
+        pairs = zip(names, tops, strict=True)
+        return tuple(dict.fromkeys(top if top in whole else name for name, top in pairs))
+
+    def with_rows(self, num: int) -> "Guide":
+        """Return the guide for data of `num` rows."""
+        return replace(self, model=self.model.with_rows(num))
+
+    def tabled(self) -> "Guide":
+        """Return the guide whose encoders are replaced by tables of what they compute."""
+        tables = (Block(b.names, PerRow(b.base)) if b.local else b for b in self.blocks)
+        return replace(self, blocks=tuple(tables))
+
+    def part(self, chosen: Sequence[bool]) -> "Guide":
+        """Return the guide of some of the blocks alone."""
+        blocks = (b for b, c in zip(self.blocks, chosen, strict=True) if c)
+        return replace(self, blocks=tuple(blocks))
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Local latents with a table of parameters, one for each row."""
+        tables = [b.names for b in self.blocks if isinstance(b.family, PerRow)]
+        return tuple(name for names in tables for name in names)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that local latents have a value for: one where there are no rows."""
+        return self.model.num_rows or 1
+
+    @cached_property
+    def noise_dims(self) -> tuple[int, ...]:
+        """Standard normals that one draw of every block needs."""
+        rows = [self.num_rows if b.local else 1 for b in self.blocks]
+        return tuple(
+            n * b.base.noise_dim(len(i) // n)
+            for b, i, n in zip(self.blocks, self.indices, rows, strict=True)
+        )
+
+    @property
+    def noise_dim(self) -> int:
+        """Standard normals that one draw needs."""
+        return sum(self.noise_dims)
+
+    def from_gaussian(self, loc: NDArray, scale: Scale) -> tuple[Any, ...]:
+        """Return every block's parameters for a mean (D,) and a scale."""
+        made = []
+        for block, i in zip(self.blocks, self.indices, strict=True):
+            if isinstance(block.family, RowFamily):
+                # (2, N, d): means and sds, latents side by side
+                both = np.stack([loc, marginal_sds(scale)])
+                spans = [slice(*self.model.spans[name]) for name in block.names]
+                rows = np.concatenate([both[:, s].reshape(2, self.num_rows, -1) for s in spans], 2)
+                made.append(block.family.initial(rows[0], rows[1, 0]))
+            else:
+                made.append(block.family.from_gaussian(loc[i], marginal(scale, i)))
+        return tuple(made)
+
+    def params_of(self, gaussian: tuple[NDArray, Scale], dtype: Any) -> tuple[Any, ...]:
+        """Return the parameters for a mean and a scale, host arrays of a float type."""
+        return jax.tree.map(lambda leaf: on_host(leaf, dtype), self.from_gaussian(*gaussian))
+
+    def to_gaussian(self, params: tuple[Any, ...]) -> tuple[NDArray, Scale]:
+        """Return the mean (D,) and the scale of all latents, of the simplest kind that holds it."""
+        parts = [b.base.to_gaussian(p) for b, p in zip(self.blocks, params, strict=True)]
+        loc = np.zeros(self.model.size)
+        for i, (block_loc, _) in zip(self.indices, parts, strict=True):
+            loc[i] = block_loc
+        return loc, self._joined([scale for _, scale in parts])
+
+    def _joined(self, scales: list[Scale]) -> Scale:
+        size = self.model.size
+        if all(isinstance(scale, LowRankScale) or scale.ndim == 1 for scale in scales):
+            sd, vectors, stretch = np.zeros(size), [], []
+            for i, scale in zip(self.indices, scales, strict=True):
+                if isinstance(scale, LowRankScale):
+                    padded = np.zeros((size, len(scale.stretch)))
+                    padded[i] = scale.vectors
+                    vectors.append(padded)
+                    stretch.append(scale.stretch)
+                    sd[i] = scale.sd
+                else:
+                    sd[i] = scale
+            if not vectors:
+                return sd
+            return LowRankScale(sd, np.concatenate(vectors, axis=1), np.concatenate(stretch))
+        dense = np.zeros((size, size))
+        for i, scale in zip(self.indices, scales, strict=True):
+            dense[np.ix_(i, i)] = scale_tril(scale)
+        return dense
+
+    def marginals(self, params: tuple[Any, ...]) -> dict[str, tuple[NDArray, NDArray]]:
+        """Return means and sds of the real coordinates of every shared latent, by name."""
+        found = {}
+        for block, p in zip(self.blocks, params, strict=True):
+            if not block.local:
+                loc, scale = block.base.to_gaussian(p)
+                sd = marginal_sds(scale)
+                stops = np.cumsum([self.model.latents[name].size for name in block.names])[:-1]
+                pairs = zip(np.split(loc, stops), np.split(sd, stops), strict=True)
+                found |= dict(zip(block.names, pairs, strict=True))
+        return found
+
+    def at_rows(self, params: tuple[Any, ...], batch: Any, per_row: Sequence[bool]) -> Any:
+        """Return the parameters at a batch of data, an encoder's replaced by what it computes.
+
+        Parameters
+        ----------
+        params
+            Of every block; a table's for the rows of the batch.
+        batch
+            Pytree of data.
+        per_row
+            For every data leaf whether its leading axis runs over rows.
+        """
+        axes = jax.tree.unflatten(jax.tree.structure(batch), [0 if r else None for r in per_row])
+        return tuple(
+            b.family.at_rows(p, batch, axes) if isinstance(b.family, RowFamily) else p
+            for b, p in zip(self.blocks, params, strict=True)
+        )
+
+    def check_encoders(self, spec: DataSpec, per_row: Sequence[bool]) -> None:
+        """Raise ValueError unless every encoder returns its base family's parameters.
+
+        Parameters
+        ----------
+        spec
+            Of a batch of data.
+        per_row
+            As for `at_rows`.
+        """
+        batch, axes = _batch(spec, per_row)
+        for block, index in zip(self.blocks, self.indices, strict=True):
+            if isinstance(block.family, Amortised):
+                dim = len(index) // self.num_rows
+                block.family.check(dim, batch, axes, spec.float_dtype)
+
+    def frozen(self, spec: DataSpec, per_row: Sequence[bool]) -> "Guide":
+        """Return the guide with its encoders as they are now; arguments as `check_encoders`."""
+        batch = _batch(spec, per_row)
+        blocks = (
+            Block(b.names, b.family.frozen(*batch, spec.float_dtype))
+            if isinstance(b.family, Amortised)
+            else b
+            for b in self.blocks
+        )
+        return replace(self, blocks=tuple(blocks))
+
+    def draw(self, params: tuple[Any, ...], eps: Array) -> dict[str, Array]:
+        """Return the draw that standard normal noise (noise_dim,) stands for, by latent."""
+        noise = jnp.split(eps, np.cumsum(self.noise_dims)[:-1])
+        real: dict[str, Array] = {}
+        for b, p, e in zip(self.blocks, params, noise, strict=True):
+            if b.local:
+                e = e.reshape(self.num_rows, e.size // self.num_rows)
+            real |= self._apart(b, b.over_rows(b.base.draw)(p, e))
+        return {name: real[name] for name in self.model.latents if name in real}
+
+    @cached_property
+    def angles(self) -> tuple[str, ...]:
+        """Latents with a distribution that are angles."""
+        latents = self.model.latents.items()
+        return tuple(n for n, v in latents if is_angle(v.bijection) and n not in self.estimated)
+
+    def middle(self, params: tuple[Any, ...]) -> dict[str, Array]:
+        """Return the real values of angles in the middle of their distribution, held constant."""
+        if not self.angles:
+            return {}
+        held = jax.lax.stop_gradient(params)
+        drawn = self.draw(held, jnp.zeros(self.noise_dim, jax.tree.leaves(held)[0].dtype))
+        return {name: drawn[name] for name in self.angles}
+
+    def weighed(self, p: Terms, real: Mapping[str, Array], middle: Mapping[str, Array]) -> Terms:
+        """Return a log density whose turns of angles are weighed about their middle, not zero."""
+        for name in self.angles:
+            change = log_window(real[name], middle[name]) - log_window(real[name])
+            if name not in self.model.local:
+                p = p._replace(shared=p.shared + change.sum())
+                continue
+            of_rows = change.sum(tuple(range(1, change.ndim)))
+            part = "rows" if p.prior is None else "prior"
+            p = p._replace(**{part: getattr(p, part) + of_rows})
+        return p
+
+    def entropy(self, params: tuple[Any, ...]) -> Terms:
+        """Return the entropy of q on R^D in nats, that of local latents by row."""
+        return self._terms(
+            b.over_rows(b.base.entropy)(p) for b, p in zip(self.blocks, params, strict=True)
+        )
+
+    def log_prob(self, params: tuple[Any, ...], real: Mapping[str, Array]) -> Terms:
+        """Return log q in nats of real values by latent, that of local latents by row."""
+        return self._terms(
+            b.over_rows(b.base.log_prob)(p, self._vector(b, real))
+            for b, p in zip(self.blocks, params, strict=True)
+        )
+
+    def _terms(self, values: Iterable[Array]) -> Terms:
+        shared, rows = jnp.zeros(()), jnp.zeros((self.num_rows,))
+        for block, value in zip(self.blocks, values, strict=True):
+            shared, rows = (shared, rows + value) if block.local else (shared + value, rows)
+        return Terms(shared, rows)
+
+    def _apart(self, block: Block, vector: Array) -> dict[str, Array]:
+        """Return a block's vector (d,), or vectors (N, d), by latent."""
+        shapes = [self.model.latents[name].unconstrained_shape for name in block.names]
+        rows = self.num_rows if block.local else 1
+        stops = np.cumsum([math.prod(shape) // rows for shape in shapes])
+        parts = jnp.split(vector, stops[:-1], axis=-1)
+        return {n: x.reshape(s) for n, x, s in zip(block.names, parts, shapes, strict=True)}
+
+    def _vector(self, block: Block, real: Mapping[str, Any]) -> Any:
+        """Return a block's vector (d,), or vectors (N, d), of values by latent."""
+        shape = (self.num_rows, -1) if block.local else (-1,)
+        if len(block.names) == 1:
+            return real[block.names[0]].reshape(shape)
+        return jnp.concatenate([real[name].reshape(shape) for name in block.names], axis=-1)
+
+
+def _batch(spec: DataSpec, per_row: Sequence[bool]) -> tuple[Any, Any]:
+    """Return the shapes and dtypes of a batch, and for each leaf the axis of its rows or None."""
+    shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves]
+    batch = jax.tree.unflatten(spec.treedef, shapes)
+    return batch, jax.tree.unflatten(spec.treedef, [0 if row else None for row in per_row])
+
+
+def family_name(family: Family | RowFamily) -> str:
+    """Return a family in words."""
+    if isinstance(family, PerRow):
+        return f"{family_name(family.base)} per row"
+    if isinstance(family, Amortised):
+        return f"amortised {family_name(family.base)}"
+    if isinstance(family, LowRank):
+        return f"low_rank({family.rank})"
+    names = {repr(known): name for name, known in NAMED.items()}
+    return names.get(repr(family), type(family).__name__.lower())

@@ -1,0 +1,251 @@
+"""Objectives: lower bounds on the evidence, pure functions of parameters, draws and data."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import logsumexp
+
+from advi.core.errors import describe, unknown
+from advi.core.jax_config import mixed_dtypes
+from advi.core.jaxprs.frozen import Frozen
+from advi.model.model import Terms
+from advi.model.trace import LogJoint
+from advi.variational import draws
+from advi.variational.guide import Guide
+
+Estimator = Literal["auto", "entropy", "stl"]
+LogDensity = Callable[[dict[str, Array]], Terms]  # of real values by latent
+
+
+@dataclass(frozen=True)
+class Elbo:
+    """Evidence lower bound, E_q[log p(x, z) - log q(z)] <= log p(x), nats, higher is better.
+
+    Parameters
+    ----------
+    draws
+        Draws of the latents per gradient. None: 2 with minibatches, 8 without, and 64 fixed ones
+        for an optimiser that searches along lines.
+    estimator
+        "entropy": the entropy of q in closed form. "stl": sticking the landing, log q at the
+        draw with its parameters held, whose gradient has no noise where q equals the posterior.
+        "auto": "entropy", which is the safer one away from the optimum, and "stl" where steps
+        on minibatches start near it, from the plan on some rows. The automatic plan on all rows
+        chooses by its stage and takes no objective.
+    beta
+        Factor of the Kullback-Leibler divergence of the local latents from their prior, or a
+        function of the step that returns it, such as an Optax schedule. The log-joint tells the
+        prior apart: ``Terms(shared, rows, prior=...)``. With 1, the default, this is the evidence
+        lower bound. `Fit.elbo_trace` is what was maximised; `Fit.elbo` always has a factor of 1.
+
+    References
+    ----------
+    Kucukelbir et al. (2017), Automatic Differentiation Variational Inference, eq. 5.
+    Roeder, Wu & Duvenaud (2017), Sticking the Landing, section 3.
+    Higgins et al. (2017), beta-VAE, eq. 4; Bowman et al. (2016), section 3.1, for a schedule.
+
+    Examples
+    --------
+    >>> Elbo(draws=4)
+    Elbo(draws=4, estimator='auto', beta=1.0)
+    """
+
+    draws: int | None = None
+    estimator: Estimator = "auto"
+    beta: float | Callable[[Array], Any] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.draws is not None:
+            check_draws("Elbo", self.draws)
+        if not callable(self.beta) and not (
+            isinstance(self.beta, (int, float, np.number)) and 0 <= self.beta < np.inf
+        ):
+            raise ValueError(
+                f"beta: got {describe(self.beta)}; expected a number >= 0, or a function of the "
+                "step such as optax.linear_schedule(0.0, 1.0, 1000)."
+            )
+        if self.estimator not in get_args(Estimator):
+            raise ValueError(unknown("estimator", str(self.estimator), get_args(Estimator)))
+
+    def check(self, guide: Guide, log_joint: LogJoint) -> None:
+        """Raise ValueError if this objective is not defined for a guide and a log-joint."""
+        if self.beta != 1 and not (guide.local and log_joint.has_prior):
+            raise ValueError(
+                f"beta: got {describe(self.beta)}, which tempers the divergence of local latents "
+                "from their prior; expected a log-joint that tells their prior apart: "
+                "advi.Terms(shared, rows=log_likelihood, prior=log_prior), each of them (B,)."
+            )
+
+    @property
+    def frozen(self) -> "Elbo":
+        """The objective with `beta` as it is now."""
+        if not callable(self.beta):
+            return self
+        step = jax.ShapeDtypeStruct((), np.int32)
+        return replace(self, beta=Frozen(self.beta, "beta", step))
+
+    def noise(self, key: Array, num: int, dim: int) -> Array:
+        """Return the noise (num, dim) of a step: antithetic."""
+        return draws.fresh(key, num, dim)
+
+    def value(
+        self,
+        log_p: LogDensity,
+        guide: Guide,
+        params: Any,
+        eps: Array,
+        scale: float = 1.0,
+        step: Any = 0,
+    ) -> Array:
+        """Return the Monte Carlo ELBO, whose gradient is the reparameterisation gradient.
+
+        Parameters
+        ----------
+        log_p
+            Real values by latent to the `Terms` of the log density on R^D.
+        guide
+            The variational distribution.
+        params
+            Its parameters at the rows of the data.
+        eps
+            (M, noise_dim) standard normal draws.
+        scale
+            N/B, the factor of the rows.
+        step
+            () steps taken, for `beta`.
+
+        Returns
+        -------
+        Array
+            Scalar, nats.
+        """
+        stl = self.estimator == "stl"
+        held = jax.lax.stop_gradient(params)
+        with mixed_dtypes():
+            beta = self.beta(step) if callable(self.beta) else self.beta
+        middle = guide.middle(held)
+
+        def per_draw(e: Array) -> Array:
+            real = guide.draw(params, e)
+            p = guide.weighed(log_p(real), real, middle)
+            value = p.shared + scale * p.rows.sum()
+            if p.prior is not None:
+                value += scale * beta * p.prior.sum()
+            return value - guide.log_prob(held, real).total(scale * beta) if stl else value
+
+        average = _over_draws(per_draw, eps).mean()
+        return average if stl else average + guide.entropy(params).total(scale * beta)
+
+
+@dataclass(frozen=True)
+class Iwae:
+    """Importance-weighted bound, sum_n E[log 1/K sum_k p(x_n, h_nk) / q(h_nk)], nats.
+
+    A tighter bound than the ELBO on the log evidence of models with local latents h_n, and the
+    same with one draw. Everything else has to be estimated as a `Point`: the weights of a row would
+    otherwise have to share draws with those of all other rows.
+
+    Parameters
+    ----------
+    draws
+        K, independent draws of each row's latents.
+
+    References
+    ----------
+    Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, eq. 8.
+
+    Examples
+    --------
+    >>> Iwae(50)
+    Iwae(draws=50)
+    """
+
+    draws: int
+
+    def __post_init__(self) -> None:
+        check_draws("Iwae", self.draws)
+
+    def check(self, guide: Guide, log_joint: LogJoint) -> None:
+        """Raise ValueError if this objective is not defined for a guide and a log-joint."""
+        check_weights("Iwae", guide)
+
+    @property
+    def frozen(self) -> "Iwae":
+        """The objective itself, which reads nothing from outside."""
+        return self
+
+    def noise(self, key: Array, num: int, dim: int) -> Array:
+        """Return the noise (num, dim) of a step: independent draws."""
+        return jax.random.normal(key, (num, dim))
+
+    def value(
+        self,
+        log_p: LogDensity,
+        guide: Guide,
+        params: Any,
+        eps: Array,
+        scale: float = 1.0,
+        step: Any = 0,
+    ) -> Array:
+        """Return the Monte Carlo bound; the parameters are those of `Elbo.value`."""
+        middle = guide.middle(params)
+
+        def per_draw(e: Array) -> tuple[Array, Array]:
+            real = guide.draw(params, e)
+            p, q = guide.weighed(log_p(real), real, middle), guide.log_prob(params, real)
+            return p.shared, p.per_row - q.rows
+
+        shared, log_weights = _over_draws(per_draw, eps)
+        rows = logsumexp(log_weights, axis=0) - math.log(len(eps))
+        return shared.mean() + scale * rows.sum()
+
+
+def _over_draws(function: Callable[[Array], Any], eps: Array) -> Any:
+    """Return a function of one draw's noise for all (M, noise_dim).
+
+    One draw alone is not mapped: networks with an axis of length 1 compile to transposed copies.
+    """
+    if len(eps) == 1:
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], function(eps[0]))
+    return jax.vmap(function)(eps)
+
+
+Objective = Elbo | Iwae
+
+
+def near_optimum(objective: Objective) -> Objective:
+    """Return an objective for steps that start near the optimum.
+
+    Sticking the landing has the least noise there, and is taken where the choice is left.
+    """
+    if isinstance(objective, Elbo) and objective.estimator == "auto":
+        return replace(objective, estimator="stl")
+    return objective
+
+
+def check_weights(name: str, guide: Guide) -> None:
+    """Raise ValueError unless every row's own draws can be weighted by themselves."""
+    if not guide.local:
+        raise ValueError(
+            f"{name} weighs draws of every row's own latents, but none is local; expected one, "
+            "such as advi.real(2, local=True), with a family for each row."
+        )
+    shared = [n for n in guide.model.latents if n not in guide.local | guide.estimated]
+    if shared:
+        raise ValueError(
+            f"{name}: the latent {', '.join(map(repr, shared))} is shared by all rows and has a "
+            "distribution; expected all such latents as advi.Point(), since one row's weights say "
+            "nothing about them."
+        )
+
+
+def check_draws(name: str, draws: Any) -> None:
+    """Raise ValueError unless a number of draws is a positive integer."""
+    if isinstance(draws, bool) or not isinstance(draws, (int, np.integer)) or draws < 1:
+        raise ValueError(f"{name} draws: got {describe(draws)}; expected an integer >= 1.")

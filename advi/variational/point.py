@@ -1,0 +1,61 @@
+"""A single value: estimation instead of inference."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from advi.variational.scale import Scale
+
+
+class PointParams(NamedTuple):
+    """Parameters of `Point`."""
+
+    loc: Array  # (d,)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Point mass: the latent is estimated, on its constrained scale, instead of inferred.
+
+    With every other latent integrated out by its family this is variational EM: the maximum of
+    the ELBO over the point. The log-Jacobian of the latent's transform is left out, so that the
+    estimate does not depend on the transform, and log q and the entropy count as zero.
+
+    Examples
+    --------
+    >>> float(Point().entropy(PointParams(jnp.zeros(3))))
+    0.0
+    """
+
+    def noise_dim(self, dim: int) -> int:
+        """Return how many standard normals one draw needs: none."""
+        return 0
+
+    def from_gaussian(self, loc: NDArray, scale: Scale) -> PointParams:
+        """Return the parameters at `loc`."""
+        return PointParams(loc)  # type: ignore[arg-type]
+
+    def to_gaussian(self, params: PointParams) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the point (d,) and a scale of zero (d,)."""
+        loc = np.asarray(params.loc, np.float64)
+        return loc, np.zeros_like(loc)
+
+    def moved(self, center: PointParams, step: PointParams) -> PointParams:
+        """Return the point that a step leads to: there is no scale to measure it by."""
+        return PointParams(center.loc + step.loc)
+
+    def draw(self, params: PointParams, eps: Array) -> Array:
+        """Return the point."""
+        return params.loc
+
+    def entropy(self, params: PointParams) -> Array:
+        """Return zero."""
+        return jnp.zeros((), params.loc.dtype)
+
+    def log_prob(self, params: PointParams, x: Array) -> Array:
+        """Return zero: a point mass contributes no density."""
+        return jnp.zeros((), params.loc.dtype)

@@ -1,0 +1,157 @@
+"""The guide that a `family` argument asks for."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from advi.core.errors import describe, unknown
+from advi.model.model import Model
+from advi.variational.family import Family
+from advi.variational.full_rank import FullRank
+from advi.variational.guide import NAMED, Block, Guide, family_name
+from advi.variational.low_rank import LowRank
+from advi.variational.mean_field import MeanField
+from advi.variational.per_row import PerRow, RowFamily
+from advi.variational.point import Point
+
+# "auto" takes the richest Gaussian whose fixed draws are affordable: 4 D of them determine a full
+# scale, 32 MB of them at this dimension, and 2 D a low-rank one, 128 MB at this one.
+AUTO_FULL_RANK_DIM, AUTO_LOW_RANK_DIM = 1024, 2896
+
+# The plan holds 4 D draws with their gradients and a few D x D matrices, in double precision.
+FULL_RANK_BYTES, MAX_FULL_RANK_BYTES = 128, 2**33
+
+
+def asks_for_rows(family: Any) -> bool:
+    """Return whether a `family` argument names a family of local latents."""
+    values = family.values() if isinstance(family, Mapping) else [family]
+    return any(isinstance(value, RowFamily) for value in values)
+
+
+def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guide:
+    """Return the guide that a `family` argument asks for.
+
+    Parameters
+    ----------
+    model
+        The model.
+    family
+        "auto", "mean_field", "full_rank", a family, or a dict from latent names to these. A tuple
+        of names couples these latents in one block; a name of a subtree covers all below it.
+        Latents that a dict leaves out form one block of the automatic family. A latent to which
+        the model gives a family keeps it, unless a dict names the latent.
+    auto
+        What "auto" stands for; by default full rank up to dimension `AUTO_FULL_RANK_DIM`, low rank
+        up to `AUTO_LOW_RANK_DIM` and mean field beyond.
+
+    Raises
+    ------
+    TypeError
+        If something is not a family.
+    ValueError
+        If a name is unknown, or a latent is named twice.
+    """
+    # of a model with a number of rows local latents are latents like others
+    local = frozenset() if model.num_rows else model.local
+    if not isinstance(family, Mapping):
+        free = [name for name in model.latents if name not in model.families]
+        if not free and family != "auto":
+            _family(family)  # checked even where it covers nothing
+        family = {tuple(names): family for names in _by(local, free) if names}
+    blocks, owner = [], {}
+    for key, value in family.items():
+        wanted = key if isinstance(key, tuple) else (key,)
+        names = [name for part in wanted for name in model.resolve(str(part))]
+        if not names:
+            raise ValueError(f"family: got {key!r}, which names no latent; expected at least one.")
+        for name in names:
+            if name in owner:
+                raise ValueError(
+                    f"family: latent {name!r} is named twice, by {owner[name]!r} and {key!r}; "
+                    "expected each latent at most once."
+                )
+            owner[name] = key
+        blocks.append((names, value))
+    rest = [name for name in model.latents if name not in owner]
+    for own in dict.fromkeys(model.families.get(name, "auto") for name in rest):
+        names = [name for name in rest if model.families.get(name, "auto") == own]
+        blocks += [(n, own) for n in _by(local, names) if n]
+    position = {name: i for i, name in enumerate(model.latents)}
+    made, choices = [], []
+    for names, value in blocks:
+        size = sum(model.latents[name].size for name in names)
+        own, shared = _by(local, names)
+        if isinstance(value, str) and value == "auto":
+            chosen, why = (auto, "which an optimiser's steps move best") if auto else _richest(size)
+            choices.append(f"auto chose {family_name(chosen)}, {why}")
+        else:
+            chosen = _family(value)
+        _check_local(model, own, shared, chosen)
+        if own and not isinstance(chosen, RowFamily):
+            chosen = PerRow(chosen)
+        if not size:
+            chosen = MeanField()  # there is nothing to couple
+        _check_memory(chosen, size)
+        names = tuple(sorted(names, key=position.__getitem__))
+        # coordinates that are estimated do not know each other: each latent stays by itself
+        apart = [(name,) for name in names] if isinstance(chosen, Point) else [names]
+        made += [Block(part, chosen) for part in apart]
+    return Guide(model, tuple(made), tuple(dict.fromkeys(choices)))
+
+
+def _by(local: frozenset[str], names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the local and the other ones of some names."""
+    return [n for n in names if n in local], [n for n in names if n not in local]
+
+
+def _check_local(
+    model: Model, local: list[str], shared: list[str], family: Family | RowFamily
+) -> None:
+    """Raise ValueError if a family covers latents that it cannot."""
+    if shared and isinstance(family, RowFamily):
+        if model.needs_all_rows:
+            raise ValueError(f"family: {model.needs_all_rows}")
+        raise ValueError(
+            f"family: {type(family).__name__} is for local latents, and {', '.join(shared)} is not "
+            "local. Declare it with local=True, in a NumPyro model inside the plate of its rows, "
+            "or give a dict from latent names to families."
+        )
+    if shared and local:
+        raise ValueError(
+            f"family: {', '.join(local)} is local and {', '.join(shared)} is not, so that steps on "
+            "batches cannot couple them; expected them in different entries of the dict."
+        )
+
+
+def _check_memory(family: Family | RowFamily, size: int) -> None:
+    """Raise ValueError if a full-rank block would take more memory than is sensible."""
+    needed = FULL_RANK_BYTES * size**2
+    if isinstance(family, FullRank) and needed > MAX_FULL_RANK_BYTES:
+        raise ValueError(
+            f"family: full rank over {size} coordinates would take about {needed / 2**30:.0f} GiB; "
+            f"expected at most {MAX_FULL_RANK_BYTES / 2**30:.0f} GiB. Use family='low_rank', or a "
+            "dict that couples fewer latents in each block."
+        )
+
+
+def _family(value: Any) -> Family | RowFamily:
+    if isinstance(value, str):
+        if value not in NAMED:
+            raise ValueError(unknown("family", value, ["auto", *NAMED]))
+        return NAMED[value]
+    if isinstance(value, type):
+        raise TypeError(f"family: got the class {value.__name__}; call it: {value.__name__}().")
+    if not isinstance(value, Family | RowFamily):
+        raise TypeError(
+            f"family: got {describe(value)}; expected 'auto', {', '.join(map(repr, NAMED))}, a "
+            "family such as advi.MeanField(), or a dict from latent names to these."
+        )
+    return value
+
+
+def _richest(size: int) -> tuple[Family, str]:
+    """Return the richest family for a number of coordinates, and the reason in words."""
+    if size <= AUTO_FULL_RANK_DIM:
+        return FullRank(), f"the richest family, for up to {AUTO_FULL_RANK_DIM} coordinates"
+    if size <= AUTO_LOW_RANK_DIM:
+        return LowRank(), f"as full_rank is for up to {AUTO_FULL_RANK_DIM} coordinates"
+    return MeanField(), f"as low_rank is for up to {AUTO_LOW_RANK_DIM} coordinates"
