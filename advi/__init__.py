@@ -4,14 +4,14 @@ Write a log-joint over constrained latents, call `fit`, and get a posterior appr
 learning rate and no step count to choose.
 """
 
+from advi.api.amortisation_gap import amortisation_gap
 from advi.api.check import check
 from advi.api.compare import compare
 from advi.api.fit import fit
 from advi.core.status import Estimate, Progress, Status
-from advi.diagnostics.amortisation_gap import AmortisationGap, amortisation_gap
-from advi.diagnostics.verdict import Verdict
-from advi.model.latents import (
-    Latent,
+from advi.core.verdict import Verdict
+from advi.diagnostics.amortisation_gap import AmortisationGap
+from advi.model.latent_helpers import (
     circular,
     corr_cholesky,
     corr_matrix,
@@ -30,16 +30,19 @@ from advi.model.latents import (
     unit_vector,
     zero_sum,
 )
-from advi.model.model import Model, Terms
+from advi.model.latents import Latent
+from advi.model.model import Model
 from advi.model.numpyro import from_numpyro
+from advi.model.terms import Terms
 from advi.results.fit import Fit
 from advi.results.load import load
 from advi.transforms import register_transform
+from advi.variational.amortised import Amortised
 from advi.variational.full_rank import FullRank
 from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
 from advi.variational.objective import Elbo, Iwae
-from advi.variational.per_row import Amortised, PerRow
+from advi.variational.per_row import PerRow
 from advi.variational.point import Point
 
 __all__ = [

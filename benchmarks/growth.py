@@ -235,7 +235,7 @@ def measure(problem: Problem, family: str, key: int, **settings: Any) -> Record:
     fit = advi.fit(problem.model, problem.data, family=family, key=key, diagnose=False, **settings)
     return Record(
         problem.name, family, key, str(fit.status), fit.status.message, *fit.elbo,
-        fit.num_gradients, time.perf_counter() - begin,
+        fit.diagnostics["num_gradients"], time.perf_counter() - begin,
     )  # fmt: skip
 
 

@@ -23,9 +23,9 @@ from jax import Array
 
 import advi
 from advi.core.keys import Stream, device_key
-from advi.data.arrays import prepare
+from advi.data.spec import prepare
 from advi.inference.stochastic.steps import CHUNK, Stochastic
-from advi.variational.resolve_family import make_guide
+from advi.variational.resolve_family import resolve_family
 from benchmarks.common import medians, print_header, print_table, save, take_turns
 
 BAR = 1.10  # the engine's step may cost this many bare gradients in one compiled loop
@@ -51,7 +51,7 @@ def engine(data: Any, dim: int, draws: int, seed: int) -> Callable[[], object]:
     """Return the task of one chunk of steps, mean field and Adam, from the same state each time."""
     model = advi.Model(log_joint, {"w": advi.real(dim)})
     data, spec = prepare(data, "float32")
-    guide = make_guide(model, "mean_field")
+    guide = resolve_family(model, "mean_field")
     settings = Stochastic(guide, spec, advi.Elbo(draws=draws), optax.adam(1e-3), None, (True,))
     params = guide.from_gaussian(np.zeros(dim), np.full(dim, 0.1))
     state = settings.init(params, device_key(seed, Stream.STEPS), np.random.default_rng(seed))

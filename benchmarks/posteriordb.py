@@ -52,7 +52,7 @@ def measure(posterior: Posterior, family: str, key: int) -> Record:
         "key": key,
         "status": str(fit.status),
         "message": fit.status.message,
-        "gradients": fit.num_gradients,
+        "gradients": fit.diagnostics["num_gradients"],
         "seconds": seconds,
         "elbo": fit.elbo.value,
         "khat": fit.khat,

@@ -16,12 +16,13 @@ from jax import Array
 
 import advi
 from advi.core.keys import Stream, device_key
-from advi.data.arrays import make_rows, prepare
+from advi.data.batching import make_rows
+from advi.data.spec import prepare
 from advi.inference.plan.run import default_optimizer
 from advi.inference.stochastic.control_variate import Anchor
 from advi.inference.stochastic.steps import CHUNK, Stochastic
 from advi.model.trace import trace
-from advi.variational.resolve_family import make_guide
+from advi.variational.resolve_family import resolve_family
 from benchmarks.common import medians, print_header, print_table, save, take_turns
 from models import logistic_regression as logistic
 
@@ -34,7 +35,7 @@ def step_tasks(rows: Any, num_predictors: int, batch_size: int) -> tuple[Any, An
     model = logistic.model(num_predictors)
     data, spec = prepare(rows, "float32")
     minibatch = make_rows(batch_size, trace(model, spec).num_rows, spec)
-    guide = make_guide(model, "mean_field")
+    guide = resolve_family(model, "mean_field")
     settings = Stochastic(
         guide,
         minibatch.batch_spec(spec),

@@ -55,7 +55,7 @@ def measure(target: Target, family: str, key: int) -> Record:
         )
     except ValueError as error:  # what has no posterior may be refused
         return refusal(target, family, key, error)
-    density = fit.density
+    density = fit.posterior.density
     before = density.num_gradients, density.num_values
     begin = time.perf_counter()
     fit = dataclasses.replace(fit, checked=checked(fit))  # as advi.fit itself does
@@ -80,7 +80,7 @@ def measure(target: Target, family: str, key: int) -> Record:
         "family": family,
         "key": key,
         "status": str(fit.status),
-        "gradients": fit.num_gradients,
+        "gradients": fit.diagnostics["num_gradients"],
         "truth": plain.level,
         "verdict": fit.verdict.level,
         "reasons": fit.verdict.reasons,

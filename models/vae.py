@@ -168,7 +168,7 @@ def generate(fitted: advi.Fit, codes: NDArray, given: NDArray | None = None) -> 
 
 def row_sizes(fitted: advi.Fit) -> dict[str, int]:
     """Return how many numbers each leaf of a row has."""
-    return {name: leaf.shape[1] for name, leaf in fitted.density.data.items()}
+    return {name: leaf.shape[1] for name, leaf in fitted.posterior.density.data.items()}
 
 
 def mosaic(tiles: NDArray) -> NDArray:
@@ -187,13 +187,13 @@ def draw(
     rng = np.random.default_rng(0)
     side, shape = 10, images.shape
     some = binarised(images.test[: side * side // 2], rule)
-    num_latents = vae.model.latents["h"].shape[-1]
+    num_latents = vae.posterior.model.latents["h"].shape[-1]
     samples = generate(vae, rng.standard_normal((side * side, num_latents)))
     rebuilt = np.stack([some, reconstruct(vae, {"x": some})], axis=1).reshape(side * side, -1)
     quantiles = ndtri((np.arange(side) + 0.5) / side)
     grid = np.stack(np.meshgrid(quantiles, quantiles[::-1]), axis=-1).reshape(-1, 2)
     halves = upper_half(some[:side], shape)
-    codes = conditional.model.latents["h"].shape[-1]
+    codes = conditional.posterior.model.latents["h"].shape[-1]
     completed = [some[:side]] + [
         np.concatenate(
             [

@@ -53,7 +53,7 @@ def test_von_mises(concentration, mean):
     if concentration >= 1:
         assert abs(np.angle(np.exp(1j * (direction - mean)))) < 0.05
     assert fit.verdict.level == "good"
-    assert not fit.rivals
+    assert not fit._record.outcome.other_modes
     assert fit.status == "converged"
 
 
@@ -90,7 +90,7 @@ def test_observations_of_a_direction(by):
     direction = np.angle(np.sum(np.exp(1j * y)))
     plan = advi.fit(program, y)
     assert plan.verdict.level == "good"
-    assert not plan.rivals
+    assert not plan._record.outcome.other_modes
     steps = {"max_steps": 1000, "diagnose": False}
     batches = advi.fit(program, y, batch_size=10, **steps)
     adam = advi.fit(program, y, optimizer=optax.adam(0.02), **steps)
@@ -154,7 +154,7 @@ def test_two_modes_are_two():
         fit = advi.fit(advi.Model(log_joint, {"x": advi.circular()}), np.float32(at))
         assert fit.verdict.level == "poor"
         assert "there is more than one mode" in " ".join(fit.verdict.reasons)
-        [rival] = fit.rivals
+        [rival] = fit._record.outcome.other_modes
         assert rival.distance.max() == pytest.approx(np.pi / float(fit.sd()["x"]), rel=0.1)
         assert rival.elbo_difference == pytest.approx(-0.3, abs=0.15)
 
@@ -200,7 +200,7 @@ def test_a_window_stays_where_it_suits():
 def test_a_density_under_another_window():
     """Value, gradient and Hessian are those of the log density with another weight of turns."""
     fit = advi.fit(SINGLE, {"mean": np.float32(3.1), "concentration": np.float32(5.0)}, x64=True)
-    density, step = fit.density, 1e-5
+    density, step = fit.posterior.density, 1e-5
     assert density.window.center != 0
     X = np.linspace(-6, 6, 9)[:, None]
     log_p = 5 * np.cos(X[:, 0] - np.float32(3.1)) - np.log(2 * np.pi * np.i0(5))

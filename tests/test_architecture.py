@@ -1,5 +1,6 @@
-"""The shape of the code: public names, and an import that costs little."""
+"""The shape of the code: eight floors, imports that go down them, and a light package."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,153 @@ import pytest
 import advi
 
 ROOT = Path(advi.__file__).parent
+
+# The floors from the ground up. A room imports from its own files and from lower floors; of rooms
+# in one folder, which are on one floor, a later one may import from an earlier one.
+FLOORS = [
+    ["core", "core.jaxprs"],
+    ["data", "transforms"],
+    ["model", "model.checks", "model.numpyro"],
+    ["variational"],
+    ["posterior"],
+    ["diagnostics", "inference.plan", "inference.stochastic", "inference"],
+    ["results.plots", "results"],
+    ["api"],
+]
+ROOMS = {room: (floor, i) for floor, rooms in enumerate(FLOORS) for i, room in enumerate(rooms)}
+MAX_THINGS = 12  # directly in the package
+MAX_LINES = 300  # of a file, but for those that are mostly docstring
+
+
+def modules(root):
+    """Module name, such as "model.trace", to its file."""
+    return {
+        ".".join(path.relative_to(root).with_suffix("").parts): path
+        for path in sorted(root.rglob("*.py"))
+    }
+
+
+def imports(source, known):
+    """The modules of advi that a file imports, for type checkers too: "model.trace"."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            if node.module is None or node.module.split(".")[0] != "advi":
+                continue
+            base = node.module.removeprefix("advi").removeprefix(".")
+            for alias in node.names:
+                inner = f"{base}.{alias.name}".removeprefix(".")
+                found.add(inner if inner in known or f"{inner}.__init__" in known else base)
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+            found |= {name.removeprefix("advi.") for name in names if name.startswith("advi.")}
+            assert "advi" not in names, "import a module, not the package"
+    return found
+
+
+def room(module):
+    """The room of a module: the innermost that its name begins with; "" is the face."""
+    parts = module.removesuffix("__init__").rstrip(".").split(".")
+    inside = [".".join(parts[:k]) for k in range(len(parts), 0, -1)]
+    return next((name for name in inside if name in ROOMS), "")
+
+
+def may_import(importer, imported):
+    """Whether a room may import from another one."""
+    if importer in ("", imported):
+        return True
+    if imported == "":
+        return False
+    (above, i), (below, j) = ROOMS[importer], ROOMS[imported]
+    one_folder = importer.split(".")[0] == imported.split(".")[0]
+    return below < above or (below == above and one_folder and j < i)
+
+
+def wrong_ways(graph):
+    """The imports that go up, or between rooms of one floor, as pairs of modules."""
+    return [
+        (module, other)
+        for module, imported in graph.items()
+        for other in sorted(imported)
+        if not may_import(room(module), room(other))
+    ]
+
+
+def circle(graph):
+    """The modules of some circle of imports, or nothing."""
+    done, open_ = set(), []
+
+    def visit(module):
+        if module in open_:
+            return open_[open_.index(module) :]
+        if module in done or module not in graph:
+            return []
+        open_.append(module)
+        for imported in sorted(graph[module]):
+            if found := visit(imported):
+                return found
+        open_.pop()
+        done.add(module)
+        return []
+
+    return next((found for module in graph if (found := visit(module))), [])
+
+
+MODULES = modules(ROOT)
+GRAPH = {name: imports(path.read_text(encoding="utf-8"), MODULES) for name, path in MODULES.items()}
+
+
+def test_every_module_has_a_room():
+    assert {room(name) for name in MODULES} == {"", *ROOMS}
+    assert [name for name in MODULES if not room(name)] == ["__init__"]
+
+
+def test_few_things_lie_in_the_package():
+    things = [path.name for path in ROOT.iterdir() if path.name != "__pycache__"]
+    assert len(things) <= MAX_THINGS, things
+
+
+def test_imports_go_down_the_floors():
+    assert wrong_ways(GRAPH) == []
+
+
+def test_imports_have_no_circle():
+    assert circle(GRAPH) == []
+
+
+def test_a_planted_import_is_found():
+    planted = "if TYPE_CHECKING:\n    from advi.results.fit import Fit\n"
+    up = GRAPH | {"core.errors": imports(planted, MODULES)}
+    assert wrong_ways(up) == [("core.errors", "results.fit")]
+    assert "core.errors" in circle(up)
+    aside = GRAPH | {"diagnostics.psis": {"inference.plan.run"}}
+    assert wrong_ways(aside) == [("diagnostics.psis", "inference.plan.run")]
+    assert wrong_ways(GRAPH | {"model.trace": {"model.checks.flat"}})
+
+
+def code_lines(path):
+    """How many lines of a file are not those of a docstring."""
+    source = path.read_text(encoding="utf-8")
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = [
+        node.body[0]
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None
+    ]
+    return len(source.splitlines()) - sum(d.end_lineno - d.lineno + 1 for d in docstrings)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_are_short(module):
+    path = MODULES[module]
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES or code_lines(path) < lines / 2, lines
+
+
+def test_no_function_hides_its_module():
+    hidden = {name.split(".")[0] for name in MODULES} & set(advi.__all__)
+    assert not hidden
 
 
 def test_public_names_exist_and_are_sorted():

@@ -106,8 +106,8 @@ def test_an_argument_that_is_taken_changes_the_fit(path, mapped, before):
 
     def outcome(**changes):
         fit = advi.fit(**{**arguments, **changes})
-        found = [np.asarray(leaf).tobytes() for p in fit.params for leaf in p]
-        return found, fit.elbo, fit.status.message, fit.guide.description
+        found = [np.asarray(leaf).tobytes() for p in fit.posterior.params for leaf in p]
+        return found, fit.elbo, fit.status.message, fit.posterior.guide.description
 
     plain = outcome()
     for name, change in CHANGES.items():

@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 import advi
-from advi.diagnostics.examine import Checked
-from advi.diagnostics.verdict import Verdict
+from advi.core.verdict import Verdict
+from advi.posterior.record import Examination
 from tests import targets
 
 xarray = pytest.importorskip("xarray", reason="to_arviz needs xarray")
@@ -106,7 +106,7 @@ def test_the_report_and_the_trace_come_along(fit, tree):
     # what netCDF can hold
     assert all(isinstance(value, (str, int, float)) for value in report.values())
     np.testing.assert_array_equal(tree["trace"]["elbo"], fit.elbo_trace)
-    assert tree["trace"]["stage"].values.tolist() == [p.stage for p in fit.trace]
+    assert tree["trace"]["stage"].values.tolist() == [p.stage for p in fit._record.outcome.trace]
 
 
 def test_a_scalar_log_joint_and_no_data_leave_their_groups_out():
@@ -238,7 +238,9 @@ def test_a_loaded_fit_goes_to_arviz_without_its_data(tmp_path):
 
 def test_a_poor_fit_is_not_handed_over_in_silence(fit):
     """ArviZ sees draws alone: whose they are it cannot tell."""
-    poor = dataclasses.replace(fit, checked=Checked(Verdict("poor", ("Off.",), "x."), 0.9, None))
+    poor = dataclasses.replace(
+        fit, checked=Examination(Verdict("poor", ("Off.",), "x."), 0.9, None)
+    )
     with pytest.warns(
         UserWarning, match=r"'poor'.*Next: use fit.corrected\(\).to_arviz\(\)"
     ) as got:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import advi
-from advi.data.arrays import Rows, check_rows, find_nan, make_rows, prepare, shuffled
+from advi.data.batching import Rows, check_rows, make_rows
+from advi.data.permutation import shuffled
+from advi.data.spec import find_nan, prepare
 
 DTYPES = [  # given, in a float32 fit, in a float64 fit
     ("float64", "float32", "float64"),

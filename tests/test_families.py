@@ -15,7 +15,7 @@ from scipy.stats import multivariate_normal
 import advi
 from advi.variational import draws
 from advi.variational.family import Family
-from advi.variational.resolve_family import make_guide
+from advi.variational.resolve_family import resolve_family
 from advi.variational.scale import LowRankScale, marginal, marginal_sds, scale_tril
 
 LOC3 = np.array([0.5, -2.0, 3.0])
@@ -269,7 +269,7 @@ def quadratic(z):
 @functools.cache
 def expected_gradient(estimator, family, log_p):
     """The ELBO and its gradient, expectations over the noise by Gauss-Hermite quadrature."""
-    guide = make_guide(MODEL, family)
+    guide = resolve_family(MODEL, family)
     params = jax.tree.map(jnp.asarray, guide.from_gaussian(CENTER, GUIDES[family]))
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     E = np.array(list(itertools.product(nodes, nodes)))
@@ -324,7 +324,7 @@ def test_the_gradient_is_that_of_the_elbo_in_closed_form(family, estimator):
 @pytest.mark.parametrize("family", GUIDES)
 def test_sticking_the_landing_has_no_noise_at_the_posterior(family):
     """Where q equals the posterior every draw gives the same ELBO and a zero gradient."""
-    guide = make_guide(MODEL, family)
+    guide = resolve_family(MODEL, family)
     params = jax.tree.map(jnp.asarray, guide.from_gaussian(CENTER, GUIDES[family]))
     posterior = params
 
@@ -344,7 +344,7 @@ def test_sticking_the_landing_has_no_noise_at_the_posterior(family):
 
 
 def test_the_elbo_scales_rows_only():
-    guide = make_guide(MODEL, "mean_field")
+    guide = resolve_family(MODEL, "mean_field")
     params = jax.tree.map(jnp.asarray, guide.from_gaussian(CENTER, np.ones(2)))
     eps = draws.fixed(np.random.default_rng(5), 8, 2)
 

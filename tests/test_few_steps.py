@@ -8,7 +8,8 @@ import optax
 import pytest
 
 import advi
-from advi.inference.stochastic.convergence import MAX_DRIFT, unread
+from advi.core.status import MAX_DRIFT
+from advi.inference.stochastic.convergence import distance_of_unread
 from tests import targets
 
 N, BATCH = 20_000, 100
@@ -77,21 +78,21 @@ def test_the_answer_does_not_depend_on_how_rows_are_handed_in(way, epochs, whole
     assert fit.status == "max_steps"
     shift, stretch = off(fit, whole)
     told = "give more steps" in fit.status.message
-    assert told == (fit.drift > MAX_DRIFT) == bool(fit.verdict.reasons)
+    assert told == (fit.diagnostics["drift"] > MAX_DRIFT) == bool(fit.verdict.reasons)
     assert told or (shift < 0.2 and stretch < 0.1)
     # what says nothing of its order is where it should be after one epoch, and a file always is
     if (way in ("memory", "batches", "sorted file") and epochs >= 1) or way == "memory":
         assert not told
     if epochs < 1 and way != "memory":
         assert f"4,000 of {N:,} rows were read" in fit.status.message
-        assert fit.drift >= unread(N, 4000) == 2
+        assert fit.diagnostics["drift"] >= distance_of_unread(N, 4000) == 2
 
 
 def test_one_batch_is_enough_to_start_near(whole):
     fit = advi.fit(MODEL, cut(), num_rows=N, max_steps=1, diagnose=False)
     # 2,048 rows and a look at them: about sqrt(20,000 / 2,048) = 3 sds, and not hundreds
     assert off(fit, whole)[0] < 12
-    assert fit.drift > 2
+    assert fit.diagnostics["drift"] > 2
 
 
 def test_latents_that_there_is_no_start_for_move_in_their_own_units():
@@ -120,17 +121,17 @@ def test_an_optimiser_that_was_still_moving_says_so(tmp_path):
     assert abs(fit.mean()["x"][0] - target.mean[0]) > sd
     assert fit.status == "max_steps"
     assert "still moving at the end: the means drifted by up to" in fit.status.message
-    assert fit.diagnostics["drift"] == fit.drift > MAX_DRIFT
+    assert fit.diagnostics["drift"] == fit.diagnostics["drift"] > MAX_DRIFT
     assert fit.verdict.level == "poor"
     assert "had not arrived" in fit.verdict.reasons[0]
     fit.save(tmp_path / "moving.advi")
-    assert advi.load(tmp_path / "moving.advi").drift == fit.drift
+    assert advi.load(tmp_path / "moving.advi").drift == fit.diagnostics["drift"]
     unchecked = advi.fit(target.model, target.data, max_steps=100, diagnose=False, **rate)
     assert unchecked.verdict.level == "poor"  # known without looking
     assert unchecked.verdict.reasons == fit.verdict.reasons[:1]
     assert "more steps" in unchecked.verdict.action
     there = advi.fit(target.model, target.data, max_steps=4000, diagnose=False, **rate)
-    assert there.drift < MAX_DRIFT
+    assert there.diagnostics["drift"] < MAX_DRIFT
     assert "moving" not in there.status.message
     assert there.verdict.level == "not checked"
     assert there.verdict.reasons == ()
@@ -140,7 +141,7 @@ def test_what_has_no_sd_has_no_drift():
     target = targets.conjugate_normal(n=60)
     assert np.isnan(advi.fit(target.model, target.data, diagnose=False).drift)
     fit = advi.fit(target.model, target.data, family=advi.Point(), batch_size=6, max_steps=3)
-    assert np.isnan(fit.drift)
+    assert np.isnan(fit.diagnostics["drift"])
     assert "give more steps" not in fit.status.message
 
 
@@ -151,7 +152,7 @@ def test_what_is_far_too_wide_is_told_by_its_rising_elbo(stream, whole, tmp_path
     slow = {"init": {"w": np.zeros(3), "s": 1.0}, "max_steps": 300, "diagnose": False}
     fit = advi.fit(MODEL, **given, **slow, optimizer=optax.adam(1e-5))
     assert off(fit, whole)[0] > 100
-    assert fit.drift == np.inf
+    assert fit.diagnostics["drift"] == np.inf
     assert "still moving at the end: the ELBO rose by" in fit.status.message
     assert fit.verdict.level == "poor"
     assert "the ELBO was still rising" in fit.verdict.reasons[0]

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import advi
-from advi.data.arrays import prepare
+from advi.data.spec import prepare
 from advi.model.checks.flat import flat_entries
 from advi.model.checks.gradients import mismatches
 from advi.model.density import Density
@@ -198,7 +198,7 @@ def test_a_gradient_that_is_not_of_the_values_is_named(case):
     assert f"Along {name} the gradient" in fit.verdict.reasons[0]
     unchecked = quick(model, DATA, family="mean_field").verdict
     assert unchecked.level == "poor"
-    assert unchecked.reasons[: len(fit.alarms)] == fit.alarms
+    assert unchecked.reasons[: len(fit._record.outcome.alarms)] == fit._record.outcome.alarms
 
 
 @pytest.mark.parametrize(

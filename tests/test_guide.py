@@ -8,7 +8,7 @@ from scipy.stats import multivariate_normal
 
 import advi
 from advi.variational import resolve_family as guide_module
-from advi.variational.resolve_family import make_guide
+from advi.variational.resolve_family import resolve_family
 
 FR, LR, MF, POINT = advi.FullRank(), advi.LowRank(), advi.MeanField(), advi.Point()
 
@@ -65,7 +65,7 @@ def double_precision():
 
 @pytest.fixture(params=CASES)
 def guide(request):
-    return make_guide(MODEL, CASES[request.param][0])
+    return resolve_family(MODEL, CASES[request.param][0])
 
 
 JOINED = ["auto", "mean field", "subtree", "interleaved", "interleaved, with a point", "reversed"]
@@ -73,13 +73,13 @@ JOINED = ["auto", "mean field", "subtree", "interleaved", "interleaved, with a p
 
 @pytest.fixture(params=JOINED)
 def joined(request):
-    return make_guide(MODEL, CASES[request.param][0])
+    return resolve_family(MODEL, CASES[request.param][0])
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_blocks(case):
     family, expected = CASES[case]
-    blocks = make_guide(MODEL, family).blocks
+    blocks = resolve_family(MODEL, family).blocks
     assert [(block.names, block.family) for block in blocks] == expected
 
 
@@ -89,7 +89,7 @@ def test_every_coordinate_is_in_one_block(guide):
 
 
 def test_indices_follow_the_names():
-    guide = make_guide(MODEL, {("e", "a"): FR, "s.c": MF})
+    guide = resolve_family(MODEL, {("e", "a"): FR, "s.c": MF})
     assert [index.tolist() for index in guide.indices] == [[0, 1, 8], [3, 4], [2, 5, 6, 7]]
 
 
@@ -174,11 +174,11 @@ def test_names_reach_the_right_latents():
 
 
 def test_noise():
-    guide = make_guide(MODEL, {"d": POINT, "a": MF})
+    guide = resolve_family(MODEL, {"d": POINT, "a": MF})
     assert guide.noise_dims == (0, 2, 4)
     assert guide.noise_dim == 6
     assert guide.estimated == {"d"}
-    all_points = make_guide(MODEL, POINT)
+    all_points = resolve_family(MODEL, POINT)
     assert all_points.noise_dim == 0
     assert all_points.estimated == set(NAMES)
     params = all_points.from_gaussian(np.arange(9.0), np.ones(9))
@@ -190,18 +190,18 @@ def test_noise():
 def test_auto_is_the_richest_family_that_the_dimension_allows():
     full, low = guide_module.AUTO_FULL_RANK_DIM, guide_module.AUTO_LOW_RANK_DIM
     for size, family in [(full, FR), (full + 1, LR), (low, LR), (low + 1, MF)]:
-        [block] = make_guide(model_of({"x": advi.real(size)}), "auto").blocks
+        [block] = resolve_family(model_of({"x": advi.real(size)}), "auto").blocks
         assert block.family == family
 
 
 def test_auto_counts_the_coordinates_of_its_own_block():
     model = model_of({"x": advi.real(guide_module.AUTO_FULL_RANK_DIM), "y": advi.real(2)})
-    guide = make_guide(model, {"y": "mean_field"})
+    guide = resolve_family(model, {"y": "mean_field"})
     assert [block.family for block in guide.blocks] == [MF, FR]
 
 
 def test_what_auto_stands_for_can_be_given():
-    guide = make_guide(MODEL, {"a": "full_rank", "e": "auto"}, auto=MF)
+    guide = resolve_family(MODEL, {"a": "full_rank", "e": "auto"}, auto=MF)
     assert [block.family for block in guide.blocks] == [FR, MF, MF]
 
 
@@ -217,19 +217,19 @@ def test_what_auto_stands_for_can_be_given():
     ],
 )
 def test_description(family, words):
-    assert make_guide(MODEL, family).description == words
+    assert resolve_family(MODEL, family).description == words
 
 
 def test_equal_guides_find_the_same_programs():
-    one, same = (make_guide(MODEL, {("e", "a"): "full_rank"}) for _ in range(2))
+    one, same = (resolve_family(MODEL, {("e", "a"): "full_rank"}) for _ in range(2))
     assert one == same
     assert hash(one) == hash(same)
-    assert one != make_guide(MODEL, {("e", "d"): "full_rank"})
+    assert one != resolve_family(MODEL, {("e", "d"): "full_rank"})
 
 
 def test_a_tuple_of_latents_is_named_by_position():
     model = model_of((advi.real(), (advi.real(), advi.real(2))))
-    guide = make_guide(model, {1: MF, "0": POINT})
+    guide = resolve_family(model, {1: MF, "0": POINT})
     assert [block.names for block in guide.blocks] == [("1.0", "1.1"), ("0",)]
 
 
@@ -238,8 +238,8 @@ def test_a_full_rank_block_too_large_for_memory_is_refused_before_it_is_allocate
         lambda z, d: -z["x"] @ z["x"] - z["y"], {"x": advi.real(50_000), "y": advi.real()}
     )
     with pytest.raises(ValueError, match=r"50001 coordinates .* 298 GiB; .*low_rank"):
-        make_guide(model, "full_rank")
+        resolve_family(model, "full_rank")
     with pytest.raises(ValueError, match="50000 coordinates"):
-        make_guide(model, {"x": advi.FullRank()})
-    assert make_guide(model, "auto").description == "mean_field"
-    assert make_guide(model, {"y": "full_rank", "x": "mean_field"}).noise_dim == 50_001
+        resolve_family(model, {"x": advi.FullRank()})
+    assert resolve_family(model, "auto").description == "mean_field"
+    assert resolve_family(model, {"y": "full_rank", "x": "mean_field"}).noise_dim == 50_001

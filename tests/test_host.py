@@ -68,7 +68,7 @@ def of_sites(number):
 def test_numpyro_models_are_fitted_in_threads():
     def names(number):
         fit = quick(advi.from_numpyro(of_sites(number)), np.full(3, float(number)))
-        return number, set(fit.model.latents), float(fit.mean()[f"sum{number}"])
+        return number, set(fit.posterior.model.latents), float(fit.mean()[f"sum{number}"])
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(names, [0, 1, 2, 3] * 3))

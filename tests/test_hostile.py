@@ -20,14 +20,14 @@ from advi import variational as families
 from advi.core import archive
 from advi.core.archive import ArchiveError
 from advi.core.status import Estimate, Status
-from advi.data.arrays import prepare
+from advi.data.spec import prepare
 from advi.model.density import Density
 from advi.results import codec as vocabulary
 from advi.results.fit import Fit
 from advi.results.storage import KIND, VERSION
 from advi.results.stored_params import SHAPES, shapes_of
 from advi.variational.family import Family
-from advi.variational.resolve_family import make_guide
+from advi.variational.resolve_family import resolve_family
 
 Y = np.linspace(-1.0, 2.0, 12)
 MUCH = 2**26  # bytes, of a file of a few thousand
@@ -56,7 +56,7 @@ ENCODER = advi.Amortised(encode, {"a": np.float32(0.5), "b": np.zeros(1, "f4")})
 def by_hand(latents, family="mean_field", sd=0.1, loc=0.0):
     """A fit of given parameters, without any fitting."""
     model = advi.Model(lambda z, d: 0.0, latents)
-    guide = make_guide(model, family, auto=advi.MeanField())
+    guide = resolve_family(model, family, auto=advi.MeanField())
     params = guide.params_of((np.full(model.size, loc), np.full(model.size, sd)), "float32")
     density = Density(model, *prepare(None, "float32"), guide.estimated)
     return Fit(guide, params, Status("max_steps", "by hand"), Estimate(0.0, 0.1), [], 0, density)

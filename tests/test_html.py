@@ -9,8 +9,8 @@ import pytest
 
 import advi
 from advi.core.table import MAX_PRINTED_ROWS
-from advi.diagnostics.examine import Checked
-from advi.diagnostics.verdict import COLOURS
+from advi.core.verdict import COLOURS
+from advi.posterior.record import Examination
 
 HOSTILE = "<script>alert('a & b')</script>"
 
@@ -47,11 +47,11 @@ def fit():
 
 
 def judged(fit, verdict):
-    return dataclasses.replace(fit, checked=Checked(verdict, 0.3, None))
+    return dataclasses.replace(fit, checked=Examination(verdict, 0.3, None))
 
 
 def test_a_model_is_a_table_of_its_latents(fit):
-    page = Page(fit.model._repr_html_())
+    page = Page(fit.posterior.model._repr_html_())
     assert page.texts[0] == "Model with 2 latents, 3 real coordinates"
     assert set(page.tags) == {"div", "table", "tr", "th", "td"}
     assert page.tags.count("tr") == 3

@@ -8,8 +8,8 @@ import numpyro.distributions as dist
 import pytest
 
 import advi
-from advi.data.arrays import prepare
-from advi.model.checks.indices import check_data_indices
+from advi.data.spec import prepare
+from advi.model.indices import check_data_indices
 from advi.model.trace import trace
 
 Y = np.zeros(6, np.float32)

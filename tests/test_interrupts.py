@@ -15,12 +15,12 @@ import pytest
 import advi
 from advi.core import interrupts
 from advi.data import streams
-from advi.inference.stochastic import steps as stochastic
 from advi.inference.stochastic import checkpoint
 from advi.inference.stochastic import run as steps
+from advi.inference.stochastic import steps as stochastic
 from advi.inference.stochastic import warm_start as planned
+from advi.inference.stochastic.global_ends import GlobalEnds
 from advi.model.density import Density
-from advi.posterior.global_ends import FlatEnds
 from benchmarks import interrupt
 
 RNG = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def assert_kept(fit, word):
     assert isinstance(fit.status.cause, KeyboardInterrupt)
     assert fit.verdict.level in ("not checked", "poor")
     assert "did not converge: interrupted" in fit.verdict.reasons[0]
-    assert all(np.isfinite(leaf).all() for p in fit.params for leaf in p)
+    assert all(np.isfinite(leaf).all() for p in fit.posterior.params for leaf in p)
     assert repr(fit)
 
 
@@ -101,7 +101,7 @@ def test_while_a_log_joint_is_traced(path):
     fit = advi.fit(advi.Model(interrupted, latents), **PATHS[path])
     assert pressed
     assert_kept(fit, "start")
-    assert fit.num_gradients == 0
+    assert fit.diagnostics["num_gradients"] == 0
     assert np.isnan(fit.elbo.value)
 
 
@@ -115,7 +115,7 @@ def test_while_a_log_joint_is_traced(path):
         ("stream", planned, "plan_on_rows", 1, "search for a start"),
         ("stream", streams.Reader, "__enter__", 1, "before the first chunk"),
         ("minibatches", steps, "run_steps", 1, "before the first chunk"),
-        ("optimizer", FlatEnds, "start", 1, "before the first chunk"),
+        ("optimizer", GlobalEnds, "start", 1, "before the first chunk"),
         ("stream", stochastic.Stochastic, "chunk", 3, "after step 384"),
         ("minibatches", stochastic.Stochastic, "chunk", 3, "after step 384"),
     ],
@@ -135,7 +135,7 @@ def test_what_the_search_for_a_start_had_is_kept(monkeypatch):
 
 def test_in_the_last_evaluation_the_steps_are_kept(monkeypatch):
     whole = advi.fit(MODEL, DATA, batch_size=20, max_steps=2000, diagnose=False)
-    after(monkeypatch, FlatEnds, "better")
+    after(monkeypatch, GlobalEnds, "better")
     fit = advi.fit(MODEL, DATA, batch_size=20, max_steps=2000)
     assert fit.status == "max_steps"
     assert "interrupted in the last evaluation" in fit.status.message
@@ -161,7 +161,7 @@ def test_in_a_write_of_a_checkpoint_nothing_is_lost(monkeypatch, tmp_path):
     assert_kept(fit, "after step")
     again = advi.fit(MODEL, DATA, checkpoint=tmp_path, **arguments)
     alone = advi.fit(MODEL, DATA, **arguments)
-    assert again.params[0].loc.tobytes() == alone.params[0].loc.tobytes()
+    assert again.posterior.params[0].loc.tobytes() == alone.posterior.params[0].loc.tobytes()
 
 
 @pytest.mark.parametrize("batches", [2, 9, 60])

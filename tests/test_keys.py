@@ -69,7 +69,9 @@ def test_a_fit_and_its_draws_are_a_function_of_the_key(form):
     key = FORMS[form]
     one, same = (advi.fit(MODEL, key=key) for _ in range(2))
     assert one.elbo == same.elbo
-    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(same.params), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(one.posterior.params), jax.tree.leaves(same.posterior.params), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(one.sample(4, key=key)["x"], same.sample(4, key=key)["x"])
     assert not np.any(one.sample(4, key=key)["x"] == one.sample(4, key=99)["x"])
@@ -92,7 +94,7 @@ def test_samples_are_no_draws_that_the_fit_has_seen(key, monkeypatch):
         monkeypatch.setattr(draws, name, recorded(getattr(draws, name)))
     fit = advi.fit(MODEL, family="mean_field", key=key, x64=True)
     during = np.concatenate(seen)
-    loc, sd = fit.guide.to_gaussian(fit.params)
+    loc, sd = fit.posterior.guide.to_gaussian(fit.posterior.params)
     E = (np.asarray(fit.sample(300, key=key)["x"]) - loc) / sd
     nearest = np.abs(E[:, None] - during[None]).max(-1).min()
     assert nearest > 1e-6  # equal draws are within rounding, 1e-15

@@ -8,13 +8,14 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 import advi
-from advi.data.arrays import Rows, prepare
+from advi.data.batching import Rows
 from advi.data.row_subset import CHUNK_ROWS
+from advi.data.spec import prepare
 from advi.inference.stochastic import steps as stochastic
-from advi.model.density import log_density
+from advi.model.density import real_log_density
 from advi.model.trace import trace
 from advi.variational.guide import Guide
-from advi.variational.resolve_family import make_guide
+from advi.variational.resolve_family import resolve_family
 
 N, D, K, NOISE = 400, 5, 2, 0.5
 
@@ -157,8 +158,8 @@ def parts():
     """Log density and guide of a batch of the model, and its parameters and data."""
     data, spec = prepare({"x": DATA["x"][:BATCH]}, "float32")
     family = {"h": advi.Amortised(encode, ZERO), "w": advi.Point()}
-    guide = make_guide(ppca(), family).with_rows(BATCH)
-    log_p = log_density(guide.model, trace(guide.model, spec), guide.estimated)
+    guide = resolve_family(ppca(), family).with_rows(BATCH)
+    log_p = real_log_density(guide.model, trace(guide.model, spec), guide.estimated)
     loc = np.concatenate([np.zeros(BATCH * K), LOADINGS.ravel()])
     return log_p, guide, guide.params_of((loc, np.ones(len(loc))), "float32"), data
 
@@ -207,7 +208,7 @@ def test_a_fit_by_one_importance_draw_is_one_by_the_elbo():
 def test_beta_scales_the_divergence_of_local_latents(estimator, parts):
     """In closed form for q = N(0, 1): the divergence is zero at sd one, and known elsewhere."""
     log_p, guide, params, data = parts
-    eps = advi.draws.fixed(np.random.default_rng(0), 4 * guide.noise_dim, guide.noise_dim)
+    eps = draws.fixed(np.random.default_rng(0), 4 * guide.noise_dim, guide.noise_dim)
     schedule = optax.linear_schedule(0.0, 1.0, 10)
 
     @jax.jit
@@ -258,7 +259,7 @@ def test_the_gradient_of_a_batch_is_unbiased():
     model, data = local_scale_model()
     data, spec = prepare(data, "float32")
     rows = Rows(12, 4, (True,))
-    whole = make_guide(model, "mean_field").with_rows(12)
+    whole = resolve_family(model, "mean_field").with_rows(12)
     rng = np.random.default_rng(2)
     params = whole.params_of((rng.standard_normal(25), np.full(25, 0.5)), "float32")
     mu_noise, row_noise = np.float32([0.3]), jnp.float32(rng.standard_normal((12, 2)))
@@ -266,7 +267,7 @@ def test_the_gradient_of_a_batch_is_unbiased():
     def gradient_of(num):
         guide = whole.with_rows(num)
         spec_of_batch = Rows(12, num, (True,)).batch_spec(spec)
-        log_p = log_density(guide.model, trace(guide.model, spec_of_batch), frozenset())
+        log_p = real_log_density(guide.model, trace(guide.model, spec_of_batch), frozenset())
 
         def value(params, index):
             batch = rows.take(data, index)
@@ -509,9 +510,9 @@ def test_mistakes_of_a_log_joint(case):
 def test_rows_are_never_guessed(table_fit):
     fit, data = table_fit
     with pytest.raises(ValueError, match=r"table: 3, y: 12.*num_rows="):
-        advi.fit(fit.model, data)
+        advi.fit(fit.posterior.model, data)
     with pytest.raises(ValueError, match="do not say how many rows"):
-        advi.fit(fit.model)
+        advi.fit(fit.posterior.model)
     assert fit.sd()["s"].shape == (12,)
 
 
@@ -552,7 +553,7 @@ def test_check_looks_at_local_latents():
     checkup = advi.check(model, data)
     assert checkup.ok
     assert checkup.latents["s"]["real coordinates"] == 12
-    assert isinstance(make_guide(model, "mean_field"), Guide)
+    assert isinstance(resolve_family(model, "mean_field"), Guide)
 
 
 # Rows that are read in batches, held-out rows, predictions.

@@ -15,11 +15,13 @@ from numpyro.infer.util import log_density, potential_energy
 from numpyro.primitives import mutable
 
 import advi
-from advi.data.arrays import for_rows, prepare
-from advi.model.density import Density, precision
-from advi.model.resolve import bound
+from advi.core.jax_config import precision
+from advi.data.spec import prepare
+from advi.model.density import Density
+from advi.model.resolve import resolve_model
+from advi.model.rows import for_rows
 from advi.model.trace import require_all_used, trace
-from advi.variational.resolve_family import make_guide
+from advi.variational.resolve_family import resolve_family
 
 from .compiling import compiled
 from .numpyro_models import CASES, NOISE, SCHOOLS, X, Y, subsample_statement, subsampled, tank
@@ -30,7 +32,7 @@ RTOL = 1e-12  # double precision, sums of some dozens of terms
 def bind(model, data):
     """The model, its data and the data's spec; in double precision."""
     data, spec = prepare(data, "float64")
-    return for_rows(bound(model, data, spec), spec), data, spec
+    return for_rows(resolve_model(model, data, spec), spec), data, spec
 
 
 def random_point(model, seed=1):
@@ -223,14 +225,14 @@ def test_deterministic_sites_come_out_beside_the_latents(schools_fit):
     draws = fit.sample(50)
     theta = draws["mu"][:, None] + draws["tau"][:, None] * draws["eta"]
     np.testing.assert_allclose(draws["theta"], theta, rtol=1e-5, atol=1e-5)
-    many = fit.shown_draws.values
+    many = fit.posterior.shown_draws.values
     theta = many["mu"][:, None] + many["tau"][:, None] * many["eta"]
     np.testing.assert_allclose(fit.mean()["theta"], theta.mean(0), rtol=1e-4)
     np.testing.assert_allclose(fit.sd()["theta"], theta.std(0), rtol=1e-4)
     np.testing.assert_allclose(fit.quantile(0.5)["theta"], np.median(theta, 0), rtol=1e-4)
     assert fit.summary().rows[-8:] == tuple(f"theta[{i}]" for i in range(8))
     assert fit.corrected().mean()["theta"].shape == (8,)
-    assert fit.model.size == 10
+    assert fit.posterior.model.size == 10
     assert np.all(np.isfinite(fit.log_prob(draws)))  # what is derived is passed over
 
 
@@ -242,10 +244,10 @@ def test_parameters_are_estimated():
             numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
 
     fit = advi.fit(advi.from_numpyro(model), Y, x64=True)
-    assert fit.guide.estimated == {"mu", "sigma"}
+    assert fit.posterior.guide.estimated == {"mu", "sigma"}
     with pytest.raises(ValueError, match="unknown family"):
         advi.fit(advi.from_numpyro(model), Y, family="meanfield")
-    assert float(fit.model.latents["mu"].init) == pytest.approx(Y.mean() + 1)
+    assert float(fit.posterior.model.latents["mu"].init) == pytest.approx(Y.mean() + 1)
     np.testing.assert_allclose(fit.mean()["mu"], Y.mean(), rtol=1e-4)
     np.testing.assert_allclose(fit.mean()["sigma"], Y.std(), rtol=1e-4)
 
@@ -254,10 +256,10 @@ def test_parameters_keep_their_family_unless_it_is_named():
     with precision("float64"):
         model, _, _ = bind(advi.from_numpyro(CASES["parameters"].model), CASES["parameters"].data)
     for family in ("auto", "mean_field", {"z": advi.FullRank()}):
-        assert make_guide(model, family).estimated == {"loc", "scale"}
-    assert make_guide(model, {"loc": advi.MeanField()}).estimated == {"scale"}
+        assert resolve_family(model, family).estimated == {"loc", "scale"}
+    assert resolve_family(model, {"loc": advi.MeanField()}).estimated == {"scale"}
     with pytest.raises(ValueError, match="unknown family"):
-        make_guide(model, "meanfield")
+        resolve_family(model, "meanfield")
 
 
 def test_a_tree_of_parameters_may_have_empty_places():
@@ -267,7 +269,7 @@ def test_a_tree_of_parameters_may_have_empty_places():
         numpyro.sample("y", dist.Normal(x @ layer[0], 1), obs=y)
 
     fit = advi.fit(advi.from_numpyro(model), (X, Y), diagnose=False)
-    assert list(fit.model.latents) == ["layer$params.layer.0"]
+    assert list(fit.posterior.model.latents) == ["layer$params.layer.0"]
     least_squares = np.linalg.lstsq(X, Y, rcond=None)[0]
     np.testing.assert_allclose(fit.mean()["layer$params"]["layer.0"], least_squares, atol=1e-3)
 
@@ -279,8 +281,8 @@ def test_parameters_that_have_priors_in_their_place_are_no_latents():
         numpyro.sample("y", dist.Normal(x @ w, 1), obs=y)
 
     fit = advi.fit(advi.from_numpyro(model), (X, Y), diagnose=False)
-    assert list(fit.model.latents) == ["net/w"]
-    assert not fit.guide.estimated
+    assert list(fit.posterior.model.latents) == ["net/w"]
+    assert not fit.posterior.guide.estimated
 
 
 def test_flax_networks_are_estimated():
@@ -291,7 +293,7 @@ def test_flax_networks_are_estimated():
         numpyro.sample("y", dist.Normal(net(x)[:, 0], 1), obs=y)
 
     fit = advi.fit(advi.from_numpyro(model), (X, Y), diagnose=False)
-    assert set(fit.model.latents) == {"net$params.kernel", "net$params.bias"}
+    assert set(fit.posterior.model.latents) == {"net$params.kernel", "net$params.bias"}
 
 
 def test_supports_follow_the_data():

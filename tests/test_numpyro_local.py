@@ -15,9 +15,10 @@ from numpyro.infer.util import log_density
 from scipy.stats import multivariate_normal
 
 import advi
-from advi.data.arrays import for_rows, prepare
-from advi.model.density import precision
-from advi.model.resolve import bound
+from advi.core.jax_config import precision
+from advi.data.spec import prepare
+from advi.model.resolve import resolve_model
+from advi.model.rows import for_rows
 from advi.model.trace import trace
 
 from .numpyro_models import Case
@@ -121,7 +122,7 @@ SHAPES = {
 
 def bind(case):
     data, spec = prepare(case.data, "float64")
-    return bound(advi.from_numpyro(case.model, **case.kwargs), data, spec), data, spec
+    return resolve_model(advi.from_numpyro(case.model, **case.kwargs), data, spec), data, spec
 
 
 @lru_cache
@@ -254,7 +255,7 @@ def table_fit():
 def test_minibatches_end_where_all_rows_do(table_fit):
     data = {"sigma": np.full(N, 0.5), "y": Y}
     whole = advi.fit(advi.from_numpyro(noncentred), data, family="mean_field", diagnose=False)
-    assert table_fit.guide.tables == ("theta_decentered",)
+    assert table_fit.posterior.guide.tables == ("theta_decentered",)
     assert abs(table_fit.elbo.value - whole.elbo.value) < 0.1 + 3 * table_fit.elbo.mcse
     for name in ("mu", "tau", "theta_decentered"):
         np.testing.assert_allclose(table_fit.mean()[name], whole.mean()[name], atol=0.1)
@@ -314,7 +315,7 @@ def encoder_fit():
 
 def test_an_encoder_reaches_the_exact_marginal_likelihood(encoder_fit):
     fit = encoder_fit
-    assert fit.guide.description == "amortised mean_field(h), point(decoder$params)"
+    assert fit.posterior.guide.description == "amortised mean_field(h), point(decoder$params)"
     # Tipping & Bishop (1999), eq. 7: the loadings that maximise the likelihood at this noise
     values, vectors = np.linalg.eigh(DATA["x"].T.astype(float) @ DATA["x"] / ROWS)
     best = log_evidence(vectors[:, -K:] * np.sqrt(values[-K:] - NOISE**2), DATA["x"]).mean()
@@ -336,8 +337,8 @@ def test_new_rows(encoder_fit):
 
 
 def test_importance_weights(encoder_fit):
-    family = {"h": encoder_fit.guide.blocks[0].family}
+    family = {"h": encoder_fit.posterior.guide.blocks[0].family}
     settings = {"objective": advi.Iwae(5), "init": encoder_fit, "max_steps": 10}
     fit = advi.fit(advi.from_numpyro(ppca), DATA, batch_size=100, family=family, **settings)
     assert fit.elbo.value == pytest.approx(encoder_fit.elbo.value, rel=0.01)
-    assert encoder_fit.density.log_joint.has_prior  # which `Elbo(beta=...)` tempers
+    assert encoder_fit.posterior.density.log_joint.has_prior  # which `Elbo(beta=...)` tempers

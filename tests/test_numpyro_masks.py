@@ -64,7 +64,7 @@ def test_missing_outcomes_are_as_if_left_out(model, mask):
     seen = MASKS[mask]
     y = np.where(seen, Y, np.nan)
     fit = fitted(model, {"x": X, "y": y, "seen": seen}, family="mean_field")
-    assert list(fit.model.latents) == ["a", "s"]
+    assert list(fit.posterior.model.latents) == ["a", "s"]
     if mask == "none":
         expected = fitted(nothing_observed, None, family="mean_field")
     else:
@@ -132,7 +132,7 @@ def test_missing_outcomes_inside_a_scan():
         scan(step, 0.0, (y, seen))
 
     fit = fitted(level, {"y": Y[:6], "seen": SEEN[:6]}, family="mean_field")
-    assert list(fit.model.latents) == ["drift", "here"]
+    assert list(fit.posterior.model.latents) == ["drift", "here"]
     draws = fit.sample(2000)
     noise = (draws["y"] - draws["here"])[:, ~SEEN[:6]]
     np.testing.assert_allclose(noise.std(0), 0.5, rtol=0.1)

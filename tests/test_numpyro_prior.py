@@ -10,9 +10,10 @@ from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
 
 import advi
-from advi.data.arrays import for_rows, prepare
-from advi.model.density import precision
-from advi.model.resolve import bound
+from advi.core.jax_config import precision
+from advi.data.spec import prepare
+from advi.model.resolve import resolve_model
+from advi.model.rows import for_rows
 
 Y = np.random.default_rng(0).standard_normal(6).astype("float32")
 
@@ -20,7 +21,7 @@ Y = np.random.default_rng(0).standard_normal(6).astype("float32")
 def points(model, data, num=200, first=0.0):
     with precision("float32"):
         data, spec = prepare(data, "float32")
-        bound_model = for_rows(bound(advi.from_numpyro(model), data, spec), spec)
+        bound_model = for_rows(resolve_model(advi.from_numpyro(model), data, spec), spec)
         assert bound_model.starts is not None
         found = bound_model.starts(bound_model, data, np.full(bound_model.size, first), num)
     split = {name: found[:, slice(*span)] for name, span in bound_model.spans.items()}

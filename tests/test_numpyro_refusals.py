@@ -109,8 +109,8 @@ def test_a_site_with_one_possible_value_is_a_deterministic_one():
             numpyro.sample("y", dist.Normal(shift, 1), obs=y)
 
     fit = advi.fit(advi.from_numpyro(model), Y, diagnose=False)
-    assert list(fit.model.latents) == ["mu"]
-    assert fit.density.log_joint.num_rows == len(Y)
+    assert list(fit.posterior.model.latents) == ["mu"]
+    assert fit.posterior.density.log_joint.num_rows == len(Y)
     draws = fit.sample(5)
     np.testing.assert_array_equal(draws["three"], np.full(5, 3.0))
     np.testing.assert_allclose(draws["shift"], np.repeat(draws["mu"][:, None] + 3, 8, 1), rtol=1e-6)

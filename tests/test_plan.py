@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import gamma
 
 import advi
-from advi.inference.plan import path as path_module
+from advi.variational import draws as draws_module
 from advi.variational.scale import scale_tril
 from tests import targets
 from tests.compiling import compiled
@@ -17,8 +17,8 @@ from tests.compiling import compiled
 
 def divergence(fit, target):
     """KL(q, p) in nats, in closed form."""
-    L = scale_tril(fit.gaussian.scale)
-    precision, r = np.linalg.inv(target.cov), fit.gaussian.loc - target.mean
+    L = scale_tril(fit.posterior.gaussian.scale)
+    precision, r = np.linalg.inv(target.cov), fit.posterior.gaussian.loc - target.mean
     trace = np.trace(precision @ L @ L.T) + r @ precision @ r - len(r)
     return 0.5 * (trace + np.linalg.slogdet(target.cov)[1]) - np.log(np.diag(L)).sum()
 
@@ -100,7 +100,7 @@ def test_gamma_table(shape, rate, exp_kl, softplus_kl, transform):
     # the default call on its own is near: twice the KL's error would be another digit
     assert kl_to_gamma(start, shape, rate) == pytest.approx(expected, rel=0.05)
     if transform == "exp":  # sigma^2 = 1/a, mu = log(a/b) - 1/(2a) exactly
-        loc, scale = fit.guide.to_gaussian(fit.params)
+        loc, scale = fit.posterior.guide.to_gaussian(fit.posterior.params)
         assert scale.item() ** 2 == pytest.approx(1 / shape, rel=5e-3)
         assert loc[0] == pytest.approx(np.log(shape / rate) - 0.5 / shape, abs=5e-3)
 
@@ -147,7 +147,7 @@ def test_low_rank_finds_wider_and_narrower_directions(x64):
 
 def test_low_rank_where_draws_are_fewer_than_coordinates(monkeypatch):
     """The directions are those of the closed form then."""
-    monkeypatch.setattr(path_module, "MAX_DRAW_ELEMENTS", 60 * 64)
+    monkeypatch.setattr(draws_module, "MAX_DRAW_ELEMENTS", 60 * 64)
     target = low_rank_target(60, [6.0, 0.2, 3.0], seed=1)
     fit = advi.fit(target.model, target.data, family=advi.LowRank(3), diagnose=False)
     rough = advi.fit(target.model, target.data, family="mean_field", diagnose=False)
@@ -169,7 +169,7 @@ def test_low_rank_block_beside_others():
     for low, full in zip(fits[:2], fits[2:], strict=True):
         np.testing.assert_allclose(low.cov(), full.cov(), rtol=0.02, atol=0.02)
         assert abs(divergence(low, target) - divergence(full, target)) < 1e-3
-    assert fits[0].guide.description == "low_rank(4)(a), full_rank(b), mean_field(c)"
+    assert fits[0].posterior.guide.description == "low_rank(4)(a), full_rank(b), mean_field(c)"
 
 
 def test_low_rank_and_other_families_begin_at_each_other():
@@ -277,8 +277,8 @@ def test_same_key_same_bits_other_key_other_draws():
     target = targets.conjugate_normal()
     model, data = targets.gamma(2.5, 4.2, "exp")
     one, two, other = (advi.fit(model, data, key=k) for k in (5, 5, 6))
-    assert one.params[0].loc.tobytes() == two.params[0].loc.tobytes()
-    assert one.params[0].loc.tobytes() != other.params[0].loc.tobytes()
+    assert one.posterior.params[0].loc.tobytes() == two.posterior.params[0].loc.tobytes()
+    assert one.posterior.params[0].loc.tobytes() != other.posterior.params[0].loc.tobytes()
     assert target.model == targets.conjugate_normal().model
 
 
@@ -316,7 +316,7 @@ def test_warm_start_into_a_richer_family():
     rich = advi.fit(target.model, target.data, family="full_rank", init=poor)
     cold = advi.fit(target.model, target.data, family="full_rank")
     assert rich.elbo.value > poor.elbo.value
-    assert rich.num_gradients < cold.num_gradients
+    assert rich.diagnostics["num_gradients"] < cold.diagnostics["num_gradients"]
     np.testing.assert_allclose(rich.sd()["x"], np.sqrt(np.diag(target.cov)), rtol=1e-3)
 
 

@@ -174,7 +174,7 @@ def test_every_kind_of_latent_can_be_drawn():
 def test_the_plan_is_drawn_by_stage_and_its_end_is_in_view(fit):
     ax = fit.plot_elbo()
     labels = ax.get_legend_handles_labels()[1]
-    stages = dict.fromkeys(p.stage.replace("_", " ") for p in fit.trace)
+    stages = dict.fromkeys(p.stage.replace("_", " ") for p in fit._record.outcome.trace)
     assert labels == [*stages, f"fresh draws: {fit.elbo}"]
     low, high = ax.get_ylim()
     assert low < fit.elbo.value < high
@@ -206,7 +206,7 @@ def test_draws_that_overflow_are_left_out():
     model = advi.Model(lambda z, data: -0.5 * (jnp.log(z["p"]) / 40) ** 2, {"p": advi.positive()})
     fit = advi.fit(model, diagnose=False)
     [found] = marginals(fit, choose(fit, None, 1)[0])
-    assert not np.all(np.isfinite(fit.moment_draws.values["p"]))
+    assert not np.all(np.isfinite(fit.posterior.moment_draws.values["p"]))
     assert np.all(np.isfinite(found.limits))
     fit.plot()[0].figure.canvas.draw()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import advi
-from advi.diagnostics.weighted import WeightedDraws
+from advi.core.draw_set import WeightedDraws
 from advi.posterior import predict
 from tests import targets
 from tests.compiling import compiled
@@ -83,7 +83,7 @@ def test_a_wide_function_is_mapped_one_draw_at_a_time(fit):
 
     assert fit.predict(sums, 3).shape == (3,)
     treedef = jax.tree.structure({"x": 0})
-    spec, data = fit.density.spec, fit.density.data
+    spec, data = fit.posterior.density.spec, fit.posterior.density.data
     program = predict._program(sums, False, treedef, ((1,),), spec, data, 4)
     assert program.num == 1
 
@@ -178,8 +178,8 @@ def test_loo_is_the_exact_one(fit):
 
 def test_loo_corrects_for_an_approximation_that_is_off(fit):
     """A q of 1.3 times the sd and a mean half an sd away gives the same leave-one-out density."""
-    loc, log_sd = fit.gaussian.loc, fit.gaussian.sds
-    params = fit.guide.params_of((loc + 0.5 * log_sd, 1.3 * log_sd[:, None]), np.float32)
+    loc, log_sd = fit.posterior.gaussian.loc, fit.posterior.gaussian.sds
+    params = fit.posterior.guide.params_of((loc + 0.5 * log_sd, 1.3 * log_sd[:, None]), np.float32)
     off = dataclasses.replace(fit, params=params)
     found = off.loo(n=4000)
     assert found.elpd == pytest.approx(left_out(Y).sum(), abs=0.1)
@@ -210,8 +210,10 @@ def test_a_row_that_pulls_the_fit_has_a_bad_khat():
 
 def test_loo_says_that_the_fit_is_at_fault_and_not_the_rows(fit):
     """A q of a third of the sd: weights that are bad before any row is left out."""
-    loc, scale = fit.gaussian.loc, fit.gaussian.sds[:, None] / 3
-    narrow = dataclasses.replace(fit, params=fit.guide.params_of((loc, scale), np.float32))
+    loc, scale = fit.posterior.gaussian.loc, fit.posterior.gaussian.sds[:, None] / 3
+    narrow = dataclasses.replace(
+        fit, params=fit.posterior.guide.params_of((loc, scale), np.float32)
+    )
     found = narrow.loo()
     assert len(found.bad) == 60
     assert found.fit_at_fault

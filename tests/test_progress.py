@@ -8,7 +8,7 @@ import types
 import pytest
 
 import advi
-from advi.core.progress_bar import Bar
+from advi.core.progress_bar import ProgressBar
 
 STEP = advi.Progress("optimize", 128, -3.456)
 
@@ -38,7 +38,7 @@ class Pipe(Terminal):
 
 def shown_on(stream, monkeypatch, shown=None, total=None):
     monkeypatch.setattr(sys, "stderr", stream)
-    with Bar(shown, total=total) as bar:
+    with ProgressBar(shown, total=total) as bar:
         bar.update(STEP)
         bar.begin("verdict")
     return stream.getvalue()
@@ -85,14 +85,14 @@ def test_without_a_stderr_nothing_is_drawn(shown, stream, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream)
     if stream is not None:
         stream.close()
-    with Bar(shown, lambda progress: progress.step) as bar:
+    with ProgressBar(shown, lambda progress: progress.step) as bar:
         assert bar.update(STEP) == 128
 
 
 def test_a_stream_that_is_closed_under_way_ends_the_bar_only(monkeypatch):
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
-    with Bar(None, lambda progress: progress.step) as bar:
+    with ProgressBar(None, lambda progress: progress.step) as bar:
         stream.close()
         bar.begin("verdict")
         assert bar.update(STEP) == 128
@@ -101,7 +101,7 @@ def test_a_stream_that_is_closed_under_way_ends_the_bar_only(monkeypatch):
 def test_a_pipe_that_breaks_under_way_ends_the_bar_only(monkeypatch):
     stream = Pipe()
     monkeypatch.setattr(sys, "stderr", stream)
-    with Bar(None, lambda progress: progress.step) as bar:
+    with ProgressBar(None, lambda progress: progress.step) as bar:
         stream.broken = True
         bar.begin("verdict")
         assert bar.update(STEP) == 128

@@ -5,18 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from advi.inference.stochastic.pilot import can_start, near, plan_on_rows, some_rows, toward_all
 
 import advi
-from advi.data.arrays import make_rows, prepare
-from advi.inference.stochastic.control_variate import Anchor, anchored
-from advi.inference.stochastic.pilot import can_start, near, plan_on_rows, some_rows, toward_all
-from advi.inference.stochastic.whitening import framed
-from advi.model.density import Density, log_density
-from advi.model.model import Terms
+from advi.data.batching import make_rows
+from advi.data.spec import prepare
+from advi.inference.stochastic.control_variate import ControlVariate, controlled
+from advi.inference.stochastic.whitening import whiten
+from advi.model.density import Density, real_log_density
+from advi.model.terms import Terms
 from advi.model.trace import trace
 from advi.variational.full_rank import FullRank
-from advi.variational.gaussian import Gaussian, structure_of
-from advi.variational.resolve_family import make_guide
+from advi.variational.gaussian import Gaussian
+from advi.variational.resolve_family import resolve_family
 from models import logistic_regression as logistic
 
 MAX_SHIFT, MAX_STRETCH = 0.05, 0.03  # what a minibatch fit is held to, as by benchmarks.rows
@@ -165,7 +166,7 @@ def test_it_takes_the_steps_asked_for_and_the_same_ones_again():
     settings = {"family": "full_rank", "batch_size": 256, "max_steps": 50, "diagnose": False}
     first, second = (advi.fit(model, rows(20_000), key=3, **settings) for _ in range(2))
     assert len(first.elbo_trace) == 50
-    assert first.params[0].loc.tobytes() == second.params[0].loc.tobytes()
+    assert first.posterior.params[0].loc.tobytes() == second.posterior.params[0].loc.tobytes()
 
 
 def test_the_start_is_near_the_optimum_of_all_rows():
@@ -193,9 +194,9 @@ def test_no_start_where_few_rows_are_not_finite():
 
 def test_what_is_planned():
     estimated = advi.Model(linear, {"w": advi.real(10), "s": advi.positive()})
-    assert can_start(make_guide(LINEAR, "full_rank"))
-    assert not can_start(make_guide(estimated, {"w": "full_rank", "s": advi.Point()}))
-    assert not can_start(make_guide(advi.Model(linear, {"w": advi.real(300)}), "mean_field"))
+    assert can_start(resolve_family(LINEAR, "full_rank"))
+    assert not can_start(resolve_family(estimated, {"w": "full_rank", "s": advi.Point()}))
+    assert not can_start(resolve_family(advi.Model(linear, {"w": advi.real(300)}), "mean_field"))
 
 
 def test_an_anchor_changes_no_average_and_takes_the_noise_at_its_place():
@@ -212,8 +213,8 @@ def test_an_anchor_changes_no_average_and_takes_the_noise_at_its_place():
     at = jnp.array([0.7])
     model = advi.Model(lambda z, d: z["x"], {"x": advi.real()})
     value, gradient = jax.value_and_grad(of_all)(at)
-    anchor = Anchor(at, value, gradient)
-    batches = [anchored(log_p(part), model, anchor, 3.0) for part in y.reshape(3, 2)]
+    anchor = ControlVariate(at, value, gradient)
+    batches = [controlled(log_p(part), model, anchor, 3.0) for part in y.reshape(3, 2)]
     for x in (0.7, -1.3):
         values = [total({"x": jnp.float32(x)}, batch, 3.0) for batch in batches]
         assert np.mean(values) == pytest.approx(float(of_all(jnp.array([x]))), rel=1e-5)
@@ -222,10 +223,10 @@ def test_an_anchor_changes_no_average_and_takes_the_noise_at_its_place():
 
 def test_an_anchor_finds_latents_out_of_order():
     data, spec = prepare(linear_rows(50), "float32")
-    log_p = log_density(LINEAR, trace(LINEAR, spec), frozenset())
+    log_p = real_log_density(LINEAR, trace(LINEAR, spec), frozenset())
     x = np.linspace(-1, 1, 11, dtype=np.float32)
-    anchor = Anchor(x, np.float32(0), np.zeros(11, np.float32))
-    controlled = anchored(lambda real: log_p(real, data), LINEAR, anchor, 1.0)
+    anchor = ControlVariate(x, np.float32(0), np.zeros(11, np.float32))
+    controlled = controlled(lambda real: log_p(real, data), LINEAR, anchor, 1.0)
     # at the anchor it is the value kept there
     assert float(controlled(LINEAR.split(x)).total()) == pytest.approx(0.0, abs=1e-2)
 
@@ -235,7 +236,7 @@ def test_a_frame_makes_steps_the_same_whatever_the_units(family):
     """A gradient in other units, and the step that answers it, are those of the same move."""
     import optax
 
-    guide = make_guide(advi.Model(lambda z, d: z["x"].sum(), {"x": advi.real(2)}), family)
+    guide = resolve_family(advi.Model(lambda z, d: z["x"].sum(), {"x": advi.real(2)}), family)
     families = tuple(b.base for b in guide.blocks)
     loc, scale = np.array([1.0, 2.0]), np.array([[2.0, 0.0], [1.0, 0.5]])
     units = np.array([1.0, 1e3])
@@ -247,7 +248,7 @@ def test_a_frame_makes_steps_the_same_whatever_the_units(family):
             q = families[0].draw(params[0], jnp.array([0.3, -1.0])) / unit
             return (q**2).sum() + q[0] * q[1]
 
-        optimizer = framed(optax.adam(0.1), families)
+        optimizer = whiten(optax.adam(0.1), families)
         updates, _ = optimizer.update(jax.grad(of)(params), optimizer.init(params), params)
         moved = guide.to_gaussian(optax.apply_updates(params, updates))
         L = moved[1] if moved[1].ndim == 2 else np.diag(moved[1])
@@ -262,10 +263,10 @@ def test_near_keeps_the_precision_of_coupled_latents():
     A = np.random.default_rng(0).standard_normal((4, 4))
     cov = A @ A.T + np.eye(4)
     full = Gaussian(np.zeros(4), np.linalg.cholesky(cov))
-    guide = make_guide(model, {"a": "full_rank", ("b", "c"): "mean_field"})
-    L = near(full, structure_of(guide)).scale
+    guide = resolve_family(model, {"a": "full_rank", ("b", "c"): "mean_field"})
+    L = near(full, guide.structure).scale
     precision = np.linalg.inv(cov)
     np.testing.assert_allclose((L @ L.T)[:2, :2], np.linalg.inv(precision[:2, :2]))
     np.testing.assert_allclose(np.diag(L)[2:], np.diag(precision)[2:] ** -0.5)
-    guide = make_guide(model, "full_rank")
-    assert near(full, structure_of(guide)) is full
+    guide = resolve_family(model, "full_rank")
+    assert near(full, guide.structure) is full

@@ -4,15 +4,14 @@ import numpy as np
 import pytest
 
 import advi
-from advi.inference.plan.climb import climb
-from advi.inference.plan.lbfgs import minimise
-from advi.inference.plan.lockstep import lockstep
-from advi.inference.plan.path import evaluate_held_out
+from advi.inference.plan.batched_calls import run_batched
+from advi.inference.plan.lbfgs import HISTORY, InverseHessian, minimise
+from advi.inference.plan.mode_search import climb
 from advi.inference.plan.polish import polish
-from advi.inference.plan.secants import HISTORY, Secants
+from advi.inference.plan.refine import fresh_elbo
 from advi.inference.plan.start import basins
 from advi.variational.gaussian import Gaussian, Structure, structure_of
-from advi.variational.resolve_family import make_guide
+from advi.variational.resolve_family import resolve_family
 
 
 def run(stage, log_density):
@@ -22,7 +21,7 @@ def run(stage, log_density):
         values, gradients = zip(*(log_density(x) for x in X), strict=True)
         return np.array(values), np.array(gradients)
 
-    [result] = lockstep([stage], evaluate)
+    [result] = run_batched([stage], evaluate)
     return result
 
 
@@ -96,7 +95,7 @@ def two_loop(g, pairs, h0):
 def test_secants_are_the_two_loop_recursion(num):
     rng, size = np.random.default_rng(num), 30
     A, h0 = np.diag(np.geomspace(1, 1e6, size)), rng.uniform(1, 2, size)
-    secants, kept = Secants(3, size), [[], [], []]
+    secants, kept = InverseHessian(3, size), [[], [], []]
     for step in range(num):
         which = np.flatnonzero([True, step % 2, step < 2])  # each has steps of its own
         s = rng.standard_normal((len(which), size))
@@ -127,7 +126,7 @@ def test_stages_in_lockstep_share_evaluations_and_end_on_their_own():
         return X[:, 0], X
 
     # a stage may end before it asks for anything
-    assert lockstep([stage(1), stage(0), stage(3)], evaluate) == [1.0, 0.0, 18.0]
+    assert run_batched([stage(1), stage(0), stage(3)], evaluate) == [1.0, 0.0, 18.0]
     assert calls == [2, 2, 3]
 
 
@@ -215,14 +214,14 @@ def test_structure_of_blocks_and_points():
         lambda z, d: z["a"].sum() + z["b"] + z["c"].sum(),
         {"a": advi.real(2), "b": advi.positive(), "c": advi.real(2)},
     )
-    structure = structure_of(make_guide(model, {("a", "c"): "full_rank", "b": advi.Point()}))
+    structure = structure_of(resolve_family(model, {("a", "c"): "full_rank", "b": advi.Point()}))
     np.testing.assert_array_equal(structure.noisy, [True, True, False, True, True])
     assert structure.coupled
     assert structure.dim == 4
     same = structure.same_block()
     assert same[0, 4]
     assert not same[0, 2]
-    mean_field = structure_of(make_guide(model, "mean_field"))
+    mean_field = structure_of(resolve_family(model, "mean_field"))
     assert not mean_field.coupled
 
 
@@ -249,7 +248,7 @@ def test_roughness_is_zero_for_a_gaussian_target_and_polish_stays_there():
         return -0.5 * r @ precision @ r, -precision @ r
 
     E = np.random.default_rng(0).standard_normal((16, 2))
-    held_out = run(evaluate_held_out(q, structure, np.concatenate([E, -E])), target)
+    held_out = run(fresh_elbo(q, structure, np.concatenate([E, -E])), target)
     assert held_out.roughness == pytest.approx(0, abs=1e-20)
     polished = run(polish(q, structure, np.random.default_rng(1)), target)
     np.testing.assert_allclose(polished.loc, q.loc, atol=1e-12)

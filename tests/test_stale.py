@@ -146,16 +146,18 @@ def test_every_fit_reads_anew_and_keeps_what_it_read(case):
     change(values[1])
     second = quick(model)
     # the Hessian of the first is compiled only now
-    curvature = first.density.hessian_vector(ONE, ONE)[0, 0]
-    np.testing.assert_allclose(first.density.value(ONE), densities[0], rtol=1e-5)
-    np.testing.assert_allclose(second.density.value(ONE), densities[1], rtol=1e-5)
+    curvature = first.posterior.density.hessian_vector(ONE, ONE)[0, 0]
+    np.testing.assert_allclose(first.posterior.density.value(ONE), densities[0], rtol=1e-5)
+    np.testing.assert_allclose(second.posterior.density.value(ONE), densities[1], rtol=1e-5)
     assert advi.check(model).ok
     change(values[0])
     with compiled() as events:
         again = quick(model)
-        assert again.density.hessian_vector(ONE, ONE)[0, 0] == curvature
+        assert again.posterior.density.hessian_vector(ONE, ONE)[0, 0] == curvature
     assert not events
-    np.testing.assert_array_equal(again.density.value(ONE), first.density.value(ONE))
+    np.testing.assert_array_equal(
+        again.posterior.density.value(ONE), first.posterior.density.value(ONE)
+    )
     assert again.elbo == first.elbo
 
 
@@ -240,7 +242,7 @@ def test_an_encoder_is_read_anew_and_kept():
     set_scale(1.0)
     first = take(family=family)
     set_scale(5.0)
-    second = take(init=first, family=first.guide.blocks[0].family)
+    second = take(init=first, family=first.posterior.guide.blocks[0].family)
     np.testing.assert_allclose(first.mean()["h"], 1, rtol=1e-5)
     np.testing.assert_allclose(second.mean()["h"], 5, rtol=1e-5)
     np.testing.assert_allclose(first.sample(2000, data=y)["h"].mean(), 1, atol=0.1)
@@ -324,7 +326,7 @@ def test_a_transform_is_read_anew_and_kept():
     set_scale(5.0)
     second = quick(model)
     for fit, sd in ((first, 0.5), (second, 0.2)):
-        np.testing.assert_allclose(fit.gaussian.sds, sd, rtol=1e-3)
+        np.testing.assert_allclose(fit.posterior.gaussian.sds, sd, rtol=1e-3)
         np.testing.assert_allclose(fit.sd()["m"], 1, rtol=1e-3)
         at_zero = fit.log_prob({"m": np.zeros(2)})
         np.testing.assert_allclose(at_zero, -np.log(2 * np.pi), rtol=1e-3)

@@ -8,8 +8,8 @@ import pytest
 
 import advi
 from advi.inference.stochastic import steps as stochastic
-from advi.inference.stochastic.averaging import Average, tail_average, with_step
-from advi.inference.stochastic.steps import CHUNK, MAX_BAD_RUN
+from advi.inference.stochastic.averaging import TailAverage, tail_average, with_step
+from advi.inference.stochastic.loop import CHUNK, MAX_BAD_RUN
 from tests import targets
 
 OPTIMISERS = {
@@ -80,7 +80,7 @@ def test_line_search_gets_fixed_draws(caplog):
 
 def test_average_covers_the_last_half_to_three_quarters():
     params = jnp.float32(0)
-    average = Average(params, params, jnp.int32(0), jnp.int32(0))
+    average = TailAverage(params, params, jnp.int32(0), jnp.int32(0))
     for step in range(1, 101):
         average = with_step(average, jnp.float32(step), jnp.int32(step))
         last_power = 1 << ((step - 1).bit_length() - 1) if step > 1 else 0
@@ -98,7 +98,7 @@ def test_trace_has_every_step_and_averages_beat_the_last_iterate():
         max_steps=250,
     )
     assert fit.elbo_trace.shape == (250,)
-    assert fit.num_gradients == 250
+    assert fit.diagnostics["num_gradients"] == 250
 
 
 def test_minibatch_rows_are_scaled_and_shared_terms_are_not():
@@ -126,7 +126,7 @@ def test_minibatch_default_optimiser():
 
 
 def test_epochs_visit_every_row_once():
-    from advi.data.arrays import Rows
+    from advi.data.batching import Rows
 
     rows = Rows(10, 5, (True,))
     key = jax.random.key(0)
@@ -140,7 +140,7 @@ def test_epochs_visit_every_row_once():
 
 @pytest.mark.parametrize("num", [1, 2, 3, 65_536, 65_537])
 def test_shuffled_is_a_permutation(num):
-    from advi.data.arrays import shuffled
+    from advi.data.permutation import shuffled
 
     program = jax.jit(lambda key: shuffled(jnp.arange(num), num, key))
     order = np.asarray(program(jax.random.key(1)))
@@ -148,7 +148,7 @@ def test_shuffled_is_a_permutation(num):
 
 
 def test_shuffled_places_are_uniform_and_uncorrelated():
-    from advi.data.arrays import shuffled
+    from advi.data.permutation import shuffled
 
     def orders_of(key):
         one = jax.vmap(lambda key: shuffled(jnp.arange(37), 37, key))
@@ -178,7 +178,7 @@ def test_non_finite_steps_are_skipped_and_counted():
     bad = int(np.sum(~np.isfinite(fit.elbo_trace)))
     assert 0 < bad < 300
     assert f"{bad} non-finite steps were skipped" in fit.status.message
-    assert np.all(np.isfinite(fit.params[0].loc))
+    assert np.all(np.isfinite(fit.posterior.params[0].loc))
 
 
 def test_steps_taken_anew_after_a_bad_one_are_the_same_steps():
@@ -201,7 +201,7 @@ def test_steps_taken_anew_after_a_bad_one_are_the_same_steps():
     assert CHUNK < first < 700
     assert first % CHUNK > 0
     np.testing.assert_allclose(got[:first], wanted[:first], rtol=1e-6)
-    assert np.isfinite(fits[0].params[0].loc).all()
+    assert np.isfinite(fits[0].posterior.params[0].loc).all()
 
 
 def program_misses(**call):
@@ -269,19 +269,19 @@ def test_same_key_same_bits():
         advi.fit(target.model, target.data, batch_size=16, max_steps=50, key=key)
         for key in (1, 1, jax.random.key(2))
     ]
-    first, second, third = (fit.params[0].loc.tobytes() for fit in fits)
+    first, second, third = (fit.posterior.params[0].loc.tobytes() for fit in fits)
     assert first == second != third
 
 
 def test_gradient_of_both_estimators_is_unbiased():
     """Against the closed-form gradient of the ELBO on a Gaussian, to 4 standard errors."""
-    from advi.model.model import Terms
+    from advi.model.terms import Terms
     from advi.variational.draws import fresh
-    from advi.variational.resolve_family import make_guide
+    from advi.variational.resolve_family import resolve_family
 
     precision = np.float32([[2.0, 0.5], [0.5, 1.0]])
     model = advi.Model(lambda z, d: -z["x"].sum(), {"x": advi.real(2)})
-    guide = make_guide(model, "full_rank")
+    guide = resolve_family(model, "full_rank")
     loc, scale = np.array([0.3, -0.2]), np.array([[0.7, 0.0], [0.2, 1.3]])
     params = jax.tree.map(np.float32, guide.from_gaussian(loc, scale))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import advi
-from advi.inference.stochastic.convergence import distance, due, rising, settled
+from advi.inference.stochastic.convergence import check_due, distance, has_converged, rising
 from advi.variational.gaussian import Gaussian
 from tests import targets
 
@@ -78,17 +78,19 @@ def test_a_drift_settles_nothing_however_slow_and_however_noisy_the_elbo():
     flat = course(np.full(STEPS, -1000.0), 1e4, seed=1)
     assert not rising(flat)
     for drift in (1e-6, 1e-3, 0.04):
-        assert not settled(drift, drift / 2, flat)  # at a constant rate
-        assert not settled(drift, drift / np.sqrt(2), flat)  # at a rate that falls as one by root
-    assert settled(0.04, 0.05, flat)
-    assert not settled(0.06, 0.5, flat)
-    assert not settled(0.0, None, flat)
+        assert not has_converged(drift, drift / 2, flat)  # at a constant rate
+        assert not has_converged(
+            drift, drift / np.sqrt(2), flat
+        )  # at a rate that falls as one by root
+    assert has_converged(0.04, 0.05, flat)
+    assert not has_converged(0.06, 0.5, flat)
+    assert not has_converged(0.0, None, flat)
 
 
 def test_an_elbo_that_rises_while_the_averages_close_in_is_a_falling_rate():
     up = course(STILL_IMPROVING["slow"])
-    assert settled(0.03, 0.04, up)
-    assert not settled(0.03, 0.03, up)
+    assert has_converged(0.03, 0.04, up)
+    assert not has_converged(0.03, 0.03, up)
 
 
 def test_non_finite_steps_are_skipped_and_too_few_finite_ones_settle_nothing():
@@ -100,7 +102,7 @@ def test_non_finite_steps_are_skipped_and_too_few_finite_ones_settle_nothing():
 
 
 def test_checks_are_at_powers_of_two():
-    assert [step for step in range(1, 5000) if due(step)] == [1024, 2048, 4096]
+    assert [step for step in range(1, 5000) if check_due(step)] == [1024, 2048, 4096]
 
 
 @pytest.mark.parametrize("batch_size", [None, 16])

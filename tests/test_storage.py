@@ -17,13 +17,14 @@ from numpyro.distributions import constraints
 import advi
 from advi.core import archive
 from advi.core.archive import ArchiveError
-from advi.data.arrays import prepare
+from advi.core.keys import key_words
+from advi.data.spec import prepare
 from advi.model.density import Density
 from advi.model.latents import Latent
 from advi.results.codec import from_data, to_data
 from advi.results.storage import KIND, VERSION
 from advi.transforms import Identity
-from advi.variational.resolve_family import make_guide
+from advi.variational.resolve_family import resolve_family
 from tests.test_transforms import CASES
 
 DATA = {"y": np.random.default_rng(0).normal(1.0, 0.5, 30)}
@@ -70,7 +71,7 @@ def file(fit, tmp_path_factory):
 def by_hand(latents, family="mean_field", float_dtype="float32"):
     """Return a fit that was never fitted, of a model with these latents."""
     model = advi.Model(lambda z, data: sum(v.sum() for v in jax.tree.leaves(z)), latents)
-    guide = make_guide(model, family)
+    guide = resolve_family(model, family)
     rng = np.random.default_rng(1)
     gaussian = rng.normal(size=model.size), rng.uniform(0.1, 0.5, model.size)
     density = Density(model, *prepare(None, float_dtype), guide.estimated)
@@ -86,10 +87,10 @@ def assert_same_answers(loaded, fit):
         lambda f: f.mean(),
         lambda f: f.sd(),
         lambda f: f.quantile([0.1, 0.5]),
-        lambda f: f.cov() if not f.guide.local else (),
+        lambda f: f.cov() if not f.posterior.guide.local else (),
         lambda f: f.elbo_trace,
         lambda f: f.diagnostics,
-        lambda f: [f.elbo, f.khat, f.held_out_gap],
+        lambda f: [f.elbo, f.khat, f.diagnostics["held_out_gap"]],
     ):
         got, expected = ask(loaded), ask(fit)
         assert jax.tree.structure(got) == jax.tree.structure(expected)
@@ -105,11 +106,11 @@ def assert_same(loaded, fit):
     assert loaded._repr_html_() == fit._repr_html_()
     assert loaded.status.message == fit.status.message
     assert loaded.verdict == fit.verdict
-    for got, expected in zip(loaded.trace, fit.trace, strict=True):
+    for got, expected in zip(loaded._record.outcome.trace, fit._record.outcome.trace, strict=True):
         assert got[:3] == expected[:3]
         np.testing.assert_array_equal(got.eval_elbo, expected.eval_elbo)  # NaN, if not evaluated
-    assert advi.keys.key_words(loaded.key) == advi.keys.key_words(fit.key)
-    assert repr(loaded.model) == repr(fit.model)
+    assert key_words(loaded.key) == key_words(fit.key)
+    assert repr(loaded.posterior.model) == repr(fit.posterior.model)
 
 
 @pytest.mark.parametrize("name", FITS)
@@ -201,8 +202,8 @@ def test_another_process_needs_no_model(fit, file):
         lambda f: f.refine("mean_field"),
         lambda f: advi.compare({"a": f}),
         lambda f: advi.compare({"a": f}, DATA),
-        lambda f: advi.fit(f.model, DATA),
-        lambda f: advi.check(f.model, DATA),
+        lambda f: advi.fit(f.posterior.model, DATA),
+        lambda f: advi.check(f.posterior.model, DATA),
     ],
 )
 def test_what_needs_the_model_says_so(file, ask):
@@ -311,7 +312,7 @@ def test_tables_of_rows(tmp_path):
 
 @pytest.mark.parametrize("num", [None, 0, 29, 31, 10**12, True, "30"])
 def test_tables_of_another_number_of_rows_are_refused(num, tmp_path):
-    guide = make_guide(LOCAL, advi.PerRow()).with_rows(30)
+    guide = resolve_family(LOCAL, advi.PerRow()).with_rows(30)
     params = guide.params_of((np.zeros(30), np.ones(30)), "float32")
     fit = dataclasses.replace(by_hand({"x": advi.real()}), guide=guide, params=params)
     fit = dataclasses.replace(fit, density=Density(guide.model, *prepare(None, "float32")))
@@ -350,7 +351,7 @@ def test_local_latents_of_one_family(tmp_path):
 
 def test_parameters_that_are_not_finite_are_refused(tmp_path):
     fit = by_hand({"x": advi.real(2)})
-    broken = fit.params[0]._replace(loc=np.array([0, np.nan], "float32"))
+    broken = fit.posterior.params[0]._replace(loc=np.array([0, np.nan], "float32"))
     with pytest.raises(ValueError, match="not finite numbers of float32"):
         dataclasses.replace(fit, params=(broken,)).save(tmp_path / "a")
 

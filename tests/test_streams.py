@@ -8,18 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from advi.model.stream_density import AllRows
 from scipy.stats import norm
 
 import advi
 from advi.data import streams
-from advi.data.arrays import Rows, prepare
+from advi.data.batching import Rows
 from advi.data.prefetch import Prefetch
+from advi.data.spec import prepare
 from advi.inference.stochastic import pilot as some_rows
 from advi.inference.stochastic.steps import Stochastic
 from advi.inference.stochastic.warm_start import planned
 from advi.model.density import Density
-from advi.model.stream_density import AllRows
-from advi.variational.resolve_family import make_guide
+from advi.variational.resolve_family import resolve_family
 from tests import targets
 
 TARGET = targets.conjugate_normal(n=60)
@@ -138,7 +139,7 @@ def test_all_forms_of_a_stream_give_the_same_bits(optimizer):
     """But for one without end, which is no good to find a start by."""
     forms = [make for name, make in FORMS.items() if optimizer or name != "endless function"]
     fits = [fit(make(), optimizer=optimizer) for make in forms]
-    assert len({f.params[0].loc.tobytes() for f in fits}) == 1
+    assert len({f.posterior.params[0].loc.tobytes() for f in fits}) == 1
     assert fits[0].status == "max_steps"
 
 
@@ -192,7 +193,7 @@ def test_a_start_reads_a_stream_as_often_as_the_steps_do(steps, monkeypatch):
     passes, whole = [], AllRows.value_and_grad
     monkeypatch.setattr(AllRows, "value_and_grad", lambda s, X: passes.append(1) or whole(s, X))
     settings = Stochastic(
-        make_guide(TARGET.model, "full_rank"), stream.spec, advi.Elbo(), optax.sgd(0.1),
+        resolve_family(TARGET.model, "full_rank"), stream.spec, advi.Elbo(), optax.sgd(0.1),
         stream.rows, (True,),
     )  # fmt: skip
     found = planned(settings, stream, None, 0, steps)
@@ -212,7 +213,7 @@ def test_the_elbo_of_a_stream_has_the_error_of_its_rows():
 
 def test_batch_size_cuts_a_stream_anew():
     a, b = fit(cut(20), batch_size=6), fit(cut(15), batch_size=6)
-    assert a.params[0].loc.tobytes() == b.params[0].loc.tobytes()
+    assert a.posterior.params[0].loc.tobytes() == b.posterior.params[0].loc.tobytes()
     assert a.elbo_trace.shape == (512,)
 
 
@@ -381,7 +382,7 @@ def test_mapped_rows_give_the_bits_of_rows_in_memory(mapped):
     arguments = {"num_rows": None, "batch_size": 7, "max_steps": 300, "optimizer": optax.adam(0.02)}
     a, b = fit(data, model, **arguments), fit(on_disk, model, **arguments)
     np.testing.assert_array_equal(a.elbo_trace, b.elbo_trace)
-    assert a.params[0].loc.tobytes() == b.params[0].loc.tobytes()
+    assert a.posterior.params[0].loc.tobytes() == b.posterior.params[0].loc.tobytes()
     assert b.check().verdict.level == a.check().verdict.level == "poor"  # so few steps
 
 
@@ -416,7 +417,7 @@ def test_the_held_out_elbo_of_the_rows_themselves_is_the_elbo():
     assert len(steps) == len(values) > 3
     assert steps[-1] == 2000
     assert values[-1] == pytest.approx(TARGET.log_evidence, abs=0.1)
-    assert found.trace[steps[0] - 1].eval_elbo == values[0]
+    assert found._record.outcome.trace[steps[0] - 1].eval_elbo == values[0]
 
 
 def test_held_out_rows_are_scaled_to_the_data():
@@ -425,7 +426,9 @@ def test_held_out_rows_are_scaled_to_the_data():
     found = fit(
         {"y": Y}, num_rows=None, optimizer=optax.adam(0.02), eval_data={"y": few}, max_steps=1024
     )
-    loc, scale = (np.float64(leaf[0]) for leaf in (found.gaussian.loc, found.gaussian.sds))
+    loc, scale = (
+        np.float64(leaf[0]) for leaf in (found.posterior.gaussian.loc, found.posterior.gaussian.sds)
+    )
     rows = -0.5 * np.log(2 * np.pi) - 0.5 * ((few - loc) ** 2 + scale**2)
     prior = -0.5 * (loc**2 + scale**2) / 100 - np.log(10) - 0.5 * np.log(2 * np.pi)
     entropy = 0.5 * np.log(2 * np.pi * np.e) + np.log(scale)

@@ -181,7 +181,7 @@ def test_a_nan_is_a_value_to_the_search_also_where_jax_looks_for_them():
     with jax.debug_nans(False), jax.debug_infs(False):
         expected = advi.fit(SPOILT, diagnose=False)
     assert found.status == expected.status
-    for a, b in zip(found.gaussian, expected.gaussian, strict=True):
+    for a, b in zip(found.posterior.gaussian, expected.posterior.gaussian, strict=True):
         np.testing.assert_array_equal(a, b)
     assert jax.config.jax_debug_nans
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import advi
-from advi.data.arrays import prepare
+from advi.data.spec import prepare
 from advi.model.trace import require_all_used, trace
 from tests.compiling import compiled
 
@@ -61,10 +61,12 @@ def test_python_runs_once_for_a_fit_and_its_shapes():
     assert calls == [(4,)]
     two = advi.fit(model, {"y": np.arange(4.0) + 10}, key=3)
     assert calls == [(4,)] * 2
-    assert one.density.log_joint is two.density.log_joint  # by which programs are found again
+    assert (
+        one.posterior.density.log_joint is two.posterior.density.log_joint
+    )  # by which programs are found again
     assert float(two.mean()["mu"]) > float(one.mean()["mu"]) + 9  # the data are an argument
     one.sample(3), one.summary(), one.corrected(), one.refine(family="mean_field")
-    one.density.on({"y": np.ones(4)}).value(np.zeros((1, 1)))
+    one.posterior.density.on({"y": np.ones(4)}).value(np.zeros((1, 1)))
     assert calls == [(4,)] * 2
     assert advi.check(model, {"y": np.ones(4)}, x64=True).ok
     assert len(calls) == 3

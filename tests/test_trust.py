@@ -6,10 +6,10 @@ import numpyro.distributions as dist
 import pytest
 
 import advi
+from advi.core.verdict import Verdict
 from advi.diagnostics import linear_response, trust
 from advi.diagnostics.importance_sampling import DEGREES, gaussian_share, importance_sampling
-from advi.diagnostics.reference_moments import Remoteness, Target, better_moments
-from advi.diagnostics.verdict import Verdict
+from advi.diagnostics.reference_moments import Shift, Target, reference_moments
 from advi.model.checks.tails import growth
 from advi.variational.gaussian import Gaussian
 from benchmarks import improper
@@ -97,8 +97,8 @@ def test_a_verdict_costs_densities_and_no_gradient(shape, most):
     )
     plain = advi.fit(model, diagnose=False)
     fit = advi.fit(model)
-    assert fit.density.num_gradients == plain.density.num_gradients
-    assert most / 2 < fit.density.num_values - plain.density.num_values <= most
+    assert fit.posterior.density.num_gradients == plain.posterior.density.num_gradients
+    assert most / 2 < fit.posterior.density.num_values - plain.posterior.density.num_values <= most
 
 
 @pytest.mark.parametrize("dim", [2, 30, 75, 150, pytest.param(1000, marks=pytest.mark.slow)])
@@ -109,7 +109,7 @@ def test_an_exact_fit_is_good_in_any_dimension(dim):
     target = targets.gaussian(np.zeros(dim), np.linalg.inv(A @ A.T + 0.3 * np.eye(dim)))
     fit = advi.fit(target.model, target.data, family="full_rank")
     assert fit.verdict == "good"
-    assert fit.density.num_values < 400
+    assert fit.posterior.density.num_values < 400
 
 
 def test_a_regression_with_many_predictors_is_good():
@@ -174,7 +174,7 @@ def test_a_latent_that_floats_do_not_resolve_is_to_be_scaled():
 def test_vague_and_heavy_tailed_priors_fall_far_out(log_joint):
     model = advi.Model(log_joint, {"m": advi.real(), "s": advi.positive()})
     fit = advi.fit(model, np.array([1.0, 2.5, 4.0, 0.5]), diagnose=False)
-    assert growth(fit.density, fit.gaussian.loc) is None
+    assert growth(fit.posterior.density, fit.posterior.gaussian.loc) is None
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_density_that_is_flat_towards_a_bound_is_improper(log_joint):
 )
 def test_proper_densities_fall_towards_their_bounds(prior, latent):
     fit = advi.fit(advi.Model(lambda z, d: prior.log_prob(z["p"]), {"p": latent}), diagnose=False)
-    assert growth(fit.density, fit.gaussian.loc) is None
+    assert growth(fit.posterior.density, fit.posterior.gaussian.loc) is None
 
 
 @pytest.mark.parametrize("prior", [dist.HalfCauchy(1.0), dist.Pareto(1.0, 0.9)])
@@ -287,12 +287,18 @@ def test_corrected_by_hmc_where_importance_sampling_fails():
     cov = 0.3 * np.ones((dim, dim)) + 0.7 * np.eye(dim)
     target = targets.gaussian(np.zeros(dim), cov)
     fit = advi.fit(target.model, target.data, family="mean_field", diagnose=False)
-    view = Target(fit.density, fit.gaussian, fit.structure, lambda X: X, lambda: np.zeros((1, dim)))
+    view = Target(
+        fit.posterior.density,
+        fit.posterior.gaussian,
+        fit.posterior.structure,
+        lambda X: X,
+        lambda: np.zeros((1, dim)),
+    )
     rng = np.random.default_rng(0)
-    adapted, found = better_moments(view, view.marginal, rng, rounds=5)
+    adapted, found = reference_moments(view, view.marginal, rng, rounds=5)
     assert not adapted.reliable
     assert [b.method for b in found] == ["importance sampling", "HMC"]
-    plain_ratio = fit.gaussian.scale / np.sqrt(np.diag(cov))
+    plain_ratio = fit.posterior.gaussian.scale / np.sqrt(np.diag(cov))
     assert np.all(found[-1].moments.sd > plain_ratio)
     assert np.max(np.abs(found[-1].moments.mean)) < 0.35
 
@@ -311,7 +317,7 @@ def test_linear_response_of_a_gaussian_is_exact(dim, dense, monkeypatch):
     target = targets.ill_conditioned(dim, 30, seed=5)
     fit = advi.fit(target.model, target.data, family="mean_field", diagnose=False, x64=True)
     responded = fit.linear_response()
-    assert responded.guide.description == "full_rank"
+    assert responded.posterior.guide.description == "full_rank"
     scale = np.sqrt(np.outer(np.diag(target.cov), np.diag(target.cov)))
     np.testing.assert_allclose(responded.cov() / scale, target.cov / scale, atol=2e-3)
     np.testing.assert_allclose(responded.mean()["x"], fit.mean()["x"], atol=1e-6)
@@ -376,7 +382,7 @@ def test_linear_response_refuses_a_place_that_is_no_maximum():
     import dataclasses
 
     crest = dataclasses.replace(
-        fit, params=fit.guide.params_of((np.full(2, np.pi), np.full(2, 0.1)), "float32")
+        fit, params=fit.posterior.guide.params_of((np.full(2, np.pi), np.full(2, 0.1)), "float32")
     )
     with pytest.raises(ValueError, match="not at a maximum"):
         crest.linear_response()
@@ -484,9 +490,9 @@ def test_the_share_of_draws_is_measured_by_that_for_a_gaussian(dim):
 
 
 def test_a_correction_is_far_by_both_its_shift_and_its_stretch():
-    assert not Remoteness(0.3, 1.4).far
-    assert not Remoteness(0.0, 1.9).far
-    assert Remoteness(0.51, 1.0).far
-    assert Remoteness(0.0, 2.1).far
-    assert Remoteness(0.4, 1.8).far
-    assert Remoteness(np.nan, 1.0).far
+    assert not Shift(0.3, 1.4).far
+    assert not Shift(0.0, 1.9).far
+    assert Shift(0.51, 1.0).far
+    assert Shift(0.0, 2.1).far
+    assert Shift(0.4, 1.8).far
+    assert Shift(np.nan, 1.0).far

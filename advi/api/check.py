@@ -5,23 +5,26 @@ from typing import Any
 
 import numpy as np
 
+from advi.core.jax_config import default_float, precision
 from advi.core.keys import Stream, host_rng
 from advi.core.table import Table
-from advi.data.arrays import DataSpec, count_rows, find_nan, for_rows, prepare
-from advi.data.row_subset import RowData
-from advi.inference.plan.search import START_RADIUS
+from advi.core.types import Floats
+from advi.data.row_subset import RowSubset
+from advi.data.spec import DataSpec, find_nan, prepare
 from advi.model.checks.flat import flat_entries, sentence
 from advi.model.checks.gradients import mismatches
-from advi.model.checks.indices import check_data_indices
 from advi.model.checks.jacobians import transform_faults
 from advi.model.checks.minibatch_bias import bias
 from advi.model.checks.ridges import combination, ridges
 from advi.model.checks.tails import growth
-from advi.model.density import Density, Floats, default_float, precision
+from advi.model.density import Density
+from advi.model.indices import check_data_indices
 from advi.model.model import Model
-from advi.model.resolve import Deferred, bound, check_model, check_on_host
+from advi.model.resolve import ModelFactory, check_model, check_on_host, resolve_model
+from advi.model.rows import count_rows, for_rows
 from advi.model.trace import LogJoint, trace
 
+START_RADIUS = 2.0  # of the box where a fit begins to look
 POINTS, BIAS_POINTS = 16, 4
 LOOKS = 32  # more of them, where flat entries and wrong gradients would show
 SLOPE_WORK = 2**30  # elements read: some seconds
@@ -61,7 +64,7 @@ class Checkup:
 
 
 def check(
-    model: Model | Deferred,
+    model: Model | ModelFactory,
     data: Any = None,
     *,
     num_rows: int | None = None,
@@ -111,11 +114,11 @@ def check(
     float_dtype = default_float(x64)
     with precision(float_dtype):
         data, spec = prepare(data, float_dtype)
-        model = bound(model, data, spec)
+        model = resolve_model(model, data, spec)
         whole, all_rows = True, for_rows(model, spec, num_rows)
         outside = _outside(all_rows, trace(all_rows, spec), spec, data)
         if model.local:
-            rows = RowData.of(data, spec, count_rows(model, spec, num_rows))
+            rows = RowSubset.of(data, spec, count_rows(model, spec, num_rows))
             data, spec = rows.head(ROWS)
             model = model.with_rows(min(ROWS, len(rows.index)))
             whole = len(rows.index) <= ROWS  # other rows may use what these do not
@@ -204,14 +207,14 @@ def _outside(model: Model, log_joint: LogJoint, spec: DataSpec, data: Any) -> li
     return []
 
 
-def _along(model: Model | Deferred, data: Any, rng: np.random.Generator) -> list[str]:
+def _along(model: Model | ModelFactory, data: Any, rng: np.random.Generator) -> list[str]:
     """Return the combinations along which the log density does not change, in words.
 
     In double precision: in single, a wide prior would look like none.
     """
     with precision("float64"):
         data, spec = prepare(data, "float64")
-        model = for_rows(bound(model, data, spec), spec)
+        model = for_rows(resolve_model(model, data, spec), spec)
         found = ridges(Density(model, data, spec), rng, START_RADIUS)
     return [
         f"log_joint does not change along {combination(model, direction)}: the posterior is "

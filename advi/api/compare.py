@@ -76,18 +76,16 @@ def compare(fits: Mapping[str, Fit], data: Any = None, *, key: Any = 0) -> Table
 
 
 def _elbos(fit: Fit, data: Any, key: Any) -> np.ndarray:
-    q, density = fit.gaussian, fit.density.on(data)
+    posterior = fit._record.global_posterior.on(data)
     # draws of all coordinates, so that points and inferred latents pair up too
-    E = draws.antithetic(host_rng(key, Stream.COMPARE), DRAWS, fit.model.size)
-    E = E * fit.structure.noisy
-    log_p = density.value(q.points(E))
-    return fit.structure.paired_elbos(log_p, E, q)
+    E = draws.antithetic(host_rng(key, Stream.COMPARE), DRAWS, posterior.model.size)
+    return posterior.elbos(E * posterior.structure.random)
 
 
 def _difference(
     elbos: np.ndarray, best: np.ndarray, fits: Mapping[str, Fit], name: str, best_name: str
 ) -> Estimate:
-    if fits[name].model.size == fits[best_name].model.size:
+    if fits[name].posterior.model.size == fits[best_name].posterior.model.size:
         return Estimate.of(elbos - best)
     error = np.hypot(Estimate.of(elbos).mcse, Estimate.of(best).mcse)
     return Estimate(float(elbos.mean() - best.mean()), float(error))

@@ -1,51 +1,44 @@
 """fit(): from a model and data to a posterior approximation."""
 
-import contextlib
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec
 
 import optax
 
 from advi.core import interrupts
 from advi.core.archive import Name
 from advi.core.errors import check_bool, check_count, describe, unknown
-from advi.core.keys import Stream, device_key, host_rng, key_words
-from advi.core.progress_bar import Bar
+from advi.core.jax_config import default_float, precision
+from advi.core.keys import key_words
+from advi.core.progress_bar import ProgressBar
 from advi.core.status import Progress
-from advi.data.arrays import check_batch, for_rows, make_rows, prepare
-from advi.data.streams import Reader, open_stream
-from advi.diagnostics.trust import checked
-from advi.inference.plan.run import default_optimizer, fit_plan
-from advi.inference.stochastic.averaging import averaged_blocks
+from advi.data.open_source import open_source
+from advi.data.source import Source
+from advi.diagnostics.examine import examined
+from advi.inference.plan.run import Plan
 from advi.inference.stochastic.checkpoint import Checkpoint
-from advi.inference.stochastic.keyed import keyed
-from advi.inference.stochastic.run import MAX_STEPS, fit_steps
-from advi.inference.stochastic.steps import Stochastic
-from advi.inference.stochastic.validation import hold_out
-from advi.inference.stochastic.warm_start import Planned, planned
-from advi.model.checks.indices import check_data_indices
+from advi.inference.stochastic.run import StochasticSteps
 from advi.model.checks.jacobians import transform_faults
-from advi.model.density import Density, default_float, precision
 from advi.model.model import Model
-from advi.model.resolve import Deferred, bound, check_model, check_on_host
-from advi.model.trace import require_all_used, trace, trace_derived
-from advi.posterior.initial import initial
+from advi.model.resolve import ModelFactory, check_model, check_on_host, resolve_model
+from advi.posterior.base import density_of
+from advi.posterior.record import FitRecord
 from advi.results.fit import Fit
-from advi.variational.mean_field import MeanField
-from advi.variational.objective import Elbo, Objective
-from advi.variational.resolve_family import asks_for_rows, make_guide
+from advi.variational.objective import Objective
+from advi.variational.resolve_family import has_row_family
 
 CHECK_DENSITIES, CHECK_WORK = 5000, 2**37  # elements read by a check: some seconds
 
+P = ParamSpec("P")
 
-def _names_known_arguments(function: Callable[..., Fit]) -> Callable[..., Fit]:
+
+def _names_known_arguments(function: Callable[P, Fit]) -> Callable[P, Fit]:
     known = [p for p in inspect.signature(function).parameters if p not in ("model", "data")]
 
     @functools.wraps(function)
-    def checked(*args: Any, **kwargs: Any) -> Fit:
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Fit:
         for name in kwargs:
             if name not in known and name not in ("model", "data"):
                 raise TypeError(f"fit(): {unknown('argument', name, known)}")
@@ -56,7 +49,7 @@ def _names_known_arguments(function: Callable[..., Fit]) -> Callable[..., Fit]:
 
 @_names_known_arguments
 def fit(
-    model: Model | Deferred,
+    model: Model | ModelFactory,
     data: Any = None,
     *,
     family: Any = "auto",
@@ -179,7 +172,44 @@ def fit(
     """
     check_model(model)
     check_on_host(data, init, eval_data)
-    _check_arguments(objective, optimizer, callback)
+    check_arguments(objective, optimizer, callback)
+    _check_numbers(max_steps, restarts, key, progress, diagnose)
+    init, float_dtype = record_of(init), default_float(x64)
+    with (
+        interrupts.held(),
+        precision(float_dtype),
+        ProgressBar(progress, callback, max_steps) as bar,
+    ):
+        source = open_source(data, num_rows, batch_size, float_dtype)
+        resolved = resolve_model(model, source.example, source.spec)
+        check_resolved(resolved, source, float_dtype)
+        by_row = bool(resolved.local) and has_row_family(family)
+        if optimizer is not None or batch_size is not None or source.streamed or by_row:
+            algorithm = StochasticSteps(
+                objective, optimizer, batch_size, max_steps, eval_data, Checkpoint(checkpoint)
+            )
+            algorithm.refuse(restarts)
+        else:
+            algorithm = Plan(restarts, max_steps)
+            algorithm.refuse(objective, eval_data, checkpoint, init)
+        record = algorithm.run(resolved, source, family, init, key, bar)
+        return Fit(_diagnosed(record, bar) if diagnose else record)
+
+
+def record_of(init: Any) -> Any:
+    """Return the record of a fit that is given to start from, or what else is given."""
+    return init._record if isinstance(init, Fit) else init
+
+
+def check_resolved(model: Model, source: Source, float_dtype: str) -> None:
+    """Raise ValueError if a model's transforms are wrong, or it cannot take rows from a source."""
+    for fault in transform_faults(model, float_dtype):
+        raise ValueError(fault)
+    source.check_model(bool(model.local), model.program.needs_all_rows)
+
+
+def _check_numbers(max_steps: Any, restarts: Any, key: Any, progress: Any, diagnose: Any) -> None:
+    """Raise TypeError or ValueError for a number, a key or a switch that is none."""
     if max_steps is not None:
         check_count("max_steps", max_steps)
     check_count("restarts", restarts)
@@ -187,167 +217,28 @@ def fit(
     if progress is not None:
         check_bool("progress", progress)
     key_words(key)
-    float_dtype = default_float(x64)
-    with (
-        interrupts.held(),
-        precision(float_dtype),
-        Bar(progress, callback, max_steps) as bar,
-        contextlib.ExitStack() as opened,
-    ):
-        stream = open_stream(model, data, num_rows, batch_size, float_dtype)
-        if stream is None:
-            data, spec = prepare(data, float_dtype)
-            model = bound(model, data, spec)
-        else:
-            spec, model = stream.spec, stream.model
-        for fault in transform_faults(model, float_dtype):
-            raise ValueError(fault)
-        # tables and encoders are moved by an optimiser, on all rows if there are no batches
-        by_row = bool(model.local) and asks_for_rows(family)
-        stochastic = optimizer is not None or batch_size is not None or stream is not None or by_row
-        if num_rows is not None and stream is None and not model.local:
-            raise ValueError(
-                f"num_rows: got {describe(num_rows)} for data in memory, whose number of rows is "
-                "that of Terms.rows; expected it for a stream of batches only. Leave it out."
-            )
-        if not stochastic:
-            _check_planned(objective, eval_data, checkpoint)
-        if restarts > 1 and (stochastic or isinstance(init, Fit)):
-            raise ValueError(
-                f"restarts: got {restarts}, and "
-                + ("steps of an optimiser have" if stochastic else "a fit to go on from is")
-                + " one start; expected 1. Leave it out; several starts are the automatic plan's, "
-                "without batch_size, optimizer and init=fit."
-            )
-        if checkpoint is not None and stream is not None:
-            raise ValueError(
-                "checkpoint: the rows of a stream, or of memory-mapped arrays, cannot be taken up "
-                "where they were left; expected data in memory. Leave it out, or read the data."
-            )
-        keeper = opened.enter_context(Checkpoint(checkpoint))
-        if stream is None:
-            whole = for_rows(model, spec, num_rows)
-        else:
-            whole = model.with_rows(stream.rows.batch_size)
-        auto = MeanField() if stochastic else None
-        guide = make_guide(model if stochastic else whole, family, auto=auto)
-        log_joint = trace(whole, spec)
-        require_all_used(whole, log_joint)
-        if stream is None:
-            check_data_indices(whole, log_joint, spec, data)
-            if whole.derived.names:
-                trace_derived(whole, spec)
-        if not stochastic:
-            density = Density(whole, data, spec, guide.estimated, by_gradient=True)
-            first, warm = initial(whole, init)
-            result = fit_plan(density, guide, first, warm, restarts, key, max_steps, bar)
-            return _diagnosed(result, bar) if diagnose else result
-        rows = None if stream is None else stream.rows
-        if rows is None and (batch_size is not None or guide.local):
-            if log_joint.num_rows is None and whole.needs_all_rows:
-                raise ValueError(f"batch_size={batch_size}: {whole.needs_all_rows}")
-            size = whole.num_rows if batch_size is None else batch_size
-            rows = make_rows(size, log_joint.num_rows, spec)
-        batch_spec = spec if rows is None else rows.batch_spec(spec)
-        if rows is not None:
-            guide = guide.with_rows(rows.batch_size)
-            log_joint = trace(guide.model, batch_spec)
-            check_batch(rows, log_joint.num_rows)
-            guide.check_encoders(batch_spec, rows.per_row)
-            guide = guide.frozen(batch_spec, rows.per_row)
-        objective = objective or Elbo()
-        objective.check(guide, log_joint)
-        settings = Stochastic(
-            guide,
-            batch_spec,
-            objective.frozen,
-            default_optimizer(guide, near=True)
-            if optimizer is None
-            else keyed(optimizer, guide, float_dtype),
-            rows,
-            averaged_blocks(guide, settle=max_steps is None),
-        )
-        _check_tables(settings, stream is not None)
-        held_out = reader = None
-        if eval_data is not None:
-            num_rows = log_joint.num_rows if rows is None else rows.num_rows
-            rng = host_rng(key, Stream.EVAL)
-            held_out = hold_out(eval_data, guide, batch_spec, num_rows, settings.draws, rng)
-        if stream is None:
-            density = Density(whole, data, spec, guide.estimated)
-        else:
-            first, first_spec = prepare(stream.first, float_dtype)
-            scale = stream.rows.num_rows / stream.num_first
-            of_first = model.with_rows(stream.num_first)
-            density = Density(of_first, first, first_spec, guide.estimated, scale)
-        found = Planned()
-        if optimizer is None:
-            bar.begin("start")
-            found = planned(settings, stream or density, init, key, max_steps or MAX_STEPS)
-            near = found.start is not None or isinstance(init, Fit)
-            settings = settings._replace(optimizer=default_optimizer(guide, near))
-        step_key = device_key(key, Stream.STEPS)
-        if stream is not None:  # only now: it may be read by one reader at a time
-            reader = opened.enter_context(Reader(stream, step_key, host_rng(key, Stream.READ)))
-        result = fit_steps(
-            density, settings, init, key, step_key, max_steps, bar, keeper, held_out, reader, found
-        )
-        return _diagnosed(result, bar) if diagnose else result
 
 
-def _check_planned(objective: Any, eval_data: Any, checkpoint: Any) -> None:
-    """Raise ValueError if an argument is of the stochastic path only."""
-    if objective is not None:
-        raise ValueError(
-            "objective: the automatic plan chooses its own draws and estimator; give an "
-            "`optimizer` or a `batch_size` with it, or leave it out."
-        )
-    if eval_data is not None:
-        raise ValueError(
-            "eval_data: the automatic plan works on a fixed objective, whose course says nothing "
-            "about other rows; give a `batch_size` or an `optimizer` with it, or use fit.loo()."
-        )
-    if checkpoint is not None:
-        raise ValueError(
-            "checkpoint: the automatic plan has none; give a `batch_size` or an `optimizer` with "
-            "it, or leave it out and keep the fit by fit.save(path)."
-        )
-
-
-def _check_tables(settings: Stochastic, streamed: bool) -> None:
-    """Raise ValueError if a table of parameters cannot be moved in this way."""
-    if settings.guide.tables and streamed:
-        raise ValueError(
-            f"family: {settings.guide.tables[0]!r} has a table of parameters, one for each row, "
-            "and a stream does not say which row is which; expected "
-            "advi.Amortised(encode, params), or data in memory."
-        )
-    if settings.sparse and settings.line_search:
-        raise ValueError(
-            "optimizer: got one that searches along lines, which moves all parameters at once; "
-            "expected one that moves each by itself, such as optax.adam(1e-2), where a batch "
-            "sees only some rows of a table. Or leave batch_size out."
-        )
-
-
-def _diagnosed(result: Fit, bar: Bar) -> Fit:
-    """Return a fit with its verdict; a check that is interrupted costs only the verdict."""
-    if result.guide.local:
-        return result  # importance weights of all rows together tell nothing
-    if not result.structure.dim:
-        return result  # an estimate has no posterior to compare with
-    if result.density.log_joint.cost > CHECK_WORK // CHECK_DENSITIES:
-        return result  # fit.check() examines it all the same
-    if isinstance(result.status.cause, KeyboardInterrupt):
-        return result  # nobody waits for a verdict, either
+def _diagnosed(record: FitRecord, bar: ProgressBar) -> FitRecord:
+    """Return a fit with its examination; one that is interrupted costs only the verdict."""
+    guide = record.posterior.guide
+    if guide.local:
+        return record  # importance weights of all rows together tell nothing
+    if not guide.structure.dim:
+        return record  # an estimate has no posterior to compare with
+    if density_of(record.posterior).log_joint.cost > CHECK_WORK // CHECK_DENSITIES:
+        return record  # fit.check() examines it all the same
+    if isinstance(record.outcome.status.cause, KeyboardInterrupt):
+        return record  # nobody waits for a verdict, either
     bar.begin("verdict")
     try:
-        return dataclasses.replace(result, checked=checked(result))
+        return examined(record)
     except KeyboardInterrupt:
-        return result
+        return record
 
 
-def _check_arguments(objective: Any, optimizer: Any, callback: Any) -> None:
+def check_arguments(objective: Any, optimizer: Any, callback: Any) -> None:
+    """Raise TypeError for an objective, an optimiser or a callback that is none."""
     if objective is not None and not isinstance(objective, Objective):
         raise TypeError(
             f"objective: got {describe(objective)}; expected advi.Elbo(...) or advi.Iwae(...)."

@@ -1,15 +1,12 @@
-"""Moments, quantiles and the summary table of a set of draws on the constrained scale."""
+"""Sets of draws: weighted points of R^D, and draws by latent with their moments."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from advi.core.table import Table
-
-Floats = NDArray[np.float64]
-
+from advi.core.types import Floats
 
 # draws of a fit that diverged may be infinite, and their moments are what they are
 quietly = np.errstate(over="ignore", invalid="ignore")
@@ -113,3 +110,28 @@ def entry_names(name: str, shape: Sequence[int]) -> tuple[str, ...]:
 
 def _flat(values: Floats) -> Floats:
     return values.reshape(len(values), -1)
+
+
+class WeightedDraws(NamedTuple):
+    """Points on R^D and their normalised weights."""
+
+    points: Floats  # (S, D)
+    weights: Floats  # (S,) sum to one
+
+    @property
+    def ess(self) -> float:
+        """Kish's effective number of draws, 1 / sum w^2."""
+        return float(1 / np.sum(self.weights**2))
+
+    def resample(self, num: int, rng: np.random.Generator) -> Floats:
+        """Return `num` points drawn by systematic resampling, in random order."""
+        places = (np.arange(num) + rng.random()) / num
+        index = np.searchsorted(np.cumsum(self.weights), places, side="right")
+        return self.points[rng.permutation(np.minimum(index, len(self.weights) - 1))]
+
+
+def weighted_moments(values: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Return weighted means and sds (K,) of columns (S, K)."""
+    mean = weights @ values
+    variance = weights @ (values - mean) ** 2
+    return mean, np.sqrt(variance)

@@ -11,7 +11,7 @@ from advi.core.errors import describe
 from advi.core.status import Progress
 
 
-class Bar:
+class ProgressBar:
     """Shows where a fit is, and passes progress on to the user's callback.
 
     It is there from the start, before anything is compiled. A terminal or a pipe that is closed
@@ -35,11 +35,11 @@ class Bar:
         total: int | None = None,
     ) -> None:
         can_be = sys.stderr is not None and not sys.stderr.closed
-        self._shown = can_be and (_watched() if shown is None else shown)
+        self._shown = can_be and (_is_interactive() if shown is None else shown)
         self._callback, self._total = callback, total
         self._bar: Any = None
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> "ProgressBar":
         if self._shown:
             # miniters: no watching thread; delay: nothing is drawn before `_draw` can catch it
             self._bar = _tqdm()(
@@ -95,7 +95,7 @@ class Bar:
             self._bar = None
 
 
-def _watched() -> bool:
+def _is_interactive() -> bool:
     """Return whether someone sees what is written to stderr now: in a terminal or a notebook."""
     if os.environ.get("TQDM_DISABLE"):  # which tqdm's bar for notebooks does not read
         return False

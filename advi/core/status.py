@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_DRIFT = 0.25  # sds from the end, beyond which a fit counts as still moving
+
 STATUSES = ("converged", "max_steps", "interrupted", "diverged")
 
 

@@ -1,4 +1,4 @@
-"""Rows of data that something is asked about, in chunks of one size, so that code compiles once."""
+"""Some rows of data, in chunks of one size, so that code for them compiles once."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -6,41 +6,38 @@ from typing import Any
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
 
 from advi.core.errors import unknown
-from advi.data.arrays import DataSpec, Rows, check_rows, prepare
+from advi.core.types import Indices
+from advi.data.spec import DataSpec, prepare
 
 CHUNK_ROWS = 256
 
 
 @dataclass(frozen=True, eq=False)
-class RowData:
-    """Rows of data.
+class RowSubset:
+    """Some rows of data.
 
     Attributes
     ----------
     data
         Pytree of arrays.
     spec
-        Its `DataSpec`.
-    per_row
-        For every data leaf whether its leading axis runs over rows.
+        Its `DataSpec`, which says what leaves run over rows.
     index
         (n,) the rows that are meant.
     """
 
     data: Any
     spec: DataSpec
-    per_row: tuple[bool, ...]
-    index: NDArray[np.int_]
+    index: Indices
 
     @classmethod
-    def of(cls, data: Any, spec: DataSpec, num_rows: int) -> "RowData":
-        """Return the rows of the data of a fit."""
-        return cls(data, spec, check_rows(num_rows, spec), np.arange(num_rows))
+    def of(cls, data: Any, spec: DataSpec, num_rows: int) -> "RowSubset":
+        """Return all rows of the data of a fit."""
+        return cls(data, spec.by_row(num_rows), np.arange(num_rows))
 
-    def new(self, data: Any) -> "RowData":
+    def new(self, data: Any) -> "RowSubset":
         """Return new data of the same kind, with any number of rows; leaves may be left out.
 
         Raises
@@ -50,10 +47,10 @@ class RowData:
         """
         data, spec = prepare(data, self.spec.float_dtype)
         known = dict(
-            zip(self.spec.names, zip(self.spec.leaves, self.per_row, strict=True), strict=True)
+            zip(self.spec.names, zip(self.spec.leaves, self.spec.per_row, strict=True), strict=True)
         )
         per_row, lengths = [], {}
-        for name, (shape, _) in zip(spec.names, spec.leaves, strict=True):
+        for name, shape in spec.shapes.items():
             if name not in known:
                 raise ValueError(f"data: {unknown('leaf', name, known)}")
             ((old, _), row) = known[name]
@@ -67,25 +64,21 @@ class RowData:
             raise ValueError(
                 f"data: got leading axes {listed}; expected one number of rows, at least one."
             )
-        return RowData(data, spec, tuple(per_row), np.arange(next(iter(lengths.values()))))
+        spec = spec._replace(per_row=tuple(per_row))
+        return RowSubset(data, spec, np.arange(next(iter(lengths.values()))))
 
-    def joined(self, batches: list[Any]) -> "RowData":
+    def joined(self, batches: list[Any]) -> "RowSubset":
         """Return the rows of several batches, each like the data."""
-        parts = zip(*map(jax.tree.leaves, batches), strict=True)
-        leaves = [
-            np.concatenate(part) if row else part[0]
-            for part, row in zip(parts, self.per_row, strict=True)
-        ]
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        num = next(len(leaf) for leaf, row in zip(leaves, self.per_row, strict=True) if row)
+        leaves = self.spec.joined([jax.tree.leaves(batch) for batch in batches])
+        num = self.spec.length(leaves)
         return replace(
             self,
             data=self.spec.treedef.unflatten(leaves),
-            spec=self.spec._replace(leaves=shapes),
+            spec=self.spec.with_length(num),
             index=np.arange(num),
         )
 
-    def sample(self, num: int, rng: np.random.Generator) -> "RowData":
+    def sample(self, num: int, rng: np.random.Generator) -> "RowSubset":
         """Return a random sample of the rows, or all where there are not more than `num`."""
         if len(self.index) <= num:
             return self
@@ -95,26 +88,22 @@ class RowData:
         """Return the data of the first `num` rows, or of all where there are not more."""
         num = min(num, len(self.index))
         leaves, treedef = jax.tree.flatten(self.data)
-        cut = [x[:num] if row else x for x, row in zip(leaves, self.per_row, strict=True)]
-        spec = Rows(len(self.index), num, self.per_row).batch_spec(self.spec)
-        return treedef.unflatten(cut), spec
+        return treedef.unflatten(self.spec.at(leaves, slice(num))), self.spec.with_length(num)
 
     @property
     def chunk_spec(self) -> DataSpec:
         """`DataSpec` of one chunk."""
-        return Rows(len(self.index), CHUNK_ROWS, self.per_row).batch_spec(self.spec)
+        return self.spec.with_length(CHUNK_ROWS)
 
-    def chunks(self) -> Iterator[tuple[Any, NDArray[np.int_], int]]:
-        """Yield chunks of rows: their data, their places in `index`, and how many of them count.
+    def chunks(self) -> Iterator[tuple[Any, Indices, int]]:
+        """Yield chunks of rows: their data, indices into `index`, and how many of them count.
 
         The last chunk repeats its last row until it is full.
         """
         leaves, treedef = jax.tree.flatten(self.data)
-        leaves = [
-            jax.device_get(x) if row else x for x, row in zip(leaves, self.per_row, strict=True)
-        ]
+        rows = zip(leaves, self.spec.per_row, strict=True)
+        leaves = [jax.device_get(leaf) if row else leaf for leaf, row in rows]
         for start in range(0, len(self.index), CHUNK_ROWS):
-            places = np.minimum(np.arange(start, start + CHUNK_ROWS), len(self.index) - 1)
-            rows = self.index[places]
-            batch = [x[rows] if row else x for x, row in zip(leaves, self.per_row, strict=True)]
-            yield treedef.unflatten(batch), places, min(CHUNK_ROWS, len(self.index) - start)
+            within = np.minimum(np.arange(start, start + CHUNK_ROWS), len(self.index) - 1)
+            batch = self.spec.at(leaves, self.index[within])
+            yield treedef.unflatten(batch), within, min(CHUNK_ROWS, len(self.index) - start)

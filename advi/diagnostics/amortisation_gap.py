@@ -13,17 +13,19 @@ import optax
 from jax import Array
 from numpy.typing import NDArray
 
-from advi.core.errors import describe
-from advi.core.jax_config import compiled, mixed_dtypes
+from advi.core.errors import check_count
+from advi.core.jax_config import compiled, mixed_dtypes, precision
 from advi.core.keys import Stream, device_key, host_rng
 from advi.core.status import Estimate
-from advi.model.density import log_density, precision
+from advi.model.density import real_log_density
 from advi.model.trace import LogJoint, trace
-from advi.posterior.local import RowValues, log_difference
-from advi.results.fit import Fit
+from advi.posterior.base import Posterior
+from advi.posterior.local_posterior import LocalPosterior
+from advi.posterior.programs import log_difference
+from advi.posterior.row_values import RowValues
+from advi.variational.amortised import Amortised
 from advi.variational.guide import Guide
 from advi.variational.objective import Elbo
-from advi.variational.per_row import Amortised
 
 REFINE_RATE, REFINE_DRAWS = 0.03, 4
 GAP_DRAWS = 64
@@ -62,70 +64,24 @@ class AmortisationGap:
         )
 
 
-def amortisation_gap(fit: Fit, data: Any, *, steps: int = 200, key: Any = 0) -> AmortisationGap:
-    """Compare an encoder with parameters that are refined for each row, all else held.
-
-    A large gap says that a larger encoder, or longer training, would raise the ELBO without any
-    change to the model; what is left between the refined ELBO and `Fit.log_marginal` is the
-    family's.
-
-    Parameters
-    ----------
-    fit
-        A fit with an `Amortised` family.
-    data
-        Rows, best held out from the fit; a tree like the data of the fit.
-    steps
-        Steps of Adam on the parameters of every row, at a rate that falls from 0.03 to zero.
-    key
-        Integer or JAX key.
-
-    Returns
-    -------
-    AmortisationGap
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `fit` has no encoder, `data` does not fit, or `steps` is not a positive integer.
-
-    References
-    ----------
-    Cremer, Li & Duvenaud (2018), Inference Suboptimality in Variational Autoencoders, section 3.
-
-    Examples
-    --------
-    >>> import advi
-    >>> def log_joint(z, x):
-    ...     return advi.Terms(0.0, rows=-0.5 * (z["h"] ** 2 + (x - z["h"]) ** 2))
-    >>> model = advi.Model(log_joint, {"h": advi.real(local=True)})
-    >>> def encode(params, x):
-    ...     return params["a"] * x[None], params["log_sd"]
-    >>> start = {"a": np.array([0.5]), "log_sd": np.array([-0.35])}
-    >>> x = np.linspace(-1, 1, 20)
-    >>> fit = advi.fit(model, x, family=advi.Amortised(encode, start), max_steps=1)
-    >>> bool(abs(advi.amortisation_gap(fit, x).gap.value) < 0.01)
-    True
-    """
-    if not isinstance(fit, Fit):
-        raise TypeError(f"fit: got {describe(fit)}; expected an advi.Fit.")
-    if not any(isinstance(b.family, Amortised) for b in fit.guide.blocks):
+def amortisation_gap_of(posterior: Posterior, steps: Any, key: Any) -> AmortisationGap:
+    """Compare an encoder with parameters that are refined for each row; see the public function."""
+    if not any(isinstance(b.family, Amortised) for b in posterior.guide.blocks):
         raise ValueError(
-            f"amortisation_gap: got a fit with {fit.guide.description}; expected one with an "
+            f"amortisation_gap: got a fit with {posterior.guide.description}; expected one with an "
             "encoder, advi.Amortised(encode, params), of whose loss this tells."
         )
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise ValueError(f"steps: got {describe(steps)}; expected an integer >= 1.")
-    posterior = fit.rows(data)
+    check_count("steps", steps)
+    assert isinstance(posterior, LocalPosterior)
     rows, guide = posterior.rows, posterior.chunk_guide
     program = _program(guide, trace(guide.model, rows.chunk_spec))
     rng = host_rng(key, Stream.GAP)
     gap_key = device_key(key, Stream.GAP_STEPS)
     before, after = [], []
     with precision(rows.spec.float_dtype):
-        for number, (batch, places, count) in enumerate(rows.chunks()):
+        for number, (batch, index, count) in enumerate(rows.chunks()):
             eps = rng.standard_normal((GAP_DRAWS, guide.noise_dim)).astype(rows.spec.float_dtype)
-            pair = program(posterior.at(places), batch, gap_key, number, eps, steps)
+            pair = program(posterior.at(index), batch, gap_key, number, eps, steps)
             for values, out in zip(pair, (before, after), strict=True):
                 out.append(jax.device_get(values)[:count].astype(np.float64))
     encoder, refined = np.concatenate(before), np.concatenate(after)
@@ -142,7 +98,7 @@ def amortisation_gap(fit: Fit, data: Any, *, steps: int = 200, key: Any = 0) -> 
 def _program(guide: Guide, log_joint: LogJoint) -> Any:
     """Return the function to each row's ELBO before and after refinement, (C,) and (C,)."""
     objective = Elbo(estimator="stl")  # without noise where the family can be exact
-    log_p = log_density(guide.model, log_joint, guide.estimated)
+    log_p = real_log_density(guide.model, log_joint, guide.estimated)
     difference = log_difference(guide, log_joint)
     local = [b.local for b in guide.blocks]
 

@@ -1,196 +1,98 @@
-"""Compare a fit's moments with better ones of the same posterior, and judge."""
+"""Examine a fit, or say why that cannot be done."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
+import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from advi.diagnostics.importance_sampling import MAX_KHAT, ROUND_DRAWS, Adapted
-from advi.diagnostics.judge import Comparison, judge, unchecked, unresolved, without_spread
-from advi.diagnostics.psis import fit_pareto, khat_threshold
-from advi.diagnostics.reference_moments import (
-    CHECK_ROUNDS,
-    Better,
-    Moments,
-    Target,
-    better_moments,
-    by_hmc,
-    remoteness,
-)
-from advi.diagnostics.verdict import Alarm, Verdict
+from advi.core.keys import Stream, host_rng
+from advi.core.types import Floats
+from advi.core.verdict import REMEDIES, Alarm, Verdict
+from advi.diagnostics.alarms import ONLY_POINTS, alarms_of, improper, unexamined
+from advi.diagnostics.compare_moments import compare_with_reference
+from advi.diagnostics.parametrisation import parametrisation
+from advi.diagnostics.quantities import quantities, quantity_names
+from advi.diagnostics.reference_moments import MAX_DIM, ReferenceMoments, Target
+from advi.model.density import SOME_ROWS, Density
+from advi.posterior.global_posterior import GlobalPosterior
+from advi.posterior.record import Examination, FitRecord
+from advi.transforms.base import Identity, base_of
+from advi.transforms.scalars import HalfLine
 
-Floats = NDArray[np.float64]
-Advice = Callable[[Better, frozenset[str]], str]  # of better draws, and the columns that are off
-
-# Nearer than this, a high k-hat of q is the light tail of a Gaussian and no sign of a miss.
-NEAR_SHIFT, NEAR_RATIO = 0.05, 1.05
-RIVAL_NATS, RIVAL_SDS = 3.0, 0.5
-NARROW = 1.5  # ratio of sds beyond which a shift is measured in the larger
-MAX_RESOLUTION = 1.0  # nats: importance weights are noise where log densities are coarser
-FEW_FLOATS = 4.0  # spacings of floats at a mean that an sd is above, or draws have no spread
-PROBES = 8
-WIDE, TAIL_DRAWS, MAX_TAIL_INDEX = 2.0, 2000, 0.7
+ADVICE_DRAWS = 500  # that tell which way a hierarchy is better written
+NEXT_OF_STREAM = "fit rows that memory holds in the same way, and check that fit."
 
 
-class Checked(NamedTuple):
-    """What an examination found."""
-
-    verdict: Verdict
-    khat: float
-    comparison: Comparison | None  # None where nothing reliable was found to compare with
+def examined(record: FitRecord) -> FitRecord:
+    """Return the record with an examination."""
+    return dataclasses.replace(record, examination=_examination(record))
 
 
-def examine(
-    target: Target,
-    names: tuple[str, ...],
-    alarms: tuple[Alarm, ...],
-    rng: np.random.Generator,
-    advice: Advice,
-) -> Checked:
-    """Compare a fit's moments with better ones, and judge.
-
-    A ladder: importance sampling first; where that is unreliable, many short HMC chains as well.
-    They also run where it finds only sds of a full-rank fit to be off: the posterior is then like
-    no Gaussian, which is when importance draws may miss a part of it; and where it finds nothing
-    off, but the Pareto k-hat is high and the moments are not quite the same. The k-hat is reported,
-    but is not the rule: it is high on fits that are nearly exact in few dimensions, and low on some
-    that are wrong.
-
-    An estimate that failed is not compared with, and if none is left the fit could not be checked.
-
-    Parameters
-    ----------
-    target
-        The posterior and its fit.
-    names
-        Names of the K columns.
-    alarms
-        Reasons, found elsewhere, for calling the fit poor whatever its moments.
-    rng
-        Generator.
-    advice
-        How to reparameterise, in a sentence, from better draws and the columns that are off.
-
-    Returns
-    -------
-    Checked
-    """
-    adapted, found = better_moments(target, target.marginal, rng, CHECK_ROUNDS, early=True)
-    khat, plain, kind = adapted.first_khat, found[0].plain(), target.density.dtype.name
-    stuck = _stuck(target, plain)
-    if stuck.any():
-        return Checked(without_spread(names, plain.mean, stuck, alarms, kind), khat, None)
-    resolution = _resolution(target, adapted)
-    if resolution > MAX_RESOLUTION:
-        return Checked(unresolved(resolution, alarms, kind), khat, None)
-    comparison = compare_moments(found)
-    if len(found) == 1 and _doubtful(target, comparison, khat):
-        found.append(by_hmc(target, adapted, rng))
-        comparison = compare_moments(found)
-    reliable = [b for b in found if b.confident]
-    if comparison is None or not reliable:
-        return Checked(unchecked(found, alarms, target.structure.full), khat, None)
-    off = frozenset(np.array(names)[comparison.off_mean | comparison.off_sd].tolist())
-    how = advice(reliable[-1], off) if off else ""
-    doubt = _doubt(target, reliable[-1]) or heavy_tail(target, names, reliable[-1])
-    verdict = judge(names, comparison, alarms, target.structure.full, doubt, how)
-    return Checked(verdict, khat, comparison)
+def _examination(record: FitRecord) -> Examination:
+    posterior = record.global_posterior
+    if posterior.density.is_partial:
+        reason = f"The posterior cannot be compared with: {SOME_ROWS}."
+        return _none(unexamined(record, reason, action=NEXT_OF_STREAM))
+    if not posterior.structure.dim:
+        return _none(unexamined(record, ONLY_POINTS))
+    if posterior.structure.dim > MAX_DIM:
+        return _none(unexamined(record, too_many(posterior)))
+    if not _has_scale(posterior):
+        reason = "The fit has no finite mean, or no sd above zero: there is nothing to compare."
+        alarms = alarms_of(record) or (Alarm("diverged", "The fit has diverged."),)
+        told = (*(alarm.reason for alarm in alarms), reason)
+        return _none(Verdict("poor", told, REMEDIES[alarms[0].cause]))
+    rng = host_rng(record.key, Stream.CHECK)
+    alarms = (*improper(record), *alarms_of(record))
+    return compare_with_reference(
+        target_of(posterior, posterior.density),
+        quantity_names(posterior),
+        alarms,
+        rng,
+        lambda better, off: advice(posterior, better, off),
+    )
 
 
-def compare_moments(found: list[Better]) -> Comparison | None:
-    """Return how far the estimates are from the fit's means and sds, the worst of each column.
-
-    Estimates that failed are left out; None if all did.
-    """
-    found = [b for b in found if not b.failed]
-    if not found:
-        return None
-    shifts, ratios = [], []
-    for better in found:
-        mean, sd = better.plain()
-        live = sd > 0  # entries that are the same everywhere, as above a triangular matrix, are not
-        safe = np.where(live, sd, 1.0)
-        # A mean-field sd can be a hundredth of the posterior's, which is what a mean is measured
-        # by where it is known. Otherwise, and where sds differ little, the smaller is stricter.
-        wide = found[-1].confident & (better.moments.sd > NARROW * safe)
-        unit = np.where(wide, better.moments.sd, safe)
-        shifts.append(np.where(live, np.abs(better.moments.mean - mean) / unit, 0.0))
-        with np.errstate(divide="ignore"):
-            ratios.append(np.where(live, np.log(better.moments.sd / safe), 0.0))
-    # a moment that could not be computed is as far off as can be
-    shift, ratio = (np.where(np.isnan(x), np.inf, x) for x in (shifts, ratios))
-    worst = np.abs(ratio).argmax(0)
-    return Comparison(shift.max(0), np.take_along_axis(ratio, worst[None], 0)[0], found[-1].method)
+def _none(verdict: Verdict) -> Examination:
+    return Examination(verdict, math.nan, None)
 
 
-def _doubtful(target: Target, comparison: Comparison | None, khat: float) -> bool:
-    """Return whether importance sampling alone is not to be believed."""
-    if comparison is None:
-        return False
-    off_mean, off_sd = bool(comparison.off_mean.any()), bool(comparison.off_sd.any())
-    if off_mean or off_sd:
-        return target.structure.full and not off_mean
-    near = (comparison.shift <= NEAR_SHIFT) & (np.abs(comparison.log_ratio) <= np.log(NEAR_RATIO))
-    return khat > MAX_KHAT and not near.all()
+def _has_scale(posterior: GlobalPosterior) -> bool:
+    """Return whether a Gaussian is one: its mean finite, its scale of full rank."""
+    q = posterior.gaussian
+    scales = q.scale.diagonal[posterior.structure.random]
+    return bool(np.all(np.isfinite(q.loc)) and np.all(np.isfinite(scales) & (scales > 0)))
 
 
-def _doubt(target: Target, better: Better) -> str:
-    """Return why means that agree may be off all the same, in a sentence, or nothing."""
-    if not target.structure.full:
-        return ""  # correlations that the family lacks are reason enough to go far
-    remote = remoteness(target, target.marginal, better)
-    if remote.far:
-        return (
-            f"On the real scale {remote}: where a posterior is so far from any Gaussian, means may "
-            "be farther off than was found."
-        )
-    return ""
+def advice(posterior: GlobalPosterior, better: ReferenceMoments, off: frozenset[str]) -> str:
+    """Return how to reparameterise, in a sentence, from better draws and what is off."""
+    some = better.draws.resample(ADVICE_DRAWS, np.random.default_rng(0))
+    values = posterior.constrain(some)
+
+    def of(kind: type) -> dict[str, Floats]:
+        return {
+            name: np.asarray(values[name], float)
+            for name, latent in posterior.model.latents.items()
+            if name not in posterior.guide.estimated and isinstance(base_of(latent.bijection), kind)
+        }
+
+    weights = np.full(len(some), 1 / len(some))
+    return parametrisation(of(Identity), of(HalfLine), weights, off)
 
 
-def heavy_tail(target: Target, names: tuple[str, ...], better: Better) -> str:
-    """Return which column's tail is too heavy for its mean to be known, or nothing.
-
-    Asked of those whose sd is far from the fit's: others have the tail of the fit.
-    """
-    _, sd = better.plain()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        wide = np.flatnonzero(better.moments.sd > WIDE * sd)
-    if not len(wide):
-        return ""
-    draws = better.draws.resample(TAIL_DRAWS, np.random.default_rng(0))
-    columns = target.columns(draws)[:, wide]
-    for k, column in zip(wide, np.abs(columns - np.median(columns, axis=0)).T, strict=True):
-        tail = np.sort(column)[-int(3 * np.sqrt(TAIL_DRAWS)) :]
-        index = fit_pareto(tail[1:] - tail[0])[0] if tail[1] > tail[0] else 0.0
-        if index > MAX_TAIL_INDEX:
-            return (
-                f"The tail of {names[k]} is so heavy (tail index {index:.1f}) that draws do not "
-                "tell its mean, if it has one."
-            )
-    return ""
+def too_many(posterior: GlobalPosterior) -> str:
+    """Return why a fit has too many coordinates, in a sentence."""
+    return (
+        f"{posterior.structure.dim} coordinates are more than the {MAX_DIM} that can be examined."
+    )
 
 
-def _stuck(target: Target, plain: Moments) -> NDArray[np.bool_]:
-    """Return which columns have draws on so few floats that they show no sd, (K,)."""
-    mean, sd = plain
-    stuck = ~(sd > FEW_FLOATS * np.finfo(target.density.dtype).eps * np.abs(mean))
-    if not stuck.any():
-        return stuck
-    # entries such as those above a triangular matrix are the same wherever one looks
-    rng = np.random.default_rng(0)
-    probes = target.columns(rng.standard_normal((PROBES, len(target.gaussian.loc))))
-    return stuck & ~((np.ptp(probes, axis=0) == 0) & (probes[0] == mean))
-
-
-def _resolution(target: Target, adapted: Adapted) -> float:
-    """Return the smallest difference of log densities that can be told, in nats."""
-    finite = adapted.log_ratios[np.isfinite(adapted.log_ratios)]
-    size = np.median(np.abs(finite)) if len(finite) else 0.0
-    return float(np.finfo(target.density.dtype).eps * size)
-
-
-def khat_words(khat: float) -> str:
-    """Return a k-hat with the threshold for its number of draws."""
-    threshold = khat_threshold(ROUND_DRAWS)
-    return f"k-hat {khat:.2f} (importance weights are reliable below {threshold:.2f})"
+def target_of(posterior: GlobalPosterior, density: Density) -> Target:
+    """Return the posterior and its approximation as they are compared."""
+    return Target(
+        density,
+        posterior.gaussian,
+        posterior.structure,
+        columns=lambda X: quantities(posterior, posterior.constrain(X)),
+        own_columns=lambda: quantities(posterior, posterior.moment_draws.values),
+    )

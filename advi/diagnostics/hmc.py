@@ -4,12 +4,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from advi.core.types import Floats
 from advi.variational.gaussian import Gaussian
-
-Floats = NDArray[np.float64]
 
 STEPS, LEAPFROGS, CHAINS = 20, 4, 384  # chains in whole calls of any density
 TARGET_ACCEPTANCE = 0.8
@@ -63,7 +61,7 @@ def short_hmc(
     chains, dim = start.shape
     z = start
     value, gradient = value_and_grad(z)
-    gradient = gaussian.in_frame(gradient)
+    gradient = gaussian.scale.rmv(gradient)
     step = min(MAX_STEP, 1.2 * dim**-0.25)
     points, accepted_share = [], []
     for _ in range(steps):
@@ -73,9 +71,9 @@ def short_hmc(
         proposal, proposed_value, force = z, value, gradient
         for _ in range(LEAPFROGS):
             momentum = momentum + 0.5 * sizes * force
-            proposal = proposal + gaussian.moves(sizes * momentum)
+            proposal = proposal + gaussian.scale.mv(sizes * momentum)
             proposed_value, force = value_and_grad(proposal)
-            force = gaussian.in_frame(force)
+            force = gaussian.scale.rmv(force)
             momentum = momentum + 0.5 * sizes * force
         change = proposed_value - 0.5 * (momentum**2).sum(1) - energy
         change = np.where(np.isfinite(change), change, -np.inf)
@@ -91,7 +89,7 @@ def short_hmc(
     return Chains(np.stack(points), float(np.mean(accepted_share[half:])))
 
 
-def settled(columns: Floats) -> bool:
+def converged(columns: Floats) -> bool:
     """Return whether the moments of the chains have stopped moving.
 
     Compares steps 6-10 with 11-20 in means and sds, and asks that draws ten steps apart are

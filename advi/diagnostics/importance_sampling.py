@@ -5,15 +5,13 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from advi.core.draw_set import WeightedDraws
+from advi.core.types import Floats
 from advi.diagnostics.psis import pareto_smooth
-from advi.diagnostics.weighted import WeightedDraws
 from advi.variational.gaussian import Gaussian
-from advi.variational.scale import scale_tril
-
-Floats = NDArray[np.float64]
+from advi.variational.scale import TriangularScale
 
 ROUND_DRAWS = 1000
 DEGREES = 7.0  # of freedom of the Student-t proposals
@@ -163,7 +161,7 @@ def _drawn(
     Z = gaussian.points(E)
     values = _finite(log_p(Z))
     standard = _log_standard((E**2).sum(1), E.shape[1], np.inf)
-    return _Sample(Z, values, values - standard + gaussian.log_det(np.ones(E.shape[1], bool)))
+    return _Sample(Z, values, values - standard + gaussian.scale.log_det(np.ones(E.shape[1], bool)))
 
 
 def _adaptive(
@@ -192,7 +190,7 @@ def _adaptive(
     """
     Z, values, log_ratios = first
     num, dim = Z.shape
-    proposals = [_Proposal(gaussian.loc, scale_tril(gaussian.scale), np.inf)]
+    proposals = [_Proposal(gaussian.loc, gaussian.scale.tril(), np.inf)]
     densities = proposals[0].log_density(Z)[:, None]  # of every draw under every proposal
     while True:
         weights, khat = pareto_smooth(values - _log_mean_exp(densities))
@@ -211,7 +209,7 @@ def _adaptive(
         Z = np.concatenate([Z, new])
     last_round = _effective_share(values[-num:] - densities[-num:, -1])
     share = max(draws.ess / len(draws.weights), last_round) / gaussian_share(dim)
-    proposal = Gaussian(proposals[-1].loc, proposals[-1].scale_tril)
+    proposal = Gaussian(proposals[-1].loc, TriangularScale(proposals[-1].scale_tril))
     return Adapted(draws, khat, log_ratios, first_khat, proposal, share, adapted=True)
 
 

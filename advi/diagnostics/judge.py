@@ -1,38 +1,16 @@
 """What verdict a comparison leads to, and in which words."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from advi.diagnostics.reference_moments import Better
-from advi.diagnostics.verdict import REMEDIES, Alarm, Verdict
+from advi.core.types import Floats
+from advi.core.verdict import REMEDIES, Alarm, Verdict
+from advi.diagnostics.reference_moments import ReferenceMoments
+from advi.posterior.record import Comparison
 
-Floats = NDArray[np.float64]
-
-# Half-way to what "good" promises (.25 sd, a factor 1.25), so that the error of the better
-# moments themselves does not break the promise.
-MAX_SHIFT, MAX_RATIO = 0.15, 1.15
 NAMED = 3  # columns named in a reason
-
-
-class Comparison(NamedTuple):
-    """The fit's moments against better ones."""
-
-    shift: Floats  # (K,) |better mean - fit's mean| in sds, the worst estimate
-    log_ratio: Floats  # (K,) log of better sd over the fit's, the one farthest from zero
-    method: str  # the last method used
-
-    @property
-    def off_mean(self) -> NDArray[np.bool_]:
-        """Which means are off, (K,)."""
-        return self.shift > MAX_SHIFT
-
-    @property
-    def off_sd(self) -> NDArray[np.bool_]:
-        """Which sds are off, (K,)."""
-        return np.abs(self.log_ratio) > np.log(MAX_RATIO)
 
 
 def judge(
@@ -40,7 +18,7 @@ def judge(
     comparison: Comparison,
     alarms: tuple[Alarm, ...],
     full: bool,
-    doubt: str = "",
+    caveat: str = "",
     how: str = "",
 ) -> Verdict:
     """Return the verdict on a comparison.
@@ -55,7 +33,7 @@ def judge(
         Reasons for calling the fit poor whatever its moments.
     full
         Whether the family holds every Gaussian.
-    doubt
+    caveat
         Reason not to call only its means good.
     how
         How to reparameterise, in a sentence, or nothing.
@@ -88,9 +66,9 @@ def judge(
         action += "" if off_mean.any() else ", or fit.linear_response()"
     action += f", or reparameterise: {how}" if how else ""
     action += "." if how or not full else ", or reparameterise the latents named."
-    if doubt and not off_mean.any():
-        reasons.append(doubt)
-    means_agree = not off_mean.any() and not doubt
+    if caveat and not off_mean.any():
+        reasons.append(caveat)
+    means_agree = not off_mean.any() and not caveat
     return Verdict("means_only" if means_agree else "poor", tuple(reasons), action)
 
 
@@ -141,7 +119,7 @@ def unresolved(resolution: float, alarms: tuple[Alarm, ...], kind: str) -> Verdi
     return Verdict("poor", (*(a.reason for a in alarms), reason), action)
 
 
-def unchecked(found: list[Better], alarms: tuple[Alarm, ...], full: bool) -> Verdict:
+def unchecked(found: list[ReferenceMoments], alarms: tuple[Alarm, ...], full: bool) -> Verdict:
     """Return the verdict where nothing reliable was found to compare a fit with."""
     why = [] if found[0].confident else [f"importance weights are too uneven ({found[0].size})"]
     if found[-1].method == "HMC":

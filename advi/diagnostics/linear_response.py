@@ -1,17 +1,28 @@
 """Linear response: the covariance of the posterior from how the optimum answers a small tilt."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from advi.core.keys import Stream, host_rng
+from advi.core.status import Estimate
+from advi.core.types import Floats, ValueAndGrad
+from advi.diagnostics.alarms import ONLY_POINTS
+from advi.posterior.record import FitRecord
+from advi.variational.block import Block
+from advi.variational.draws import MIN_DRAWS, even_draws
+from advi.variational.full_rank import FullRank
 from advi.variational.gaussian import Gaussian, Structure
-
-Floats = NDArray[np.float64]
+from advi.variational.guide import Guide
+from advi.variational.point import Point
+from advi.variational.scale import TriangularScale
 
 DENSE_DIM = 200  # larger systems are solved by conjugate gradients, without the Hessian
 CG_TOLERANCE = 1e-3  # relative residual: a tenth of a percent of a covariance
 CG_ITERATIONS = 200
+ELBO_DRAWS = 256
+RESPONSE_ELEMENTS = 2**17  # of the draws that are averaged over: 2 D up to D = 256
 
 
 class NotPositiveError(ValueError):
@@ -20,7 +31,7 @@ class NotPositiveError(ValueError):
 
 def linear_response_covariance(
     hessian_vector: Callable[[Floats, Floats], Floats],
-    value_and_grad: Callable[[Floats], tuple[Floats, Floats]],
+    value_and_grad: ValueAndGrad,
     gaussian: Gaussian,
     structure: Structure,
     E: Floats,
@@ -58,10 +69,10 @@ def linear_response_covariance(
     ----------
     Giordano, Broderick & Jordan (2018), Covariances, Robustness, and Variational Bayes, eq. 14.
     """
-    gaussian = gaussian.revived()  # a point's mean answers too, and needs a scale to move in
+    gaussian = gaussian.positive()  # a point's mean answers too, and needs a scale to move in
     system = _System(hessian_vector, value_and_grad, gaussian, structure, E)
     dim = len(gaussian.loc)
-    wanted = np.flatnonzero(structure.noisy)
+    wanted = np.flatnonzero(structure.random)
     right = np.zeros((system.size, len(wanted)))
     right[wanted, np.arange(len(wanted))] = 1
     if system.size <= DENSE_DIM:
@@ -78,9 +89,9 @@ def linear_response_covariance(
         solved = np.stack([_conjugate_gradients(system, b) for b in right.T], axis=1)
     inverse = np.zeros((dim, dim))
     inverse[np.ix_(wanted, wanted)] = solved[wanted]
-    halfway = gaussian.moves((inverse + inverse.T) / 2)
-    covariance = gaussian.moves(halfway.T)
-    covariance[~structure.noisy] = covariance[:, ~structure.noisy] = 0
+    halfway = gaussian.scale.mv((inverse + inverse.T) / 2)
+    covariance = gaussian.scale.mv(halfway.T)
+    covariance[~structure.random] = covariance[:, ~structure.random] = 0
     return covariance
 
 
@@ -95,22 +106,22 @@ class _System:
     def __init__(
         self,
         hessian_vector: Callable[[Floats, Floats], Floats],
-        value_and_grad: Callable[[Floats], tuple[Floats, Floats]],
+        value_and_grad: ValueAndGrad,
         gaussian: Gaussian,
         structure: Structure,
         E: Floats,
     ) -> None:
         self.gaussian, self.E, self.hessian_vector = gaussian, E, hessian_vector
-        noisy = structure.noisy
+        random = structure.random
         if structure.coupled:
-            pattern = np.tril(structure.same_block()) & noisy[:, None] & noisy[None, :]
+            pattern = np.tril(structure.same_block()) & random[:, None] & random[None, :]
             self.rows, self.columns = np.nonzero(pattern)
         else:
-            self.rows = self.columns = np.flatnonzero(noisy)
+            self.rows = self.columns = np.flatnonzero(random)
         self.dim = len(gaussian.loc)
         self.points = gaussian.points(E)
-        self.still = ~noisy
-        W = gaussian.in_frame(value_and_grad(self.points)[1])
+        self.still = ~random
+        W = gaussian.scale.rmv(value_and_grad(self.points)[1])
         bend = -(W * E).mean(0)
         self.bend = np.where(self.rows == self.columns, bend[self.rows], 0.0)
         self.size = self.dim + len(self.rows)
@@ -120,8 +131,8 @@ class _System:
         u, V = v[: self.dim], v[self.dim :]
         moved = np.tile(u, (len(self.E), 1))
         np.add.at(moved.T, self.rows, V[:, None] * self.E.T[self.columns])
-        directions = self.gaussian.moves(moved)
-        curved = -self.gaussian.in_frame(self.hessian_vector(self.points, directions))
+        directions = self.gaussian.scale.mv(moved)
+        curved = -self.gaussian.scale.rmv(self.hessian_vector(self.points, directions))
         shear = (curved[:, self.rows] * self.E[:, self.columns]).mean(0)
         return np.concatenate([curved.mean(0), shear + self.bend * V])
 
@@ -148,3 +159,40 @@ def _conjugate_gradients(system: _System, right: Floats) -> Floats:
         rr, before = r @ r, rr
         p = r + (rr / before) * p
     return x
+
+
+def linear_response(record: FitRecord) -> FitRecord:
+    """Return the full-rank fit with the linear-response covariance."""
+    posterior = record.global_posterior
+    if not posterior.structure.dim:
+        raise ValueError(f"linear_response: {ONLY_POINTS}")
+    random, estimated = posterior.structure.random, posterior.guide.estimated
+    scale = np.zeros((posterior.model.size, posterior.model.size))
+    scale[np.ix_(random, random)] = response_scale(record).matrix
+    by_kind = {False: FullRank(), True: Point()}  # whether estimated
+    names = {
+        kind: [n for n in posterior.model.latents if (n in estimated) is kind] for kind in by_kind
+    }
+    blocks = (Block(tuple(names[kind]), family) for kind, family in by_kind.items() if names[kind])
+    guide = Guide(posterior.model, tuple(blocks))
+    q = Gaussian(posterior.gaussian.loc, TriangularScale(scale))
+    responded = posterior.with_params(guide, guide.params_of(q, posterior.float_dtype))
+    rng = host_rng(record.key, Stream.RESPONSE_ELBO)
+    elbos = responded.elbos(responded.structure.antithetic_draws(rng, ELBO_DRAWS))
+    record = dataclasses.replace(record, posterior=responded, examination=None)
+    return record.with_outcome(elbo=Estimate.of(elbos))
+
+
+def response_scale(record: FitRecord) -> TriangularScale:
+    """Return the linear-response scale (dim, dim) of the random coordinates."""
+    posterior = record.global_posterior
+    structure, density = posterior.structure, posterior.density.on(None)
+    rng, dim = host_rng(record.key, Stream.RESPONSE), structure.dim
+    num = max(MIN_DRAWS, min(2 * dim, RESPONSE_ELEMENTS // dim))
+    E = structure.fixed_draws(rng, even_draws(num, dim))
+    with np.errstate(over="ignore", invalid="ignore"):  # of a fit that diverged
+        covariance = linear_response_covariance(
+            density.hessian_vector, density.value_and_grad, posterior.gaussian, structure, E
+        )
+    random = structure.random
+    return TriangularScale(np.linalg.cholesky(covariance[np.ix_(random, random)]).astype(float))

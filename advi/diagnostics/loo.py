@@ -2,20 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from advi.core.errors import check_count
 from advi.core.keys import Stream, host_rng
+from advi.core.types import Floats
 from advi.diagnostics.psis import khat_threshold, pareto_smooth
+from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.predict import row_terms
-
-if TYPE_CHECKING:
-    from advi.results.fit import Fit
-
-Floats = NDArray[np.float64]
 
 NAMED = 5  # rows named in the text
 MIN_DRAWS = 100  # of fewer the tail is too short for a k-hat (Vehtari et al. 2024, section 3)
@@ -106,27 +103,27 @@ class Loo:
         ]
 
 
-def psis_loo(fit: "Fit", data: Any, n: int, key: Any) -> Loo:
-    """Weight draws of the fit so that they stand for the posterior without each row in turn."""
+def psis_loo(posterior: GlobalPosterior, data: Any, n: int, key: Any) -> Loo:
+    """Weight draws of a fit so that they stand for the posterior without each row in turn."""
     check_count("n", n, MIN_DRAWS)
-    density = fit.density.on(data)
-    rng = host_rng(key, Stream.LOO)
-    corrected = fit.corrected_draws
-    if corrected is not None:
-        X = corrected.resample(n, rng)
+    posterior = posterior.on(data)
+    density, rng = posterior.density, host_rng(key, Stream.LOO)
+    if posterior.weighted is not None:
+        X = posterior.weighted.resample(n, rng)
         log_ratios = np.zeros(n)
     else:
-        E = fit.structure.spread(rng.standard_normal((n, fit.structure.dim)))
-        X = fit.gaussian.points(E)
-        log_ratios = fit.structure.elbos(density.value(X), E, fit.gaussian)
-    rows = row_terms(density, fit.model.to_tree(fit.constrain(X))).astype(np.float64)
+        q, structure = posterior.gaussian, posterior.structure
+        E = structure.embed(rng.standard_normal((n, structure.dim)))
+        X = q.points(E)
+        log_ratios = structure.elbos(density.value(X), E, q)
+    draws = posterior.model.to_tree(posterior.constrain(X))
+    rows = row_terms(density, draws).astype(np.float64)
     weighted = [_log_predictive(log_ratios - row, row) for row in rows.T]
     pointwise, khat = np.array(weighted).T
     weights, khat_fit = pareto_smooth(log_ratios)
     p_loo = float(np.sum(_log_mean(weights, rows) - pointwise))
-    if corrected is not None:
-        khat_fit = math.nan
-    return Loo(pointwise, khat, p_loo, n, corrected is not None, khat_fit)
+    corrected = posterior.weighted is not None
+    return Loo(pointwise, khat, p_loo, n, corrected, math.nan if corrected else khat_fit)
 
 
 def _log_predictive(log_ratios: Floats, row: Floats) -> tuple[float, float]:

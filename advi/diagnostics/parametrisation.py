@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from advi.core.types import Floats
 
 MIN_EFFECTS = 3
 MIN_CORRELATION = 0.6

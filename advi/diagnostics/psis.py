@@ -1,9 +1,8 @@
 """Pareto-smoothed importance sampling."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from advi.core.types import Floats
 
 MIN_TAIL = 5  # fewer tail draws determine no tail index
 PRIOR_DRAWS, PRIOR_K = 10, 0.5  # weak prior of the tail index
@@ -96,3 +95,9 @@ def fit_pareto(x: Floats) -> tuple[float, float]:
     sigma = -k_mean / b_mean
     shrunk = (k_mean * n + PRIOR_DRAWS * PRIOR_K) / (n + PRIOR_DRAWS)
     return shrunk, float(sigma)
+
+
+def khat_words(khat: float, num: int) -> str:
+    """Return a k-hat with the threshold for its number of draws, in words."""
+    threshold = khat_threshold(num)
+    return f"k-hat {khat:.2f} (importance weights are reliable below {threshold:.2f})"

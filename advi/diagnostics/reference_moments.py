@@ -6,16 +6,13 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from advi.core.draw_set import WeightedDraws, weighted_moments
+from advi.core.types import Floats
 from advi.diagnostics import hmc
 from advi.diagnostics.importance_sampling import Adapted, importance_sampling
-from advi.diagnostics.weighted import WeightedDraws, moments
 from advi.model.density import Density
 from advi.variational.gaussian import Gaussian, Structure
-from advi.variational.scale import marginal, marginal_sds
-
-Floats = NDArray[np.float64]
 
 CHECK_ROUNDS, CORRECT_ROUNDS = 5, 8
 COSTLY = 2**20  # elements read by one density, above which fewer chains are run
@@ -25,7 +22,7 @@ MAX_DIM = MAX_ELEMENTS // (hmc.STEPS * FEW_CHAINS)
 # A correction begins at the fit, and short runs do not leave its neighbourhood. Of hierarchies
 # whose moments are known, all that went less far than this, in both together, had arrived; others
 # lack a part of a neck or a tail, or cannot be told from those that do.
-MAX_REMOTE_SHIFT, MAX_REMOTE_STRETCH = 0.5, 2.0
+MAX_FAR_SHIFT, MAX_FAR_STRETCH = 0.5, 2.0
 
 
 class Moments(NamedTuple):
@@ -49,7 +46,7 @@ class Target:
         Which coordinates have noise; the others stay at their estimate.
     columns
         Points (n, D) to the user's scalar columns (n, K).
-    plain
+    own_columns
         Makes columns (n, K) of the fit's own draws.
     """
 
@@ -57,27 +54,27 @@ class Target:
     gaussian: Gaussian
     structure: Structure
     columns: Callable[[Floats], Floats]
-    plain: Callable[[], Floats]
+    own_columns: Callable[[], Floats]
 
     @cached_property
     def moments(self) -> "Moments":
         """Those of the fit's columns."""
         with np.errstate(over="ignore", invalid="ignore"):  # of a fit that diverged
-            columns = self.plain()
+            columns = self.own_columns()
             return Moments(columns.mean(0), columns.std(0))
 
     @cached_property
     def marginal(self) -> Gaussian:
         """The fit of the coordinates with noise."""
-        noisy = np.flatnonzero(self.structure.noisy)
-        return Gaussian(self.gaussian.loc[noisy], marginal(self.gaussian.scale, noisy))
+        random = np.flatnonzero(self.structure.random)
+        return Gaussian(self.gaussian.loc[random], self.gaussian.scale.take(random))
 
     def points(self, Y: Floats) -> Floats:
         """Return points (n, D) for coordinates with noise (n, dim)."""
-        if self._all_noisy:
+        if self._all_random:
             return Y
         X = np.tile(self.gaussian.loc, (len(Y), 1))
-        X[:, self.structure.noisy] = Y
+        X[:, self.structure.random] = Y
         return X
 
     def value(self, Y: Floats) -> Floats:
@@ -87,14 +84,14 @@ class Target:
     def value_and_grad(self, Y: Floats) -> tuple[Floats, Floats]:
         """Return log densities (n,) and gradients (n, dim)."""
         values, gradients = self.density.value_and_grad(self.points(Y))
-        return values, gradients if self._all_noisy else gradients[:, self.structure.noisy]
+        return values, gradients if self._all_random else gradients[:, self.structure.random]
 
     @cached_property
-    def _all_noisy(self) -> bool:
-        return bool(self.structure.noisy.all())
+    def _all_random(self) -> bool:
+        return bool(self.structure.random.all())
 
 
-class Better(NamedTuple):
+class ReferenceMoments(NamedTuple):
     """Draws nearer to the posterior than the fit's, and their moments."""
 
     method: str  # "importance sampling" | "HMC"
@@ -102,7 +99,7 @@ class Better(NamedTuple):
     moments: Moments
     # The fit's moments to compare them with. Where weights change nothing but draws of the fit
     # these are of the same draws: what both have by chance then cancels.
-    plain: Callable[[], Moments]
+    own: Callable[[], Moments]
     khat: float  # of the weights, -inf without
     confident: bool  # whether the moments may be believed
     failed: bool  # whether they say nothing: collapsed weights, chains that had not settled
@@ -116,14 +113,14 @@ class Better(NamedTuple):
         return f"{self.draws.ess:.0f} effective of {num} draws, k-hat {self.khat:.2f}"
 
 
-def better_moments(
+def reference_moments(
     target: Target,
     first: Gaussian,
     rng: np.random.Generator,
     rounds: int,
     *,
     early: bool = False,
-) -> tuple[Adapted, list[Better]]:
+) -> tuple[Adapted, list[ReferenceMoments]]:
     """Estimate the posterior's moments, by HMC too where importance sampling is unreliable.
 
     Parameters
@@ -155,7 +152,7 @@ def better_moments(
     return adapted, found
 
 
-class Remoteness(NamedTuple):
+class Shift(NamedTuple):
     """How far a correction went from its proposal, on the real scale."""
 
     shift: float  # largest difference of means in the proposal's sds
@@ -164,7 +161,7 @@ class Remoteness(NamedTuple):
     @property
     def far(self) -> bool:
         """Whether it may have farther to go."""
-        of_both = self.shift / MAX_REMOTE_SHIFT, np.log(self.stretch) / np.log(MAX_REMOTE_STRETCH)
+        of_both = self.shift / MAX_FAR_SHIFT, np.log(self.stretch) / np.log(MAX_FAR_STRETCH)
         return not np.hypot(*of_both) <= 1  # nor if they are NaN
 
     def __str__(self) -> str:
@@ -174,7 +171,7 @@ class Remoteness(NamedTuple):
         )
 
 
-def remoteness(target: Target, first: Gaussian, better: Better) -> Remoteness:
+def shift_from(target: Target, first: Gaussian, better: ReferenceMoments) -> Shift:
     """Return how far a correction went from its proposal.
 
     Parameters
@@ -186,31 +183,33 @@ def remoteness(target: Target, first: Gaussian, better: Better) -> Remoteness:
     better
         The correction.
     """
-    Y = better.draws.points[:, target.structure.noisy]
-    mean, sd = moments(Y, better.draws.weights)
-    scale = marginal_sds(first.scale)
+    Y = better.draws.points[:, target.structure.random]
+    mean, sd = weighted_moments(Y, better.draws.weights)
+    scale = first.sds
     stretch = np.exp(np.max(np.abs(np.log(sd / scale))))
-    return Remoteness(float(np.max(np.abs(mean - first.loc) / scale)), float(stretch))
+    return Shift(float(np.max(np.abs(mean - first.loc) / scale)), float(stretch))
 
 
-def _weighted(target: Target, adapted: Adapted, of_fit: bool) -> Better:
+def _weighted(target: Target, adapted: Adapted, of_fit: bool) -> ReferenceMoments:
     draws = WeightedDraws(target.points(adapted.draws.points), adapted.draws.weights)
     # draws without weight may lie where a column overflows
     heavy = draws.weights > 0
     kept = WeightedDraws(draws.points[heavy], draws.weights[heavy])
     columns = target.columns(kept.points)
 
-    def plain() -> Moments:
+    def own() -> Moments:
         if of_fit and not adapted.adapted and heavy.all():
             return Moments(columns.mean(0), columns.std(0))
         return target.moments
 
-    found = Moments(*moments(columns, kept.weights))
+    found = Moments(*weighted_moments(columns, kept.weights))
     failed = adapted.collapsed and not adapted.reliable
-    return Better("importance sampling", kept, found, plain, adapted.khat, adapted.reliable, failed)
+    return ReferenceMoments(
+        "importance sampling", kept, found, own, adapted.khat, adapted.reliable, failed
+    )
 
 
-def by_hmc(target: Target, adapted: Adapted, rng: np.random.Generator) -> Better:
+def by_hmc(target: Target, adapted: Adapted, rng: np.random.Generator) -> ReferenceMoments:
     """Estimate the posterior's moments by short chains.
 
     They begin at importance draws, or at the first proposal's where the weights have collapsed.
@@ -223,9 +222,11 @@ def by_hmc(target: Target, adapted: Adapted, rng: np.random.Generator) -> Better
         chains = hmc.short_hmc(target.value_and_grad, start, adapted.proposal, rng)
         steps, num, _ = chains.points.shape
         columns = target.columns(target.points(chains.points.reshape(steps * num, -1)))
-        settled = hmc.settled(columns.reshape(steps, num, -1))
+        settled = hmc.converged(columns.reshape(steps, num, -1))
         kept = chains.kept
         late = columns[len(columns) - len(kept) :]
         draws = WeightedDraws(target.points(kept), np.full(len(kept), 1 / len(kept)))
         found = Moments(late.mean(0), late.std(0))
-        return Better("HMC", draws, found, lambda: target.moments, -np.inf, settled, not settled)
+        return ReferenceMoments(
+            "HMC", draws, found, lambda: target.moments, -np.inf, settled, not settled
+        )

@@ -1,25 +1,25 @@
 """The log density on R^D, compiled once per model and data shapes, evaluated for many points."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
 from advi.core import interrupts
-from advi.core.errors import describe
-from advi.data.arrays import DataSpec, for_rows, prepare
-from advi.model.checks.indices import check_data_indices
-from advi.model.model import Model, Terms
+from advi.core.jax_config import precision
+from advi.core.types import Floats
+from advi.data.spec import DataSpec, prepare
+from advi.model.indices import check_data_indices
+from advi.model.model import Model
+from advi.model.rows import for_rows
+from advi.model.terms import Terms
 from advi.model.trace import LogJoint, trace
 from advi.transforms import Window, is_angle
 
-Floats = NDArray[np.float64]
 Quantity = Literal["value", "value_and_grad", "hessian_vector"]
 
 # One call of the compiled function handles between MIN_POINTS and MAX_POINTS points: as many as
@@ -28,12 +28,10 @@ Quantity = Literal["value", "value_and_grad", "hessian_vector"]
 MIN_POINTS, MAX_POINTS, WORK = 8, 64, 2**24
 CHEAP = 2**22  # elements read by a density, up to which some 1,000 gradients are not missed
 
-TRANSFERS = ("host_to_device", "device_to_host", "device_to_device")
-
 SOME_ROWS = "the fit read its rows a few at a time and holds only some of them"
 
 
-def log_density(model: Model, log_joint: LogJoint, estimated: frozenset[str]) -> Any:
+def real_log_density(model: Model, log_joint: LogJoint, estimated: frozenset[str]) -> Any:
     """Return the function (real values by latent, data) -> `Terms` of the log density on R^D.
 
     The log-Jacobian of every latent's transform is added to the shared term, of a local latent to
@@ -63,7 +61,7 @@ def _compiled(
     quantity: Quantity,
 ) -> Callable[..., Any]:
     """Return the compiled function of points (n, D), further arrays (n, D) and data."""
-    log_p = log_density(model, log_joint, estimated)
+    log_p = real_log_density(model, log_joint, estimated)
 
     def value(x: Array, data: Any) -> Array:
         return log_p(model.split(x), data).total(scale)
@@ -158,9 +156,18 @@ class Density:
                 if other.model.size == self.model.size:
                     other.window = self.window
                 return other
-        if self.scale != 1:
-            raise ValueError(f"{SOME_ROWS}, and this needs all: give data=... where it is taken.")
+        self.require_all_rows()
         return self
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether there are only some of the rows, which stand for all."""
+        return self.scale != 1
+
+    def require_all_rows(self) -> None:
+        """Raise ValueError if there are only some of the rows."""
+        if self.is_partial:
+            raise ValueError(f"{SOME_ROWS}, and this needs all: give data=... where it is taken.")
 
     def value_and_grad(self, X: Floats) -> tuple[Floats, Floats]:
         """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""
@@ -232,44 +239,3 @@ class Density:
 
 def _joined(parts: Sequence[Array]) -> NDArray[Any]:
     return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
-
-
-def precision(float_dtype: str) -> contextlib.AbstractContextManager[Any]:
-    """Return the context in which arrays have this float type; no global setting is touched.
-
-    JAX's search for NaN and infinity is off in it: to a fit they are values like others, which
-    say that a point is none to go to, and it reports them by itself. So is JAX's guard of
-    transfers: what the engine moves it means to move, and to say so of every array costs more
-    than a call of a small density.
-    """
-    wide, config = float_dtype == "float64", jax.config
-    guards = (getattr(config, f"jax_transfer_guard_{way}") for way in TRANSFERS)
-    watched = config.jax_debug_nans or config.jax_debug_infs  # type: ignore[attr-defined]
-    if config.jax_enable_x64 == wide and not watched and not any(g != "allow" for g in guards if g):  # type: ignore[attr-defined]
-        return contextlib.nullcontext()
-    return _switched(wide)
-
-
-@contextlib.contextmanager
-def _switched(wide: bool) -> Iterator[None]:
-    with (
-        jax.enable_x64(wide),
-        jax.debug_nans(False),
-        jax.debug_infs(False),
-        jax.transfer_guard("allow"),
-    ):
-        yield
-
-
-def default_float(x64: bool | None) -> str:
-    """Return the float type of a fit: float64 if asked for, or if JAX has it switched on.
-
-    Raises
-    ------
-    TypeError
-        If `x64` is neither None nor a bool.
-    """
-    if x64 is not None and not isinstance(x64, (bool, np.bool_)):
-        raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")
-    wide = bool(jax.config.jax_enable_x64) if x64 is None else x64  # type: ignore[attr-defined]
-    return jnp.dtype(jnp.float64 if wide else jnp.float32).name

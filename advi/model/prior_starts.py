@@ -2,27 +2,27 @@
 
 import numpy as np
 
+from advi.core.types import Floats
 from advi.model.density import Density
-from advi.variational.gaussian import Floats, Gaussian
 
 NUM_STARTS = 64
 
 
-def prior_starts(density: Density, first: Gaussian) -> Floats | None:
-    """Return points (n, D) that a model offers, if the density is not finite at the first."""
-    starts = density.model.starts
-    if starts is None or len(_finite(density, first.loc[None])):
+def prior_starts(density: Density, x: Floats) -> Floats | None:
+    """Return points (n, D) that a model offers, if the density is not finite at x (D,)."""
+    starts = density.model.program.starts
+    if starts is None or len(_finite(density, x[None])):
         return None
-    return starts(density.model, density.data, first.loc, NUM_STARTS)
+    return starts(density.model, density.data, x, NUM_STARTS)
 
 
-def finite_first(density: Density, first: Gaussian) -> Gaussian:
-    """Return a first Gaussian about the highest point that a model offers, if its own is no use."""
-    points = prior_starts(density, first)
+def finite_start(density: Density, x: Floats) -> Floats:
+    """Return the highest point (D,) that a model offers, if x is no use, or x itself."""
+    points = prior_starts(density, x)
     if points is None or not len(points):
-        return first
+        return x
     found = _finite(density, points)
-    return first._replace(loc=found[0]) if len(found) else first
+    return found[0] if len(found) else x
 
 
 def _finite(density: Density, points: Floats) -> Floats:

@@ -1,6 +1,7 @@
-"""Models whose latents are known only once there is data: resolved here, and nowhere else."""
+"""The model of a fit: resolved for its data, traced, and checked."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -8,14 +9,18 @@ import numpy as np
 from jax.core import Tracer
 
 from advi.core.errors import describe
-from advi.data.arrays import DataSpec
+from advi.data.source import Source
+from advi.data.spec import DataSpec
+from advi.model.freeze import of_fit
+from advi.model.indices import check_data_indices
 from advi.model.model import Model
-from advi.model.trace import of_fit
+from advi.model.rows import for_rows
+from advi.model.trace import LogJoint, require_all_used, trace, trace_deterministic
 
 
 @runtime_checkable
-class Deferred(Protocol):
-    """What stands for a model until there is data, such as a NumPyro model.
+class ModelFactory(Protocol):
+    """What makes a model once there is data, such as a NumPyro model.
 
     It compares by what it was made from, so that compiled code is found again.
     """
@@ -25,8 +30,8 @@ class Deferred(Protocol):
         ...
 
 
-def bound(model: Model | Deferred, data: Any, spec: DataSpec) -> Model:
-    """Return the model, or what a deferred model is for the data, for a fit of its own.
+def resolve_model(model: Model | ModelFactory, data: Any, spec: DataSpec) -> Model:
+    """Return the model, or what a factory makes for the data, for a fit of its own.
 
     What its functions read from outside is read anew, and stays as it is for what has this model.
     """
@@ -38,7 +43,7 @@ def bound(model: Model | Deferred, data: Any, spec: DataSpec) -> Model:
 
 def check_model(model: Any) -> None:
     """Raise TypeError unless something is a model."""
-    if isinstance(model, type) or not isinstance(model, (Model, Deferred)):
+    if isinstance(model, type) or not isinstance(model, (Model, ModelFactory)):
         raise TypeError(
             f"model: got {describe(model)}; expected an advi.Model. Write "
             "advi.Model(log_joint, latents), or advi.from_numpyro(model) for a NumPyro model."
@@ -64,3 +69,22 @@ def check_on_host(*values: Any) -> None:
             "fit runs on the host: call it outside jit, grad and vmap, whose values JAX traces; "
             "expected numbers and arrays."
         )
+
+
+def traced_model(model: Model, source: Source) -> tuple[Model, LogJoint]:
+    """Return the model for the rows of a source's example, and the trace of its log-joint.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If the log-joint is wrong, does not use a latent, or takes an index from the data that is
+        outside of its array.
+    """
+    spec = source.spec
+    of_rows = for_rows(model, spec, source.num_rows)
+    log_joint = trace(of_rows, spec)
+    require_all_used(of_rows, log_joint)
+    source.check_leaves(partial(check_data_indices, of_rows, log_joint, spec))
+    if of_rows.beside and not source.streamed:
+        trace_deterministic(of_rows, spec)
+    return of_rows, log_joint

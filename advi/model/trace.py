@@ -9,8 +9,8 @@ have changed; where the trace is equal to an earlier one, so are the programs.
 import difflib
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,11 @@ from jax import Array
 from jax.core import Tracer
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from advi.core.jaxprs.frozen import ChangedError, Frozen
+from advi.core.jaxprs.frozen import ChangedError
 from advi.core.jaxprs.traced import Traced, fresh_jaxpr, interned, trace_lock, traced
-from advi.data.arrays import DataSpec, check_rows
-from advi.model.model import Model, Terms
+from advi.data.spec import DataSpec
+from advi.model.model import Model
+from advi.model.terms import Terms, as_terms
 
 
 class MissingKeyError(KeyError):
@@ -90,55 +91,6 @@ class LogJoint:
 _known: "weakref.WeakValueDictionary[Any, LogJoint]" = weakref.WeakValueDictionary()
 
 
-class FrozenTransform(NamedTuple):
-    """A transform's two maps, as they were when a fit began."""
-
-    forward: Frozen
-    inverse: Frozen
-
-
-def of_fit(model: Model, float_dtype: str, traces: dict[Any, Any]) -> Model:
-    """Return a model for one fit: what its functions read from outside stays as it is now.
-
-    Parameters
-    ----------
-    model
-        The model.
-    float_dtype
-        "float32" or "float64".
-    traces
-        What is traced already, or nothing.
-    """
-    maps = {}
-    with trace_lock, jax.enable_x64(float_dtype == "float64"):
-        for name, latent in model.latents.items():
-            if _is_own(latent.bijection):
-                maps[name] = _frozen(name, latent, float_dtype)
-    return model.of_fit(traces, maps)
-
-
-def _is_own(transform: Any) -> bool:
-    """Return whether a transform, or what it is made of, is the user's own."""
-    if type(transform).__module__.split(".")[0] not in ("advi", "numpyro"):
-        return True
-    parts = (getattr(transform, f.name) for f in fields(transform)) if _has_parts(transform) else ()
-    return any(_is_own(part) for part in parts if hasattr(part, "codomain") or _has_parts(part))
-
-
-def _has_parts(value: Any) -> bool:
-    return is_dataclass(value) and not isinstance(value, type)
-
-
-def _frozen(name: str, latent: Any, float_dtype: str) -> FrozenTransform:
-    real = jax.ShapeDtypeStruct(latent.unconstrained_shape, float_dtype)
-    value = jax.ShapeDtypeStruct(latent.shape, float_dtype)
-    what = f"the transform of latent {name!r}"
-    bijection = latent.bijection
-    return FrozenTransform(
-        Frozen(bijection.forward, what, real), Frozen(bijection.inverse, what, value)
-    )
-
-
 def trace(model: Model, spec: DataSpec) -> LogJoint:
     """Return the trace of a model's log-joint for data of given shapes, made once for a model.
 
@@ -163,6 +115,7 @@ def trace(model: Model, spec: DataSpec) -> LogJoint:
         If what it returns has the wrong shape, or what it reads from outside is no longer what it
         was for data of other shapes.
     """
+    spec = spec._replace(per_row=())  # which no trace depends on
     place = tuple(latent.shape for latent in model.latents.values()), spec
     with trace_lock:
         if place not in model.traces:
@@ -176,20 +129,23 @@ def trace(model: Model, spec: DataSpec) -> LogJoint:
         return model.traces[place][2]
 
 
-def trace_derived(model: Model, spec: DataSpec) -> tuple[Traced, Any]:
+def trace_deterministic(model: Model, spec: DataSpec) -> tuple[Traced, Any]:
     """Return the trace of what a model derives, and the tree of it, made once for a model.
 
     It is a function of the latents' values, in the model's order, the data leaves and the number
     of a draw.
     """
-    place = "derived", spec
+    spec = spec._replace(per_row=())
+    place = "deterministic", spec
     with trace_lock:
         if place not in model.traces:
             values, leaves = _arguments(model, spec)
 
+            function = model.program.deterministic.function
+
             def call(values: list[Array], leaves: list[Array], number: Array) -> dict[str, Array]:
                 z = model.to_tree(dict(zip(model.latents, values, strict=True)))
-                return model.derived.function(z, jax.tree.unflatten(spec.treedef, leaves), number)
+                return function(z, spec.treedef.unflatten(leaves), number)
 
             with jax.enable_x64(spec.float_dtype == "float64"):
                 flat, out = traced(call, values, leaves, jax.ShapeDtypeStruct((), np.uint32))
@@ -208,7 +164,7 @@ def _trace(model: Model, spec: DataSpec) -> LogJoint:
 
     def call(values: list[Array], leaves: list[Array]) -> Terms:
         z = model.to_tree(dict(zip(model.latents, values, strict=True)))
-        data = jax.tree.unflatten(spec.treedef, leaves)
+        data = spec.treedef.unflatten(leaves)
         try:
             out = model.log_joint(z, data)
         except KeyError as error:
@@ -221,7 +177,7 @@ def _trace(model: Model, spec: DataSpec) -> LogJoint:
                 ) from error
             error.add_note(_shapes(model, spec))
             raise
-        terms = _as_terms(out)
+        terms = as_terms(out)
         scalar.append(not isinstance(out, Terms))
         return terms
 
@@ -231,7 +187,7 @@ def _trace(model: Model, spec: DataSpec) -> LogJoint:
         flat = interned(closed)
     num_rows = None if scalar[-1] else closed.out_avals[1].shape[0]
     if num_rows is not None:
-        check_rows(num_rows, spec)
+        spec.by_row(num_rows)
     if model.local:
         _check_local(model, closed.jaxpr, num_rows)
     place = flat, tuple(model.latents), num_rows
@@ -336,49 +292,6 @@ def _shapes(model: Model, spec: DataSpec) -> str:
     z = ", ".join(f"{name} {latent.shape}" for name, latent in model.latents.items())
     data = ", ".join(f"{n} {shape}" for n, (shape, _) in zip(spec.names, spec.leaves, strict=True))
     return f"advi called log_joint(z, data) with shapes z: {z}; data: {data or 'None'}."
-
-
-def _as_terms(out: Any) -> Terms:
-    if isinstance(out, Terms):
-        shared, rows = _as_float(out.shared, "Terms.shared"), _as_float(out.rows, "Terms.rows")
-        if shared.shape != ():
-            raise ValueError(
-                f"Terms.shared has shape {shared.shape}; expected a scalar. "
-                "Sum it, e.g. log_prob(...).sum()."
-            )
-        if rows.ndim != 1:
-            raise ValueError(
-                f"Terms.rows has shape {rows.shape}; expected one axis, (B,), one "
-                "log-likelihood per data row. Sum over every other axis."
-            )
-        if out.prior is None:
-            return Terms(shared, rows)
-        prior = _as_float(out.prior, "Terms.prior")
-        if prior.shape != rows.shape:
-            raise ValueError(
-                f"Terms.prior has shape {prior.shape}; expected that of Terms.rows, {rows.shape}: "
-                "the log prior density of each row's local latents."
-            )
-        return Terms(shared, rows, prior)
-    value = _as_float(out, "log_joint returned")
-    if value.shape != ():
-        raise ValueError(
-            f"log_joint returned an array of shape {value.shape}; expected a scalar or "
-            "advi.Terms(shared, rows). Sum the log densities, e.g. log_prob(...).sum(), or "
-            "return Terms(prior, rows=...) with one number per data row."
-        )
-    return Terms(value, jnp.zeros((0,), value.dtype))
-
-
-def _as_float(out: Any, what: str) -> Array:
-    if not isinstance(out, (Array, np.ndarray, np.generic, float, int)):
-        raise TypeError(
-            f"{what} {type(out).__name__}; expected a scalar or advi.Terms(shared, rows)."
-        )
-    value = jnp.asarray(out)
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(f"{what} dtype {value.dtype}; expected a floating-point log density.")
-    return value
 
 
 def _live_inputs(jaxpr: Any) -> list[bool]:

@@ -1,4 +1,4 @@
-"""Points on R^D brought to the constrained scale, and what a model derives from values there."""
+"""Points of R^D on the constrained scale, and the deterministic quantities of values there."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -9,11 +9,11 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi.core.jax_config import compiled
+from advi.core.jax_config import compiled, precision
 from advi.core.jaxprs.traced import Traced
-from advi.model.density import Density, precision
+from advi.model.density import Density
 from advi.model.model import Model
-from advi.model.trace import trace_derived
+from advi.model.trace import trace_deterministic
 
 CHUNK_ELEMENTS = 2**22  # points are mapped in chunks of this size
 MAX_CHUNK = 1024
@@ -27,15 +27,17 @@ def constrain(model: Model, X: NDArray, float_dtype: str) -> dict[str, NDArray]:
     return {name: found[name] for name in model.latents}
 
 
-def derive(density: Density, values: Mapping[str, NDArray]) -> dict[str, NDArray]:
-    """Return what a model derives from values by name, ``(n, *shape)``, host arrays.
+def deterministic(density: Density, values: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """Return the deterministic quantities of values by name, ``(n, *shape)``, host arrays.
 
     Nothing where the density holds only some of the rows.
     """
-    names, float_dtype = density.model.derived.names, density.spec.float_dtype
-    if not names or density.scale != 1:
+    names, float_dtype = density.model.beside, density.spec.float_dtype
+    if not names or density.is_partial:
         return {}
-    program = _derived_program(density.model, *trace_derived(density.model, density.spec))
+    program = _deterministic_program(
+        density.model, *trace_deterministic(density.model, density.spec)
+    )
     data = density.data
     points = {name: v.astype(float_dtype) for name, v in values.items()}
     numbers = np.arange(len(next(iter(points.values()))), dtype=np.uint32)
@@ -64,9 +66,9 @@ def _constrain_program(model: Model) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _derived_program(model: Model, derived: Traced, tree: Any) -> Any:
+def _deterministic_program(model: Model, flat: Traced, tree: Any) -> Any:
     def one(values: dict[str, Array], number: Array, data: Any) -> dict[str, Array]:
         leaves = [values[name] for name in model.latents]
-        return tree.unflatten(derived(*leaves, *jax.tree.leaves(data), number))
+        return tree.unflatten(flat(*leaves, *jax.tree.leaves(data), number))
 
     return compiled(jax.vmap(one, in_axes=(0, 0, None)))

@@ -3,14 +3,12 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from advi.core.status import Estimate
-from advi.data.row_subset import CHUNK_ROWS, RowData
-from advi.posterior.local import RowPosterior
+from advi.core.types import Floats
+from advi.data.row_subset import CHUNK_ROWS, RowSubset
+from advi.posterior.local_posterior import LocalPosterior
 from advi.variational.guide import Guide
-
-Floats = NDArray[np.float64]
 
 ELBO_DRAWS = 256  # times chunks of rows, at least
 ELBO_ROWS = 2**14  # beyond, the ELBO is estimated from a sample of the rows
@@ -35,7 +33,7 @@ class RowElbos(NamedTuple):
         return Estimate(float(self.totals.mean(1).sum()), float(np.sqrt(variance)))
 
 
-def row_elbos(guide: Guide, params: Any, rows: RowData, seed: int) -> RowElbos:
+def row_elbos(guide: Guide, params: Any, rows: RowSubset, seed: int) -> RowElbos:
     """Evaluate the ELBO on fresh draws; the same seed gives the same draws and rows.
 
     Where the guide is for more rows than are given, these stand for all.
@@ -46,7 +44,7 @@ def row_elbos(guide: Guide, params: Any, rows: RowData, seed: int) -> RowElbos:
     num_chunks = -(-len(rows.index) // CHUNK_ROWS)
     num_draws = max(2, ELBO_DRAWS // num_chunks)
     totals = []
-    for terms, _, count in RowPosterior(guide, params, rows).terms(rng, num_draws):
+    for terms, _, count in LocalPosterior(guide, params, rows).terms(rng, num_draws):
         of_rows = terms.rows[:, :count].sum(1) / share
         totals.append(count / len(rows.index) * terms.shared + of_rows)
     return RowElbos(np.array(totals), share)

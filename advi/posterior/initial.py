@@ -12,7 +12,7 @@ from advi.core.arrays import on_host, real_numbers
 from advi.core.errors import describe, format_value, unknown
 from advi.core.jax_config import compiled
 from advi.model.model import Model
-from advi.results.fit import Fit
+from advi.posterior.record import FitRecord
 from advi.transforms import Transform
 from advi.variational.gaussian import Gaussian
 
@@ -27,7 +27,7 @@ def initial(model: Model, init: Any) -> tuple[Gaussian, bool]:
     model
         The model.
     init
-        A `Fit`, a dict from latent names to constrained values, or None.
+        The record of a fit, a dict from latent names to constrained values, or None.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def initial(model: Model, init: Any) -> tuple[Gaussian, bool]:
         If a latent is unknown, a value has the wrong shape or lies outside the support, or the
         fit is of other latents.
     """
-    if isinstance(init, Fit):
+    if isinstance(init, FitRecord):
         return _from_fit(model, init), True
     if init is not None and not isinstance(init, Mapping):
         raise TypeError(
@@ -68,7 +68,7 @@ def initial(model: Model, init: Any) -> tuple[Gaussian, bool]:
                 f"init[{name!r}]: got {format_value(value)}; expected a value inside the support "
                 f"{latent.support}."
             )
-    return Gaussian(loc, np.full(model.size, FIRST_SD)), False
+    return Gaussian.diagonal(loc, FIRST_SD), False
 
 
 @lru_cache(maxsize=64)
@@ -76,15 +76,15 @@ def _inverse(bijection: Transform) -> Any:
     return compiled(bijection.inverse)
 
 
-def _from_fit(model: Model, fit: Fit) -> Gaussian:
+def _from_fit(model: Model, fit: FitRecord) -> Gaussian:
     check_same_latents(model, fit)
-    return fit.gaussian.revived()
+    return fit.posterior.gaussian.positive()
 
 
-def check_same_latents(model: Model, fit: Fit) -> None:
+def check_same_latents(model: Model, fit: FitRecord) -> None:
     """Raise ValueError unless a fit has the latents of a model."""
     shapes = {name: latent.shape for name, latent in model.latents.items()}
-    got = {name: latent.shape for name, latent in fit.model.latents.items()}
+    got = {name: latent.shape for name, latent in fit.posterior.model.latents.items()}
     if got != shapes:
         raise ValueError(
             f"init: got a fit of latents {got}; expected a fit of the same latents, {shapes}."

@@ -1,20 +1,23 @@
-"""The log density of a guide on the constrained scale."""
+"""The log density of a variational distribution on the constrained scale."""
 
 from functools import lru_cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from advi.core.arrays import on_host
-from advi.core.jax_config import compiled
-from advi.model.density import precision
+from advi.core.jax_config import compiled, precision
 from advi.variational.guide import Guide
 
 
 def log_prob(guide: Guide, params: Any, z: Any, float_dtype: str) -> Array:
     """Return log q, () or (n,) nats, of a tree of values or of many with one leading axis.
+
+    Within a JAX transformation it is traced.
 
     Raises
     ------
@@ -35,17 +38,24 @@ def log_prob(guide: Guide, params: Any, z: Any, float_dtype: str) -> Array:
             f"log_prob: got leading axes {sorted(leading)}; expected none, or one of the same "
             "length for every latent."
         )
+    batched = bool(next(iter(leading)))
+    if any(isinstance(v, Tracer) for v in values.values()):
+        return _log_prob(guide, batched)(params, {n: jnp.asarray(v) for n, v in values.items()})
     with precision(float_dtype):
         arrays = {name: on_host(v, float_dtype) for name, v in values.items()}
-        return _program(guide, bool(next(iter(leading))))(params, arrays)
+        return _program(guide, batched)(params, arrays)
 
 
 @lru_cache(maxsize=64)
 def _program(guide: Guide, batched: bool) -> Any:
+    return compiled(_log_prob(guide, batched))
+
+
+def _log_prob(guide: Guide, batched: bool) -> Any:
     def one(params: Any, values: dict[str, Array]) -> Array:
         x = guide.model.ravel(values)
         log_dets = guide.model.unravel(x)[1]
         jacobian = sum(v.sum() for name, v in log_dets.items() if name not in guide.estimated)
         return guide.log_prob(params, guide.model.split(x)).total() - jacobian
 
-    return compiled(jax.vmap(one, in_axes=(None, 0)) if batched else one)
+    return jax.vmap(one, in_axes=(None, 0)) if batched else one

@@ -5,13 +5,13 @@ import numpy as np
 
 from advi.core.errors import format_value
 from advi.core.jax_config import compiled
-from advi.data.arrays import find_nan
-from advi.model.density import Density, log_density
-from advi.variational import draws
-from advi.variational.gaussian import Floats, Gaussian, structure_of
+from advi.core.types import Floats
+from advi.data.spec import find_nan
+from advi.model.density import Density, real_log_density
+from advi.variational.gaussian import Gaussian
 from advi.variational.guide import Guide
 
-BLAME_DRAWS = 256
+TRIED_DRAWS = 256
 GRADIENT_REMEDY = (
     "A value that is finite may hide such a gradient: `jnp.where` passes the NaN gradients of the "
     "branch that it does not take, so replace what is masked before it is computed with, as in "
@@ -32,7 +32,7 @@ def not_finite_at_start(density: Density, x: Floats, tried: str = "") -> ValueEr
         Where else it was evaluated in vain, as a phrase.
     """
     model = density.model
-    log_p = log_density(model, density.log_joint, frozenset())
+    log_p = real_log_density(model, density.log_joint, frozenset())
     point = x.astype(density.dtype)
     # split inside: a dict that is passed to compiled code comes out in the order of its names
     terms = jax.device_get(
@@ -68,13 +68,14 @@ def not_finite_at_start(density: Density, x: Floats, tried: str = "") -> ValueEr
     return ValueError(" ".join(parts))
 
 
-def blame(density: Density, guide: Guide, q: Gaussian, rng: np.random.Generator) -> str | None:
+def nonfinite_draw(
+    density: Density, guide: Guide, q: Gaussian, rng: np.random.Generator
+) -> str | None:
     """Return which latent, at which value, makes the log density or its gradient non-finite.
 
     None if it is finite at all draws.
     """
-    structure = structure_of(guide)
-    X = q.points(structure.spread(draws.antithetic(rng, BLAME_DRAWS, structure.dim)))
+    X = q.points(guide.structure.antithetic_draws(rng, TRIED_DRAWS))
     values, gradients = density.value_and_grad(X)
     bad = ~(np.isfinite(values) & np.all(np.isfinite(gradients), axis=1))
     if not bad.any():

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 
 from advi.core.arrays import numbers
 from advi.core.errors import describe
-from advi.core.jax_config import compiled
+from advi.core.jax_config import compiled, precision
 from advi.core.jaxprs.traced import Traced, traced
 from advi.core.keys import Stream, device_key
-from advi.data.arrays import DataSpec, prepare
-from advi.model.checks.indices import check_indices
-from advi.model.density import Density, precision
-
-if TYPE_CHECKING:
-    from advi.results.fit import Fit
+from advi.data.spec import DataSpec, prepare
+from advi.model.density import Density
+from advi.model.indices import check_indices
+from advi.posterior.base import Posterior, density_of
 
 MAX_DRAWS, WORK = 256, 2**24  # draws in one call, and elements that they may read and write
 
@@ -33,27 +31,28 @@ class Program(NamedTuple):
     num: int
 
 
-def predict(fit: "Fit", fn: Callable[..., Any], n: int, data: Any, key: Any) -> Any:
+def predict(posterior: Posterior, fn: Callable[..., Any], n: int, data: Any, key: Any) -> Any:
     """Return `fn` of `n` posterior draws, a tree of host arrays (n, ...)."""
-    with_key = _wants_key(fn)
-    spec, given = fit.density.spec, data
+    with_key, density = _wants_key(fn), density_of(posterior)
+    spec, z = density.spec, drawn(posterior, n, key, data)
     if data is None:
-        data = fit.density.on(None).data
+        data = density.on(None).data
     else:
-        with precision(fit.float_dtype):
-            data, spec = prepare(data, fit.float_dtype)
-    return _over_draws(fn, with_key, _draws(fit, n, key, given), data, spec, key)
+        with precision(posterior.float_dtype):
+            data, spec = prepare(data, posterior.float_dtype)
+    return _over_draws(fn, with_key, z, data, spec, key)
 
 
-def log_likelihood(fit: "Fit", data: Any, n: int, key: Any) -> NDArray:
+def log_likelihood(posterior: Posterior, data: Any, n: int, key: Any) -> NDArray:
     """Return the log-likelihood of every row at `n` posterior draws, a host array (n, N)."""
-    density = fit.density.on(data)
-    return row_terms(density, _draws(fit, n, key, data))
+    density = density_of(posterior).on(data)
+    return row_terms(density, drawn(posterior, n, key, data))
 
 
-def _draws(fit: "Fit", n: int, key: Any, data: Any) -> Any:
-    """Return posterior draws, where latents have parameters by row those at the rows of data."""
-    return fit.sample(n, key, data=data) if fit.guide.local else fit.sample(n, key)
+def drawn(posterior: Posterior, n: int, key: Any, data: Any) -> Any:
+    """Return posterior draws in the tree of the latents, of local ones at the rows of data."""
+    at = posterior.on(data) if posterior.guide.local else posterior
+    return posterior.model.to_tree(at.sample(n, key))
 
 
 def row_terms(density: Density, z: Any) -> NDArray:
@@ -65,8 +64,8 @@ def row_terms(density: Density, z: Any) -> NDArray:
         If the log-joint has no rows.
     """
     if density.log_joint.num_rows is None:
-        if density.model.needs_all_rows:
-            raise ValueError(f"log-likelihood by row: {density.model.needs_all_rows}")
+        if density.model.program.needs_all_rows:
+            raise ValueError(f"log-likelihood by row: {density.model.program.needs_all_rows}")
         raise ValueError(
             "log_joint returned a scalar, which does not say what belongs to one row; return "
             "advi.Terms(shared, rows) with one log-likelihood per data row."

@@ -9,36 +9,34 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from advi.core.arrays import on_host
 from advi.core.errors import describe, unknown
-from advi.data.arrays import check_rows
+from advi.diagnostics.alarms import verdict_on
+from advi.posterior.base import density_of
 from advi.posterior.predict import row_terms
-from advi.results.storage import NotStored
-
-if TYPE_CHECKING:
-    from advi.results.fit import Fit
+from advi.posterior.record import FitRecord
+from advi.results.storage import MissingLogJoint
 
 SAMPLE_DIMS = ("chain", "draw")
 ROW = "row"  # dimension of the data's rows, unless dims names it
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def to_dict(fit: "Fit", n: int, key: Any) -> dict[str, NDArray]:
+def to_dict(record: FitRecord, n: int, key: Any) -> dict[str, NDArray]:
     """Return draws by the latent's name, host arrays (n, *shape)."""
-    named = fit.model.named(fit.sample(n, key))
-    in_order = dict.fromkeys(fit.model.latents) | named
-    return {name: on_host(values) for name, values in in_order.items()}
+    posterior = record.posterior
+    at = posterior.on(None) if posterior.guide.local else posterior
+    return {k: np.asarray(v, posterior.float_dtype) for k, v in at.sample(n, key).items()}
 
 
 def to_arviz(
-    fit: "Fit",
+    record: FitRecord,
     n: int,
     key: Any,
     dims: Mapping[str, Sequence[str]] | None,
@@ -48,26 +46,26 @@ def to_arviz(
     for name, given in (("dims", dims), ("coords", coords)):
         if given is not None and not isinstance(given, Mapping):
             raise TypeError(f"{name}: got {describe(given)}; expected a dict.")
-    posterior = {name: values[None] for name, values in to_dict(fit, n, key).items()}
-    data, rows = _data(fit), _log_likelihood(fit, posterior)
+    posterior = {name: values[None] for name, values in to_dict(record, n, key).items()}
+    data, rows = _data(record), _log_likelihood(record, posterior)
     shapes = {name: values.shape for name, values in data.items()}
     shapes |= {name: values.shape[2:] for name, values in posterior.items()}
     dims, coords = dict(dims or {}), dict(coords or {})
     _check(shapes, dims, coords)
     # where a latent and a data leaf share a name, dims are the latent's
     of_data = {name: axes for name, axes in dims.items() if name not in posterior}
-    by_row = _row_leaves(fit)
+    by_row = _row_leaves(record)
     row = next((of_data[name][0] for name in by_row if name in of_data), ROW)
     of_data = dict.fromkeys(by_row, (row,)) | of_data
-    dims = dict.fromkeys(fit.guide.local, (row,)) | dims
-    if fit.verdict.level == "poor":
-        warnings.warn(_caution(fit), UserWarning, stacklevel=3)
+    dims = dict.fromkeys(record.posterior.guide.local, (row,)) | dims
+    if verdict_on(record).level == "poor":
+        warnings.warn(_caution(record), UserWarning, stacklevel=3)
     groups = {
-        "posterior": _dataset(posterior, SAMPLE_DIMS, dims, coords, _report(fit)),
-        "trace": _dataset(*_trace(fit)),
+        "posterior": _dataset(posterior, SAMPLE_DIMS, dims, coords, _report(record)),
+        "trace": _dataset(*_trace(record)),
     }
-    if not fit.guide.local:  # otherwise there is no one vector
-        groups["sample_stats"] = _dataset(_densities(fit, n, key), SAMPLE_DIMS)
+    if not record.posterior.guide.local:  # otherwise there is no one vector
+        groups["sample_stats"] = _dataset(_densities(record, n, key), SAMPLE_DIMS)
     if rows is not None:
         groups["log_likelihood"] = _dataset(
             {"rows": rows[None]}, (*SAMPLE_DIMS, row), coords=coords
@@ -80,12 +78,13 @@ def to_arviz(
     return _xarray().DataTree.from_dict(groups)
 
 
-def _caution(fit: "Fit") -> str:
+def _caution(record: FitRecord) -> str:
     """Return what ArviZ cannot see of a poor fit, and what to give it instead."""
     next_one = "use fit.corrected().to_arviz()"
     # a fit that was not examined is poor because it was still moving
-    if fit.corrected_draws is not None or fit.guide.local or fit.checked is None:
-        next_one = fit.verdict.action.removesuffix(".")
+    weighted, local = record.posterior.weighted is not None, record.posterior.guide.local
+    if weighted or local or record.examination is None:
+        next_one = verdict_on(record).action.removesuffix(".")
     return (
         "to_arviz: the verdict on these draws is 'poor', and ArviZ will take them for draws from "
         f"the posterior: its intervals, k-hats and comparisons do not see the error of the fit. "
@@ -93,70 +92,76 @@ def _caution(fit: "Fit") -> str:
     )
 
 
-def _report(fit: "Fit") -> dict[str, Any]:
+def _report(record: FitRecord) -> dict[str, Any]:
     """Return what the fit says of itself, as attributes: text and numbers."""
+    outcome, verdict = record.outcome, verdict_on(record)
     return {
-        "family": fit.guide.description,
-        "status": str(fit.status),
-        "status_message": fit.status.message,
-        "elbo": fit.elbo.value,
-        "elbo_mcse": fit.elbo.mcse,
-        "khat": fit.khat,
-        "verdict": fit.verdict.level,
-        "verdict_reasons": "\n".join(fit.verdict.reasons),
-        "verdict_action": fit.verdict.action,
-        "corrected": int(fit.corrected_draws is not None),  # netCDF has no booleans
+        "family": record.posterior.guide.description,
+        "status": str(outcome.status),
+        "status_message": outcome.status.message,
+        "elbo": outcome.elbo.value,
+        "elbo_mcse": outcome.elbo.mcse,
+        "khat": record.khat,
+        "verdict": verdict.level,
+        "verdict_reasons": "\n".join(verdict.reasons),
+        "verdict_action": verdict.action,
+        "corrected": int(record.posterior.weighted is not None),  # netCDF has no booleans
     }
 
 
-def _trace(fit: "Fit") -> tuple[Any, ...]:
+def _trace(record: FitRecord) -> tuple[Any, ...]:
     """Return ELBO and stage at every step of the fit, as `_dataset` takes them."""
-    stages = np.array([progress.stage for progress in fit.trace], dtype=str)
-    steps = np.array([progress.step for progress in fit.trace], dtype=int)
-    return {"elbo": fit.elbo_trace, "stage": stages}, ("step",), NOTHING, {"step": steps}
+    trace = record.outcome.trace
+    elbo = np.array([progress.elbo for progress in trace])
+    stages = np.array([progress.stage for progress in trace], dtype=str)
+    steps = np.array([progress.step for progress in trace], dtype=int)
+    return {"elbo": elbo, "stage": stages}, ("step",), NOTHING, {"step": steps}
 
 
-def _densities(fit: "Fit", n: int, key: Any) -> dict[str, NDArray]:
+def _densities(record: FitRecord, n: int, key: Any) -> dict[str, NDArray]:
     """Return the log densities of the draws on R^D, (1, n), nats."""
-    X, E = fit.sample_points(n, key)
-    densities = {} if _lacks_data(fit) else {"log_p": fit.density.value(X)[None]}
+    posterior = record.global_posterior
+    X, E = posterior.sample_points(n, key)
+    densities = {} if _lacks_data(record) else {"log_p": posterior.density.value(X)[None]}
     if E is not None:  # corrected draws are none of q
-        densities["log_q"] = fit.structure.log_q(E, fit.gaussian)[None]
+        densities["log_q"] = posterior.structure.log_q(E, posterior.gaussian)[None]
     return densities
 
 
-def _log_likelihood(fit: "Fit", posterior: Mapping[str, NDArray]) -> NDArray | None:
+def _log_likelihood(record: FitRecord, posterior: Mapping[str, NDArray]) -> NDArray | None:
     """Return `Terms.rows` at every draw, (n, N), nats, unscaled; None of a scalar log-joint."""
-    density = fit.density
-    if _lacks_data(fit) or density.log_joint.num_rows is None:
+    density = density_of(record.posterior)
+    if _lacks_data(record) or density.log_joint.num_rows is None:
         return None
     draws = {name: posterior[name][0] for name in density.model.latents}
-    return row_terms(density, fit.model.to_tree(draws))
+    return row_terms(density, density.model.to_tree(draws))
 
 
-def _lacks_data(fit: "Fit") -> bool:
+def _lacks_data(record: FitRecord) -> bool:
     """Whether the data are not there: loaded without them, or read a few rows at a time."""
-    return fit.density.scale != 1 or isinstance(fit.model.log_joint, NotStored)
+    density = density_of(record.posterior)
+    return density.is_partial or isinstance(density.model.log_joint, MissingLogJoint)
 
 
-def _data(fit: "Fit") -> dict[str, NDArray]:
-    if _lacks_data(fit):
+def _data(record: FitRecord) -> dict[str, NDArray]:
+    if _lacks_data(record):
         return {}
-    leaves = jax.tree.leaves(fit.density.data)
+    density = density_of(record.posterior)
+    leaves = jax.tree.leaves(density.data)
     return {
         name: jax.device_get(leaf)
-        for name, leaf in zip(fit.density.spec.names, leaves, strict=True)
+        for name, leaf in zip(density.spec.names, leaves, strict=True)
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     }
 
 
-def _row_leaves(fit: "Fit") -> list[str]:
+def _row_leaves(record: FitRecord) -> list[str]:
     """Return the names of the data leaves whose leading axis runs over rows."""
-    if _lacks_data(fit) or fit.density.log_joint.num_rows is None:
+    density = density_of(record.posterior)
+    if _lacks_data(record) or density.log_joint.num_rows is None:
         return []
-    rows, spec = fit.density.log_joint.num_rows, fit.density.spec
-    per_row = check_rows(rows, spec)
-    return [name for name, is_row in zip(spec.names, per_row, strict=True) if is_row]
+    spec = density.spec.by_row(density.log_joint.num_rows)
+    return [name for name, is_row in zip(spec.names, spec.per_row, strict=True) if is_row]
 
 
 def _check(shapes: Mapping[str, Any], dims: Mapping[str, Any], coords: Mapping[str, Any]) -> None:

@@ -19,8 +19,8 @@ from advi import transforms
 from advi.core.arrays import on_host
 from advi.core.errors import describe
 from advi.model.latents import Latent
+from advi.variational.block import Block
 from advi.variational.full_rank import FullRank
-from advi.variational.guide import Block
 from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
 from advi.variational.per_row import PerRow

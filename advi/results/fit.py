@@ -1,6 +1,5 @@
 """The result of a fit: draws, moments and densities of the posterior approximation."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,38 +9,37 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from numpy.typing import NDArray
 
 from advi.core.archive import Name
 from advi.core.arrays import on_host, real_numbers
 from advi.core.draw_set import DrawSet
-from advi.core.errors import check_bool, check_names, describe
-from advi.core.keys import Stream, device_key, host_rng
-from advi.core.status import Estimate, EvalTrace, Progress, Status
+from advi.core.errors import check_bool, check_count, check_names
+from advi.core.jax_config import default_float
+from advi.core.keys import Stream, device_key
+from advi.core.status import Estimate, EvalTrace, Status
 from advi.core.table import Table
-from advi.data.row_subset import RowData
-from advi.diagnostics import trust
-from advi.diagnostics.examine import Checked
+from advi.core.verdict import Verdict
+from advi.diagnostics.alarms import verdict_on
+from advi.diagnostics.correct import corrected
+from advi.diagnostics.examine import examined
+from advi.diagnostics.figures import figures
+from advi.diagnostics.linear_response import linear_response
 from advi.diagnostics.loo import Loo, psis_loo
-from advi.diagnostics.verdict import Verdict
-from advi.diagnostics.weighted import WeightedDraws
-from advi.inference.plan.plan import Rival
-from advi.model.density import Density, default_float, precision
-from advi.model.model import Model
-from advi.posterior import constrained, predict
-from advi.posterior.local import RowPosterior, RowValues
-from advi.posterior.log_prob import log_prob
-from advi.results import arviz, plots, storage
-from advi.results import report as headlines
-from advi.variational import draws
-from advi.variational.gaussian import Gaussian, Structure, structure_of
-from advi.variational.guide import Guide
+from advi.inference.plan.run import refined
+from advi.posterior import predict
+from advi.posterior.global_posterior import GlobalPosterior
+from advi.posterior.local_posterior import LocalPosterior
+from advi.posterior.record import FitRecord
+from advi.posterior.row_values import RowValues
+from advi.results import arviz, plots, report, storage
 from advi.variational.objective import check_draws, check_weights
-from advi.variational.per_row import PerRow
 
-MOMENT_DRAWS, FEW_DRAWS = 4000, 100
-MOMENT_ELEMENTS = 2**27  # of all draws that moments come from
-ORTHOGONAL_DIM = 512  # above it orthogonal draws cost more than they save
+NO_ROWS = (
+    "data: no latent has parameters by data row, so that draws do not depend on data; expected a "
+    "fit with an advi.Amortised or advi.PerRow family."
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,133 +48,70 @@ class Fit:
 
     Moments and quantiles are those of q on the constrained scale, computed from 4,000 orthogonal
     antithetic draws (fewer above 30,000 coordinates): they are the same at every call, and for
-    real latents exact.
+    real latents exact. `fit`, `load` and the methods below make it.
 
     Attributes
     ----------
-    guide
-        The variational distribution.
-    params
-        Its parameters, host arrays.
-    status : Status
-        "converged", "max_steps", "interrupted" or "diverged", with a sentence in `.message`.
-    elbo : Estimate
-        Evidence lower bound in nats on fresh draws, with its Monte Carlo standard error. After
-        Ctrl-C that of the last steps, since nothing more was evaluated; NaN if there were none.
-    trace
-        ELBO in nats after every step of the plan, or every step of an optimiser.
-    num_gradients
-        Gradients of the log density, one per draw, that the fit used.
-    density
-        The log density and its data.
-    key
-        What the random draws of checks and corrections are seeded from.
-    held_out_gap
-        ELBO on the plan's fixed draws less that on fresh ones, nats: what they overfit.
-    rivals
-        Other starts that were carried to their end.
-    corrected_draws
-        Draws nearer to the posterior than q's, which moments and samples then come from.
-    checked
-        What the verdict is based on; None if nothing was checked.
-    drift
-        How far a fit by steps had still to go at its end, about, sds: the largest difference of
-        means, or of log sds, between the averages over the last half of the steps and over the
-        quarter before; or, where not all rows were read, how far the posterior of those that were
-        is from that of all. Infinite where the ELBO still rose by more than a nat for each
-        coordinate, which no sd tells. NaN for the automatic plan, and where nothing has an sd.
-    alarms
-        What the fit found to be wrong with the log density, a sentence each.
+    posterior
+        The approximation itself: its variational distribution ``guide`` with its parameters
+        ``params``, the log density ``density`` with the data, and for latents that all rows share
+        the ``gaussian`` on R^D.
     """
 
-    guide: Guide
-    params: Any
-    status: Status
-    elbo: Estimate
-    trace: Sequence[Progress]
-    num_gradients: int
-    density: Density
-    key: Any = 0
-    held_out_gap: float = math.nan
-    rivals: tuple[Rival, ...] = ()
-    corrected_draws: WeightedDraws | None = None
-    checked: Checked | None = None
-    drift: float = math.nan
-    alarms: tuple[str, ...] = ()
+    _record: FitRecord
 
     @property
-    def model(self) -> Model:
-        """The model that was fitted."""
-        return self.guide.model
+    def posterior(self) -> GlobalPosterior | LocalPosterior:
+        """The variational distribution with its parameters, and the log density with its data."""
+        return self._record.posterior
 
     @property
-    def float_dtype(self) -> str:
-        """Float type of the fit, "float32" or "float64"."""
-        return self.density.spec.float_dtype
+    def status(self) -> Status:
+        """Status "converged", "max_steps", "interrupted" or "diverged"; `.message` says why."""
+        return self._record.outcome.status
 
-    @cached_property
-    def gaussian(self) -> Gaussian:
-        """Mean and scale of q on R^D, host arrays.
+    @property
+    def elbo(self) -> Estimate:
+        """Evidence lower bound in nats on fresh draws, with its Monte Carlo standard error.
 
-        Raises
-        ------
-        ValueError
-            If every data row has parameters of its own, which are too many for one vector.
+        After Ctrl-C that of the last steps, since nothing more was evaluated; NaN if there were
+        none.
         """
-        self._require_one_vector()
-        return Gaussian(*self.guide.to_gaussian(self.params))
-
-    def _require_one_vector(self) -> None:
-        if self.guide.local:
-            raise ValueError(
-                f"{', '.join(map(repr, sorted(self.guide.local)))} is local, with parameters for "
-                "every data row, and this needs all coordinates in one vector. Known for such a "
-                "fit: sample, mean, sd, quantile, summary, elbo, log_marginal, and "
-                "advi.amortisation_gap."
-            )
-
-    @cached_property
-    def structure(self) -> Structure:
-        """Which coordinates of R^D have noise, and which are coupled."""
-        return structure_of(self.guide)
+        return self._record.outcome.elbo
 
     @property
     def elbo_trace(self) -> NDArray[np.float64]:
         """ELBO in nats over the course of the fit, (steps,)."""
-        return np.array([progress.elbo for progress in self.trace])
+        return np.array([progress.elbo for progress in self._record.outcome.trace])
 
     @property
     def eval_trace(self) -> EvalTrace:
         """Held-out ELBO in nats over the course of a fit that was given `eval_data`."""
-        found = [p for p in self.trace if math.isfinite(p.eval_elbo)]
+        found = [p for p in self._record.outcome.trace if math.isfinite(p.eval_elbo)]
         steps = np.array([p.step for p in found], dtype=np.int64)
         return EvalTrace(steps, np.array([p.eval_elbo for p in found], dtype=np.float64))
 
     @property
     def verdict(self) -> Verdict:
         """Whether means and sds can be trusted, why, and what to do next."""
-        if self.checked is None and self.guide.local:
-            return trust.unchecked(
-                self,
-                "Importance weights of all rows' latents together would tell nothing.",
-                action="compare fit.log_marginal(data) with the ELBO, or see "
-                "advi.amortisation_gap(fit, data).",
-            )
-        if self.checked is None and not self.structure.dim:
-            return trust.unchecked(self, trust.ONLY_POINTS)
-        if self.checked is None:
-            return trust.unchecked(self, action="call fit.check().")
-        return self.checked.verdict
+        return verdict_on(self._record)
 
     @property
     def khat(self) -> float:
         """Pareto k-hat of q as an importance proposal; NaN if it was not checked."""
-        return math.nan if self.checked is None else self.checked.khat
+        return self._record.khat
 
     @property
     def diagnostics(self) -> dict[str, Any]:
-        """The figures behind the verdict, by name."""
-        return trust.diagnostics(self)
+        """The figures behind the verdict, by name.
+
+        ``elbo``; ``held_out_gap``, ELBO on the plan's fixed draws less that on fresh ones, nats;
+        ``drift``, how far a fit by steps may have to go, sds (NaN for the automatic plan, infinite
+        where the ELBO was still rising); ``khat``; ``num_gradients`` and ``num_values`` of the log
+        density; ``restarts``, other starts that were carried to their end; and after an examination
+        its ``method``, ``mean_shift`` in sds and ``sd_ratio`` by entry.
+        """
+        return figures(self._record)
 
     def sample(self, n: int, key: Any = 0, data: Any = None, *, corrected: bool = False) -> Any:
         """Draw from the approximation.
@@ -186,7 +121,8 @@ class Fit:
         n
             Number of draws.
         key
-            Integer or JAX key; the same key gives the same draws.
+            Integer or JAX key; the same key gives the same draws. A key that is traced, as inside
+            `jax.jit`, gives draws made by JAX, of the latents alone.
         data
             New rows whose local latents an encoder computes, a tree like the data of the fit with
             any number of rows; by default the rows that were fitted. Leaves that the encoder does
@@ -215,34 +151,22 @@ class Fit:
         >>> advi.fit(model).sample(5)["x"].shape
         (5,)
         """
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-            raise ValueError(f"n: got {describe(n)}; expected a number of draws, at least 1.")
+        check_count("n", n)
         check_bool("corrected", corrected)
         if corrected:
             return self.corrected().sample(n, key)
-        if self.guide.local or data is not None:
-            values = self.rows(data).sample(n, host_rng(key, Stream.ROW_SAMPLE))
-        else:
-            values = self.constrain(self.sample_points(n, key)[0])
-        # what is derived belongs to the data of the fit
-        return self._device_tree(values | self.derive(values) if data is None else values)
-
-    def sample_points(
-        self, n: int, key: Any
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """Return the points of `sample` on the real scale, and their noise, both (n, D).
-
-        Corrected draws come from no noise.
-        """
-        rng = host_rng(key, Stream.SAMPLE)
-        if self.corrected_draws is not None:
-            return self.corrected_draws.resample(n, rng), None
-        E = self.structure.spread(rng.standard_normal((n, self.guide.noise_dim)))
-        return self.gaussian.points(E), E
+        posterior = self.posterior
+        if isinstance(key, Tracer) and isinstance(posterior, GlobalPosterior) and data is None:
+            return posterior.model.to_tree(posterior.traced_sample(n, key))
+        if posterior.guide.local:
+            posterior = posterior.on(data)
+        elif data is not None:
+            raise ValueError(NO_ROWS)
+        return self._device_tree(posterior.sample(n, key))
 
     def to_dict(self, n: int = 1000, key: Any = 0) -> dict[str, NDArray]:
         """Return the draws of `sample` by the latent's name, NumPy arrays ``(n, *shape)``."""
-        return arviz.to_dict(self, n, key)
+        return arviz.to_dict(self._record, n, key)
 
     def to_arviz(
         self,
@@ -291,15 +215,15 @@ class Fit:
         TypeError, ValueError
             If `dims` or `coords` do not fit.
         """
-        return arviz.to_arviz(self, n, key, dims, coords)
+        return arviz.to_arviz(self._record, n, key, dims, coords)
 
     def mean(self) -> Any:
         """Return posterior means, a tree of arrays shaped like the latents."""
-        return self._device_tree(self._moments(DrawSet.mean))
+        return self._device_tree(self.posterior.moments(DrawSet.mean))
 
     def sd(self) -> Any:
         """Return posterior standard deviations, a tree of arrays shaped like the latents."""
-        return self._device_tree(self._moments(DrawSet.sd))
+        return self._device_tree(self.posterior.moments(DrawSet.sd))
 
     def quantile(self, q: float | Sequence[float]) -> Any:
         """Return posterior quantiles.
@@ -317,10 +241,8 @@ class Fit:
         probabilities = on_host(real_numbers("q", q))
         if not np.all((probabilities >= 0) & (probabilities <= 1)):
             raise ValueError(f"q: got {q}; expected probabilities between 0 and 1.")
-        return self._device_tree(self._moments(lambda draws: draws.quantile(probabilities)))
-
-    def _moments(self, reduce: Callable[[DrawSet], dict[str, Any]]) -> dict[str, Any]:
-        return self.rows().moments(reduce) if self.guide.local else reduce(self.shown_draws)
+        found = self.posterior.moments(lambda draws: draws.quantile(probabilities))
+        return self._device_tree(found)
 
     def cov(self, names: Sequence[str] | str | None = None) -> NDArray[np.float64]:
         """Return the covariance of the scalar coordinates of some latents.
@@ -340,10 +262,10 @@ class Fit:
         ValueError
             If a name is unknown.
         """
-        wanted = list(self.model.latents) if names is None else check_names("names", names)
-        return self.moment_draws.unwrapped(self.guide.angles).cov(
-            [k for part in wanted for k in self.model.resolve(part)]
-        )
+        model = self.posterior.model
+        wanted = list(model.latents) if names is None else check_names("names", names)
+        entries = [name for part in wanted for name in model.resolve(part)]
+        return self._record.global_posterior.cov(entries)
 
     def log_prob(self, z: Any) -> Array:
         """Return the log density of the family's approximation on the constrained scale.
@@ -358,7 +280,7 @@ class Fit:
         -------
         Array
             Scalar or (n,), nats, with respect to the latents' free coordinates; latents that were
-            estimated as a point contribute nothing.
+            estimated as a point contribute nothing. It is traced inside `jax.jit` and `jax.grad`.
 
         Raises
         ------
@@ -366,8 +288,7 @@ class Fit:
             If the tree or a shape does not fit, or a latent's transform has no inverse (unit
             vectors and circular latents), or every data row has parameters of its own.
         """
-        self._require_one_vector()
-        return log_prob(self.guide, self.params, z, self.float_dtype)
+        return self.posterior.log_prob(z)
 
     def summary(self) -> Table:
         """Return mean, sd and 5 %, 50 % and 95 % quantiles of every scalar coordinate.
@@ -376,10 +297,7 @@ class Fit:
         data row has latents of its own only those that all rows share, and that are inferred, are
         in the table.
         """
-        if self.guide.local:
-            shared = self._fitted_rows.shared()
-            return shared.summary() if shared.values else Table((), {})
-        return self.shown_draws.summary()
+        return self.posterior.summary()
 
     def log_marginal(self, data: Any = None, draws: int = 5000, key: Any = 0) -> RowValues:
         """Estimate each row's log p(x), its local latents integrated out, by importance draws.
@@ -411,45 +329,10 @@ class Fit:
         Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, section 5.
         """
         check_draws("log_marginal", draws)
-        check_weights("log_marginal", self.guide)
-        rows = self.rows(data)
-        return rows.log_marginal(draws, device_key(key, Stream.MARGINAL))
-
-    def rows(self, data: Any = None) -> RowPosterior:
-        """Return the variational distribution at the rows of some data, or at those fitted.
-
-        Raises
-        ------
-        ValueError
-            If no latent is local, or new data is given where a table knows the fitted rows only.
-        """
-        if not self.guide.local:
-            raise ValueError(
-                "data: no latent has parameters by data row, so that draws do not depend on data; "
-                "expected a fit with an advi.Amortised or advi.PerRow family."
-            )
-        if data is None:
-            self.density.on(None)  # which may not have all of the rows
-            return self._fitted_rows
-        tables = [b for b in self.guide.blocks if isinstance(b.family, PerRow)]
-        if tables:
-            raise ValueError(
-                f"data: {', '.join(map(repr, tables[0].names))} has a table of parameters, one for "
-                "each row that was fitted; expected data=None. For new rows fit with "
-                "advi.Amortised(encode, params), or fit the new rows."
-            )
-        with precision(self.float_dtype):
-            new = self._fitted_data.new(data)
-        return RowPosterior(self.guide, self.params, new)
-
-    @cached_property
-    def _fitted_data(self) -> RowData:
-        density = self.density
-        return RowData.of(density.data, density.spec, density.model.num_rows or 1)
-
-    @cached_property
-    def _fitted_rows(self) -> RowPosterior:
-        return RowPosterior(self.guide, self.params, self._fitted_data)
+        check_weights("log_marginal", self.posterior.guide)
+        at = self.posterior.on(data)
+        assert isinstance(at, LocalPosterior)
+        return at.log_marginal(draws, device_key(key, Stream.MARGINAL))
 
     def predict(self, fn: Callable[..., Any], n: int, data: Any = None, key: Any = 0) -> Any:
         """Apply a function to posterior draws, such as the prediction for new data.
@@ -486,7 +369,7 @@ class Fit:
         >>> fit.predict(lambda z, data: z["x"] * data, 100, np.array([1.0, -1.0])).shape
         (100, 2)
         """
-        return predict.predict(self, fn, n, data, key)
+        return predict.predict(self.posterior, fn, n, data, key)
 
     def log_likelihood(self, data: Any = None, n: int = 1000, key: Any = 0) -> NDArray:
         """Return the log-likelihood of every row of data at posterior draws.
@@ -511,7 +394,7 @@ class Fit:
         ValueError
             If the log-joint returns a scalar.
         """
-        return predict.log_likelihood(self, data, n, key)
+        return predict.log_likelihood(self.posterior, data, n, key)
 
     def loo(self, data: Any = None, n: int = 1000, key: Any = 0) -> Loo:
         """Estimate the log predictive density of rows that are left out one at a time.
@@ -545,11 +428,11 @@ class Fit:
         cross-validation and WAIC. Magnusson, Andersen, Jonasson & Vehtari (2019), Bayesian
         leave-one-out cross-validation for large data, eq. 5.
         """
-        return psis_loo(self, data, n, key)
+        return psis_loo(self._record.global_posterior, data, n, key)
 
     def check(self) -> "Fit":
         """Return the fit with a verdict, however long the examination takes."""
-        return dataclasses.replace(self, checked=trust.checked(self))
+        return Fit(examined(self._record))
 
     def linear_response(self) -> "Fit":
         """Return a full-rank fit with the same means and the linear-response covariance.
@@ -566,7 +449,7 @@ class Fit:
         ----------
         Giordano, Broderick & Jordan (2018), Covariances, Robustness, and Variational Bayes.
         """
-        return trust.linear_response(self)
+        return Fit(linear_response(self._record))
 
     def corrected(self) -> "Fit":
         """Return a fit whose draws and moments are corrected beyond the family.
@@ -578,7 +461,7 @@ class Fit:
 
     @cached_property
     def _corrected(self) -> "Fit":
-        return self if self.corrected_draws is not None else trust.corrected(self)
+        return self if self.posterior.weighted is not None else Fit(corrected(self._record))
 
     def refine(self, family: Any) -> "Fit":
         """Return a fit of another family, usually a richer one, begun at this fit.
@@ -596,7 +479,7 @@ class Fit:
         TypeError, ValueError
             If `family` is none.
         """
-        return trust.refined(self, family)
+        return Fit(examined(refined(self._record, family)))
 
     def plot(
         self,
@@ -636,7 +519,7 @@ class Fit:
         ValueError
             If a name is unknown, `against` has other latents, or `axes` are too many or too few.
         """
-        return plots.plot(self, names, corrected, against, axes)
+        return plots.plot(self._layers(corrected, against), names, axes)
 
     def plot_pairs(
         self,
@@ -655,7 +538,7 @@ class Fit:
         NDArray
             The axes (K, K), with marginals on the diagonal and nothing above it.
         """
-        return plots.plot_pairs(self, names, corrected, against, axes)
+        return plots.plot_pairs(self._layers(corrected, against), names, axes)
 
     def plot_elbo(self, ax: Any = None) -> Any:
         """Draw the ELBO over the course of the fit, by stage, and on fresh draws; return the axes.
@@ -672,7 +555,7 @@ class Fit:
         ImportError
             If Matplotlib is not installed, which comes with ``advi[plots]``.
         """
-        return plots.plot_elbo(self, ax)
+        return plots.plot_elbo(self._record.outcome, ax)
 
     def save(self, path: Name) -> None:
         """Write the fit to one file, from which `advi.load` reads it without the model or the data.
@@ -697,50 +580,32 @@ class Fit:
         ValueError
             If a parameter is not finite, or an encoder was fitted to a stream, whose rows are gone.
         """
-        storage.save(self, path)
+        storage.save(self._record, path)
 
-    def points(self, eps: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the points (n, D) on the real scale that noise (n, noise_dim) stands for."""
-        return self.gaussian.points(self.structure.spread(eps))
-
-    @cached_property
-    def moment_draws(self) -> DrawSet:
-        """The draws that moments are computed from, double precision."""
-        weights = None
-        if self.corrected_draws is not None:
-            X, weights = self.corrected_draws
-        else:
-            dim = self.guide.noise_dim
-            make = draws.fixed if 0 < dim <= ORTHOGONAL_DIM else draws.antithetic
-            num = int(np.clip(MOMENT_ELEMENTS // max(dim, 1), FEW_DRAWS, MOMENT_DRAWS)) // 2 * 2
-            X = self.points(make(np.random.default_rng(0), num, dim))
-        values = self.constrain(X)
-        return DrawSet({name: v.astype(np.float64) for name, v in values.items()}, weights)
-
-    @cached_property
-    def shown_draws(self) -> DrawSet:
-        """`moment_draws`, angles about their mean direction, and what the model derives."""
-        values, weights = self.moment_draws
-        derived = {name: v.astype(np.float64) for name, v in self.derive(values).items()}
-        return DrawSet({**values, **derived}, weights).unwrapped(self.guide.angles)
-
-    def constrain(self, X: NDArray[np.float64]) -> dict[str, NDArray]:
-        """Return points (n, D) on the constrained scale, by name, host arrays ``(n, *shape)``."""
-        return constrained.constrain(self.model, X, self.float_dtype)
-
-    def derive(self, values: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        """Return what the model derives from values by name, ``(n, *shape)``, host arrays."""
-        return constrained.derive(self.density, values)
+    def _layers(self, corrected: bool, against: Any) -> list[plots.Layer]:
+        """Return what a plot shows: the fit, its corrections if asked for, and others."""
+        others = against if isinstance(against, Mapping) or against is None else {
+            "another fit": against
+        }  # fmt: skip
+        for other in (others or {}).values():
+            plots.check_is_fit(isinstance(other, Fit), other)
+        extra = {name: other._record for name, other in (others or {}).items()}
+        makers = {
+            "linear response": lambda: linear_response(self._record),
+            "corrected": lambda: self.corrected()._record,
+        }
+        return plots.lay_over(self._record, makers if corrected else {}, extra)
 
     def __repr__(self) -> str:
-        return headlines.text(self)
+        return report.text(self._record)
 
     def _repr_html_(self) -> str:
-        return headlines.markup(self)
+        return report.markup(self._record)
 
     def _device_tree(self, values: dict[str, Any]) -> Any:
-        arrays: dict[str, Any] = {k: np.asarray(v, self.float_dtype) for k, v in values.items()}
-        if default_float(None) == "float64" or self.float_dtype == "float32":
+        dtype = self.posterior.float_dtype
+        arrays: dict[str, Any] = {k: np.asarray(v, dtype) for k, v in values.items()}
+        if default_float(None) == "float64" or dtype == "float32":
             # elsewhere JAX would warn at every use of a float64 array of its own
             arrays = {k: jax.device_put(v) for k, v in arrays.items()}
-        return self.model.to_tree(arrays)
+        return self.posterior.model.to_tree(arrays)

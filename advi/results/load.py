@@ -1,12 +1,11 @@
 """load(): a fit from the file it was saved to."""
 
-import dataclasses
 from collections.abc import Iterable
 
-from advi.core.archive import Name, refused
+from advi.core.archive import Name
 from advi.core.errors import describe
 from advi.results.fit import Fit
-from advi.results.storage import KIND, stored
+from advi.results.storage import read_record
 
 
 def load(path: Name, *, known: Iterable[type] = ()) -> Fit:
@@ -55,9 +54,4 @@ def load(path: Name, *, known: Iterable[type] = ()) -> Fit:
     for cls in classes:
         if not isinstance(cls, type):
             raise TypeError(f"known: got {describe(cls)}; expected classes.")
-    defaults = {f.name: f.default for f in dataclasses.fields(Fit)}
-    fields = stored(path, classes, defaults)
-    with refused(path, KIND):
-        fit = Fit(**fields)
-        _ = fit.diagnostics  # figures that are not of this model's latents are refused here
-        return fit
+    return Fit(read_record(path, classes))

@@ -3,42 +3,43 @@
 import html
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from advi.diagnostics.examine import khat_words
+from advi.diagnostics.alarms import verdict_on
+from advi.diagnostics.importance_sampling import ROUND_DRAWS
+from advi.diagnostics.psis import khat_words
+from advi.posterior.record import FitRecord
+from advi.variational.amortised import Amortised
 from advi.variational.guide import Guide
-from advi.variational.per_row import Amortised
-
-if TYPE_CHECKING:
-    from advi.results.fit import Fit
 
 
-def text(fit: "Fit") -> str:
+def text(record: FitRecord) -> str:
     """Return a fit as it is printed."""
-    table = fit.summary()
-    head = "\n".join([*_above(fit), str(fit.verdict)])
-    parts = [head, str(table) if table.rows else "", "\n".join(_below(fit.guide))]
+    table = record.posterior.summary()
+    head = "\n".join([*_above(record), str(verdict_on(record))])
+    parts = [head, str(table) if table.rows else "", "\n".join(_below(record.posterior.guide))]
     return "\n\n".join(part for part in parts if part)
 
 
-def markup(fit: "Fit") -> str:
+def markup(record: FitRecord) -> str:
     """Return a fit as a notebook shows it, HTML."""
-    head, foot = _divisions(_above(fit)), _divisions(_below(fit.guide))
-    return f"{head}{fit.verdict._repr_html_()}{fit.summary()._repr_html_()}{foot}"
+    posterior = record.posterior
+    head, foot = _divisions(_above(record)), _divisions(_below(posterior.guide))
+    return f"{head}{verdict_on(record)._repr_html_()}{posterior.summary()._repr_html_()}{foot}"
 
 
-def _above(fit: "Fit") -> list[str]:
-    kind, size = fit.guide.description, fit.model.size
-    if fit.corrected_draws is not None:
+def _above(record: FitRecord) -> list[str]:
+    posterior, outcome = record.posterior, record.outcome
+    kind, size = posterior.guide.description, posterior.model.size
+    if posterior.weighted is not None:
         kind += ", corrected"
     lines = [
-        f"Fit: {kind}, {size} real coordinate{'s' if size > 1 else ''}, {fit.float_dtype}",
-        *fit.guide.choices,
-        f"status: {fit.status}, {fit.status.message}",
-        f"ELBO: {fit.elbo} nats",
+        f"Fit: {kind}, {size} real coordinate{'s' if size > 1 else ''}, {posterior.float_dtype}",
+        *posterior.guide.choices,
+        f"status: {outcome.status}, {outcome.status.message}",
+        f"ELBO: {outcome.elbo} nats",
     ]
-    if not math.isnan(fit.khat):
-        lines[-1] += f", {khat_words(fit.khat)}"
+    if not math.isnan(record.khat):
+        lines[-1] += f", {khat_words(record.khat, ROUND_DRAWS)}"
     return lines
 
 
@@ -55,7 +56,7 @@ def _below(guide: Guide) -> list[str]:
             if block.local
         ]
     estimated = [name for name in latents if name in guide.estimated - guide.local]
-    for name in guide.abridged(estimated):
+    for name in guide.collapse_names(estimated):
         size = sum(latents[part].size for part in guide.model.resolve(name))
         lines.append(f"{name}: {size:,} estimated")
     return lines

@@ -4,41 +4,39 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from advi.core.archive import Archive, Name, read, refused, write
+from advi.core.draw_set import WeightedDraws
 from advi.core.errors import describe
+from advi.core.jax_config import precision
 from advi.core.keys import key_words
 from advi.core.status import Estimate, Progress, Status
-from advi.data.arrays import prepare
-from advi.diagnostics.examine import Checked
-from advi.diagnostics.judge import Comparison
-from advi.diagnostics.verdict import Level, Verdict
-from advi.diagnostics.weighted import WeightedDraws
-from advi.inference.plan.plan import Rival
-from advi.model.density import SOME_ROWS, Density, precision
+from advi.core.verdict import Level, Verdict
+from advi.data.spec import prepare
+from advi.diagnostics.figures import figures
+from advi.model.density import SOME_ROWS, Density
 from advi.model.latents import Latent
 from advi.model.model import Model
+from advi.posterior.base import density_of
+from advi.posterior.global_posterior import GlobalPosterior
+from advi.posterior.local_posterior import LocalPosterior
+from advi.posterior.record import Comparison, Examination, FitRecord, OtherMode, Outcome
 from advi.results.codec import from_data, to_data
 from advi.results.stored_params import infinite_draws, params_of
+from advi.variational.block import Block
 from advi.variational.family import Family
-from advi.variational.guide import Block, Guide
+from advi.variational.guide import Guide
 from advi.variational.per_row import PerRow
-
-if TYPE_CHECKING:
-    from advi.results.fit import Fit
 
 KIND, VERSION = "a fit", 1
 FLOATS = ("float32", "float64")
-# fields of `Fit` that are written in a form of their own; all others are in "further"
-OWN_PLACE = frozenset({
-    "guide", "params", "status", "elbo", "trace", "num_gradients", "density", "key",
-    "held_out_gap", "rivals", "corrected_draws", "checked",
-})  # fmt: skip
+# fields of `Outcome` that are written in a form of their own; all others are in "further"
+OWN_PLACE = frozenset({"status", "elbo", "trace", "num_gradients", "held_out_gap", "other_modes"})
 # of every `Progress`
 TRACE = {"stage": np.str_, "step": np.int64, "elbo": np.float64, "eval_elbo": np.float64}
 
@@ -46,7 +44,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class NotStored:
+class MissingLogJoint:
     """Stands for the log-joint of a fit that was loaded: whatever evaluates it says it is gone.
 
     Attributes
@@ -66,40 +64,41 @@ class NotStored:
         )
 
 
-def save(fit: "Fit", path: Name) -> None:
+def save(record: FitRecord, path: Name) -> None:
     """Write a fit; see `Fit.save`."""
-    fit = _tabled(fit)
-    rivals = fit.rivals
+    posterior, outcome = _with_tables(record), record.outcome
+    guide, params, model = posterior.guide, posterior.params, posterior.model
+    modes, weighted = outcome.other_modes, posterior.weighted
     document = {
-        "float": fit.float_dtype,
-        "latents": to_data(_latents(fit.model, fit.guide.local)),
-        "num_rows": fit.model.num_rows if fit.guide.local else None,
-        "blocks": [_block_data(block) for block in fit.guide.blocks],
-        "choices": list(fit.guide.choices),
-        "status": [str(fit.status), fit.status.message],
-        "key": list(key_words(fit.key)),
-        "num_gradients": fit.num_gradients,
-        "num_values": fit.density.num_values,
-        "infinite": infinite_draws(fit.guide, fit.params, fit.corrected_draws, fit.float_dtype),
-        "further": _further(fit),
+        "float": posterior.float_dtype,
+        "latents": to_data(_latents(model, guide.local)),
+        "num_rows": model.num_rows if guide.local else None,
+        "blocks": [_block_data(block) for block in guide.blocks],
+        "choices": list(guide.choices),
+        "status": [str(outcome.status), outcome.status.message],
+        "key": list(key_words(record.key)),
+        "num_gradients": outcome.num_gradients,
+        "num_values": density_of(record.posterior).num_values,
+        "infinite": infinite_draws(guide, params, weighted, posterior.float_dtype),
+        "further": _further(outcome),
     }
     arrays: dict[str, Any] = {
-        "elbo": np.array(fit.elbo, float),
-        "held_out_gap": np.array(fit.held_out_gap, float),
-        "rivals.elbo_difference": np.array([rival.elbo_difference for rival in rivals], float),
-        "rivals.distance": np.reshape([rival.distance for rival in rivals], (-1, fit.model.size)),
+        "elbo": np.array(outcome.elbo, float),
+        "held_out_gap": np.array(outcome.held_out_gap, float),
+        "rivals.elbo_difference": np.array([mode.elbo_difference for mode in modes], float),
+        "rivals.distance": np.reshape([mode.distance for mode in modes], (-1, model.size)),
     }
     for field, dtype in TRACE.items():
-        arrays[f"trace.{field}"] = np.array([getattr(p, field) for p in fit.trace], dtype)
-    for i in range(len(fit.guide.blocks)):
-        leaves = jax.tree.leaves(fit.params[i])
-        params_of(fit.guide, i, leaves, fit.float_dtype)  # what is written can be read
+        arrays[f"trace.{field}"] = np.array([getattr(p, field) for p in outcome.trace], dtype)
+    for i in range(len(guide.blocks)):
+        leaves = jax.tree.leaves(params[i])
+        params_of(guide, i, leaves, posterior.float_dtype)  # what is written can be read
         arrays |= {f"params.{i}.{k}": leaf for k, leaf in enumerate(leaves)}
-    if fit.corrected_draws is not None:
-        points, weights = fit.corrected_draws
+    if weighted is not None:
+        points, weights = weighted
         arrays |= {"corrected.points": points, "corrected.weights": weights}
-    if fit.checked is not None:
-        verdict, khat, comparison = fit.checked
+    if record.examination is not None:
+        verdict, khat, comparison = record.examination
         document["verdict"] = [verdict.level, list(verdict.reasons), verdict.action]
         arrays["khat"] = np.array(khat, float)
         if comparison is not None:
@@ -108,17 +107,16 @@ def save(fit: "Fit", path: Name) -> None:
     write(path, KIND, VERSION, document, arrays)
 
 
-def stored(path: Name, known: Iterable[type], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of the fit in a file; see `load`.
-
-    `defaults` has the value of every field that has one where nothing is known, by name.
-    """
+def read_record(path: Name, known: Iterable[type]) -> FitRecord:
+    """Return the fit in a file; see `load`."""
     archive = read(path, KIND, VERSION)
     with refused(path, KIND):
-        return _fields(str(path), archive, tuple(known)) | _read_further(archive, defaults)
+        record = _record(str(path), archive, tuple(known))
+        figures(record)  # figures that are not of this model's latents are refused here
+        return record
 
 
-def _fields(path: str, archive: Archive, known: tuple[type, ...]) -> dict[str, Any]:
+def _record(path: str, archive: Archive, known: tuple[type, ...]) -> FitRecord:
     document, arrays = archive.document, dict(archive.arrays)
     float_dtype = document["float"]
     if float_dtype not in FLOATS:
@@ -140,41 +138,44 @@ def _fields(path: str, archive: Archive, known: tuple[type, ...]) -> dict[str, A
     ]
     words = [int(word) for word in document["key"]]
     name, message = document["status"]
-    fields = {
-        "guide": guide,
-        "params": params,
-        "status": Status(str(name), str(message)),
-        "elbo": Estimate(*_take(arrays, "elbo", float, 2).tolist()),
-        "trace": [Progress(*row) for row in zip(*trace, strict=True)],
-        "num_gradients": int(document["num_gradients"]),
-        "density": density,
-        "key": words[0] if len(words) == 1 else np.array(words, np.uint32),
-        "held_out_gap": float(_take(arrays, "held_out_gap", float)),
-        "rivals": _rivals(arrays, model.size),
-        "corrected_draws": _corrected(arrays, model.size),
-        "checked": _checked(document, arrays),
-    }
-    infinite = infinite_draws(guide, params, fields["corrected_draws"], float_dtype)
+    weighted = _corrected(arrays, model.size)
+    outcome = Outcome(
+        Status(str(name), str(message)),
+        Estimate(*_take(arrays, "elbo", float, 2).tolist()),
+        [Progress(*row) for row in zip(*trace, strict=True)],
+        int(document["num_gradients"]),
+        float(_take(arrays, "held_out_gap", float)),
+        _modes(arrays, model.size),
+        **_read_further(archive),
+    )
+    examination = _examination(document, arrays)
+    infinite = infinite_draws(guide, params, weighted, float_dtype)
     if infinite != document.get("infinite", []):
         raise ValueError(f"its draws of {', '.join(infinite) or 'no latent'} are infinite")
     if arrays:
         raise ValueError(f"it holds arrays that no fit has, {', '.join(arrays)}")
-    return fields
+    posterior = (
+        LocalPosterior.of(guide, params, density)
+        if guide.local
+        else GlobalPosterior(guide, params, density, weighted)
+    )
+    key = words[0] if len(words) == 1 else np.array(words, np.uint32)
+    return FitRecord(posterior, outcome, key, examination)
 
 
-def _further(fit: "Fit") -> dict[str, Any]:
-    """Return the fields of a fit that have no place of their own: numbers, and sentences."""
-    names = [f.name for f in dataclasses.fields(fit) if f.name not in OWN_PLACE]
+def _further(outcome: Outcome) -> dict[str, Any]:
+    """Return the fields of an outcome that have no place of their own: numbers, and sentences."""
+    names = [f.name for f in dataclasses.fields(outcome) if f.name not in OWN_PLACE]
     # JSON has neither NaN nor infinity
     return {
-        name: repr(value) if isinstance(value := getattr(fit, name), float) else to_data(value)
+        name: repr(value) if isinstance(value := getattr(outcome, name), float) else to_data(value)
         for name in names
     }
 
 
-def _read_further(archive: Archive, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _read_further(archive: Archive) -> dict[str, Any]:
     """Return the further fields that this version knows, each of the type of its default."""
-    found = {}
+    defaults, found = {f.name: f.default for f in dataclasses.fields(Outcome)}, {}
     for name, data in archive.document.get("further", {}).items():
         if name in OWN_PLACE or name not in defaults:
             raise ValueError(f"it holds {name!r}, which no fit has")
@@ -188,21 +189,23 @@ def _read_further(archive: Archive, defaults: Mapping[str, Any]) -> dict[str, An
     return found
 
 
-def _tabled(fit: "Fit") -> "Fit":
-    """Return the fit with a table of what its encoders give for the rows that were fitted."""
-    if not fit.guide.local:
-        return fit
-    if fit.density.scale != 1:
+def _with_tables(record: FitRecord) -> GlobalPosterior | LocalPosterior:
+    """Return the posterior with tables of what its encoders give for the rows that were fitted."""
+    posterior = record.posterior
+    if isinstance(posterior, GlobalPosterior):
+        return posterior
+    if density_of(posterior).is_partial:
         raise ValueError(
             f"save: {SOME_ROWS}, and a file holds what the encoder gives for all; expected rows in "
-            "memory. The encoder's parameters are in fit.params."
+            "memory. The encoder's parameters are in fit.posterior.params."
         )
-    return dataclasses.replace(fit, guide=fit.guide.tabled(), params=fit.rows().tables)
+    guide = posterior.guide.with_encoders_evaluated()
+    return dataclasses.replace(posterior, guide=guide, params=posterior.tables)
 
 
 def _model(path: str, document: Mapping[str, Any], known: tuple[type, ...]) -> Model:
     num_rows = document["num_rows"]
-    model = Model(NotStored(path), from_data(document["latents"], known))
+    model = Model(MissingLogJoint(path), from_data(document["latents"], known))
     if not model.local and num_rows is None:
         return model
     if not model.local or type(num_rows) is not int or num_rows < 1:
@@ -275,11 +278,11 @@ def _block(data: Any, model: Model, known: tuple[type, ...]) -> Block:
     return block
 
 
-def _rivals(arrays: Arrays, dim: int) -> tuple[Rival, ...]:
+def _modes(arrays: Arrays, dim: int) -> tuple[OtherMode, ...]:
     num = len(arrays["rivals.elbo_difference"])
     differences = _take(arrays, "rivals.elbo_difference", float, num)
     distances = _take(arrays, "rivals.distance", float, num, dim)
-    return tuple(map(Rival, differences.tolist(), distances))
+    return tuple(map(OtherMode, differences.tolist(), distances))
 
 
 def _corrected(arrays: Arrays, dim: int) -> WeightedDraws | None:
@@ -293,7 +296,7 @@ def _corrected(arrays: Arrays, dim: int) -> WeightedDraws | None:
     return WeightedDraws(points, weights)
 
 
-def _checked(document: Mapping[str, Any], arrays: Arrays) -> Checked | None:
+def _examination(document: Mapping[str, Any], arrays: Arrays) -> Examination | None:
     if "verdict" not in document:
         return None
     level, reasons, action = document["verdict"]
@@ -305,7 +308,7 @@ def _checked(document: Mapping[str, Any], arrays: Arrays) -> Checked | None:
         shift, log_ratio = (_take(arrays, name, float, num) for name in ("shift", "log_ratio"))
         comparison = Comparison(shift, log_ratio, str(document["method"]))
     verdict = Verdict(level, tuple(map(str, reasons)), str(action))
-    return Checked(verdict, float(_take(arrays, "khat", float)), comparison)
+    return Examination(verdict, float(_take(arrays, "khat", float)), comparison)
 
 
 def _take(arrays: Arrays, name: str, dtype: Any, *shape: int) -> NDArray[Any]:

@@ -7,15 +7,14 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from advi.diagnostics.weighted import WeightedDraws
+from advi.core.draw_set import WeightedDraws
 from advi.posterior.constrained import constrain
-from advi.variational.family import Family
+from advi.variational.family import Family, unit_params
 from advi.variational.full_rank import FullRank
 from advi.variational.guide import Guide
 from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
 from advi.variational.point import Point
-from advi.variational.scale import marginal_sds
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -41,7 +40,7 @@ def shapes_of(family: Family, dim: int) -> Shapes:
     """
     if type(family) in SHAPES:
         return SHAPES[type(family)](family, dim)
-    return tuple(np.shape(leaf) for leaf in family.from_gaussian(np.zeros(dim), np.ones(dim)))
+    return tuple(np.shape(leaf) for leaf in unit_params(family, dim))
 
 
 def params_of(guide: Guide, i: int, leaves: list[NDArray[Any]], float_dtype: str) -> Any:
@@ -64,7 +63,7 @@ def params_of(guide: Guide, i: int, leaves: list[NDArray[Any]], float_dtype: str
         raise ValueError(f"the parameters of {family} do not have their shapes")
     if any(leaf.dtype != float_dtype or not np.isfinite(leaf).all() for leaf in leaves):
         raise ValueError(f"the parameters of {family} are not finite numbers of {float_dtype}")
-    structure = jax.tree.structure(family.from_gaussian(np.zeros(1), np.ones(1)))
+    structure = jax.tree.structure(unit_params(family, 1))
     return jax.tree.unflatten(structure, leaves)
 
 
@@ -103,7 +102,7 @@ def _ends(family: Family, params: Any, local: bool) -> tuple[NDArray, NDArray]:
     """Return the means and sds of a block, (d,) or (N, d)."""
     if not local:
         loc, scale = family.to_gaussian(params)
-        return loc, marginal_sds(scale)
+        return loc, scale.sds
     leaves, structure = jax.tree.flatten(params)
     rows = [_ends(family, structure.unflatten(row), False) for row in zip(*leaves, strict=True)]
     loc, sds = zip(*rows, strict=True)

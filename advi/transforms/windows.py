@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from advi.core.types import Floats
 
 TURN = 2 * np.pi
 SPREAD = 1.5  # s, radians, where nothing is known of the fit

@@ -11,6 +11,8 @@ from jax import Array
 from numpy.typing import NDArray
 from scipy.special import ndtri  # NumPyro has imported it already
 
+MIN_DRAWS = 64
+MAX_DRAW_ELEMENTS = 2**24  # memory cap: draws times dimension
 QUASI_RANDOM_DIM = 3  # beyond, the fourth moments of random draws are as good or better
 
 
@@ -65,6 +67,11 @@ def _quasi_normal(rng: np.random.Generator, num: int, dim: int) -> NDArray[np.fl
     uniform = (rng.random(dim) + np.outer(np.arange(num), steps)) % 1
     tiny = np.finfo(float).eps
     return ndtri(np.clip(uniform, tiny, 1 - tiny))
+
+
+def even_draws(num: int, dim: int) -> int:
+    """Return an even number of draws near `num`, fewer where memory would not hold them."""
+    return 2 * max(2, min(num, MAX_DRAW_ELEMENTS // max(dim, 1)) // 2)
 
 
 def antithetic(rng: np.random.Generator, num: int, dim: int) -> NDArray[np.float64]:

@@ -7,7 +7,8 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi.variational.scale import Scale
+from advi.core.errors import describe
+from advi.variational.scale import DiagonalScale, Scale
 
 
 @runtime_checkable
@@ -24,14 +25,11 @@ class Family(Protocol):
 
     @abstractmethod
     def from_gaussian(self, loc: NDArray, scale: Scale) -> Any:
-        """Return parameters with mean `loc` (d,) and, as near as can be, the given scale.
-
-        `scale` is a lower triangular matrix (d, d), its diagonal (d,), or a `LowRankScale`.
-        """
+        """Return parameters with mean `loc` (d,) and, as near as can be, the given scale."""
 
     @abstractmethod
     def to_gaussian(self, params: Any) -> tuple[NDArray[np.float64], Scale]:
-        """Return the mean (d,) and the scale, of one of the same kinds."""
+        """Return the mean (d,) and the scale."""
 
     @abstractmethod
     def moved(self, center: Any, step: Any) -> Any:
@@ -50,3 +48,39 @@ class Family(Protocol):
     @abstractmethod
     def log_prob(self, params: Any, x: Array) -> Array:
         """Return log q(x) in nats for one point x (d,), a scalar."""
+
+
+def unit_params(family: Family, dim: int) -> Any:
+    """Return a family's parameters with mean zero and sds of one, host arrays."""
+    return family.from_gaussian(np.zeros(dim), DiagonalScale(np.ones(dim)))
+
+
+class RowFamily:
+    """A family of local latents: every data row has parameters of its own, of a base family.
+
+    It is abstract: `PerRow` and `Amortised` are what there is.
+
+    Attributes
+    ----------
+    base
+        Family of one row's latents.
+    """
+
+    base: Family
+
+    @abstractmethod
+    def initial(self, loc: NDArray, sd: NDArray) -> Any:
+        """Return parameters to start from, with means `loc` (N, d) and sds (d,)."""
+
+    @abstractmethod
+    def at_rows(self, params: Any, batch: Any, axes: Any) -> Any:
+        """Return the base family's parameters, a row each, of every row in a batch of data."""
+
+
+def check_base(name: str, base: Any) -> None:
+    """Raise TypeError unless the base of a family of rows is a family of one vector."""
+    if isinstance(base, RowFamily | type) or not isinstance(base, Family):
+        raise TypeError(
+            f"{name} base: got {describe(base)}; expected a family for one row, such as "
+            "advi.MeanField()."
+        )

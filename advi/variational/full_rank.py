@@ -9,8 +9,8 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 from numpy.typing import NDArray
 
-from advi.variational.mean_field import LOG_2PI
-from advi.variational.scale import Scale, scale_tril
+from advi.core.types import LOG_2PI, Floats
+from advi.variational.scale import Scale, TriangularScale
 
 
 class FullRankParams(NamedTuple):
@@ -35,7 +35,8 @@ class FullRank:
     Examples
     --------
     >>> family = FullRank()
-    >>> params = family.from_gaussian(np.zeros(2), np.array([[1.0, 0.0], [0.5, 2.0]]))
+    >>> scale = TriangularScale(np.array([[1.0, 0.0], [0.5, 2.0]]))
+    >>> params = family.from_gaussian(np.zeros(2), scale)
     >>> [float(v) for v in family.draw(params, jnp.array([1.0, 1.0]))]
     [1.0, 2.5]
     """
@@ -46,17 +47,15 @@ class FullRank:
 
     def from_gaussian(self, loc: NDArray, scale: Scale) -> FullRankParams:
         """Return parameters with mean `loc` and scale `scale`."""
-        L = scale_tril(scale)
+        L = scale.tril()
         raw = np.tril(L, -1) + np.diag(np.log(np.diag(L)))
         return FullRankParams(loc, raw)  # type: ignore[arg-type]
 
-    def to_gaussian(
-        self, params: FullRankParams
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the mean (d,) and the lower triangular scale (d, d)."""
+    def to_gaussian(self, params: FullRankParams) -> tuple[Floats, TriangularScale]:
+        """Return the mean (d,) and the scale."""
         raw = np.asarray(params.raw_tril, np.float64)
         L = np.tril(raw, -1) + np.diag(np.exp(np.diag(raw)))
-        return np.asarray(params.loc, np.float64), L
+        return np.asarray(params.loc, np.float64), TriangularScale(L)
 
     def moved(self, center: FullRankParams, step: FullRankParams) -> FullRankParams:
         """Return the parameters that a step in the frame of `center` leads to.

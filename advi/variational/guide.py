@@ -1,7 +1,7 @@
 """Which family covers which latents: the variational distribution of a whole model."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,48 +13,18 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.core.arrays import on_host
-from advi.data.arrays import DataSpec
-from advi.model.model import Model, Terms
+from advi.data.spec import DataSpec
+from advi.model.model import Model
+from advi.model.terms import Terms
 from advi.transforms import is_angle, log_window
-from advi.variational.family import Family
-from advi.variational.full_rank import FullRank
+from advi.variational.amortised import Amortised
+from advi.variational.block import Block, family_name
+from advi.variational.family import RowFamily, unit_params
+from advi.variational.gaussian import Gaussian, Structure, block_structure
 from advi.variational.low_rank import LowRank
-from advi.variational.mean_field import MeanField
-from advi.variational.per_row import Amortised, PerRow, RowFamily
+from advi.variational.per_row import PerRow
 from advi.variational.point import Point
-from advi.variational.scale import LowRankScale, Scale, marginal, marginal_sds, scale_tril
-
-NAMED = {"mean_field": MeanField(), "full_rank": FullRank(), "low_rank": LowRank()}
-
-
-@dataclass(frozen=True)
-class Block:
-    """Latents covered by one family, in the model's order.
-
-    Attributes
-    ----------
-    names
-        The latents.
-    family
-        Family of all their coordinates; of local latents a `PerRow` or `Amortised`.
-    """
-
-    names: tuple[str, ...]
-    family: Family | RowFamily
-
-    @property
-    def local(self) -> bool:
-        """Whether every data row has parameters of its own."""
-        return isinstance(self.family, RowFamily)
-
-    @property
-    def base(self) -> Family:
-        """Family of one vector: of all coordinates, or of a local block of one row's."""
-        return self.family.base if isinstance(self.family, RowFamily) else self.family
-
-    def over_rows(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function of one vector's parameters for all rows of a local block."""
-        return jax.vmap(function) if self.local else function
+from advi.variational.scale import joined
 
 
 @dataclass(frozen=True)
@@ -90,6 +60,17 @@ class Guide:
         )
 
     @cached_property
+    def structure(self) -> Structure:
+        """Which coordinates of R^D are random, and which are coupled."""
+        ranks = [b.base.rank if isinstance(b.base, LowRank) else None for b in self.blocks]
+        blocks = []
+        for block, index, rank in zip(self.blocks, self.indices, ranks, strict=True):
+            dim = len(index)
+            scale = block.base.to_gaussian(unit_params(block.base, dim))[1]
+            blocks.append((index, block.base.noise_dim(dim) > 0, scale, rank or dim))
+        return block_structure(self.model.size, blocks, any(ranks))
+
+    @cached_property
     def estimated(self) -> frozenset[str]:
         """Latents that are estimated as a point."""
         return frozenset(name for b in self.blocks if isinstance(b.base, Point) for name in b.names)
@@ -105,12 +86,12 @@ class Guide:
         parts = [(family_name(b.family), b.names) for b in self.blocks if b.family != Point()]
         estimated = tuple(n for b in self.blocks if b.family == Point() for n in b.names)
         if estimated:
-            parts.append(("point", self.abridged(estimated)))
+            parts.append(("point", self.collapse_names(estimated)))
         if len(parts) == 1:
             return parts[0][0]
         return ", ".join(f"{family}({', '.join(names)})" for family, names in parts)
 
-    def abridged(self, names: Sequence[str]) -> tuple[str, ...]:
+    def collapse_names(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return names of latents, a whole tree of them by its own name."""
         tops = [name.split(".")[0] for name in names]
         whole = {top for top in tops if set(self.model.resolve(top)) <= set(names)}
@@ -121,7 +102,7 @@ class Guide:
         """Return the guide for data of `num` rows."""
         return replace(self, model=self.model.with_rows(num))
 
-    def tabled(self) -> "Guide":
+    def with_encoders_evaluated(self) -> "Guide":
         """Return the guide whose encoders are replaced by tables of what they compute."""
         tables = (Block(b.names, PerRow(b.base)) if b.local else b for b in self.blocks)
         return replace(self, blocks=tuple(tables))
@@ -156,52 +137,31 @@ class Guide:
         """Standard normals that one draw needs."""
         return sum(self.noise_dims)
 
-    def from_gaussian(self, loc: NDArray, scale: Scale) -> tuple[Any, ...]:
-        """Return every block's parameters for a mean (D,) and a scale."""
-        made = []
+    def from_gaussian(self, gaussian: Gaussian) -> tuple[Any, ...]:
+        """Return every block's parameters for a Gaussian."""
+        made, (loc, scale) = [], gaussian
         for block, i in zip(self.blocks, self.indices, strict=True):
             if isinstance(block.family, RowFamily):
                 # (2, N, d): means and sds, latents side by side
-                both = np.stack([loc, marginal_sds(scale)])
+                both = np.stack([loc, scale.sds])
                 spans = [slice(*self.model.spans[name]) for name in block.names]
                 rows = np.concatenate([both[:, s].reshape(2, self.num_rows, -1) for s in spans], 2)
                 made.append(block.family.initial(rows[0], rows[1, 0]))
             else:
-                made.append(block.family.from_gaussian(loc[i], marginal(scale, i)))
+                made.append(block.family.from_gaussian(loc[i], scale.take(i)))
         return tuple(made)
 
-    def params_of(self, gaussian: tuple[NDArray, Scale], dtype: Any) -> tuple[Any, ...]:
-        """Return the parameters for a mean and a scale, host arrays of a float type."""
-        return jax.tree.map(lambda leaf: on_host(leaf, dtype), self.from_gaussian(*gaussian))
+    def params_of(self, gaussian: Gaussian, dtype: Any) -> tuple[Any, ...]:
+        """Return the parameters of a Gaussian, host arrays of a float type."""
+        return jax.tree.map(lambda leaf: on_host(leaf, dtype), self.from_gaussian(gaussian))
 
-    def to_gaussian(self, params: tuple[Any, ...]) -> tuple[NDArray, Scale]:
+    def to_gaussian(self, params: tuple[Any, ...]) -> Gaussian:
         """Return the mean (D,) and the scale of all latents, of the simplest kind that holds it."""
         parts = [b.base.to_gaussian(p) for b, p in zip(self.blocks, params, strict=True)]
         loc = np.zeros(self.model.size)
         for i, (block_loc, _) in zip(self.indices, parts, strict=True):
             loc[i] = block_loc
-        return loc, self._joined([scale for _, scale in parts])
-
-    def _joined(self, scales: list[Scale]) -> Scale:
-        size = self.model.size
-        if all(isinstance(scale, LowRankScale) or scale.ndim == 1 for scale in scales):
-            sd, vectors, stretch = np.zeros(size), [], []
-            for i, scale in zip(self.indices, scales, strict=True):
-                if isinstance(scale, LowRankScale):
-                    padded = np.zeros((size, len(scale.stretch)))
-                    padded[i] = scale.vectors
-                    vectors.append(padded)
-                    stretch.append(scale.stretch)
-                    sd[i] = scale.sd
-                else:
-                    sd[i] = scale
-            if not vectors:
-                return sd
-            return LowRankScale(sd, np.concatenate(vectors, axis=1), np.concatenate(stretch))
-        dense = np.zeros((size, size))
-        for i, scale in zip(self.indices, scales, strict=True):
-            dense[np.ix_(i, i)] = scale_tril(scale)
-        return dense
+        return Gaussian(loc, joined(self.model.size, self.indices, [scale for _, scale in parts]))
 
     def marginals(self, params: tuple[Any, ...]) -> dict[str, tuple[NDArray, NDArray]]:
         """Return means and sds of the real coordinates of every shared latent, by name."""
@@ -209,56 +169,51 @@ class Guide:
         for block, p in zip(self.blocks, params, strict=True):
             if not block.local:
                 loc, scale = block.base.to_gaussian(p)
-                sd = marginal_sds(scale)
+                sd = scale.sds
                 stops = np.cumsum([self.model.latents[name].size for name in block.names])[:-1]
                 pairs = zip(np.split(loc, stops), np.split(sd, stops), strict=True)
                 found |= dict(zip(block.names, pairs, strict=True))
         return found
 
-    def at_rows(self, params: tuple[Any, ...], batch: Any, per_row: Sequence[bool]) -> Any:
+    def at_rows(self, params: tuple[Any, ...], batch: Any, spec: DataSpec) -> Any:
         """Return the parameters at a batch of data, an encoder's replaced by what it computes.
 
         Parameters
         ----------
         params
             Of every block; a table's for the rows of the batch.
-        batch
-            Pytree of data.
-        per_row
-            For every data leaf whether its leading axis runs over rows.
+        batch, spec
+            Pytree of data, and its spec.
         """
-        axes = jax.tree.unflatten(jax.tree.structure(batch), [0 if r else None for r in per_row])
         return tuple(
-            b.family.at_rows(p, batch, axes) if isinstance(b.family, RowFamily) else p
+            b.family.at_rows(p, batch, spec.axes) if isinstance(b.family, RowFamily) else p
             for b, p in zip(self.blocks, params, strict=True)
         )
 
-    def check_encoders(self, spec: DataSpec, per_row: Sequence[bool]) -> None:
+    def check_encoders(self, spec: DataSpec) -> None:
         """Raise ValueError unless every encoder returns its base family's parameters.
 
         Parameters
         ----------
         spec
             Of a batch of data.
-        per_row
-            As for `at_rows`.
         """
-        batch, axes = _batch(spec, per_row)
         for block, index in zip(self.blocks, self.indices, strict=True):
             if isinstance(block.family, Amortised):
                 dim = len(index) // self.num_rows
-                block.family.check(dim, batch, axes, spec.float_dtype)
+                block.family.check(dim, spec)
 
-    def frozen(self, spec: DataSpec, per_row: Sequence[bool]) -> "Guide":
-        """Return the guide with its encoders as they are now; arguments as `check_encoders`."""
-        batch = _batch(spec, per_row)
+    def frozen(self, spec: DataSpec) -> "Guide":
+        """Return the guide with its encoders as they are now, for batches of data."""
         blocks = (
-            Block(b.names, b.family.frozen(*batch, spec.float_dtype))
-            if isinstance(b.family, Amortised)
-            else b
+            Block(b.names, b.family.frozen(spec)) if isinstance(b.family, Amortised) else b
             for b in self.blocks
         )
         return replace(self, blocks=tuple(blocks))
+
+    def unit_params(self, dtype: Any) -> tuple[Any, ...]:
+        """Return parameters with mean zero and sds of one, host arrays of a float type."""
+        return self.params_of(Gaussian.diagonal(np.zeros(self.model.size), 1.0), dtype)
 
     def draw(self, params: tuple[Any, ...], eps: Array) -> dict[str, Array]:
         """Return the draw that standard normal noise (noise_dim,) stands for, by latent."""
@@ -329,22 +284,3 @@ class Guide:
         if len(block.names) == 1:
             return real[block.names[0]].reshape(shape)
         return jnp.concatenate([real[name].reshape(shape) for name in block.names], axis=-1)
-
-
-def _batch(spec: DataSpec, per_row: Sequence[bool]) -> tuple[Any, Any]:
-    """Return the shapes and dtypes of a batch, and for each leaf the axis of its rows or None."""
-    shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves]
-    batch = jax.tree.unflatten(spec.treedef, shapes)
-    return batch, jax.tree.unflatten(spec.treedef, [0 if row else None for row in per_row])
-
-
-def family_name(family: Family | RowFamily) -> str:
-    """Return a family in words."""
-    if isinstance(family, PerRow):
-        return f"{family_name(family.base)} per row"
-    if isinstance(family, Amortised):
-        return f"amortised {family_name(family.base)}"
-    if isinstance(family, LowRank):
-        return f"low_rank({family.rank})"
-    names = {repr(known): name for name, known in NAMED.items()}
-    return names.get(repr(family), type(family).__name__.lower())

@@ -9,7 +9,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.core.errors import describe
-from advi.variational.mean_field import LOG_2PI
+from advi.core.types import LOG_2PI, Floats
 from advi.variational.scale import LowRankScale, Scale, gain
 
 FIRST_LENGTH = 0.1  # of the directions of a scale that has none: at zero they would never move
@@ -67,14 +67,12 @@ class LowRank:
 
     def from_gaussian(self, loc: NDArray, scale: Scale) -> LowRankParams:
         """Return parameters with mean `loc` and scale `scale`, or the closest that has the rank."""
-        dim = len(loc)
+        dim, scale = len(loc), scale.low_rank()
         rank = min(self.rank, dim)
-        if not isinstance(scale, LowRankScale):
-            if scale.ndim == 1:
-                start = FIRST_LENGTH * np.linalg.qr(_directions(dim, 2 * rank))[0]
-                start = np.pad(start, ((0, 0), (0, 2 * rank - start.shape[1])))
-                return LowRankParams(loc, np.log(scale), start[:, :rank], start[:, rank:])  # type: ignore[arg-type]
-            scale = _closest(scale)
+        if not len(scale.stretch):
+            start = FIRST_LENGTH * np.linalg.qr(_directions(dim, 2 * rank))[0]
+            start = np.pad(start, ((0, 0), (0, 2 * rank - start.shape[1])))
+            return LowRankParams(loc, np.log(scale.sd), start[:, :rank], start[:, rank:])  # type: ignore[arg-type]
         order = np.argsort(-gain(scale.stretch**-2.0), kind="stable")[:rank]
         vectors, stretch = scale.vectors[:, order], scale.stretch[order]
         wider = vectors * np.sqrt(np.maximum(stretch - 1, 0))
@@ -87,7 +85,7 @@ class LowRank:
             np.pad(narrower, missing),  # type: ignore[arg-type]
         )
 
-    def to_gaussian(self, params: LowRankParams) -> tuple[NDArray[np.float64], LowRankScale]:
+    def to_gaussian(self, params: LowRankParams) -> tuple[Floats, LowRankScale]:
         """Return the mean (d,) and the scale."""
         loc, log_sd, P, N = (np.asarray(leaf, np.float64) for leaf in params)
         Q = np.linalg.qr(np.concatenate([P, N], axis=1))[0]
@@ -142,12 +140,3 @@ def _plus_one(A: Array) -> Array:
 
 def _directions(dim: int, num: int) -> NDArray[np.float64]:
     return np.random.default_rng(0).standard_normal((dim, num))
-
-
-def _closest(scale_tril: NDArray) -> LowRankScale:
-    """Return every direction of a Gaussian beside its mean field, in coordinates of that."""
-    inverse = np.linalg.inv(scale_tril)
-    precision = inverse.T @ inverse
-    sd = np.diag(precision) ** -0.5
-    h, U = np.linalg.eigh(precision * sd * sd[:, None])
-    return LowRankScale(sd, U, h**-0.5)

@@ -1,6 +1,5 @@
 """Gaussian with independent coordinates."""
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,9 +8,8 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi.variational.scale import Scale, marginal_sds
-
-LOG_2PI = math.log(2 * math.pi)
+from advi.core.types import LOG_2PI, Floats
+from advi.variational.scale import DiagonalScale, Scale
 
 
 class MeanFieldParams(NamedTuple):
@@ -35,7 +33,7 @@ class MeanField:
     Examples
     --------
     >>> family = MeanField()
-    >>> params = family.from_gaussian(np.zeros(2), np.ones(2))
+    >>> params = family.from_gaussian(np.zeros(2), DiagonalScale(np.ones(2)))
     >>> round(float(family.entropy(params)), 4)
     2.8379
     """
@@ -46,14 +44,12 @@ class MeanField:
 
     def from_gaussian(self, loc: NDArray, scale: Scale) -> MeanFieldParams:
         """Return parameters with mean `loc` and the marginal sds of `scale`."""
-        return MeanFieldParams(loc, np.log(marginal_sds(scale)))  # type: ignore[arg-type]
+        return MeanFieldParams(loc, np.log(scale.sds))  # type: ignore[arg-type]
 
-    def to_gaussian(
-        self, params: MeanFieldParams
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the mean (d,) and the sds (d,)."""
+    def to_gaussian(self, params: MeanFieldParams) -> tuple[Floats, DiagonalScale]:
+        """Return the mean (d,) and the scale."""
         sd = np.exp(np.asarray(params.log_sd, np.float64))
-        return np.asarray(params.loc, np.float64), sd
+        return np.asarray(params.loc, np.float64), DiagonalScale(sd)
 
     def moved(self, center: MeanFieldParams, step: MeanFieldParams) -> MeanFieldParams:
         """Return the parameters that a step in the frame of `center` leads to."""

@@ -14,7 +14,7 @@ from jax.scipy.special import logsumexp
 from advi.core.errors import describe, unknown
 from advi.core.jax_config import mixed_dtypes
 from advi.core.jaxprs.frozen import Frozen
-from advi.model.model import Terms
+from advi.model.terms import Terms
 from advi.model.trace import LogJoint
 from advi.variational import draws
 from advi.variational.guide import Guide

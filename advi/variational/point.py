@@ -8,7 +8,8 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi.variational.scale import Scale
+from advi.core.types import Floats
+from advi.variational.scale import DiagonalScale, Scale
 
 
 class PointParams(NamedTuple):
@@ -39,10 +40,10 @@ class Point:
         """Return the parameters at `loc`."""
         return PointParams(loc)  # type: ignore[arg-type]
 
-    def to_gaussian(self, params: PointParams) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the point (d,) and a scale of zero (d,)."""
+    def to_gaussian(self, params: PointParams) -> tuple[Floats, DiagonalScale]:
+        """Return the point (d,) and a scale of zero."""
         loc = np.asarray(params.loc, np.float64)
-        return loc, np.zeros_like(loc)
+        return loc, DiagonalScale(np.zeros_like(loc))
 
     def moved(self, center: PointParams, step: PointParams) -> PointParams:
         """Return the point that a step leads to: there is no scale to measure it by."""

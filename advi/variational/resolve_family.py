@@ -5,12 +5,13 @@ from typing import Any
 
 from advi.core.errors import describe, unknown
 from advi.model.model import Model
-from advi.variational.family import Family
+from advi.variational.block import NAMED_FAMILIES, Block, family_name
+from advi.variational.family import Family, RowFamily
 from advi.variational.full_rank import FullRank
-from advi.variational.guide import NAMED, Block, Guide, family_name
+from advi.variational.guide import Guide
 from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
-from advi.variational.per_row import PerRow, RowFamily
+from advi.variational.per_row import PerRow
 from advi.variational.point import Point
 
 # "auto" takes the richest Gaussian whose fixed draws are affordable: 4 D of them determine a full
@@ -21,13 +22,13 @@ AUTO_FULL_RANK_DIM, AUTO_LOW_RANK_DIM = 1024, 2896
 FULL_RANK_BYTES, MAX_FULL_RANK_BYTES = 128, 2**33
 
 
-def asks_for_rows(family: Any) -> bool:
+def has_row_family(family: Any) -> bool:
     """Return whether a `family` argument names a family of local latents."""
     values = family.values() if isinstance(family, Mapping) else [family]
     return any(isinstance(value, RowFamily) for value in values)
 
 
-def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guide:
+def resolve_family(model: Model, family: Any, *, auto: Family | None = None) -> Guide:
     """Return the guide that a `family` argument asks for.
 
     Parameters
@@ -53,7 +54,7 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
     # of a model with a number of rows local latents are latents like others
     local = frozenset() if model.num_rows else model.local
     if not isinstance(family, Mapping):
-        free = [name for name in model.latents if name not in model.families]
+        free = [name for name in model.latents if name not in model.program.estimated]
         if not free and family != "auto":
             _family(family)  # checked even where it covers nothing
         family = {tuple(names): family for names in _by(local, free) if names}
@@ -72,8 +73,9 @@ def make_guide(model: Model, family: Any, *, auto: Family | None = None) -> Guid
             owner[name] = key
         blocks.append((names, value))
     rest = [name for name in model.latents if name not in owner]
-    for own in dict.fromkeys(model.families.get(name, "auto") for name in rest):
-        names = [name for name in rest if model.families.get(name, "auto") == own]
+    own_family = {name: Point() if name in model.program.estimated else "auto" for name in rest}
+    for own in dict.fromkeys(own_family.values()):
+        names = [name for name in rest if own_family[name] == own]
         blocks += [(n, own) for n in _by(local, names) if n]
     position = {name: i for i, name in enumerate(model.latents)}
     made, choices = [], []
@@ -108,8 +110,8 @@ def _check_local(
 ) -> None:
     """Raise ValueError if a family covers latents that it cannot."""
     if shared and isinstance(family, RowFamily):
-        if model.needs_all_rows:
-            raise ValueError(f"family: {model.needs_all_rows}")
+        if model.program.needs_all_rows:
+            raise ValueError(f"family: {model.program.needs_all_rows}")
         raise ValueError(
             f"family: {type(family).__name__} is for local latents, and {', '.join(shared)} is not "
             "local. Declare it with local=True, in a NumPyro model inside the plate of its rows, "
@@ -135,15 +137,16 @@ def _check_memory(family: Family | RowFamily, size: int) -> None:
 
 def _family(value: Any) -> Family | RowFamily:
     if isinstance(value, str):
-        if value not in NAMED:
-            raise ValueError(unknown("family", value, ["auto", *NAMED]))
-        return NAMED[value]
+        if value not in NAMED_FAMILIES:
+            raise ValueError(unknown("family", value, ["auto", *NAMED_FAMILIES]))
+        return NAMED_FAMILIES[value]
     if isinstance(value, type):
         raise TypeError(f"family: got the class {value.__name__}; call it: {value.__name__}().")
     if not isinstance(value, Family | RowFamily):
         raise TypeError(
-            f"family: got {describe(value)}; expected 'auto', {', '.join(map(repr, NAMED))}, a "
-            "family such as advi.MeanField(), or a dict from latent names to these."
+            f"family: got {describe(value)}; expected 'auto', "
+            f"{', '.join(map(repr, NAMED_FAMILIES))}, a family such as advi.MeanField(), or a dict "
+            "from latent names to these."
         )
     return value
 

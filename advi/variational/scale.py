@@ -1,11 +1,178 @@
-"""Scales of a Gaussian: a diagonal (D,), a lower triangular matrix (D, D), or a low-rank one."""
+"""Scales L of a Gaussian N(m, L L'): diagonal, triangular, and low rank, with one algebra."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from advi.core.types import Bools, Floats
+
+Coupling = Literal["none", "directions", "all"]
+
+POINT_SD = 0.1  # first sd of a coordinate that was estimated as a point
+
+
+class Scale(Protocol):
+    """A scale of dimension D, a pytree of host arrays.
+
+    Coordinates that are estimated as a point have an sd of zero.
+    """
+
+    @property
+    def coupling(self) -> Coupling:
+        """Which coordinates may be correlated: none, along a few directions, or all."""
+        ...
+
+    @property
+    def diagonal(self) -> Floats:
+        """Diagonal of L, of low rank that of its diagonal part (D,)."""
+        ...
+
+    @property
+    def sds(self) -> Floats:
+        """Marginal standard deviations (D,)."""
+        ...
+
+    def mv(self, E: Floats) -> Floats:
+        """Return L e for every row e of E (M, D)."""
+        ...
+
+    def rmv(self, G: Floats) -> Floats:
+        """Return L' g for every row g of G (M, D)."""
+        ...
+
+    def log_det(self, random: Bools) -> float:
+        """Return the log-determinant over the coordinates that are random (D,)."""
+        ...
+
+    def take(self, index: NDArray) -> "Scale":
+        """Return a scale of the marginal distribution of some coordinates.
+
+        A triangular scale must couple them to no other.
+        """
+        ...
+
+    def tril(self) -> Floats:
+        """Return the lower triangular matrix (D, D) with the scale's covariance."""
+        ...
+
+    def low_rank(self) -> "LowRankScale":
+        """Return the scale as a diagonal and directions."""
+        ...
+
+    def shrunk(self, factor: float) -> Self:
+        """Return the scale times a factor."""
+        ...
+
+    def positive(self) -> Self:
+        """Return the scale with an sd of `POINT_SD` where it has none."""
+        ...
+
+
+class DiagonalScale(NamedTuple):
+    """Independent coordinates."""
+
+    sd: Floats  # (D,)
+
+    coupling = property(lambda self: "none")
+
+    @property
+    def diagonal(self) -> Floats:
+        """The sds (D,)."""
+        return self.sd
+
+    @property
+    def sds(self) -> Floats:
+        """The sds (D,)."""
+        return self.sd
+
+    def mv(self, E: Floats) -> Floats:
+        """Return L e for every row e of E (M, D)."""
+        return self.sd * E
+
+    def rmv(self, G: Floats) -> Floats:
+        """Return L' g for every row g of G (M, D)."""
+        return G * self.sd
+
+    def log_det(self, random: Bools) -> float:
+        """Return the log-determinant over the coordinates that are random."""
+        return float(np.log(self.sd[random]).sum())
+
+    def take(self, index: NDArray) -> "DiagonalScale":
+        """Return the scale of some coordinates."""
+        return DiagonalScale(self.sd[index])
+
+    def tril(self) -> Floats:
+        """Return the diagonal matrix (D, D)."""
+        return np.diag(self.sd)
+
+    def low_rank(self) -> "LowRankScale":
+        """Return the scale without a direction."""
+        return LowRankScale(self.sd, np.zeros((len(self.sd), 0)), np.zeros(0))
+
+    def shrunk(self, factor: float) -> "DiagonalScale":
+        """Return the scale times a factor."""
+        return DiagonalScale(factor * self.sd)
+
+    def positive(self) -> "DiagonalScale":
+        """Return the scale with a positive sd everywhere."""
+        return DiagonalScale(_positive(self.sd))
+
+
+class TriangularScale(NamedTuple):
+    """Any covariance, by a lower triangular matrix; independent blocks have zeros in it."""
+
+    matrix: Floats  # (D, D)
+
+    coupling = property(lambda self: "all")
+
+    @property
+    def diagonal(self) -> Floats:
+        """Diagonal of the matrix (D,)."""
+        return np.diag(self.matrix)
+
+    @property
+    def sds(self) -> Floats:
+        """Marginal standard deviations (D,)."""
+        return np.linalg.norm(self.matrix, axis=1)
+
+    def mv(self, E: Floats) -> Floats:
+        """Return L e for every row e of E (M, D)."""
+        return E @ self.matrix.T
+
+    def rmv(self, G: Floats) -> Floats:
+        """Return L' g for every row g of G (M, D)."""
+        return G @ self.matrix
+
+    def log_det(self, random: Bools) -> float:
+        """Return the log-determinant over the coordinates that are random."""
+        return float(np.log(self.diagonal[random]).sum())
+
+    def take(self, index: NDArray) -> "TriangularScale":
+        """Return the scale of some coordinates, which others are independent of."""
+        return TriangularScale(self.matrix[np.ix_(index, index)])
+
+    def tril(self) -> Floats:
+        """Return the matrix (D, D)."""
+        return self.matrix
+
+    def low_rank(self) -> "LowRankScale":
+        """Return all directions beside the mean field, in coordinates of that."""
+        inverse = np.linalg.inv(self.matrix)
+        precision = inverse.T @ inverse
+        sd = np.diag(precision) ** -0.5
+        h, U = np.linalg.eigh(precision * sd * sd[:, None])
+        return LowRankScale(sd, U, h**-0.5)
+
+    def shrunk(self, factor: float) -> "TriangularScale":
+        """Return the scale times a factor."""
+        return TriangularScale(factor * self.matrix)
+
+    def positive(self) -> "TriangularScale":
+        """Return the scale with a positive sd everywhere."""
+        none = self.diagonal == 0
+        return TriangularScale(self.matrix + np.diag(np.where(none, POINT_SD, 0.0)))
 
 
 class LowRankScale(NamedTuple):
@@ -17,21 +184,32 @@ class LowRankScale(NamedTuple):
 
     sd: Floats  # (D,) the diagonal of S
     vectors: Floats  # (D, R) orthonormal columns of U
-    stretch: Floats  # (R,) l > 0
+    stretch: Floats  # (R,) singular values l > 0 along them
 
-    def times(self, E: Floats) -> Floats:
-        """Return L e for every row e of E (M, D)."""
-        return self.sd * (E + (E @ self.vectors * (self.stretch - 1)) @ self.vectors.T)
+    coupling = property(lambda self: "directions")
 
-    def transposed_times(self, G: Floats) -> Floats:
-        """Return L' g for every row g of G (M, D)."""
-        H = G * self.sd
-        return H + (H @ self.vectors * (self.stretch - 1)) @ self.vectors.T
+    @property
+    def diagonal(self) -> Floats:
+        """The diagonal of S (D,)."""
+        return self.sd
 
     @property
     def sds(self) -> Floats:
         """Marginal standard deviations (D,)."""
         return self.sd * np.sqrt(1 + self.vectors**2 @ (self.stretch**2 - 1))
+
+    def mv(self, E: Floats) -> Floats:
+        """Return L e for every row e of E (M, D)."""
+        return self.sd * (E + (E @ self.vectors * (self.stretch - 1)) @ self.vectors.T)
+
+    def rmv(self, G: Floats) -> Floats:
+        """Return L' g for every row g of G (M, D)."""
+        H = G * self.sd
+        return H + (H @ self.vectors * (self.stretch - 1)) @ self.vectors.T
+
+    def log_det(self, random: Bools) -> float:
+        """Return the log-determinant over the coordinates that are random."""
+        return float(np.log(self.sd[random]).sum() + np.log(self.stretch).sum())
 
     def take(self, index: NDArray) -> "LowRankScale":
         """Return a scale of the marginal distribution of some coordinates."""
@@ -39,30 +217,60 @@ class LowRankScale(NamedTuple):
         excess, W = np.linalg.eigh(R * (self.stretch**2 - 1) @ R.T)
         return LowRankScale(self.sd[index], Q @ W, np.sqrt(1 + excess))
 
-
-Scale = Floats | LowRankScale
-
-
-def marginal_sds(scale: Scale) -> Floats:
-    """Return the marginal standard deviations (D,)."""
-    if isinstance(scale, LowRankScale):
-        return scale.sds
-    return scale if scale.ndim == 1 else np.linalg.norm(scale, axis=1)
-
-
-def scale_tril(scale: Scale) -> Floats:
-    """Return the lower triangular matrix (D, D) with the scale's covariance."""
-    if isinstance(scale, LowRankScale):
-        L = np.linalg.qr(scale.times(np.eye(len(scale.sd)))).R.T
+    def tril(self) -> Floats:
+        """Return the lower triangular matrix (D, D) with the scale's covariance."""
+        L = np.linalg.qr(self.mv(np.eye(len(self.sd)))).R.T
         return L * np.sign(np.diag(L))
-    return np.diag(scale) if scale.ndim == 1 else scale
+
+    def low_rank(self) -> "LowRankScale":
+        """Return the scale."""
+        return self
+
+    def shrunk(self, factor: float) -> "LowRankScale":
+        """Return the scale times a factor."""
+        return self._replace(sd=factor * self.sd)
+
+    def positive(self) -> "LowRankScale":
+        """Return the scale with a positive sd everywhere."""
+        return self._replace(sd=_positive(self.sd))
 
 
-def marginal(scale: Scale, index: NDArray) -> Scale:
-    """Return a scale of some coordinates, which a triangular one couples to no other."""
-    if isinstance(scale, LowRankScale):
-        return scale.take(index)
-    return scale[index] if scale.ndim == 1 else scale[np.ix_(index, index)]
+def joined(size: int, indices: Sequence[NDArray], scales: Sequence[Any]) -> Scale:
+    """Return the scale of independent blocks of coordinates, of the simplest kind that holds it.
+
+    Parameters
+    ----------
+    size
+        Dimension D of all.
+    indices, scales
+        Coordinates and scale of every block.
+    """
+    kinds = {scale.coupling for scale in scales}
+    if "all" in kinds:
+        matrix = np.zeros((size, size))
+        for i, scale in zip(indices, scales, strict=True):
+            matrix[np.ix_(i, i)] = scale.tril()
+        return TriangularScale(matrix)
+    sd = np.zeros(size)
+    for i, scale in zip(indices, scales, strict=True):
+        sd[i] = scale.diagonal
+    if kinds == {"none"}:
+        return DiagonalScale(sd)
+    vectors, stretch = [], []
+    for i, scale in zip(indices, map(_low_rank, scales), strict=True):
+        padded = np.zeros((size, len(scale.stretch)))
+        padded[i] = scale.vectors
+        vectors.append(padded)
+        stretch.append(scale.stretch)
+    return LowRankScale(sd, np.concatenate(vectors, axis=1), np.concatenate(stretch))
+
+
+def _low_rank(scale: Scale) -> LowRankScale:
+    return scale.low_rank()
+
+
+def _positive(sd: Floats) -> Floats:
+    return np.where(sd == 0, POINT_SD, sd)
 
 
 def gain(precision: Floats) -> Floats:

@@ -54,7 +54,7 @@ def main() -> None:
         near = agreement(posterior, posterior.columns(fit.sample(DRAWS)))
         print(
             f"{name:<26} {posterior.model.size:>3}  {fit.status:<10} {fit.elbo.value:>13.2f}  "
-            f"{fit.num_gradients:>9}  {seconds:>7.1f}  {near.worst_mean:>6.3f}   "
+            f"{fit.diagnostics['num_gradients']:>9}  {seconds:>7.1f}  {near.worst_mean:>6.3f}   "
             f"{near.least_sd:.3f}  {near.greatest_sd:.3f}",
             flush=True,
         )

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from advi.inference.plan.climb import climb
-from advi.inference.plan.path import Path
+from advi.core.types import Floats
+from advi.inference.plan.mode_search import climb
+from advi.inference.plan.refine import Refined
 from advi.model.density import Density
 from advi.transforms import wrapped
-from advi.variational.gaussian import Floats, Gaussian
+from advi.variational.gaussian import Gaussian
 
 NUM_CLIMBS = 8
 SAME_SDS = 2.0  # ends of paths that are nearer than this are one optimum
@@ -45,10 +46,10 @@ def on_their_turns(
         return first
     density.lift_window()
     reach = np.where(density.angles, np.pi, 1.0)
-    places = first.loc + rng.spawn(1)[0].uniform(-reach, reach, (NUM_CLIMBS, len(reach)))
-    places[0] = first.loc
-    [climbs] = run(climb(places, first.loc, eps))
-    highest = max(climbs, key=lambda climbed: climbed.top)
+    points = first.loc + rng.spawn(1)[0].uniform(-reach, reach, (NUM_CLIMBS, len(reach)))
+    points[0] = first.loc
+    [climbs] = run(climb(points, first.loc, eps))
+    highest = max(climbs, key=lambda climbed: climbed.log_p)
     if highest.path:
         loc = np.where(density.angles, wrapped(highest.path[-1]), first.loc)
         first = first._replace(loc=loc)
@@ -56,7 +57,7 @@ def on_their_turns(
     return first
 
 
-def at_home(density: Density, ended: Path, carry: Callable[[Gaussian], Path]) -> Path:
+def at_home(density: Density, ended: Refined, carry: Callable[[Gaussian], Refined]) -> Refined:
     """Return the end of a path where the turns of angles are weighed as suits it.
 
     Parameters
@@ -69,7 +70,7 @@ def at_home(density: Density, ended: Path, carry: Callable[[Gaussian], Path]) ->
         Takes a Gaussian that is a fit to the end of the plan.
     """
     for _ in range(MAX_WINDOWS):
-        q = ended.held_out.gaussian
+        q = ended.fresh.gaussian
         if not density.place_window(q.loc, q.sds):
             break
         ended = carry(q)
@@ -82,19 +83,19 @@ def distance(density: Density, a: Gaussian, b: Gaussian) -> Floats:
     return np.abs(np.where(density.angles, wrapped(difference), difference)) / b.sds
 
 
-def elsewhere(density: Density, best: Path, others: list[Path]) -> list[Path]:
+def elsewhere(density: Density, best: Refined, others: list[Refined]) -> list[Refined]:
     """Return the ends that are not those of better ones on another turn, the best first."""
     if not density.angles.any():
         return others
     kept = [best]
     for path in sorted(others, key=lambda p: -height(density, p)):
-        q = path.held_out.gaussian
-        if all(distance(density, q, k.held_out.gaussian).max() > SAME_SDS for k in kept):
+        q = path.fresh.gaussian
+        if all(distance(density, q, k.fresh.gaussian).max() > SAME_SDS for k in kept):
             kept.append(path)
     return kept[1:]
 
 
-def height(density: Density, ended: Path) -> float:
+def height(density: Density, ended: Refined) -> float:
     """Return the ELBO of a path's end in nats, turns of angles weighed as suits it."""
-    q = ended.held_out.gaussian
-    return ended.held_out.elbo.value + density.window.gain(q.loc, q.sds)
+    q = ended.fresh.gaussian
+    return ended.fresh.elbo.value + density.window.gain(q.loc, q.sds)

@@ -5,17 +5,15 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
 
 from advi.core.errors import format_value
 from advi.core.jax_config import compiled
 from advi.core.status import Status
-from advi.inference.plan.lockstep import Stage
-from advi.inference.plan.path import TOO_FAR, Path
+from advi.core.types import Bools, Floats
+from advi.inference.plan.batched_calls import Stage
+from advi.inference.plan.refine import TOO_FAR, Refined
 from advi.model.density import Density
-from advi.variational.gaussian import Floats, Structure
-
-Bools = NDArray[np.bool_]
+from advi.variational.gaussian import Structure
 
 NO_SPREAD = 4.0  # roundings of a mean that its sd has to exceed, or draws fall on few floats
 # A fit is stretched away from its start by these factors, along its longest direction. Of a proper
@@ -35,13 +33,13 @@ class Ending(NamedTuple):
 
     Attributes
     ----------
-    path
-        The path that is kept.
+    refined
+        The end that is kept.
     start
         (D,) where the search began.
     structure
         Which coordinates have noise.
-    held_out_draws
+    fresh_draws
         (n, D) antithetic draws, those without sign first.
     density
         The log density.
@@ -49,23 +47,23 @@ class Ending(NamedTuple):
         Returns what was spent, in words.
     """
 
-    path: Path
+    refined: Refined
     start: Floats
     structure: Structure
-    held_out_draws: Floats
+    fresh_draws: Floats
     density: Density
     spent: Callable[[], str]
 
     def status(self) -> Stage[Status]:
         """Return why the plan ended, with the sentence that says what to do."""
         eps = float(np.finfo(self.density.dtype).eps)
-        q, fitted = self.path.held_out.gaussian, self.path.fitted
+        q, fitted = self.refined.fresh.gaussian, self.refined.fitted
         if (yield from self.without_maximum()):
             return self._without_maximum()
-        merged = self.structure.noisy & ~(q.sds > NO_SPREAD * eps * np.abs(q.loc))
+        merged = self.structure.random & ~(q.sds > NO_SPREAD * eps * np.abs(q.loc))
         if merged.any():
             return self._merged(merged)
-        spent, elbo = self.spent(), self.path.held_out.elbo.value
+        spent, elbo = self.spent(), self.refined.fresh.elbo.value
         if np.isfinite(elbo) and eps * abs(elbo) > COARSE_NATS:
             remedy = ", or give x64=True" if eps > 1e-10 else ""
             return Status(
@@ -76,7 +74,7 @@ class Ending(NamedTuple):
                 f"latents{remedy} "
                 f"({spent})",
             )
-        if not (np.isfinite(fitted.gradient) and np.isfinite(self.path.held_out.elbo.value)):
+        if not (np.isfinite(fitted.gradient) and np.isfinite(self.refined.fresh.elbo.value)):
             return Status(
                 "diverged",
                 "the log density or its gradient overflows at some draws of every fit that was "
@@ -84,7 +82,7 @@ class Ending(NamedTuple):
             )
         if fitted.reason == "converged":
             return Status("converged", f"the ELBO has settled ({spent})")
-        if self.path.settled:
+        if self.refined.settled:
             return Status("converged", f"as far as the precision of {eps:.0e} allows ({spent})")
         if fitted.reason == "stalled":
             remedy = "; x64=True may go further" if eps > 1e-10 else ""
@@ -101,10 +99,10 @@ class Ending(NamedTuple):
 
     def without_maximum(self) -> Stage[bool]:
         """Return whether the fit has been led away by a density that goes on growing."""
-        q = self.path.held_out.gaussian
-        size = np.maximum(np.abs(q.loc - self.start), np.where(self.structure.noisy, q.sds, 0))
+        q = self.refined.fresh.gaussian
+        size = np.maximum(np.abs(q.loc - self.start), np.where(self.structure.random, q.sds, 0))
         size = size.max(initial=0)
-        if self.path.settled and size < FAR:
+        if self.refined.settled and size < FAR:
             return False
         if not size < TOO_FAR:
             return True
@@ -115,12 +113,12 @@ class Ending(NamedTuple):
 
     def _longest(self) -> Floats:
         """Return the unit vector (D,) along which the fit has gone, or spread, the furthest."""
-        q = self.path.held_out.gaussian
+        q = self.refined.fresh.gaussian
         moved = q.loc - self.start
-        size = np.maximum(np.abs(moved), np.where(self.structure.noisy, q.sds, 0)).max()
-        v = moved / size + 0.01 * np.where(self.structure.noisy, q.sds, 0) / size
+        size = np.maximum(np.abs(moved), np.where(self.structure.random, q.sds, 0)).max()
+        v = moved / size + 0.01 * np.where(self.structure.random, q.sds, 0) / size
         for _ in range(POWER_STEPS):  # on the second moment around the start, in units of its size
-            spread = q.moves(q.in_frame(v[None]) / size)[0] / size
+            spread = q.scale.mv(q.scale.rmv(v[None]) / size)[0] / size
             v = spread + moved / size * (moved / size @ v)
             length = np.linalg.norm(v)
             if not length > 0:
@@ -130,16 +128,16 @@ class Ending(NamedTuple):
 
     def _grows(self, direction: Floats) -> Stage[bool]:
         """Return whether the ELBO goes on growing as the fit is stretched along a direction."""
-        half = len(self.held_out_draws) // 2
-        E = self.held_out_draws[np.r_[:STRETCH_PAIRS, half : half + STRETCH_PAIRS]]
-        q = self.path.held_out.gaussian
+        half = len(self.fresh_draws) // 2
+        E = self.fresh_draws[np.r_[:STRETCH_PAIRS, half : half + STRETCH_PAIRS]]
+        q = self.refined.fresh.gaussian
         base = q.points(E)
         along = (base - self.start) @ direction
         stretched = [base + (k - 1) * along[:, None] * direction for k in STRETCHES]
         values, _ = yield np.concatenate(stretched)
         # the log-determinant grows by the stretch of one direction
         log_q = self.structure.log_q(E, q)
-        spreads = bool(self.structure.noisy[np.argmax(np.abs(direction))])
+        spreads = bool(self.structure.random[np.argmax(np.abs(direction))])
         elbos = np.array(
             [
                 (part - log_q).mean() + spreads * np.log(k)
@@ -168,7 +166,7 @@ class Ending(NamedTuple):
         )
 
     def _merged(self, merged: Bools) -> Status:
-        q, dtype = self.path.held_out.gaussian, self.density.dtype
+        q, dtype = self.refined.fresh.gaussian, self.density.dtype
         k = int(np.argmax(merged * np.abs(q.loc)))
         apart = float(np.spacing(np.abs(q.loc[k]).astype(dtype)))
         remedy = ", or give x64=True" if dtype == np.float32 else ""
@@ -186,7 +184,7 @@ class Ending(NamedTuple):
         return [name for name, (start, stop) in spans if which[start:stop].any()]
 
     def _where(self, which: Bools) -> str:
-        model, loc = self.density.model, self.path.held_out.gaussian.loc
+        model, loc = self.density.model, self.refined.fresh.gaussian.loc
         with np.errstate(over="ignore"):
             x = loc.astype(self.density.dtype)
         values = jax.device_get(compiled(lambda x: model.unravel(x)[0])(x))

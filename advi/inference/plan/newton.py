@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from advi.inference.plan.lockstep import Stage
-from advi.inference.plan.triangular import Frame
-from advi.variational.gaussian import Floats, Gaussian, Structure
-from advi.variational.scale import scale_tril
+from advi.core.types import Floats
+from advi.inference.plan.batched_calls import Stage
+from advi.inference.plan.charts import TriangularChart
+from advi.variational.gaussian import Gaussian, Structure
+from advi.variational.scale import TriangularScale
 
 MAX_EVALS = 100
 GAIN_NATS = 0.1  # that a step must gain for another to follow
@@ -50,7 +51,8 @@ def newton(
     Parameters
     ----------
     gaussian, E, structure, accepted
-        As of `full_rank`.
+        Where to start, the fixed draws, which coordinates are random and coupled, and what is
+        called with every accepted Gaussian and its ELBO.
     max_evals
         Evaluations, of M draws each.
 
@@ -60,20 +62,21 @@ def newton(
         With a (D, D) scale on the pattern of the blocks; and whether no more was to be gained,
         or else the steps failed.
     """
-    frame, q = Frame(E, structure), Gaussian(gaussian.loc, scale_tril(gaussian.scale))
-    log_p, gradients = yield q.points(frame.E)
-    value, evals, radius = frame.value(q, log_p), 1, np.inf
+    chart, constant = TriangularChart(E, structure), structure.entropy_constant
+    q = Gaussian(gaussian.loc, TriangularScale(gaussian.scale.tril()))
+    log_p, gradients = yield q.points(chart.E)
+    value, evals, radius = chart.value(q, log_p), 1, np.inf
     if not (np.isfinite(value) and np.all(np.isfinite(gradients))):
         return q, False
     while True:
-        step, damping = _newton_step(q, gradients, frame), 1.0
+        step, damping = _newton_step(q, gradients, chart), 1.0
         while True:
             if evals >= max_evals:
                 return q, False
             trial, length, of_mean, of_scale = step(damping, radius)
-            log_p, trial_gradients = yield trial.points(frame.E)
+            log_p, trial_gradients = yield trial.points(chart.E)
             evals += 1
-            trial_value = frame.value(trial, log_p)
+            trial_value = chart.value(trial, log_p)
             finite = np.isfinite(trial_value) and bool(np.all(np.isfinite(trial_gradients)))
             if finite and trial_value < value:
                 break
@@ -83,7 +86,7 @@ def newton(
                 return q, little
         gain = value - trial_value
         q, value, gradients = trial, trial_value, trial_gradients
-        accepted(q, frame.constant - value)
+        accepted(q, constant - value)
         poor = gain < POOR * of_mean
         if gain < GAIN_NATS and not (poor and of_mean > GAIN_NATS):
             return q, True
@@ -93,27 +96,29 @@ def newton(
             radius = GROWTH * length
 
 
-def _newton_step(q: Gaussian, gradients: Floats, frame: Frame) -> Callable[[float, float], _Step]:
+def _newton_step(
+    q: Gaussian, gradients: Floats, chart: TriangularChart
+) -> Callable[[float, float], _Step]:
     """Return the function (damping of the scale, radius of the mean) to a step."""
-    noisy = frame.structure.noisy
-    W = q.in_frame(gradients)
-    H = -(W.T @ frame.E) / len(frame.E)
+    random, L = chart.structure.random, q.scale.tril()
+    W = q.scale.rmv(gradients)
+    H = -(W.T @ chart.E) / len(chart.E)
     H = (H + H.T) / 2
-    H[~noisy, :] = H[:, ~noisy] = 0
-    H[~noisy, ~noisy] = 1
+    H[~random, :] = H[:, ~random] = 0
+    H[~random, ~random] = 1
     h, Q = np.linalg.eigh(H)
     h, g = np.clip(np.abs(h), *MEAN_CURVATURE_RANGE), Q.T @ W.mean(0)
-    block_h, block_Q = np.linalg.eigh(np.where(frame.same_block, H, 0.0))
+    block_h, block_Q = np.linalg.eigh(np.where(chart.same_block, H, 0.0))
     block_h = np.clip(block_h, *CURVATURE_RANGE)
 
     def step(damping: float, radius: float) -> _Step:
         covariance = (block_Q * block_h**-damping) @ block_Q.T
-        factor = np.where(frame.same_block, np.linalg.cholesky(covariance), 0.0)
+        factor = np.where(chart.same_block, np.linalg.cholesky(covariance), 0.0)
         of_scale = 0.5 * float(
             np.sum(block_h - block_h ** (1 - damping) - damping * np.log(block_h))
         )
         u = _within(g, h, radius)
-        moved = Gaussian(q.loc + q.scale @ (Q @ u), q.scale @ factor)
+        moved = Gaussian(q.loc + L @ (Q @ u), TriangularScale(L @ factor))
         return _Step(moved, float(np.linalg.norm(u)), float(g @ u - 0.5 * u @ (h * u)), of_scale)
 
     return step

@@ -1,39 +1,35 @@
 """The automatic plan: a search for a start, a race, and the best of it to the end."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from advi.core.status import Estimate, Progress, Status
+from advi.core.types import Floats
 from advi.inference.plan.angles import at_home, distance, elsewhere, height, on_their_turns
+from advi.inference.plan.batched_calls import Stage, run_batched, together
+from advi.inference.plan.charts import DiagonalChart
 from advi.inference.plan.ending import Ending
-from advi.inference.plan.lockstep import Stage, lockstep, together
-from advi.inference.plan.mean_field import Fitted, mean_field
-from advi.inference.plan.path import MIN_DRAWS, Path, evaluate_held_out, even, path
-from advi.inference.plan.search import WIDE_RADIUS, Look, Search
+from advi.inference.plan.maximise_elbo import StageResult, maximise_elbo
+from advi.inference.plan.refine import Refined, fresh_elbo, refine
+from advi.inference.plan.runner import Runner, StopError
+from advi.inference.plan.search import Look, start_search
 from advi.model.density import Density
-from advi.variational import draws
-from advi.variational.gaussian import Floats, Gaussian, Structure
+from advi.posterior.record import OtherMode
+from advi.variational.draws import MIN_DRAWS, even_draws
+from advi.variational.gaussian import Gaussian, Structure
 
-HELD_OUT_DRAWS = 256
+FRESH_DRAWS = 256
 RACE_EVALS = 20  # mean-field evaluations of every start that may still win
 SAME_SDS = 0.5  # fits whose means are nearer than this have found one optimum
-FARTHEST = 1e18  # on the real scale, from where on no log density counts as finite
 RESTART_KEY = 2**31  # of a restart's draws, far from the numbers that others get
 # Where climbs disagree the plan is carried through until its two best attempts end so near.
 MAX_ATTEMPTS, SAME_HEIGHT_NATS = 4, 0.5
-RIVAL_NATS = 3.0  # a start this close to the winner, elsewhere, is fitted too
+SECOND_NATS = 3.0  # a start this close to the winner, elsewhere, is fitted too
 
 
-class Rival(NamedTuple):
-    """Another start carried to its end: its ELBO less the winner's, and where it ended."""
-
-    elbo_difference: float  # nats
-    distance: Floats  # (D,) difference of the means in the winner's sds
-
-
-class Outcome(NamedTuple):
+class PlanResult(NamedTuple):
     """What the plan returns."""
 
     gaussian: Gaussian
@@ -41,7 +37,7 @@ class Outcome(NamedTuple):
     status: Status
     trace: list[Progress]
     held_out_gap: float  # nats: ELBO on the fixed draws less that on fresh ones, before polish
-    rivals: tuple[Rival, ...]
+    other_modes: tuple[OtherMode, ...]
 
 
 class NotFiniteError(ValueError):
@@ -50,46 +46,6 @@ class NotFiniteError(ValueError):
     def __init__(self, tried: str) -> None:
         super().__init__(f"no finite log density at {tried}")
         self.tried = tried
-
-
-class _StopError(Exception):
-    """The budget is spent, or the callback asked to stop."""
-
-
-class _Runner:
-    """Evaluates the stages' requests; keeps the latest Gaussian, the trace and the budget."""
-
-    def __init__(
-        self,
-        density: Density,
-        gaussian: Gaussian,
-        max_evals: int | None,
-        callback: Callable[[Progress], object] | None,
-    ) -> None:
-        self.density, self.gaussian = density, gaussian
-        self.max_evals, self.callback = max_evals, callback
-        self.evals = 0
-        self.stage = "start"
-        self.trace: list[Progress] = []
-
-    def run(self, *stages: Stage[Any]) -> list[Any]:
-        return lockstep(stages, self._evaluate)
-
-    def accepted(self, stage: str, gaussian: Gaussian, elbo: float) -> None:
-        self.stage, self.gaussian = stage, gaussian
-        progress = Progress(stage, self.evals, float(elbo))
-        self.trace.append(progress)
-        if self.callback is not None and self.callback(progress):
-            raise _StopError("interrupted", "the callback asked to stop")
-
-    def _evaluate(self, points: Floats) -> tuple[Floats, Floats]:
-        if self.max_evals is not None and self.evals >= self.max_evals:
-            raise _StopError("max_steps", f"stopped after max_steps={self.max_evals} evaluations")
-        self.evals += 1
-        values, gradients = self.density.value_and_grad(points)
-        # nothing that a fit is used for can square numbers beyond
-        values[~(np.abs(points).max(1, initial=0) < FARTHEST)] = np.nan
-        return values, gradients
 
 
 def run_plan(
@@ -104,7 +60,7 @@ def run_plan(
     callback: Callable[[Progress], object] | None = None,
     look: Look | None = None,
     candidates: Callable[[], Floats | None] | None = None,
-) -> Outcome:
+) -> PlanResult:
     """Fit a Gaussian to a density without any setting.
 
     Parameters
@@ -135,16 +91,16 @@ def run_plan(
 
     Returns
     -------
-    Outcome
+    PlanResult
 
     Raises
     ------
     NotFiniteError
         If no start has a finite log density and gradient.
     """
-    held_out_draws = structure.spread(draws.antithetic(rng, HELD_OUT_DRAWS, structure.dim))
-    plan = _Plan(_Runner(density, first, max_evals, callback), structure, held_out_draws, look)
-    runner, ended, gap, rivals, further = plan.runner, None, 0.0, (), None
+    fresh_draws = structure.antithetic_draws(rng, FRESH_DRAWS)
+    plan = _Plan(Runner(density, first, max_evals, callback), structure, fresh_draws, look)
+    runner, ended, gap, other_modes, further = plan.runner, None, 0.0, (), None
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         try:
             if warm:
@@ -166,11 +122,11 @@ def run_plan(
                 raise NotFiniteError(search.tried)
             best = max(paths, key=plan.height)
             others = elsewhere(density, best, [p for p in paths if p is not best])
-            rivals = plan.rivals(best, others)
+            other_modes = plan.other_modes(best, others)
             ended = at_home(density, best, lambda q: runner.run(plan.again(q, rng))[0])
             ending = plan.ending(ended, first)
             [status] = runner.run(ending.status())
-        except _StopError as stop:
+        except StopError as stop:
             status = Status(*stop.args)
         except KeyboardInterrupt:
             where = f"in stage {runner.stage!r}; this is the fit so far"
@@ -181,48 +137,31 @@ def run_plan(
             # nobody waits for draws to be evaluated after Ctrl-C
             last = runner.trace[-1].elbo if runner.trace else np.nan
             unjudged = Estimate(last, np.nan)
-            return Outcome(runner.gaussian, unjudged, status, runner.trace, np.nan, rivals)
+            return PlanResult(runner.gaussian, unjudged, status, runner.trace, np.nan, other_modes)
         if ended is not None:
-            held_out = ended.held_out
-            gap = ended.fitted.elbo - held_out.elbo.value
+            fresh = ended.fresh
+            gap = ended.fitted.elbo - fresh.elbo.value
         else:
             density.place_window(runner.gaussian.loc, runner.gaussian.sds)
-            unfinished = evaluate_held_out(runner.gaussian, structure, held_out_draws)
-            [held_out] = lockstep([unfinished], density.value_and_grad)
-        return Outcome(held_out.gaussian, held_out.elbo, status, runner.trace, gap, rivals)
-
-
-def start_search(
-    density: Density,
-    structure: Structure,
-    center: Floats,
-    rng: np.random.Generator,
-    candidates: Floats | None = None,
-) -> Search:
-    """Return the search for a start around a center (D,), with further candidates (n, D)."""
-    if candidates is None:
-        candidates = np.zeros((0, len(center)))
-    shapes = [latent.unconstrained_shape for latent in density.model.latents.values()]
-    eps = float(np.finfo(density.dtype).eps)
-    search = Search(center, candidates, shapes, structure, rng, eps)
-    # far out, such as where an equation is stiff, a loop until convergence may not end
-    return search._replace(farthest=WIDE_RADIUS) if density.log_joint.open_ended else search
+            unfinished = fresh_elbo(runner.gaussian, structure, fresh_draws)
+            [fresh] = run_batched([unfinished], density.value_and_grad)
+        return PlanResult(fresh.gaussian, fresh.elbo, status, runner.trace, gap, other_modes)
 
 
 class _Plan:
     """The starts, the race between them, and the paths of those that go on."""
 
     def __init__(
-        self, runner: _Runner, structure: Structure, held_out_draws: Floats, look: Look | None
+        self, runner: Runner, structure: Structure, fresh_draws: Floats, look: Look | None
     ) -> None:
         self.runner, self.structure = runner, structure
-        self.held_out_draws, self.look = held_out_draws, look
+        self.fresh_draws, self.look = fresh_draws, look
         self.doubted = False  # whether the climbs of some attempt disagreed
         self.eps = float(np.finfo(runner.density.dtype).eps)
 
     def attempt(
         self, first: Gaussian, candidates: Floats | None, rng: np.random.Generator, shown: bool
-    ) -> Stage[list[Path]]:
+    ) -> Stage[list[Refined]]:
         """Return the paths that were carried to their end from one search; none without a start."""
         search = start_search(self.runner.density, self.structure, first.loc, rng, candidates)
         if shown:
@@ -241,10 +180,9 @@ class _Plan:
         near, rest = [], []
         for e in others:
             apart = (
-                not distance(self.runner.density, e.gaussian, best.held_out.gaussian).max()
-                <= SAME_SDS
+                not distance(self.runner.density, e.gaussian, best.fresh.gaussian).max() <= SAME_SDS
             )
-            (near if e.elbo > winner.elbo - RIVAL_NATS and apart else rest).append(e)
+            (near if e.elbo > winner.elbo - SECOND_NATS and apart else rest).append(e)
         if near:
             paths += yield from self.carry([e.gaussian for e in near], rng, False, settle=doubted)
         # a path may come to nothing, or run out far below where another start already was
@@ -259,60 +197,62 @@ class _Plan:
             )
         return paths
 
-    def unsure(self, attempts: list[list[Path]]) -> bool:
+    def unsure(self, attempts: list[list[Refined]]) -> bool:
         """Return whether another attempt is due: climbs disagree, and no two attempts agree."""
         heights = sorted((max(map(self.height, ends)) for ends in attempts if ends), reverse=True)
         if not (self.doubted and heights and len(attempts) < MAX_ATTEMPTS):
             return False
         return len(heights) < 2 or not heights[0] - heights[1] <= SAME_HEIGHT_NATS
 
-    def again(self, gaussian: Gaussian, rng: np.random.Generator) -> Stage[Path]:
+    def again(self, gaussian: Gaussian, rng: np.random.Generator) -> Stage[Refined]:
         """Take a fit to the end of the plan once more, and show nothing of it."""
         [path] = yield from self.carry([gaussian], rng, shown=False, warm=True)
         return path
 
-    def height(self, p: Path) -> float:
+    def height(self, p: Refined) -> float:
         """Return the held-out ELBO of a path in nats, below all others where it is not finite."""
         elbo = height(self.runner.density, p)
         return elbo if np.isfinite(elbo) else -np.inf
 
-    def rivals(self, best: Path, others: list[Path]) -> tuple[Rival, ...]:
+    def other_modes(self, best: Refined, others: list[Refined]) -> tuple[OtherMode, ...]:
         """Return the paths that ended elsewhere."""
         return tuple(
-            Rival(
+            OtherMode(
                 self.height(p) - self.height(best),
-                distance(self.runner.density, p.held_out.gaussian, best.held_out.gaussian),
+                distance(self.runner.density, p.fresh.gaussian, best.fresh.gaussian),
             )
             for p in others
             if np.isfinite(self.height(p))
         )
 
-    def ending(self, ended: Path, first: Gaussian) -> Ending:
+    def ending(self, ended: Refined, first: Gaussian) -> Ending:
         """Return what the status of a plan is told from."""
         runner = self.runner
 
         def spent() -> str:
             return f"{runner.evals} evaluations, {runner.density.num_gradients} gradients"
 
-        return Ending(ended, first.loc, self.structure, self.held_out_draws, runner.density, spent)
+        return Ending(ended, first.loc, self.structure, self.fresh_draws, runner.density, spent)
 
     def race(
-        self, entrants: list[Fitted], rng: np.random.Generator, shown: bool
-    ) -> Stage[list[Fitted]]:
+        self, entrants: list[StageResult], rng: np.random.Generator, shown: bool
+    ) -> Stage[list[StageResult]]:
         """Run a short mean-field stage from every entrant; return them, the best first."""
         dim = len(entrants[0].gaussian.loc)
         # common draws make the ELBOs comparable
-        E = self.structure.fixed_draws(rng, even(max(MIN_DRAWS, 2 * self.structure.dim), dim))
+        structure = self.structure.uncoupled()
+        E = structure.fixed_draws(rng, even_draws(max(MIN_DRAWS, 2 * structure.dim), dim))
+        chart = DiagonalChart(E, structure)
 
         def accepted(q: Gaussian, elbo: float) -> None:
             self.runner.accepted("mean_field", q, elbo)
 
         raced = yield from together(
             *(
-                mean_field(
+                maximise_elbo(
                     entrant.gaussian,
-                    E,
-                    self.structure,
+                    chart,
+                    structure,
                     self.eps,
                     accepted if shown and entrant is entrants[0] else lambda q, elbo: None,
                     RACE_EVALS,
@@ -330,15 +270,15 @@ class _Plan:
         shown: bool,
         warm: bool = False,
         settle: bool = False,
-    ) -> Stage[list[Path]]:
+    ) -> Stage[list[Refined]]:
         """Take Gaussians to the end of the plan, together; of those shown it is the first."""
         return together(
             *(
-                path(
+                refine(
                     gaussian,
                     self.structure,
                     child,
-                    self.held_out_draws,
+                    self.fresh_draws,
                     self.eps,
                     self.runner.accepted if shown and gaussian is gaussians[0] else _ignore,
                     warm=warm,

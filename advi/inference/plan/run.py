@@ -1,92 +1,122 @@
-"""The automatic plan as a fit, and the optimiser of fits by steps where none is given."""
+"""The automatic plan as an algorithm of `fit`."""
 
-import functools
 import math
-from typing import Any
-
-import jax.numpy as jnp
-import optax
+from typing import Any, NamedTuple
 
 from advi.core.keys import Stream, host_rng
-from advi.core.progress_bar import Bar
+from advi.core.progress_bar import ProgressBar
 from advi.core.status import Status
-from advi.inference.plan.plan import NotFiniteError, run_plan
-from advi.inference.stochastic.whitening import framed
-from advi.model.checks.first_points import FirstLook
+from advi.data.source import Source
+from advi.inference.plan.plan import NotFiniteError, PlanResult, run_plan
+from advi.model.checks.first_points import FirstPoints
 from advi.model.density import Density
+from advi.model.model import Model
 from advi.model.prior_starts import prior_starts
-from advi.posterior.nonfinite import blame, not_finite_at_start
-from advi.results.fit import Fit
-from advi.variational.family import Family
-from advi.variational.gaussian import Gaussian, structure_of
+from advi.model.resolve import traced_model
+from advi.model.rows import for_rows
+from advi.posterior.global_posterior import GlobalPosterior
+from advi.posterior.initial import initial
+from advi.posterior.nonfinite import nonfinite_draw, not_finite_at_start
+from advi.posterior.record import FitRecord, Outcome
 from advi.variational.guide import Guide
+from advi.variational.resolve_family import resolve_family
 
-LEARNING_RATE, RATE_STEPS = 0.02, 1000
 
+class Plan(NamedTuple):
+    """The automatic plan: a search for a start, then fixed draws, L-BFGS and Newton steps.
 
-def fit_plan(
-    density: Density,
-    guide: Guide,
-    first: Gaussian,
-    warm: bool,
-    restarts: int,
-    key: Any,
-    max_steps: int | None,
-    bar: Bar,
-) -> Fit:
-    """Fit by the automatic plan; `first` is where it starts, and with `warm` a fit to go on from.
-
-    Raises
-    ------
-    ValueError
-        If no starting point has a finite log density.
+    Attributes
+    ----------
+    restarts
+        How often it is carried through.
+    max_evals
+        Budget of evaluations; None for none.
     """
-    structure, look = structure_of(guide), FirstLook(density)
-    try:
-        outcome = run_plan(
-            density,
-            structure,
-            host_rng(key, Stream.PLAN),
-            first,
-            warm=warm,
-            restarts=restarts,
-            max_evals=max_steps,
-            callback=bar.update,
-            look=look,
-            candidates=lambda: prior_starts(density, first),
-        )
-    except NotFiniteError as error:
-        raise not_finite_at_start(density, first.loc, error.tried) from None
-    status = outcome.status
-    if status == "diverged" and not math.isfinite(outcome.elbo.value):
-        found = blame(density, guide, outcome.gaussian, host_rng(key, Stream.BLAME))
-        status = Status("diverged", f"{status.message}; {found}") if found else status
-    return Fit(
-        guide=guide,
-        params=guide.params_of(outcome.gaussian, density.dtype),
-        status=status,
-        elbo=outcome.elbo,
-        trace=outcome.trace,
-        num_gradients=density.num_gradients,
-        density=density,
-        key=key,
-        held_out_gap=outcome.held_out_gap,
-        rivals=outcome.rivals,
-        alarms=look.alarms,
+
+    restarts: int = 1
+    max_evals: int | None = None
+
+    def refuse(self, objective: Any, eval_data: Any, checkpoint: Any, init: Any) -> None:
+        """Raise ValueError if an argument is of the stochastic path only, or has no effect."""
+        if objective is not None:
+            raise ValueError(
+                "objective: the automatic plan chooses its own draws and estimator; give an "
+                "`optimizer` or a `batch_size` with it, or leave it out."
+            )
+        if eval_data is not None:
+            raise ValueError(
+                "eval_data: the automatic plan works on a fixed objective, whose course says "
+                "nothing about other rows; give a `batch_size` or an `optimizer` with it, or use "
+                "fit.loo()."
+            )
+        if checkpoint is not None:
+            raise ValueError(
+                "checkpoint: the automatic plan has none; give a `batch_size` or an `optimizer` "
+                "with it, or leave it out and keep the fit by fit.save(path)."
+            )
+        if self.restarts > 1 and isinstance(init, FitRecord):
+            raise one_start(self.restarts, "a fit to go on from is")
+
+    def run(
+        self, model: Model, source: Source, family: Any, init: Any, key: Any, bar: ProgressBar
+    ) -> FitRecord:
+        """Fit; the arguments are those of `fit`, resolved."""
+        of_rows = for_rows(model, source.spec, source.num_rows)
+        guide = resolve_family(of_rows, family)
+        traced_model(model, source)
+        density = Density(of_rows, source.example, source.spec, guide.estimated, by_gradient=True)
+        first, warm = initial(of_rows, init)
+        look = FirstPoints(density)
+        try:
+            found = run_plan(
+                density,
+                guide.structure,
+                host_rng(key, Stream.PLAN),
+                first,
+                warm=warm,
+                restarts=self.restarts,
+                max_evals=self.max_evals,
+                callback=bar.update,
+                look=look,
+                candidates=lambda: prior_starts(density, first.loc),
+            )
+        except NotFiniteError as error:
+            raise not_finite_at_start(density, first.loc, error.tried) from None
+        status = found.status
+        if status == "diverged" and not math.isfinite(found.elbo.value):
+            where = nonfinite_draw(density, guide, found.gaussian, host_rng(key, Stream.BLAME))
+            status = Status("diverged", f"{status.message}; {where}") if where else status
+        record = _record(found._replace(status=status), density, guide, key)
+        return record.with_outcome(alarms=look.alarms)
+
+
+def refined(record: FitRecord, family: Any) -> FitRecord:
+    """Return the automatic plan's fit of a family, begun at a fit, without a verdict."""
+    posterior = record.global_posterior
+    guide, whole = resolve_family(posterior.model, family), posterior.density.on(None)
+    density = Density(posterior.model, whole.data, whole.spec, guide.estimated)
+    first, rng = posterior.gaussian.positive(), host_rng(record.key, Stream.REFINE)
+    found = run_plan(density, guide.structure, rng, first, warm=True)
+    refit = _record(found, density, guide, record.key)
+    return refit.with_outcome(other_modes=(), alarms=record.outcome.alarms)
+
+
+def _record(found: PlanResult, density: Density, guide: Guide, key: Any) -> FitRecord:
+    posterior = GlobalPosterior(guide, guide.params_of(found.gaussian, density.dtype), density)
+    outcome = Outcome(
+        found.status,
+        found.elbo,
+        found.trace,
+        density.num_gradients,
+        found.held_out_gap,
+        found.other_modes,
     )
+    return FitRecord(posterior, outcome, key)
 
 
-def default_optimizer(guide: Guide, near: bool) -> optax.GradientTransformation:
-    """Return Adam with a rate that falls as one over the root of the steps: averages converge.
-
-    Where all latents are shared its steps are in the frame of the scale that they have. If they
-    start `near` the optimum, in its scale, neither their units nor their correlations matter.
-    Steps of hundredths of an sd would not get there from anywhere else: of many rows, sds are tiny.
-    """
-    families = tuple(b.family for b in guide.blocks if isinstance(b.family, Family))
-    return framed(_adam(), families, near) if len(families) == len(guide.blocks) else _adam()
-
-
-@functools.lru_cache(maxsize=1)
-def _adam() -> optax.GradientTransformation:
-    return optax.adam(lambda step: LEARNING_RATE / jnp.sqrt(1 + step / RATE_STEPS))
+def one_start(restarts: int, what: str) -> ValueError:
+    """Return the error for restarts where there is one start."""
+    return ValueError(
+        f"restarts: got {restarts}, and {what} one start; expected 1. Leave it out; several starts "
+        "are the automatic plan's, without batch_size, optimizer and init=fit."
+    )

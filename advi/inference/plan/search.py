@@ -6,11 +6,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from advi.inference.plan.climb import Climbed, climb
-from advi.inference.plan.lockstep import Stage, together
-from advi.inference.plan.mean_field import Fitted, mean_field
-from advi.inference.plan.start import Started, basins, select
-from advi.variational.gaussian import Floats, Gaussian, Structure
+from advi.core.types import Floats
+from advi.inference.plan.batched_calls import Stage, together
+from advi.inference.plan.charts import DiagonalChart
+from advi.inference.plan.maximise_elbo import StageResult, maximise_elbo
+from advi.inference.plan.mode_search import Climb, climb
+from advi.inference.plan.start import Start, basins, select
+from advi.model.density import Density
+from advi.variational.gaussian import Gaussian, Structure
 
 # Random points are screened by their log density in two boxes, and the best of each are climbed
 # from: the small one is where optima usually are, the large one is for those that hide.
@@ -41,7 +44,7 @@ Look = Callable[[Floats, Floats, Floats], None]
 class Found(NamedTuple):
     """What a search found."""
 
-    starts: list[Fitted]  # the best first
+    starts: list[StageResult]  # the best first
     doubted: bool  # whether climbs disagreed, so that none may be near an optimum
 
 
@@ -87,21 +90,21 @@ class Search(NamedTuple):
             wide = yield from self._wider(min(WIDER_PER_DIM * more, MAX_WIDER))
             found = yield from basins(climbs + wide, NUM_STARTS)
         started = yield from self._started(found)
-        hopeful = [Fitted(s.gaussian, s.elbo, "started", np.inf) for s in _hopeful(started)]
+        hopeful = [StageResult(s.gaussian, s.elbo, "started", np.inf) for s in _hopeful(started)]
         if doubted and (len(hopeful) > 1 or _share(found[0], wide) < 0.5):
             ascended = yield from self._ascents(started, min(ASCENTS_PER_DIM * more, MAX_ASCENTS))
             raced = yield from self._raced(ascended + hopeful[:1])
             return Found(raced or hopeful, doubted)
         return Found(hopeful, doubted)
 
-    def again(self) -> Stage[list[Fitted]]:
+    def again(self) -> Stage[list[StageResult]]:
         """Return other starts, the best first, where those of a first search came to nothing."""
         climbs = yield from self._wider(MAX_WIDER)
         started = yield from self._started((yield from basins(climbs, NUM_STARTS)))
         ascended = yield from self._ascents(started, MAX_ASCENTS)
         return (yield from self._raced(ascended))
 
-    def _started(self, found: list[list[Climbed]]) -> Stage[list[Started]]:
+    def _started(self, found: list[list[Climb]]) -> Stage[list[Start]]:
         """Choose a scale for the best climb to each optimum; return the starts, the best first."""
         started = yield from together(
             *(
@@ -111,7 +114,7 @@ class Search(NamedTuple):
         )
         return sorted((s for s in started if np.isfinite(s.elbo)), key=lambda s: -s.elbo)
 
-    def _climbs(self) -> Stage[tuple[list[Climbed], list[Climbed]]]:
+    def _climbs(self) -> Stage[tuple[list[Climb], list[Climb]]]:
         """Climb from the best points of both boxes; return all climbs, and those of the large."""
         dim = len(self.center)
         near, wide = (
@@ -159,14 +162,14 @@ class Search(NamedTuple):
             f"the real scale{given}, and points half-way and nearer from the best of them"
         )
 
-    def _wider(self, num: int) -> Stage[list[Climbed]]:
+    def _wider(self, num: int) -> Stage[list[Climb]]:
         """Climb from many points, in rounds of which the best go on; return those of the last."""
         num = max(min(num, MAX_ELEMENTS // len(self.center)) // len(WIDER_RADII), 1)
         points = np.concatenate([self._scattered(num, radius) for radius in WIDER_RADII])
-        climbs: list[Climbed] = []
+        climbs: list[Climb] = []
         for max_evals, share in WIDER_ROUNDS:
             climbs = yield from climb(points, self.center, self.eps, max_evals)
-            climbs = sorted((c for c in climbs if c.path), key=lambda c: -c.top)
+            climbs = sorted((c for c in climbs if c.path), key=lambda c: -c.log_p)
             if not climbs:
                 break
             climbs = climbs[: max(1, round(share * len(climbs)))]
@@ -193,36 +196,52 @@ class Search(NamedTuple):
             points.append(np.concatenate(parts))
         return self.center + np.stack(points)
 
-    def _ascents(self, started: list[Started], num: int) -> Stage[list[Fitted]]:
+    def _ascents(self, started: list[Start], num: int) -> Stage[list[StageResult]]:
         """Climb the ELBO instead, on few draws: it knows no poles and sees across plateaus."""
         structure, dim = self.structure.uncoupled(), len(self.center)
         entrants = [s.gaussian for s in started]
         num = max(min(num, MAX_ELEMENTS // dim), 1)
-        entrants += [
-            Gaussian(x, np.full(dim, ASCENT_SD)) for x in self._scattered(num, WIDE_RADIUS)
-        ]
+        entrants += [Gaussian.diagonal(x, ASCENT_SD) for x in self._scattered(num, WIDE_RADIUS)]
         E = structure.fixed_draws(self.rng, ASCENT_DRAWS)
-        ascended = yield from together(
-            *(mean_field(q, E, structure, self.eps, _ignore, ASCENT_EVALS) for q in entrants)
-        )
+        ascended = yield from together(*(self._short_fit(q, E, ASCENT_EVALS) for q in entrants))
         fitted = sorted((f for f in ascended if np.isfinite(f.elbo)), key=lambda f: -f.elbo)
         fitted = [f for f in fitted if f.elbo >= fitted[0].elbo - HOPELESS_NATS]
         return _elsewhere(fitted)[: NUM_STARTS - 1]
 
-    def _raced(self, entrants: list[Fitted]) -> Stage[list[Fitted]]:
+    def _short_fit(self, q: Gaussian, E: Floats, max_evals: int) -> Stage[StageResult]:
+        structure = self.structure.uncoupled()
+        chart = DiagonalChart(E, structure)
+        return maximise_elbo(q, chart, structure, self.eps, _ignore, max_evals)
+
+    def _raced(self, entrants: list[StageResult]) -> Stage[list[StageResult]]:
         """Run a short mean-field stage of every entrant on common draws; return the best first."""
         structure = self.structure.uncoupled()
         E = structure.fixed_draws(self.rng, RACE_DRAWS)
-        raced = yield from together(
-            *(mean_field(e.gaussian, E, structure, self.eps, _ignore, RACE_EVALS) for e in entrants)
-        )
+        raced = yield from together(*(self._short_fit(e.gaussian, E, RACE_EVALS) for e in entrants))
         raced = [f for f in raced if np.isfinite(f.elbo)]
         return _elsewhere(sorted(raced, key=lambda f: -f.elbo))
 
 
-def _elsewhere(fits: list[Fitted]) -> list[Fitted]:
+def start_search(
+    density: Density,
+    structure: Structure,
+    center: Floats,
+    rng: np.random.Generator,
+    candidates: Floats | None = None,
+) -> Search:
+    """Return the search for a start around a center (D,), with further candidates (n, D)."""
+    if candidates is None:
+        candidates = np.zeros((0, len(center)))
+    shapes = [latent.unconstrained_shape for latent in density.model.latents.values()]
+    eps = float(np.finfo(density.dtype).eps)
+    search = Search(center, candidates, shapes, structure, rng, eps)
+    # far out, such as where an equation is stiff, a loop until convergence may not end
+    return search._replace(farthest=WIDE_RADIUS) if density.log_joint.open_ended else search
+
+
+def _elsewhere(fits: list[StageResult]) -> list[StageResult]:
     """Return the fits, the best first, that are not where a better one is."""
-    kept: list[Fitted] = []
+    kept: list[StageResult] = []
     for f in fits:
         if all(distance(f.gaussian, k.gaussian).max() > SAME_START_SDS for k in kept):
             kept.append(f)
@@ -234,22 +253,22 @@ def distance(a: Gaussian, b: Gaussian) -> Floats:
     return np.abs(a.loc - b.loc) / b.sds
 
 
-def _share(best: list[Climbed], climbs: list[Climbed]) -> float:
+def _share(best: list[Climb], climbs: list[Climb]) -> float:
     """Return the share of climbs that came to the best optimum, or as high."""
     inside = {id(c) for c in best}
-    same = [id(c) in inside or c.top > best[0].top - SAME_HEIGHT_NATS for c in climbs]
+    same = [id(c) in inside or c.log_p > best[0].log_p - SAME_HEIGHT_NATS for c in climbs]
     return sum(same) / max(len(same), 1)
 
 
-def _hopeful(started: list[Started]) -> list[Started]:
+def _hopeful(started: list[Start]) -> list[Start]:
     """Return the starts, the best ELBO first, that are high enough, each elsewhere."""
-    kept: list[Started] = []
+    kept: list[Start] = []
     if not started:
         return kept
-    top, elbo = max(s.top for s in started), started[0].elbo
+    top, elbo = max(s.log_p for s in started), started[0].elbo
     for s in started:
         # not below by so much: nats may be lost in the rounding of a height
-        high = s.top >= top - HOPELESS_NATS or s.elbo >= elbo - HOPELESS_NATS
+        high = s.log_p >= top - HOPELESS_NATS or s.elbo >= elbo - HOPELESS_NATS
         if high and all(distance(s.gaussian, k.gaussian).max() > SAME_START_SDS for k in kept):
             kept.append(s)
     return kept

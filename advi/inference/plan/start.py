@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from advi.inference.plan.climb import Climbed
-from advi.inference.plan.lockstep import Stage
-from advi.variational.gaussian import Floats, Gaussian, Structure
+from advi.core.types import Floats
+from advi.inference.plan.batched_calls import Stage
+from advi.inference.plan.mode_search import Climb
+from advi.variational.gaussian import Gaussian, Structure
 
 SCALES = (1.0, 0.1, 0.01, 0.001)
 PATH_POINTS = 6
@@ -17,22 +18,22 @@ SCREEN_DRAWS, SELECT_DRAWS = 4, 16
 MAX_HALVINGS = 10
 
 
-class Started(NamedTuple):
+class Start(NamedTuple):
     """A first Gaussian and an estimate of its ELBO in nats; -inf where no value was finite."""
 
     gaussian: Gaussian
     elbo: float
-    top: float
+    log_p: float  # where the climb ended, nats
 
 
-def basins(climbs: list[Climbed], num: int) -> Stage[list[list[Climbed]]]:
+def basins(climbs: list[Climb], num: int) -> Stage[list[list[Climb]]]:
     """Return the climbs to at most `num` different optima, the highest optimum and climb first.
 
     Two ends belong to one optimum if no valley lies between them: along the line that joins them
     the log density nowhere falls below the lower end by more than a climb stops short.
     """
-    waiting = sorted((c for c in climbs if c.path), key=lambda c: -c.top)
-    found: list[list[Climbed]] = []
+    waiting = sorted((c for c in climbs if c.path), key=lambda c: -c.log_p)
+    found: list[list[Climb]] = []
     while waiting and len(found) < num:
         best, *waiting = waiting
         found.append([best])
@@ -44,12 +45,12 @@ def basins(climbs: list[Climbed], num: int) -> Stage[list[list[Climbed]]]:
         lowest = heights.reshape(len(BETWEEN), -1).min(0)
         climbing, waiting = waiting, []
         for c, low in zip(climbing, lowest, strict=True):
-            together = low > min(c.top, best.top) - SAME_HEIGHT_NATS
+            together = low > min(c.log_p, best.log_p) - SAME_HEIGHT_NATS
             (found[-1] if together else waiting).append(c)
     return found
 
 
-def select(climbed: Climbed, structure: Structure, rng: np.random.Generator) -> Stage[Started]:
+def select(climb: Climb, structure: Structure, rng: np.random.Generator) -> Stage[Start]:
     """Choose, by ELBO, a point of a climb and a diagonal scale.
 
     The mode alone will not do: where the density is unbounded (centred hierarchies) the climb
@@ -57,26 +58,24 @@ def select(climbed: Climbed, structure: Structure, rng: np.random.Generator) -> 
 
     Parameters
     ----------
-    climbed
+    climb
         The climb.
     structure
         Which coordinates have noise.
     rng
         Generator of the draws.
     """
-    path = climbed.path
+    path = climb.path
     chosen = np.unique(np.linspace(0, len(path) - 1, PATH_POINTS).round().astype(int))
     factor = 1.0
     for _ in range(MAX_HALVINGS):
-        candidates = [
-            Gaussian(path[k], np.full_like(path[k], factor * s)) for k in chosen for s in SCALES
-        ]
+        candidates = [Gaussian.diagonal(path[k], factor * s) for k in chosen for s in SCALES]
         elbos, _ = yield from _elbos(candidates, structure, SCREEN_DRAWS, rng)
         if np.any(np.isfinite(elbos)):
             break
         factor *= SCALES[-1]
     else:
-        return Started(Gaussian(path[0], np.full_like(path[0], factor)), -np.inf, climbed.top)
+        return Start(Gaussian.diagonal(path[0], factor), -np.inf, climb.log_p)
     best = np.argsort(elbos)[::-1][:SHORTLIST]
     finalists = [candidates[k] for k in best]
     elbos, curvatures = yield from _elbos(finalists, structure, SELECT_DRAWS, rng)
@@ -84,12 +83,13 @@ def select(climbed: Climbed, structure: Structure, rng: np.random.Generator) -> 
     gaussian, elbo = finalists[winner], float(elbos[winner])
     with np.errstate(divide="ignore"):
         sd = 1 / np.sqrt(np.abs(curvatures[winner]))
-    sd = np.clip(sd, gaussian.scale / 100, gaussian.scale * 100)
-    tuned = Gaussian(gaussian.loc, np.where(structure.noisy, sd, gaussian.scale))
+    before = gaussian.sds
+    sd = np.clip(sd, before / 100, before * 100)
+    tuned = Gaussian.diagonal(gaussian.loc, np.where(structure.random, sd, before))
     elbos, _ = yield from _elbos([tuned], structure, SELECT_DRAWS, rng)
     if elbos[0] > elbo:
         gaussian, elbo = tuned, float(elbos[0])
-    return Started(gaussian, elbo, climbed.top)
+    return Start(gaussian, elbo, climb.log_p)
 
 
 def _elbos(
@@ -106,5 +106,5 @@ def _elbos(
         part = slice(k * len(E), (k + 1) * len(E))
         per_draw = structure.elbos(values[part], E, q)
         elbos.append(per_draw.mean() if np.all(np.isfinite(per_draw)) else -np.inf)
-        curvatures.append(-(gradients[part] * E).mean(0) / q.scale)
+        curvatures.append(-(gradients[part] * E).mean(0) / q.sds)
     return np.array(elbos), np.array(curvatures)

@@ -14,7 +14,7 @@ from advi.variational.per_row import PerRow
 from advi.variational.point import Point
 
 
-class Average(NamedTuple):
+class TailAverage(NamedTuple):
     """Averages of the parameters since the last power of two steps, and from the one before to it.
 
     After 2^k steps they cover the steps (2^(k-2), 2^(k-1)] and (2^(k-1), 2^k].
@@ -26,7 +26,7 @@ class Average(NamedTuple):
     num_newer: Array  # ()
 
 
-def tail_average(average: Average) -> Any:
+def tail_average(average: TailAverage) -> Any:
     """Return the average of the parameters over the last half to three quarters of the steps.
 
     On the host: a program of its own would take longer to compile than to fetch the numbers.
@@ -52,12 +52,12 @@ def averaged_blocks(guide: Guide, settle: bool) -> tuple[bool, ...]:
     )
 
 
-def chosen(params: Any, averaged: tuple[bool, ...]) -> Any:
+def averaged_only(params: Any, averaged: tuple[bool, ...]) -> Any:
     """Return the parameters of the averaged blocks, and nothing in place of the others'."""
     return tuple(p if keep else () for p, keep in zip(params, averaged, strict=True))
 
 
-def with_step(average: Average, params: Any, step: Array) -> Average:
+def with_step(average: TailAverage, params: Any, step: Array) -> TailAverage:
     """Return the averages with one step more; both windows move on after powers of two."""
     move = ((step - 1) & (step - 2)) == 0
     older = jax.tree.map(lambda a, b: jnp.where(move, b, a), average.older, average.newer)
@@ -68,4 +68,4 @@ def with_step(average: Average, params: Any, step: Array) -> Average:
         average.newer,
         params,
     )
-    return Average(older, newer, num_older, count)
+    return TailAverage(older, newer, num_older, count)

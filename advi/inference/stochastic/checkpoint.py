@@ -19,7 +19,8 @@ from advi.core.folder_lock import FolderLock
 from advi.core.keys import key_words
 from advi.core.status import Status
 from advi.inference.stochastic.convergence import Distance
-from advi.inference.stochastic.steps import Course, State, Stochastic
+from advi.inference.stochastic.loop import History, lowered
+from advi.inference.stochastic.steps import State, Steps
 
 KIND, VERSION = "a checkpoint", 1
 FILE = "fit.checkpoint"
@@ -33,7 +34,7 @@ class Resumed(NamedTuple):
     """Where a fit goes on."""
 
     state: State
-    course: Course
+    history: History
     status: Status | None  # why it had ended, if it has
 
 
@@ -65,27 +66,27 @@ class Checkpoint:
             raise TypeError(f"checkpoint: got {describe(folder)}; expected the name of a folder.")
         if folder is not None and not os.fspath(folder):
             raise ValueError("checkpoint: got an empty name; expected that of a folder.")
-        self._folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else Path(folder)
         self._run: dict[str, dict[str, str]] = {}
         self._due = 0.0
         self._lock: FolderLock | None = None
-        if self._folder is None:
+        if self.folder is None:
             return
-        if self._folder.exists() and not self._folder.is_dir():
+        if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"checkpoint: {folder} is a file; expected a folder.")
-        self._folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> "Checkpoint":
-        if self._folder is None:
+        if self.folder is None:
             return self
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock = FolderLock(self._folder)
+            self._lock = FolderLock(self.folder)
         except BlockingIOError:
             raise BlockingIOError(
-                f"checkpoint: {self._folder} is in use by another fit, of this process or of "
+                f"checkpoint: {self.folder} is in use by another fit, of this process or of "
                 "another; expected a folder for each. Wait for its end, or give another folder."
             ) from None
-        for entry in self._folder.iterdir():
+        for entry in self.folder.iterdir():
             if HALF_WRITTEN.fullmatch(entry.name) and entry.is_file():
                 entry.unlink()  # what a process that was killed was writing
         return self
@@ -96,9 +97,9 @@ class Checkpoint:
 
     def resume(
         self,
-        settings: Stochastic,
+        steps: Steps,
         start: State,
-        course: Course,
+        history: History,
         data: Any,
         key: Any,
         max_steps: int | None,
@@ -107,7 +108,7 @@ class Checkpoint:
 
         Parameters
         ----------
-        settings, start, course, data, key, max_steps
+        steps, start, history, data, key, max_steps
             The fit, all of which but for a larger `max_steps` must be as it was.
 
         Raises
@@ -117,20 +118,20 @@ class Checkpoint:
         ValueError
             If it is of another fit, or has taken more steps than `max_steps`.
         """
-        if self._folder is None:
-            return Resumed(start, course, None)
-        path = self._folder / FILE
-        self._run = _fingerprint(settings, start, data, key, max_steps is None)
+        if self.folder is None:
+            return Resumed(start, history, None)
+        path = self.folder / FILE
+        self._run = _fingerprint(steps, start, data, key, max_steps is None)
         if not path.exists():
-            self._write(start, course, None)  # a folder that cannot be written is found now
-            return Resumed(start, course, None)
+            self._write(start, history, None)  # a folder that cannot be written is found now
+            return Resumed(start, history, None)
         self._due = time.monotonic() + EVERY
         document, arrays, _ = read(path, KIND, VERSION)
         with refused(path, KIND):
             differences = _differences(document["run"], self._run)
         if differences:
             raise ValueError(
-                f"checkpoint: {self._folder} is of another fit. What differs: "
+                f"checkpoint: {self.folder} is of another fit. What differs: "
                 f"{', '.join(differences[:NAMED])}. Make the call that was stopped again, or give "
                 "another folder, or remove this one to begin anew."
             )
@@ -141,70 +142,70 @@ class Checkpoint:
             )
             evals = zip(arrays["evals.step"].tolist(), arrays["evals.elbo"].tolist(), strict=True)
             drift = Distance(*arrays["drift"].tolist()) if len(arrays["drift"]) else None
-            course = Course([arrays["elbos"]], list(evals), document["eval_due"], drift)
+            history = History([arrays["elbos"]], list(evals), document["eval_due"], drift)
             status = Status(*document["status"]) if document["status"] else None
         step = int(jax.device_get(state.step))
         if max_steps is not None and step > max_steps:
             raise ValueError(
-                f"checkpoint: {self._folder} holds {step} steps, and max_steps is {max_steps}; "
+                f"checkpoint: {self.folder} holds {step} steps, and max_steps is {max_steps}; "
                 "expected as many at least. Give another folder to take fewer."
             )
         if status == "max_steps" and max_steps is not None and step < max_steps:
             status = None
-        return Resumed(state, course, status)
+        return Resumed(state, history, status)
 
-    def offer(self, state: State, course: Course) -> None:
+    def offer(self, state: State, history: History) -> None:
         """Write the fit, if the last time is long enough ago."""
         if time.monotonic() >= self._due:
-            self.save(state, course, None)
+            self.save(state, history, None)
 
-    def save(self, state: State, course: Course, status: Status | None) -> None:
+    def save(self, state: State, history: History, status: Status | None) -> None:
         """Write the fit; `status` is why it has ended, if the same call is not to go on."""
         try:
-            self._write(state, course, status)
+            self._write(state, history, status)
         except OSError as error:
             # a full disk does not cost the fit what it has
             warnings.warn(f"checkpoint: not written, {error}", RuntimeWarning, stacklevel=2)
 
-    def _write(self, state: State, course: Course, status: Status | None) -> None:
-        if self._folder is None:
+    def _write(self, state: State, history: History, status: Status | None) -> None:
+        if self.folder is None:
             return
         began = time.monotonic()
         arrays = {f"state.{k}": _to_bytes(leaf) for k, leaf in enumerate(jax.tree.leaves(state))}
         step = int(jax.device_get(state.step))
-        evals = [(at, elbo) for at, elbo in course.evals if at <= step]
-        arrays["elbos"] = course.elbos(step)
+        evals = [(at, elbo) for at, elbo in history.evals if at <= step]
+        arrays["elbos"] = history.elbos(step)
         arrays["evals.step"] = np.array([at for at, _ in evals], np.int64)
         arrays["evals.elbo"] = np.array([elbo for _, elbo in evals], float)
-        arrays["drift"] = np.array([] if course.drift is None else course.drift, float)
+        arrays["drift"] = np.array([] if history.drift is None else history.drift, float)
         ended = None if status is None else [str(status), status.message]
-        document = {"run": self._run, "status": ended, "eval_due": course.eval_due}
-        write(self._folder / FILE, KIND, VERSION, document, arrays)
+        document = {"run": self._run, "status": ended, "eval_due": history.eval_due}
+        write(self.folder / FILE, KIND, VERSION, document, arrays)
         now = time.monotonic()
         self._due = now + max(EVERY, (now - began) / MAX_SHARE)
 
 
 def _fingerprint(
-    settings: Stochastic, start: State, data: Any, key: Any, until_settled: bool
+    steps: Steps, start: State, data: Any, key: Any, until_converged: bool
 ) -> dict[str, dict[str, str]]:
     """Return what a run depends on by name: what can be told in words, and digests of the rest."""
-    guide, spec, rows = settings.guide, settings.spec, settings.rows
+    guide, spec, batching = steps.guide, steps.spec, steps.batching
     leaves = dict(zip(spec.names, jax.tree.leaves(data), strict=True))
     words = {
         **{f"latent {n!r}": f"{v.support} {v.shape}" for n, v in guide.model.latents.items()},
         **{f"data {n!r}": f"{leaf.dtype} {leaf.shape}" for n, leaf in leaves.items()},
         "family": guide.description,
-        "objective": repr(settings.objective),
-        "batch_size": str(None if rows is None else rows.batch_size),
+        "objective": repr(steps.objective),
+        "batch_size": str(None if batching is None else batching.batch_size),
         "key": str(key_words(key)),
         "float type": spec.float_dtype,
-        "max_steps": "None" if until_settled else "a number",
+        "max_steps": "None" if until_converged else "a number",
     }
     digests = {
         **{f"the values of data {n!r}": _digest([leaf]) for n, leaf in leaves.items()},
         "where it starts": _digest(jax.tree.leaves(start)),
         "the log-joint, a transform, the optimizer or the version of JAX": _digest(
-            [], settings.program(start, data)
+            [], lowered(steps, start, data)
         ),
     }
     return {"words": words, "digests": digests}

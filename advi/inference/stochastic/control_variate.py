@@ -6,12 +6,13 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
-from advi.model.model import Model, Terms
+from advi.model.model import Model
+from advi.model.terms import Terms
 
 LogDensity = Callable[[dict[str, Array]], Terms]  # of real values by latent
 
 
-class Anchor(NamedTuple):
+class ControlVariate(NamedTuple):
     """A point near the optimum, and the log density of all rows there."""
 
     x: Array  # (D,)
@@ -19,15 +20,15 @@ class Anchor(NamedTuple):
     gradient: Array  # (D,)
 
 
-def anchored(
-    log_p: LogDensity, model: Model, anchor: Anchor | tuple[()], scale: float
+def controlled(
+    log_p: LogDensity, model: Model, control: ControlVariate | tuple[()], scale: float
 ) -> LogDensity:
-    """Return the log density of a batch, less by how it differs from all rows near an anchor.
+    """Return the log density of a batch, less by how it differs from all rows near an control.
 
     What is taken off is linear in the real values, zero on average over the batches, and so the
-    gradient stays unbiased. Its noise grows with the distance from the anchor, where it is zero,
+    gradient stays unbiased. Its noise grows with the distance from that point, where it is zero,
     instead of with the root of N/B: of a posterior of many rows, draws are all near. Of two
-    antithetic draws around the anchor, it even cancels for a mean.
+    antithetic draws around the point, it even cancels for a mean.
 
     Parameters
     ----------
@@ -35,8 +36,8 @@ def anchored(
         Real values by latent to the `Terms` of a batch.
     model
         The model, which splits a point into the latents.
-    anchor
-        The anchor, or nothing, which changes nothing.
+    control
+        The point, or nothing, which changes nothing.
     scale
         N/B, the factor of the rows.
 
@@ -46,14 +47,14 @@ def anchored(
     Reduction.
     Baker, Fearnhead, Fox & Nemeth (2019), Control Variates for Stochastic Gradient MCMC, section 2.
     """
-    if not anchor:
+    if not control:
         return log_p
-    value, gradient = jax.value_and_grad(lambda x: log_p(model.split(x)).total(scale))(anchor.x)
-    center, excess = model.split(anchor.x), model.split(gradient - anchor.gradient)
+    value, gradient = jax.value_and_grad(lambda x: log_p(model.split(x)).total(scale))(control.x)
+    center, excess = model.split(control.x), model.split(gradient - control.gradient)
 
-    def controlled(real: dict[str, Array]) -> Terms:
+    def difference(real: dict[str, Array]) -> Terms:
         p = log_p(real)
         off = sum(((real[name] - x) * excess[name]).sum() for name, x in center.items())
-        return p._replace(shared=p.shared - (value - anchor.value) - off)
+        return p._replace(shared=p.shared - (value - control.value) - off)
 
-    return controlled
+    return difference

@@ -4,27 +4,24 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from advi.core.types import Floats
 from advi.variational.gaussian import Gaussian
-
-Floats = NDArray[np.float64]
 
 FIRST_CHECK = 1024  # steps; then at every power of two
 MAX_DISTANCE = 0.05  # sds that a mean may differ between the windows, and log sds a scale may
-MAX_ANCHORED = 0.03  # the same where steps have so little noise that they can afford it
+MAX_CONTROLLED_DISTANCE = 0.03  # the same where steps have so little noise that they can afford it
 MAX_GROWTH = 1.2  # of that distance from one check to the next: a drift grows by 1.4 to 2
 RISE_ERRORS = 2.0  # standard errors of the ELBO's rise that count as still rising
 MIN_BATCHES = 8
-MAX_DRIFT = 0.25  # sds between the windows at the end, beyond which a fit counts as still moving
 
 
-def due(step: int) -> bool:
+def check_due(step: int) -> bool:
     """Return whether the windows end at this step: a power of two, late enough."""
     return step >= FIRST_CHECK and step & (step - 1) == 0
 
 
-def settled(
+def has_converged(
     distance: float, previous: float | None, elbos: Floats, most: float = MAX_DISTANCE
 ) -> bool:
     """Return whether a fit has settled after ``step = len(elbos)`` steps, a power of two.
@@ -70,15 +67,15 @@ class Distance(NamedTuple):
 
 def distance(older: Gaussian, newer: Gaussian) -> Distance:
     """Return how far two Gaussians are apart; NaN where nothing has a scale to measure by."""
-    live = newer.sds > 0
-    if not live.any():
+    spread = newer.sds > 0
+    if not spread.any():
         return Distance(math.nan, math.nan)
-    shift = np.abs(newer.loc - older.loc)[live] / newer.sds[live]
-    stretch = np.abs(np.log(newer.sds[live] / older.sds[live]))
+    shift = np.abs(newer.loc - older.loc)[spread] / newer.sds[spread]
+    stretch = np.abs(np.log(newer.sds[spread] / older.sds[spread]))
     return Distance(float(shift.max()), float(stretch.max()))
 
 
-def unread(num_rows: int, seen: int) -> float:
+def distance_of_unread(num_rows: int, seen: int) -> float:
     """Return about how many sds the posterior of some of the rows is from that of all.
 
     Either is about as far from the truth as its own sds, and that of some rows is wider.

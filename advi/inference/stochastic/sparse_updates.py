@@ -6,6 +6,7 @@ import jax
 import optax
 from jax import Array
 
+from advi.inference.stochastic.by_latent import as_seen
 from advi.variational.guide import Guide
 from advi.variational.per_row import PerRow
 
@@ -37,7 +38,7 @@ def tables_of(
         optimizer,
         lambda _, table: table,
         opt_state,
-        tables,
+        as_seen(optimizer, guide, tables),
         transform_non_params=lambda _: False,
     )
     return tables, in_state

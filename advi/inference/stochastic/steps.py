@@ -1,7 +1,6 @@
-"""The stochastic path: any Optax optimiser on fresh draws, in compiled chunks of steps."""
+"""A step of an Optax optimiser on fresh draws: `init` and `step`, pure functions of arrays."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -11,102 +10,68 @@ import numpy as np
 import optax
 from jax import Array
 
-from advi.core import interrupts
 from advi.core.arrays import on_host
-from advi.core.jax_config import mixed_dtypes
+from advi.core.jax_config import mixed_dtypes, precision
 from advi.core.jaxprs.traced import Traced, traced
-from advi.core.status import Progress, Status
-from advi.data.arrays import DataSpec, Rows
-from advi.inference.stochastic.averaging import Average, chosen, tail_average, with_step
-from advi.inference.stochastic.control_variate import Anchor, anchored
-from advi.inference.stochastic.convergence import (
-    MAX_ANCHORED,
-    MAX_DISTANCE,
-    Distance,
-    distance,
-    due,
-    settled,
-)
+from advi.data.batching import Batching
+from advi.data.spec import DataSpec
+from advi.inference.stochastic.averaging import TailAverage, averaged_only, with_step
+from advi.inference.stochastic.control_variate import ControlVariate, controlled
 from advi.inference.stochastic.sparse_updates import rows_of, tables_of, with_rows
-from advi.inference.stochastic.validation import HeldOut
-from advi.model.density import log_density, precision
+from advi.model.density import real_log_density
 from advi.model.trace import LogJoint, trace
 from advi.variational import draws
-from advi.variational.family import Family
-from advi.variational.gaussian import Gaussian
 from advi.variational.guide import Guide
 from advi.variational.objective import Objective, near_optimum
 from advi.variational.per_row import PerRow
 
-CHUNK = 128  # steps between two looks of the host, at least; a power of two, as the checks are
-MAX_BAD_RUN = 100  # non-finite steps in a row that end a fit
 LINE_SEARCH_DRAWS = 64
-OWN = "objective"  # place of its trace
+OWN = "objective"  # key of its trace
+
+Step = Callable[["State", Any, Array], tuple["State", "StepInfo"]]
 
 
 class State(NamedTuple):
-    """Everything a stochastic fit carries, arrays only."""
+    """Everything that steps carry, arrays only."""
 
     params: Any
     opt_state: Any
-    average: Average
+    average: TailAverage
     key: Array  # typed key
     step: Array  # () steps taken
     fixed_eps: Array  # (M, noise_dim) draws of a line search; (0, noise_dim) when they are fresh
-    anchor: Anchor | tuple[()]  # what batches are compared with, or nothing
+    control: ControlVariate | tuple[()]  # what batches are compared with, or nothing
     skipped: Array  # () non-finite steps
     bad_run: Array  # () non-finite steps in a row up to now
 
 
-class Course(NamedTuple):
-    """What the host remembers of the steps taken; its lists grow as the fit goes on."""
+class StepInfo(NamedTuple):
+    """What a step found."""
 
-    chunks: list[np.ndarray]  # ELBO of every step, nats
-    evals: list[tuple[int, float]]  # step and held-out ELBO, nats
-    eval_due: int = 0  # step of the next held-out ELBO
-    drift: Distance | None = None  # of the windows at the last check
-
-    def elbos(self, step: int) -> np.ndarray:
-        """Return the ELBO of every step up to one, (step,)."""
-        return np.concatenate([np.zeros(0, np.float32), *self.chunks])[:step]
-
-    def trace(self, step: int) -> list[Progress]:
-        """Return the progress up to a step."""
-        evals = dict(self.evals)
-        return [
-            Progress("optimize", i, elbo, evals.get(i, np.nan))
-            for i, elbo in enumerate(self.elbos(step).tolist(), start=1)
-        ]
+    elbo: Array  # () nats, at the parameters before the step; higher is better
+    finite: Array  # () whether the objective, its gradient and the new parameters are
 
 
-class Stochastic(NamedTuple):
-    """Settings of a stochastic fit, hashable: what its compiled chunk depends on."""
+class Steps(NamedTuple):
+    """Settings of steps, hashable: what compiled code depends on."""
 
     guide: Guide
     spec: DataSpec  # of one batch
     objective: Objective
     optimizer: optax.GradientTransformation
-    rows: Rows | None
+    batching: Batching | None
     averaged: tuple[bool, ...]  # which blocks end with the average of their steps
 
     @property
     def sparse(self) -> bool:
         """Whether a step sees only some rows of a table."""
         tables = any(isinstance(b.family, PerRow) for b in self.guide.blocks)
-        return tables and self.rows is not None and self.rows.scale > 1
+        return tables and self.batching is not None and self.batching.scale > 1
 
     @property
-    def chunk_steps(self) -> int:
-        """Steps between two looks of the host, a power of two.
-
-        Every chunk begins with a copy of the state. Where that holds a table of all rows, a chunk
-        goes through most of them, so that a step costs the same however many there are. Of a
-        stream it takes the steps of one block.
-        """
-        if self.rows is not None and self.rows.block:
-            return self.rows.block
-        epoch = self.rows.steps_per_epoch if self.sparse and self.rows is not None else 1
-        return max(CHUNK, 1 << (epoch.bit_length() - 1))
+    def scale(self) -> float:
+        """N/B, the factor of the rows of a step."""
+        return 1.0 if self.batching is None else self.batching.scale
 
     @property
     def draws(self) -> int:
@@ -115,7 +80,7 @@ class Stochastic(NamedTuple):
             return self.objective.draws
         if self.line_search:
             return LINE_SEARCH_DRAWS
-        return 2 if self.rows is not None and self.rows.scale > 1 else 8
+        return 2 if self.scale > 1 else 8
 
     @property
     def line_search(self) -> bool:
@@ -127,161 +92,135 @@ class Stochastic(NamedTuple):
         params: Any,
         key: Array,
         rng: np.random.Generator,
-        anchor: Anchor | tuple[()] = (),
+        control: ControlVariate | tuple[()] = (),
     ) -> State:
-        """Return the state before the first step; `params` and `anchor` are host arrays."""
+        """Return the state before the first step; `params` and `control` are host arrays."""
         dtype = np.dtype(self.spec.float_dtype)
-        params, anchor = jax.tree.map(
-            lambda leaf: jax.device_put(on_host(leaf, dtype)), (params, anchor)
+        params, control = jax.tree.map(
+            lambda leaf: jax.device_put(on_host(leaf, dtype)), (params, control)
         )
+        fixed = jax.device_put(self.fixed_draws(rng).astype(dtype))
+        return _init_program(self.optimizer, self.averaged)(params, key, fixed, control)
+
+    def fixed_draws(self, rng: np.random.Generator) -> Any:
+        """Return the draws of a line search (M, noise_dim), or none (0, noise_dim)."""
         dim = self.guide.noise_dim
-        fixed = np.zeros((0, dim))
-        if self.line_search:
-            # without noise (points only) there is nothing to draw
-            fixed = draws.fixed(rng, self.draws + self.draws % 2, dim) if dim else np.zeros((1, 0))
-        program = _init(self.optimizer, self.averaged)
-        return program(params, key, jax.device_put(fixed.astype(dtype)), anchor)
+        if not self.line_search:
+            return np.zeros((0, dim))
+        # without noise (points only) there is nothing to draw
+        return draws.fixed(rng, self.draws + self.draws % 2, dim) if dim else np.zeros((1, 0))
 
-    def drift(self, state: State) -> Distance:
-        """Return how far apart the averages over the last two windows are; NaN if there are none.
-
-        Blocks of local latents have too many parameters to compare: of these the ELBO tells.
-        """
-        average = jax.device_get(state.average)
-        blocks = zip(self.guide.blocks, average.older, average.newer, self.averaged, strict=True)
-        found = [
-            distance(Gaussian(*b.family.to_gaussian(older)), Gaussian(*b.family.to_gaussian(newer)))
-            for b, older, newer, averaged in blocks
-            if averaged and isinstance(b.family, Family)
-        ]
-        shifts, stretches = zip((math.nan, math.nan), *found, strict=True)
-        # fmax passes over what is NaN
-        return Distance(float(np.fmax.reduce(shifts)), float(np.fmax.reduce(stretches)))
-
-    def last_drift(self, state: State, course: Course) -> Distance:
-        """Return the drift at the end, or at the last power of two if few steps came after it.
-
-        The average of a few steps has much of their noise, by which that of all is not off.
-        """
-        counts = jax.device_get((state.average.num_older, state.average.num_newer))
-        num_older, num_newer = map(int, counts)
-        if course.drift is not None and num_newer < num_older:
-            return course.drift
-        return self.drift(state)
-
-    def windows(self, state: State) -> tuple[Any, Any] | None:
-        """Return the averages over the last two windows, where all blocks have them."""
-        average = jax.device_get(state.average)
-        both = min(int(average.num_older), int(average.num_newer)) > 0
-        return (average.older, average.newer) if both and all(self.averaged) else None
-
-    def average(self, state: State) -> Any:
-        """Return the parameters averaged over the last half to three quarters of the steps.
-
-        Those of blocks that are not `averaged` are the last ones.
-        """
-        average = tail_average(state.average)
-        parts = zip(self.averaged, average, state.params, strict=True)
-        return tuple(mean if averaged else last for averaged, mean, last in parts)
-
-    def program(self, state: State, data: Any) -> str:
-        """Return a chunk as StableHLO, with all numbers in it: what the settings amount to."""
-        return self._compiled(False).lower(state, data, self.chunk_steps).as_text()
-
-    def chunk(self, state: State, data: Any, num_steps: int) -> tuple[State, np.ndarray]:
-        """Take at most `chunk_steps` steps; return the state and every step's ELBO in nats.
-
-        To look at every gradient costs a large network a fifth of its time. So the steps are taken
-        without, and taken anew, with each one looked at, if anything is not finite after them; and
-        so are all steps after one that was skipped.
-        """
-        before, skipped = map(int, jax.device_get((state.step, state.skipped)))
-        num = jax.device_put(np.int32(num_steps))
-        new, elbos, finite = self._compiled(skipped > 0)(state, data, num)
-        if not skipped and not jax.device_get(finite):
-            new, elbos, _ = self._compiled(True)(state, data, num)
-        elbos, step = jax.device_get((elbos, new.step))
-        return new, elbos[: int(step) - before]
-
-    def _compiled(self, checked: bool) -> Any:
+    def traces(self) -> tuple[LogJoint, Traced | None]:
+        """Return the traces of the log-joint, and of what the user's own classes compute."""
         log_joint = trace(self.guide.model, self.spec)
         traces = self.guide.model.traces
         if OWN not in traces:
             traces[OWN] = _trace_own(self, log_joint)
-        return _chunk(self, log_joint, traces[OWN], checked)
+        return log_joint, traces[OWN]
+
+    def log_p(self, log_joint: LogJoint) -> Any:
+        """Return the function (real values by latent, data) -> `Terms`."""
+        return real_log_density(self.guide.model, log_joint, self.guide.estimated)
 
 
-def run_steps(
-    settings: Stochastic,
-    state: State,
-    course: Course,
-    blocks: Iterator[Any],
-    max_steps: int,
-    until_settled: bool,
-    callback: Callable[[Progress], object] | None,
-    held_out: HeldOut | None = None,
-) -> Iterator[tuple[State, Course, Status | None]]:
-    """Yield the state and the course after every chunk, and at the end the status.
+def initial_state(
+    optimizer: optax.GradientTransformation,
+    averaged: tuple[bool, ...],
+    params: Any,
+    key: Array,
+    fixed_eps: Array,
+    control: ControlVariate | tuple[()] = (),
+) -> State:
+    """Return the state before the first step, a pure function of arrays."""
+    zeros = jax.tree.map(jnp.zeros_like, averaged_only(params, averaged))
+    count = jnp.zeros((), jnp.int32)
+    return State(
+        params=params,
+        # typed as steps leave it: Python numbers would have the chunk compiled twice
+        opt_state=jax.tree.map(
+            lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)),
+            optimizer.init(params),
+        ),
+        average=TailAverage(zeros, zeros, count, count),
+        key=key,
+        step=count,
+        fixed_eps=fixed_eps,
+        control=control,
+        skipped=count,
+        bad_run=count,
+    )
 
-    Every chunk is of the steps on one block of the data: all of it, or a part of a stream.
+
+@lru_cache(maxsize=64)
+def _init_program(optimizer: optax.GradientTransformation, averaged: tuple[bool, ...]) -> Any:
+    return jax.jit(lambda *arrays: initial_state(optimizer, averaged, *arrays))
+
+
+def make_step(steps: Steps, log_joint: LogJoint, skip_nonfinite: bool) -> Step:
+    """Return the function of a state, the data of a step and the indices (B,) of its rows.
+
+    The indices are needed where rows have a table of parameters.
+
+    Parameters
+    ----------
+    steps, log_joint
+        The settings, and the trace for one batch.
+    skip_nonfinite
+        Whether a step whose results are not finite leaves the state as it was. To look at every
+        gradient costs a large network a fifth of its time.
     """
-    size = settings.chunk_steps
-    while True:
-        interrupts.check()
-        step = int(jax.device_get(state.step))
-        # however many steps came before, chunks end where the checks are due
-        num_steps = min(size - step % size, max_steps - step)
-        state, elbos = settings.chunk(state, next(blocks), num_steps)
-        course.chunks.append(elbos)
-        counts = jax.device_get((state.step, state.skipped, state.bad_run))
-        step, skipped, bad_run = map(int, counts)
-        note = f"; {skipped} non-finite steps were skipped" if skipped else ""
-        status = None
-        finite = elbos[np.isfinite(elbos)]
-        progress = Progress("optimize", step, float(finite.mean()) if len(finite) else np.nan)
-        if held_out is not None and (step >= course.eval_due or step >= max_steps):
-            progress = progress._replace(eval_elbo=held_out.elbo(state.params))
-            course.evals.append((step, progress.eval_elbo))
-            course = course._replace(eval_due=step + held_out.every)
-        if bad_run >= MAX_BAD_RUN or bad_run == step >= max_steps:
-            first = step - bad_run + 1
-            status = Status(
-                "diverged",
-                f"{bad_run} steps in a row, from step {first} on, gave a non-finite "
-                "ELBO or gradient",
+    guide, objective, spec, scale = steps.guide, steps.objective, steps.spec, steps.scale
+    log_p = steps.log_p(log_joint)
+    optimizer = optax.with_extra_args_support(steps.optimizer)
+    num_draws, line_search = steps.draws, steps.line_search
+
+    def step(state: State, batch: Any, index: Array) -> tuple[State, StepInfo]:
+        tables, in_state = tables_of(steps.sparse, guide, optimizer, state.opt_state, state.params)
+        old_params = rows_of(state.params, tables, index)
+        old_opt_state = rows_of(state.opt_state, in_state, index)
+        eps = state.fixed_eps
+        if not line_search:
+            # epochs fold in numbers from 0 up, steps from the other end
+            key = jax.random.fold_in(state.key, -1 - state.step)
+            eps = objective.noise(key, num_draws, guide.noise_dim)
+        log_p_batch = controlled(lambda real: log_p(real, batch), guide.model, state.control, scale)
+        aim = near_optimum(objective) if state.control else objective
+
+        def loss(params: Any) -> Array:
+            params = guide.at_rows(params, batch, spec)
+            return -aim.value(log_p_batch, guide, params, eps, scale, state.step)
+
+        value, gradients = jax.value_and_grad(loss)(old_params)
+        with mixed_dtypes():
+            updates, opt_state = optimizer.update(
+                gradients, old_opt_state, old_params, value=value, grad=gradients, value_fn=loss
             )
-        elif due(step):
-            drift, before = settings.drift(state), course.drift
-            if until_settled:
-                most = MAX_ANCHORED if state.anchor else MAX_DISTANCE
-                previous = None if before is None else before.most
-                if settled(drift.most, previous, course.elbos(step), most):
-                    status = Status("converged", f"the averages settled after {step} steps{note}")
-            course = course._replace(drift=drift)
-        try:
-            if status is None and callback is not None and callback(progress):
-                status = Status("interrupted", f"the callback asked to stop at step {step}{note}")
-        except KeyboardInterrupt as stop:  # after the steps, which are not lost
-            status = stopped(step, "this is the fit so far", stop)
-        if status is None and step >= max_steps:
-            what = "had not settled after" if until_settled else "took the"
-            asked = "" if until_settled else " asked for"
-            status = Status("max_steps", f"{what} {max_steps} steps{asked}{note}")
-        yield state, course, status
-        if status is not None:
-            return
+            params = optax.apply_updates(old_params, updates)
+        finite = jnp.ones((), bool)
+        if skip_nonfinite:
+            finite = _all_finite((value, gradients, params))
+            params, opt_state = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old),
+                (params, opt_state),
+                (old_params, old_opt_state),
+            )
+        params = with_rows(state.params, params, tables, index)
+        opt_state = with_rows(state.opt_state, opt_state, in_state, index)
+        average = with_step(state.average, averaged_only(params, steps.averaged), state.step + 1)
+        new = State(
+            params=params,
+            opt_state=opt_state,
+            average=average,
+            key=state.key,
+            step=state.step + 1,
+            fixed_eps=state.fixed_eps,
+            control=state.control,
+            skipped=state.skipped + (~finite).astype(jnp.int32),
+            bad_run=jnp.where(finite, 0, state.bad_run + 1),
+        )
+        return new, StepInfo(-value, finite)
 
-
-def stopped(step: int, why: str, cause: BaseException) -> Status:
-    """Return the status of a fit that something stopped after some steps."""
-    where = "before the first chunk of steps ended; this is where they start"
-    if step:
-        where = f"after step {step}: {why}"
-    elif not isinstance(cause, KeyboardInterrupt):
-        where += f": {why}"
-    # where Ctrl-C came tells nothing, and its traceback would keep all that was there alive
-    cause = cause.with_traceback(None) if isinstance(cause, KeyboardInterrupt) else cause
-    return Status("interrupted", f"interrupted {where}", cause)
+    return step
 
 
 @lru_cache(maxsize=64)
@@ -298,172 +237,33 @@ def _uses_value_fn(guide: Guide, optimizer: optax.GradientTransformation) -> boo
             value=jnp.zeros(()), grad=params, value_fn=value_fn,
         )  # fmt: skip
 
-    size = guide.model.size
-    params = guide.params_of((np.zeros(size), np.ones(size)), np.float32)
     with mixed_dtypes():
-        jax.eval_shape(update, params)
+        jax.eval_shape(update, guide.unit_params(np.float32))
     return bool(used)
 
 
-@lru_cache(maxsize=64)
-def _init(optimizer: optax.GradientTransformation, averaged: tuple[bool, ...]) -> Any:
-    def init(params: Any, key: Array, fixed_eps: Array, anchor: Anchor | tuple[()]) -> State:
-        zeros = jax.tree.map(jnp.zeros_like, chosen(params, averaged))
-        count = jnp.zeros((), jnp.int32)
-        return State(
-            params=params,
-            # typed as steps leave it: Python numbers would have the chunk compiled twice
-            opt_state=jax.tree.map(
-                lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)),
-                optimizer.init(params),
-            ),
-            average=Average(zeros, zeros, count, count),
-            key=key,
-            step=count,
-            fixed_eps=fixed_eps,
-            anchor=anchor,
-            skipped=count,
-            bad_run=count,
-        )
-
-    return jax.jit(init)
-
-
-@lru_cache(maxsize=64)
-def _chunk(settings: Stochastic, log_joint: LogJoint, own: Traced | None, checked: bool) -> Any:
-    """Return a compiled chunk of steps; `own` tells apart what the user's own classes compute.
-
-    It maps a state, data and a number of steps to the new state, every step's ELBO, and whether
-    all that changed is finite. If `checked`, steps that are not finite leave the state as it was.
-    """
-    guide, rows, objective = settings.guide, settings.rows, settings.objective
-    log_p = log_density(guide.model, log_joint, guide.estimated)
-    optimizer = optax.with_extra_args_support(settings.optimizer)
-    num_draws, line_search = settings.draws, settings.line_search
-    per_row = rows.per_row if rows is not None else (False,) * len(settings.spec.leaves)
-    scale = rows.scale if rows is not None else 1.0
-
-    def step(state: State, data: Any) -> tuple[State, Array]:
-        batch, index = data, jnp.zeros(0, jnp.int32)
-        if rows is not None and not rows.whole:
-            index = rows.index(state.key, state.step)
-            batch = rows.take(data, index)
-        tables, in_state = tables_of(
-            settings.sparse, guide, optimizer, state.opt_state, state.params
-        )
-        old_params = rows_of(state.params, tables, index)
-        old_opt_state = rows_of(state.opt_state, in_state, index)
-        eps = state.fixed_eps
-        if not line_search:
-            # epochs fold in numbers from 0 up, steps from the other end
-            key = jax.random.fold_in(state.key, -1 - state.step)
-            eps = objective.noise(key, num_draws, guide.noise_dim)
-
-        log_p_batch = anchored(lambda real: log_p(real, batch), guide.model, state.anchor, scale)
-
-        aim = near_optimum(objective) if state.anchor else objective
-
-        def loss(params: Any) -> Array:
-            params = guide.at_rows(params, batch, per_row)
-            return -aim.value(log_p_batch, guide, params, eps, scale, state.step)
-
-        value, gradients = jax.value_and_grad(loss)(old_params)
-        with mixed_dtypes():
-            updates, opt_state = optimizer.update(
-                gradients, old_opt_state, old_params, value=value, grad=gradients, value_fn=loss
-            )
-            params = optax.apply_updates(old_params, updates)
-        good = jnp.ones((), bool)
-        if checked:
-            good = _finite((value, gradients, params))
-            params, opt_state = jax.tree.map(
-                lambda new, old: jnp.where(good, new, old),
-                (params, opt_state),
-                (old_params, old_opt_state),
-            )
-        params = with_rows(state.params, params, tables, index)
-        opt_state = with_rows(state.opt_state, opt_state, in_state, index)
-        new = State(
-            params=params,
-            opt_state=opt_state,
-            average=with_step(state.average, chosen(params, settings.averaged), state.step + 1),
-            key=state.key,
-            step=state.step + 1,
-            fixed_eps=state.fixed_eps,
-            anchor=state.anchor,
-            skipped=state.skipped + (~good).astype(jnp.int32),
-            bad_run=jnp.where(good, 0, state.bad_run + 1),
-        )
-        return new, -value
-
-    def chunk(state: State, data: Any, num_steps: Array) -> tuple[State, Array, Array]:
-        def more(carry: tuple[State, Array, Array]) -> Array:
-            state, _, i = carry
-            return (i < num_steps) & (state.bad_run < MAX_BAD_RUN)
-
-        def body(carry: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
-            state, elbos, i = carry
-            state, elbo = step(state, data)
-            return state, elbos.at[i].set(elbo.astype(elbos.dtype)), i + 1
-
-        elbos = jnp.full((settings.chunk_steps,), jnp.nan, settings.spec.float_dtype)
-        new, elbos, taken = jax.lax.while_loop(more, body, (state, elbos, jnp.zeros((), jnp.int32)))
-        lost = jnp.any(~jnp.isfinite(elbos) & (jnp.arange(len(elbos), dtype=taken.dtype) < taken))
-        return (
-            new,
-            elbos,
-            ~(lost | _spoilt((state.params, state.opt_state), (new.params, new.opt_state))),
-        )
-
-    return jax.jit(chunk)
-
-
-def _trace_own(settings: Stochastic, log_joint: LogJoint) -> Traced | None:
+def _trace_own(steps: Steps, log_joint: LogJoint) -> Traced | None:
     """Return the trace of the objective, if it or a family is of the user's own class.
 
     What these read from outside may have changed, which no comparison of settings can tell.
     """
-    guide, objective, spec = settings.guide, settings.objective, settings.spec
+    guide, objective, spec = steps.guide, steps.objective, steps.spec
     parts = (objective, *(b.family for b in guide.blocks), *(b.base for b in guide.blocks))
     if all(type(part).__module__.split(".")[0] == "advi" for part in parts):
         return None
-    log_p = log_density(guide.model, log_joint, guide.estimated)
-    rows = settings.rows
-    per_row = rows.per_row if rows is not None else (False,) * len(spec.leaves)
-    scale = rows.scale if rows is not None else 1.0
+    log_p = steps.log_p(log_joint)
 
-    def value(params: Any, eps: Array, leaves: list[Array], step: Array) -> Array:
-        data = spec.treedef.unflatten(leaves)
-        params = guide.at_rows(params, data, per_row)
-        return objective.value(lambda real: log_p(real, data), guide, params, eps, scale, step)
+    def value(params: Any, eps: Array, data: Any, step: Array) -> Array:
+        params = guide.at_rows(params, data, spec)
+        log_p_batch = lambda real: log_p(real, data)  # noqa: E731
+        return objective.value(log_p_batch, guide, params, eps, steps.scale, step)
 
-    size, dtype = guide.model.size, np.dtype(spec.float_dtype)
+    dtype = np.dtype(spec.float_dtype)
+    eps = jax.ShapeDtypeStruct((steps.draws, guide.noise_dim), dtype)
     with precision(spec.float_dtype):
-        return traced(
-            value,
-            guide.params_of((np.zeros(size), np.ones(size)), dtype),
-            jax.ShapeDtypeStruct((settings.draws, guide.noise_dim), dtype),
-            [jax.ShapeDtypeStruct(shape, kind) for shape, kind in spec.leaves],
-            jax.ShapeDtypeStruct((), np.int32),
-        )[0]
+        step = jax.ShapeDtypeStruct((), np.int32)
+        return traced(value, guide.unit_params(dtype), eps, spec.abstract, step)[0]
 
 
-def _finite(tree: Any) -> Array:
+def _all_finite(tree: Any) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def _spoilt(before: Any, after: Any) -> Array:
-    """Return whether anything in a tree was finite before and is not after.
-
-    Optimisers keep infinities of their own, such as the best value before there is one.
-    """
-    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-    return jnp.any(
-        jnp.stack(
-            [
-                jnp.any(jnp.isfinite(old) & ~jnp.isfinite(new))
-                for old, new in pairs
-                if jnp.issubdtype(new.dtype, jnp.inexact)
-            ]
-        )
-    )

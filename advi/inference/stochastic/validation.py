@@ -10,9 +10,11 @@ import numpy as np
 from jax import Array
 
 from advi.core.errors import describe
-from advi.data.arrays import DataSpec, check_rows, converted, for_rows
-from advi.model.checks.indices import check_data_indices
-from advi.model.density import log_density
+from advi.data.spec import DataSpec, converted
+from advi.inference.stochastic.steps import Steps
+from advi.model.density import real_log_density
+from advi.model.indices import check_data_indices
+from advi.model.rows import for_rows
 from advi.model.trace import LogJoint, trace
 from advi.variational import draws
 from advi.variational.guide import Guide
@@ -24,7 +26,7 @@ GRADIENT = 3  # work of a gradient, in values
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOut:
+class Validation:
     """Held-out rows, at most `EVAL_ROWS` of them, with draws that all evaluations share.
 
     Attributes
@@ -33,8 +35,6 @@ class HeldOut:
         The variational distribution.
     data, spec
         The rows, on the device.
-    per_row
-        For every leaf whether it runs over rows.
     scale
         What the rows are multiplied by to stand for as many as the fit has.
     eps
@@ -46,7 +46,6 @@ class HeldOut:
     guide: Guide
     data: Any
     spec: DataSpec
-    per_row: tuple[bool, ...]
     scale: float
     eps: Array
     every: int
@@ -54,32 +53,19 @@ class HeldOut:
     def elbo(self, params: Any) -> float:
         """Return the ELBO in nats of the model with these rows in place of its own."""
         log_joint = trace(self.guide.model, self.spec)
-        program = _program(self.guide, log_joint, self.per_row, self.scale)
+        program = _program(self.guide, log_joint, self.spec, self.scale)
         return float(jax.device_get(program(params, self.data, self.eps)))
 
 
-def hold_out(
-    eval_data: Any,
-    guide: Guide,
-    spec: DataSpec,
-    num_rows: int | None,
-    num_draws: int,
-    rng: np.random.Generator,
-) -> HeldOut:
+def hold_out(eval_data: Any, steps: Steps, rng: np.random.Generator) -> Validation:
     """Check held-out rows, and choose which to evaluate and when.
 
     Parameters
     ----------
     eval_data
         A pytree like the data.
-    guide
-        The variational distribution.
-    spec
-        Of the data of one step.
-    num_rows
-        Rows that the fit has; None where the log-joint has none.
-    num_draws
-        Draws of one step.
+    steps
+        The settings of the steps.
     rng
         Generator of the rows and draws.
 
@@ -89,14 +75,17 @@ def hold_out(
         If the log-joint has no rows, the tree is not that of the data, an index is outside of its
         array, or a table holds the parameters of the rows that are fitted.
     """
+    guide, spec = steps.guide, steps.spec
+    log_joint = trace(guide.model, spec)
+    num_rows = log_joint.num_rows if steps.batching is None else steps.batching.num_rows
     if guide.tables:
         raise ValueError(
             f"eval_data: {guide.tables[0]!r} has a table of parameters, one for each row that is "
             "fitted, and none for others; expected advi.Amortised(encode, params)."
         )
     if num_rows is None:
-        if guide.model.needs_all_rows:
-            raise ValueError(f"eval_data: {guide.model.needs_all_rows}")
+        if guide.model.program.needs_all_rows:
+            raise ValueError(f"eval_data: {guide.model.program.needs_all_rows}")
         raise ValueError(
             "eval_data: the held-out ELBO scales rows to as many as the fit has, but log_joint "
             "returned a scalar. Return advi.Terms(shared, rows) with one log-likelihood per row."
@@ -107,30 +96,27 @@ def hold_out(
             f"eval_data: got {describe(eval_data)}; expected a tree like that of the data, with "
             f"leaves {', '.join(spec.names)}."
         )
-    of_held = for_rows(guide.model, given)
-    log_joint = trace(of_held, given)
-    held = log_joint.num_rows
+    model = for_rows(guide.model, given)
+    held_out = trace(model, given)
+    held = held_out.num_rows
     if not held:
         raise ValueError("eval_data: got no row; expected at least one.")
-    check_data_indices(of_held, log_joint, given, data, "eval_data")
-    per_row = check_rows(held, given)
-    leaves = jax.tree.leaves(data)
+    check_data_indices(model, held_out, given, data, "eval_data")
+    given, leaves = given.by_row(held), jax.tree.leaves(data)
     if held > EVAL_ROWS:
         leaves = jax.device_get(leaves)
         chosen = np.sort(rng.choice(held, EVAL_ROWS, replace=False))
-        leaves = [leaf[chosen] if row else leaf for leaf, row in zip(leaves, per_row, strict=True)]
-        held = EVAL_ROWS
-        given = given._replace(leaves=tuple((leaf.shape, leaf.dtype) for leaf in leaves))
-    of_step = GRADIENT * num_draws * trace(guide.model, spec).cost
+        leaves, held = given.at(leaves, chosen), EVAL_ROWS
+        given = given.with_length(held)
+    of_step = GRADIENT * steps.draws * log_joint.cost
     guide = guide.with_rows(held)
-    guide.check_encoders(given, per_row)
+    guide.check_encoders(given)
     work = EVAL_DRAWS * trace(guide.model, given).cost
     eps = draws.fixed(rng, EVAL_DRAWS, guide.noise_dim) if guide.noise_dim else np.zeros((1, 0))
-    return HeldOut(
+    return Validation(
         guide,
         spec.treedef.unflatten([jax.device_put(leaf) for leaf in leaves]),
         given,
-        per_row,
         num_rows / held,
         jax.device_put(eps.astype(spec.float_dtype)),
         math.ceil(work / (SHARE * of_step)),
@@ -138,11 +124,11 @@ def hold_out(
 
 
 @lru_cache(maxsize=16)
-def _program(guide: Guide, log_joint: LogJoint, per_row: tuple[bool, ...], scale: float) -> Any:
-    log_p = log_density(guide.model, log_joint, guide.estimated)
+def _program(guide: Guide, log_joint: LogJoint, spec: DataSpec, scale: float) -> Any:
+    log_p = real_log_density(guide.model, log_joint, guide.estimated)
 
     def elbo(params: Any, data: Any, eps: Array) -> Array:
-        params = guide.at_rows(params, data, per_row)
+        params = guide.at_rows(params, data, spec)
         return Elbo().value(lambda real: log_p(real, data), guide, params, eps, scale)
 
     return jax.jit(elbo)

@@ -12,8 +12,8 @@ from jax import Array
 from advi.variational.family import Family
 
 
-class FrameState(NamedTuple):
-    """State of an optimiser in a frame."""
+class WhiteningState(NamedTuple):
+    """State of an optimiser in whitened coordinates."""
 
     center: Any  # parameters of every block, whose scale is the frame
     step: Array  # () steps taken
@@ -21,7 +21,7 @@ class FrameState(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def framed(
+def whiten(
     optimizer: optax.GradientTransformation, families: tuple[Family, ...], in_sds: bool = True
 ) -> optax.GradientTransformation:
     """Return an optimiser that moves parameters in the frame of those it starts from.
@@ -54,10 +54,12 @@ def framed(
 
         return at
 
-    def init(params: Any) -> FrameState:
-        return FrameState(params, jnp.zeros((), jnp.int32), optimizer.init(params))
+    def init(params: Any) -> WhiteningState:
+        return WhiteningState(params, jnp.zeros((), jnp.int32), optimizer.init(params))
 
-    def update(updates: Any, state: FrameState, params: Any = None) -> tuple[Any, FrameState]:
+    def update(
+        updates: Any, state: WhiteningState, params: Any = None
+    ) -> tuple[Any, WhiteningState]:
         at = moved(state.center)
         zero = jax.tree.map(jnp.zeros_like, state.center)
         [gradients] = jax.vjp(at, zero)[1](updates)
@@ -65,6 +67,6 @@ def framed(
         step = state.step + 1
         move = (step & state.step) == 0  # a power of two
         center = jax.tree.map(lambda new, old: jnp.where(move, new, old), params, state.center)
-        return jax.jvp(at, (zero,), (steps,))[1], FrameState(center, step, inner)
+        return jax.jvp(at, (zero,), (steps,))[1], WhiteningState(center, step, inner)
 
     return optax.GradientTransformation(init, update)  # type: ignore[arg-type]

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from advi.model.checks.flat import Floats, flat_by_values, flat_entries, sentence, unmoved
+from advi.core.types import Floats
+from advi.model.checks.flat import flat_by_values, flat_entries, sentence, unmoved
 from advi.model.checks.gradients import mismatches, sentences
 from advi.model.density import Density
 
@@ -11,7 +12,7 @@ class UsedElsewhereError(Exception):
     """Some entries of latents matter to other rows alone: these have no posterior of their own."""
 
 
-class FirstLook:
+class FirstPoints:
     """A look at a log density that refuses flat entries and remembers other faults.
 
     Parameters

@@ -14,8 +14,9 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.core.errors import listed
-from advi.core.jax_config import compiled
-from advi.model.density import Density, precision
+from advi.core.jax_config import compiled, precision
+from advi.core.types import Floats
+from advi.model.density import Density
 from advi.model.model import Model
 from advi.transforms import (
     HalfLine,
@@ -27,7 +28,6 @@ from advi.transforms import (
 )
 from advi.transforms.base import base_of
 
-Floats = NDArray[np.float64]
 Indices = NDArray[np.int_]
 Values = Callable[[Floats], Floats]  # points (n, D) to log densities (n,)
 

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from advi.core.types import Floats
 from advi.model.density import Density
-
-Floats = NDArray[np.float64]
 
 POINTS = 4
 STEPS = 4.0 ** np.arange(-6, 4)  # on the real scale: from where rounding rules to where curves do

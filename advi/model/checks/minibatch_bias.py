@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpy.typing import NDArray
 
 from advi.core.jax_config import compiled
-from advi.data.arrays import DataSpec, Rows, check_batch, check_rows, taking
-from advi.model.density import log_density
+from advi.core.types import Floats
+from advi.data.batching import Batching, check_batch
+from advi.data.source import gather_program
+from advi.data.spec import DataSpec
+from advi.model.density import real_log_density
 from advi.model.model import Model
 from advi.model.trace import LogJoint, trace
 
-Floats = NDArray[np.float64]
 Part = tuple[Model, LogJoint]  # for some number of rows
 
 BATCH, MAX_ROWS = 16, 2**16  # small batches, in which what is wrong shows most
@@ -66,23 +67,22 @@ def bias(
     assert num_rows is not None
     batch = min(BATCH, num_rows // 2)
     kept = min(num_rows, MAX_ROWS) // batch * batch
-    every = Rows(num_rows, kept, check_rows(num_rows, spec))
-    rows = Rows(kept, batch, every.per_row)
-    whole_spec, batch_spec = every.batch_spec(spec), rows.batch_spec(spec)
+    whole_spec = spec.by_row(num_rows).with_length(kept)
+    batch_spec = whole_spec.with_length(batch)
     note = f"minibatches of {batch} rows against the {kept} rows that they are parts of"
     if kept < num_rows:
-        data = taking(every)(data, np.sort(rng.choice(num_rows, kept, replace=False)))
+        data = gather_program(whole_spec)(data, np.sort(rng.choice(num_rows, kept, replace=False)))
     try:
         parts = []
-        for rows_, spec_ in ((every, whole_spec), (rows, batch_spec)):
-            part = model.with_rows(rows_.batch_size)
-            parts.append((part, trace(part, spec_)))
-            check_batch(rows_, parts[-1][1].num_rows)
+        for num, of_part in ((kept, whole_spec), (batch, batch_spec)):
+            part = model.with_rows(num)
+            parts.append((part, trace(part, of_part)))
+            check_batch(Batching(num_rows, num), parts[-1][1].num_rows)
     except Exception as error:  # whatever the user's own code raises
         problem = f"log_joint fails for a part of the rows: {error}"
         return problem if TAKE_FROM_DATA in problem else f"{problem} {TAKE_FROM_DATA}", note
     order = rng.permutation(kept).reshape(-1, batch)
-    differences = _differences(model, *parts, rows)
+    differences = _differences(model, *parts, batch_spec, kept)
     found = jax.device_get(differences(X.astype(spec.float_dtype), data, order))
     mean, gradient, shared, row = (float(np.max(x)) for x in found)
     if mean <= TOLERANCE and gradient <= TOLERANCE:  # not if they are NaN
@@ -106,9 +106,11 @@ def bias(
 
 
 @lru_cache(maxsize=8)
-def _differences(model: Model, whole: Part, batch: Part, rows: Rows) -> Any:
+def _differences(model: Model, whole: Part, batch: Part, spec: DataSpec, num_rows: int) -> Any:
+    num_batch = batch[1].num_rows or 1
+
     def totals(part: Model, log_joint: LogJoint, scale: float) -> Any:
-        log_p = log_density(part, log_joint, frozenset())
+        log_p = real_log_density(part, log_joint, frozenset())
 
         def one(x: Array, index: Array, data: Any) -> tuple[Array, tuple[Array, Array]]:
             real = model.split(x)
@@ -119,15 +121,15 @@ def _differences(model: Model, whole: Part, batch: Part, rows: Rows) -> Any:
         return jax.vmap(jax.value_and_grad(one, has_aux=True), in_axes=(0, None, None))
 
     of_whole = totals(*whole, 1.0)
-    of_batch = totals(*batch, rows.scale)
+    of_batch = totals(*batch, num_rows / num_batch)
 
     def differences(X: Array, data: Any, order: Array) -> Differences:
-        every = jnp.arange(rows.num_rows)
+        every = jnp.arange(num_rows)
         (whole_value, (whole_shared, whole_rows)), gradient = of_whole(X, every, data)
         size = jnp.abs(whole_shared) + jnp.abs(whole_rows).sum(1)
 
         def add(sums: Any, index: Array) -> tuple[Any, tuple[Array, Array]]:
-            (value, (shared, of_rows)), found = of_batch(X, index, rows.take(data, index))
+            (value, (shared, of_rows)), found = of_batch(X, index, spec.gather(data, index))
             parts = (value - whole_value, found - gradient, jnp.abs(found))
             shared = jnp.abs(shared - whole_shared)
             row = jnp.abs(of_rows - whole_rows[:, index]).max(1)

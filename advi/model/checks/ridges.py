@@ -5,14 +5,12 @@ be taken from the others.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
+from advi.core.types import Floats
 from advi.model.checks.flat import MOVES, ROUNDING, UNIT
 from advi.model.density import Density
 from advi.model.model import Model
 from advi.transforms.base import base_of
-
-Floats = NDArray[np.float64]
 
 MAX_DIM = 256
 MORE = 16  # points beyond the number of coordinates

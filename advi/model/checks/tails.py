@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from advi.core.types import Floats
 from advi.model.density import Density
 from advi.model.model import Model
 from advi.transforms.base import Identity, base_of
 from advi.transforms.scalars import HalfLine
-
-Floats = NDArray[np.float64]
 
 MAX_RAYS = 10  # coordinates looked along, to both sides: 60 points at first
 # Distances on the real scale. Real latents are taken to where no prior in use is flat any more;

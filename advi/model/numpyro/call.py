@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from advi.model.model import identified
+from advi.core.identity import identified
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,6 @@ from jax import Array, lax
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
-from advi.model.model import Terms
 from advi.model.numpyro.call import BoundCall
 from advi.model.numpyro.handlers import KnownValues, MovingSupports, NothingRandom, WholePlates
 from advi.model.numpyro.masks import mask_of, normal_log_prob, unit_log_prob
@@ -18,6 +17,7 @@ from advi.model.numpyro.rows import RowsPlate
 from advi.model.numpyro.sites import UNCONSTRAINED, Site
 from advi.model.numpyro.supports import support_of
 from advi.model.numpyro.unknowns import Tree
+from advi.model.terms import Terms
 from advi.transforms import Transform
 
 

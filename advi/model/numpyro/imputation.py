@@ -9,11 +9,12 @@ import numpy as np
 from jax import Array
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from advi.data.arrays import DataSpec
-from advi.model.model import Model, Terms
+from advi.data.spec import DataSpec
+from advi.model.model import Model
 from advi.model.numpyro.density import SiteDensity
 from advi.model.numpyro.programs import evaluated
 from advi.model.numpyro.sites import Sites
+from advi.model.terms import Terms
 
 SEED, RADIUS = 0, 1.0  # of the point where derivatives are taken
 

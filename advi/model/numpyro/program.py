@@ -8,16 +8,16 @@ from typing import Any
 import jax
 
 from advi.core.errors import describe
-from advi.data.arrays import DataSpec, for_rows
-from advi.model.model import Derived, Model
+from advi.data.spec import DataSpec
+from advi.model.model import Deterministic, Model, Program
 from advi.model.numpyro.call import BoundCall
 from advi.model.numpyro.density import SiteDensity, SiteValues
 from advi.model.numpyro.imputation import flat_where_masked, predictions
 from advi.model.numpyro.prior import PriorDraws
 from advi.model.numpyro.rows import RowsPlate, rows_plate
 from advi.model.numpyro.sites import Sites, find_sites
+from advi.model.rows import for_rows
 from advi.model.trace import MisplacedError, trace
-from advi.variational.point import Point
 
 NO_ROWS = (
     "no plate of the NumPyro model is known to run over rows of the data; expected observed sites "
@@ -103,14 +103,15 @@ class NumPyroModel:
             tuple((n, latents[n].bijection if n in latents else None) for n in padded),
         )
         shown = (*sites.moving, *predicted, *sites.derived)
-        return Model(
-            log_joint,
-            latents,
-            families={name: Point() for name in sites.fitted_params},
-            derived=Derived(shown, SiteValues(log_joint, shown)),
-            rows_leaf=plate.leaf if plate else None,
-            needs_all_rows=plate.obstacle if plate else NO_ROWS,
-            starts=PriorDraws(log_joint),
+        model = Model(log_joint, latents)
+        return model.with_program(
+            Program(
+                frozenset(n for name in sites.fitted_params for n in model.resolve(name)),
+                Deterministic(shown, SiteValues(log_joint, shown)),
+                rows_leaf=plate.leaf if plate else None,
+                needs_all_rows=plate.obstacle if plate else NO_ROWS,
+                starts=PriorDraws(log_joint),
+            )
         )
 
 
@@ -180,8 +181,8 @@ def from_numpyro(
     ...     with numpyro.plate("flips", len(flips)):
     ...         numpyro.sample("y", dist.Bernoulli(p), obs=flips)
     >>> fit = advi.fit(advi.from_numpyro(coin), np.array([1, 1, 0, 1]))
-    >>> fit.sample(1000)["p"].shape, fit.density.log_joint.num_rows
-    ((1000,), 4)
+    >>> fit.sample(1000)["p"].shape, fit.log_likelihood().shape
+    ((1000,), (1000, 4))
     """
     if not callable(model):
         raise TypeError(
@@ -197,15 +198,13 @@ def _sites(call: BoundCall, spec: DataSpec) -> Sites:
     try:
         return find_sites(call, spec)
     except jax.errors.JAXTypeError as error:
-        scalar = next(
-            (n for n, (shape, _) in zip(spec.names, spec.leaves, strict=True) if not shape), None
-        )
+        scalar = next((name for name, shape in spec.shapes.items() if not shape), None)
         raise TypeError(
             f"{call!r} uses the value of something of which only the shape is known while it is "
             "traced. Bind what decides about sizes and branches beforehand: "
             f"advi.from_numpyro(model, {scalar or 'size'}=...)."
         ) from error
     except Exception as error:
-        shapes = [f"{n} {shape}" for n, (shape, _) in zip(spec.names, spec.leaves, strict=True)]
+        shapes = [f"{name} {shape}" for name, shape in spec.shapes.items()]
         error.add_note(f"advi called {call!r} with data of shapes {', '.join(shapes) or 'None'}.")
         raise

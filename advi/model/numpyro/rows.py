@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from advi.core.errors import unknown
-from advi.data.arrays import DataSpec
+from advi.data.spec import DataSpec
 from advi.model.numpyro.sites import Sites
 
 

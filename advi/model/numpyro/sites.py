@@ -22,7 +22,7 @@ from numpyro.distributions.transforms import biject_to
 
 from advi.core.jax_config import compiled
 from advi.core.jaxprs.traced import Traced, interned, trace_lock
-from advi.data.arrays import DataSpec
+from advi.data.spec import DataSpec
 from advi.model.latents import Latent
 from advi.model.numpyro.handlers import KnownValues, WholePlates
 from advi.model.numpyro.masks import UNOBSERVED, is_imputed, is_masked

@@ -1,17 +1,13 @@
 """The course of the ELBO."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from advi.core.errors import describe
+from advi.core.types import Floats
+from advi.posterior.record import Outcome
 from advi.results.plots.panels import pyplot
-
-if TYPE_CHECKING:
-    from advi.results.fit import Fit
-
-Floats = NDArray[np.float64]
 
 MANY = 200  # steps from which on they are drawn without markers, behind their running mean
 WINDOWS = 50  # of the running mean, in a whole trace
@@ -19,15 +15,15 @@ LOW, HIGH = 0.1, 0.995  # shares of the ELBOs between which the view is made out
 ROOM, LEAST = 0.3, 0.1  # of that range, above and below, and nats at least
 
 
-def plot_elbo(fit: "Fit", ax: Any) -> Any:
+def plot_elbo(outcome: Outcome, ax: Any) -> Any:
     """Draw the ELBO at every step of a fit, and its final value; return the axes."""
     if ax is None:
         ax = pyplot().subplots(figsize=(7, 3.5), layout="constrained")[1]
     elif not hasattr(ax, "plot"):
         raise TypeError(f"ax: got {describe(ax)}; expected Matplotlib axes.")
-    step = np.array([progress.step for progress in fit.trace])
-    stage = np.array([progress.stage for progress in fit.trace], dtype=str)
-    elbo = fit.elbo_trace
+    step = np.array([progress.step for progress in outcome.trace])
+    stage = np.array([progress.stage for progress in outcome.trace], dtype=str)
+    elbo = np.array([progress.elbo for progress in outcome.trace])
     many = len(elbo) >= MANY
     style = {"lw": 0.5, "alpha": 0.4} if many else {"marker": ".", "lw": 1.2}
     for k, name in enumerate(dict.fromkeys(stage)):
@@ -38,8 +34,8 @@ def plot_elbo(fit: "Fit", ax: Any) -> Any:
         ax.plot(
             step[width - 1 :], running_mean(elbo, width), color="C1", label=f"mean of {width} steps"
         )
-    value, error = fit.elbo
-    ax.axhline(value, color="0.5", lw=1, ls="--", label=f"fresh draws: {fit.elbo}")
+    value, error = outcome.elbo
+    ax.axhline(value, color="0.5", lw=1, ls="--", label=f"fresh draws: {outcome.elbo}")
     if np.isfinite(error):
         ax.axhspan(value - error, value + error, color="0.5", alpha=0.2, lw=0)
     low, high = _view(np.append(elbo, value))

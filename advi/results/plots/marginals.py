@@ -3,32 +3,27 @@
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from advi.core.draw_set import DrawSet
-from advi.core.jax_config import compiled
-from advi.model.density import precision
+from advi.core.jax_config import compiled, precision
+from advi.core.types import Floats
+from advi.posterior.global_posterior import GlobalPosterior
 from advi.results.plots.panels import (
     Coordinate,
     Layer,
     choose,
     few_ticks,
     given_panels,
-    lay_over,
     legend,
     new_panels,
     view,
 )
 from advi.transforms import Transform
-
-if TYPE_CHECKING:
-    from advi.results.fit import Fit
-
-Floats = NDArray[np.float64]
 
 MAX_PANELS, COLUMNS = 24, 4
 WIDTH, HEIGHT = 2.4, 1.9  # inches of a panel
@@ -54,12 +49,11 @@ class Marginal(NamedTuple):
         return float(low), float(high)
 
 
-def plot(fit: "Fit", names: Any, corrected: bool, against: Any, axes: Any) -> NDArray[Any]:
+def plot(layers: Sequence[Layer], names: Any, axes: Any) -> NDArray[Any]:
     """Draw the marginal of every coordinate in a panel of its own; return the axes (K,)."""
-    chosen, note = choose(fit, names, MAX_PANELS)
+    chosen, note = choose(layers[0].posterior, names, MAX_PANELS)
     panels = given_panels(axes, (len(chosen),), note)
-    layers = lay_over(fit, corrected, against)
-    shown = [marginals(layer.fit, chosen) for layer in layers]
+    shown = [marginals(layer.posterior, chosen) for layer in layers]
     if panels is None:
         columns = min(COLUMNS, len(chosen))
         rows = math.ceil(len(chosen) / columns)
@@ -101,15 +95,17 @@ def draw_marginals(panel: Any, layers: Sequence[Layer], found: Sequence[Marginal
     few_ticks(panel.xaxis)
 
 
-def marginals(fit: "Fit", coordinates: Sequence[Coordinate]) -> list[Marginal | None]:
+def marginals(
+    posterior: GlobalPosterior, coordinates: Sequence[Coordinate]
+) -> list[Marginal | None]:
     """Return the distributions of coordinates under a fit.
 
     None stands for one that has no finite value, or that the fit, loaded from a file, does not
     derive.
     """
-    values, weights = fit.shown_draws
-    curves = _densities(fit, frozenset(coordinate.name for coordinate in coordinates))
-    rounding = ROUNDINGS * np.finfo(fit.float_dtype).eps
+    values, weights = posterior.shown_draws
+    curves = _densities(posterior, frozenset(coordinate.name for coordinate in coordinates))
+    rounding = ROUNDINGS * np.finfo(posterior.float_dtype).eps
     found: list[Marginal | None] = []
     for coordinate in coordinates:
         curve = curves.get(coordinate.name)
@@ -129,29 +125,31 @@ def marginals(fit: "Fit", coordinates: Sequence[Coordinate]) -> list[Marginal | 
     return found
 
 
-def _densities(fit: "Fit", wanted: frozenset[str]) -> dict[str, tuple[NDArray, Floats]]:
+def _densities(
+    posterior: GlobalPosterior, wanted: frozenset[str]
+) -> dict[str, tuple[NDArray, Floats]]:
     """Return values and densities of q, (G, *shape), of latents transformed entry by entry.
 
     By change of variables: a point x of the real scale has the density N(x) / |d value / d x|.
     """
-    latents = fit.model.latents
+    latents = posterior.model.latents
     names = tuple(
         name
-        for name in sorted(wanted & latents.keys() - fit.guide.estimated)
+        for name in sorted(wanted & latents.keys() - posterior.guide.estimated)
         if latents[name].bijection.event_dim == 0
         and latents[name].bijection.bijective
         and latents[name].size <= MAX_EXACT
     )
-    if fit.corrected_draws is not None or not names:
+    if posterior.weighted is not None or not names:
         return {}
     t = np.linspace(-REACH, REACH, GRID)
     log_normal = -0.5 * (t**2 + np.log(2 * np.pi))
     curves = {}
-    with precision(fit.float_dtype):
+    with precision(posterior.float_dtype):
         for name in names:
-            span = slice(*fit.model.spans[name])
-            loc, sd = fit.gaussian.loc[span], fit.gaussian.sds[span]
-            points = (loc + t[:, None] * sd).astype(fit.float_dtype)
+            span = slice(*posterior.model.spans[name])
+            loc, sd = posterior.gaussian.loc[span], posterior.gaussian.sds[span]
+            points = (loc + t[:, None] * sd).astype(posterior.float_dtype)
             shape = (GRID, *latents[name].unconstrained_shape)
             found = _forward(latents[name].bijection)(points.reshape(shape))
             value, log_det = jax.device_get(found)

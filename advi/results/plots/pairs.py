@@ -1,37 +1,34 @@
 """Pairs of coordinates as scatters of draws, with the marginals on the diagonal."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from advi.results.plots.marginals import draw_marginals, marginals
 from advi.results.plots.panels import (
+    Layer,
     choose,
     few_ticks,
     given_panels,
-    lay_over,
     legend,
     new_panels,
     view,
 )
-
-if TYPE_CHECKING:
-    from advi.results.fit import Fit
 
 MAX_COORDINATES = 8
 SIDE, LEAST = 1.8, 3.0  # inches of a panel, and of a figure at least
 SCATTERED = 1000  # draws
 
 
-def plot_pairs(fit: "Fit", names: Any, corrected: bool, against: Any, axes: Any) -> NDArray[Any]:
+def plot_pairs(layers: Sequence[Layer], names: Any, axes: Any) -> NDArray[Any]:
     """Draw every pair of coordinates in a panel; return the axes (K, K)."""
-    chosen, note = choose(fit, names, MAX_COORDINATES)
+    chosen, note = choose(layers[0].posterior, names, MAX_COORDINATES)
     num = len(chosen)
     panels = given_panels(axes, (num, num), note)
-    layers = lay_over(fit, corrected, against)
-    shown = [marginals(layer.fit, chosen) for layer in layers]
-    draws = [layer.fit.to_dict(SCATTERED) for layer in layers]
+    shown = [marginals(layer.posterior, chosen) for layer in layers]
+    draws = [layer.posterior.sample(SCATTERED, 0) for layer in layers]
     if panels is None:
         side = max(SIDE * num, LEAST)
         panels = new_panels(num, num, (side, side), note)

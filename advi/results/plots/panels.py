@@ -1,17 +1,16 @@
 """What the plots share: coordinates by name, the fits laid over one another, figures and axes."""
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from advi.core.draw_set import entry_names
 from advi.core.errors import check_names, describe, unknown
-
-if TYPE_CHECKING:
-    from advi.results.fit import Fit
+from advi.posterior.global_posterior import GlobalPosterior
+from advi.posterior.record import FitRecord
 
 MARGIN = 0.04  # of a range, beside it
 INTERVALS = 3  # between ticks, at most
@@ -31,10 +30,10 @@ class Coordinate(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A fit in a plot."""
+    """A posterior approximation in a plot."""
 
     label: str
-    fit: "Fit"
+    posterior: GlobalPosterior
     color: str
 
 
@@ -48,7 +47,7 @@ def pyplot() -> Any:
 
 
 def choose(
-    fit: "Fit", names: Sequence[str] | str | None, most: int
+    posterior: GlobalPosterior, names: Sequence[str] | str | None, most: int
 ) -> tuple[list[Coordinate], str]:
     """Return the coordinates that names stand for, `most` at most, and a note if they are more.
 
@@ -64,7 +63,7 @@ def choose(
             Coordinate(label, name, entry)
             for entry, label in enumerate(entry_names(name, values.shape[1:]))
         ]
-        for name, values in fit.shown_draws.values.items()
+        for name, values in posterior.shown_draws.values.items()
     }
     by_label = {c.label: c for found in everything.values() for c in found}
     found: list[Coordinate] = []
@@ -84,38 +83,56 @@ def choose(
     return found[:most], f'{most} of {len(found)} coordinates; choose with names=["{last}", ...]'
 
 
-def lay_over(fit: "Fit", corrected: bool, against: Any) -> list[Layer]:
-    """Return the fits to show: the fit, its corrections if asked for, and others.
+def check_is_fit(is_fit: bool, other: Any) -> None:
+    """Raise TypeError unless what is laid over a fit is one."""
+    if not is_fit:
+        raise TypeError(
+            f"against: got {describe(other)}; expected a Fit, or a dict from names to fits."
+        )
+
+
+def lay_over(
+    record: FitRecord,
+    corrections: Mapping[str, Callable[[], FitRecord]],
+    others: Mapping[str, FitRecord],
+) -> list[Layer]:
+    """Return the fits to show: the fit, its corrections, and others.
+
+    Parameters
+    ----------
+    record
+        The fit.
+    corrections
+        What makes its corrections, by name; a linear response is that of a mean field only.
+    others
+        Other fits by name.
 
     Raises
     ------
-    TypeError
-        If `against` is neither a fit nor a dict of fits.
     ValueError
         If another fit has other latents, or there are too many for a correction.
     """
-    shown = [(fit.guide.description, fit)]
-    if corrected and fit.corrected_draws is None:
-        if not fit.structure.coupled and not fit.structure.rank:
-            try:
-                shown.append(("linear response", fit.linear_response()))
-            except (ValueError, np.linalg.LinAlgError) as error:
-                warnings.warn(f"no linear response in the plot: {error}", stacklevel=4)
-        shown.append(("corrected", fit.corrected()))
-    if against is not None:
-        others = against if isinstance(against, Mapping) else {"another fit": against}
-        for name, other in others.items():
-            if not isinstance(other, type(fit)):
-                raise TypeError(
-                    f"against: got {describe(other)}; expected a Fit, or a dict from names to fits."
-                )
-            if other.model.coordinates != fit.model.coordinates:
-                raise ValueError(
-                    f"against: {name!r} has the latents {', '.join(other.model.latents)}; expected "
-                    f"{', '.join(fit.model.latents)}, of the same shapes."
-                )
-            shown.append((str(name), other))
-    return [Layer(label, f, f"C{k}") for k, (label, f) in enumerate(shown)]
+    posterior = record.global_posterior
+    shown = [(posterior.guide.description, posterior)]
+    if posterior.weighted is None:
+        rich = posterior.structure.coupled or posterior.structure.rank > 0
+        for name, make in corrections.items():
+            if name == "corrected":
+                shown.append((name, make().global_posterior))
+            elif not rich:
+                try:
+                    shown.append((name, make().global_posterior))
+                except (ValueError, np.linalg.LinAlgError) as error:
+                    warnings.warn(f"no linear response in the plot: {error}", stacklevel=5)
+    for name, other in others.items():
+        model = other.posterior.model
+        if model.coordinates != posterior.model.coordinates:
+            raise ValueError(
+                f"against: {name!r} has the latents {', '.join(model.latents)}; expected "
+                f"{', '.join(posterior.model.latents)}, of the same shapes."
+            )
+        shown.append((str(name), other.global_posterior))
+    return [Layer(label, q, f"C{k}") for k, (label, q) in enumerate(shown)]
 
 
 def given_panels(axes: Any, shape: tuple[int, ...], note: str) -> NDArray[Any] | None:

@@ -1,58 +1,49 @@
-"""The variational distribution at some rows of data: draws, moments, ELBO, log p(x) row by row."""
+"""The variational distribution at some rows of data, of a model with local latents."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.scipy.special import logsumexp
 from numpy.typing import NDArray
 
 from advi.core import interrupts
 from advi.core.draw_set import DrawSet
-from advi.core.jax_config import compiled
-from advi.core.status import Estimate
-from advi.data.row_subset import CHUNK_ROWS, RowData
-from advi.model.density import log_density, precision
-from advi.model.model import Terms
-from advi.model.trace import LogJoint, trace
+from advi.core.jax_config import precision
+from advi.core.keys import Stream, host_rng
+from advi.core.table import Table
+from advi.core.types import Floats
+from advi.data.row_subset import CHUNK_ROWS, RowSubset
+from advi.model.density import Density
+from advi.model.model import Model
+from advi.model.terms import Terms
+from advi.model.trace import trace
+from advi.posterior.constrained import deterministic
+from advi.posterior.programs import (
+    draw_program,
+    draws_program,
+    encode_program,
+    log_marginal_program,
+    terms_program,
+)
+from advi.posterior.row_values import RowValues
 from advi.variational import draws
-from advi.variational.guide import Block, Guide
-from advi.variational.per_row import Amortised
-
-Floats = NDArray[np.float64]
+from advi.variational.amortised import Amortised
+from advi.variational.block import Block
+from advi.variational.gaussian import Gaussian
+from advi.variational.guide import Guide
+from advi.variational.per_row import PerRow
 
 CHUNK_DRAWS = 4096  # draws of one row each
 SHARED_DRAWS, ROW_DRAWS = 4000, 256  # for moments
-WEIGHT_DRAWS = 50  # importance draws that are held at once
-
-
-class RowValues(NamedTuple):
-    """One number per row, and their mean.
-
-    Examples
-    --------
-    >>> print(RowValues.of(np.array([1.0, 2.0, 3.0])).mean)
-    2.00 ± 0.58
-    """
-
-    rows: Floats  # (n,)
-    mean: Estimate  # over the rows, with the standard error of a sample of rows
-
-    @classmethod
-    def of(cls, rows: Floats) -> "RowValues":
-        """Return values with their mean."""
-        error = rows.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else np.nan
-        return cls(rows, Estimate(float(rows.mean()), float(error)))
 
 
 @dataclass(frozen=True, eq=False)
-class RowPosterior:
+class LocalPosterior:
     """Variational distribution of the local latents of some rows, and of the shared ones.
 
     Attributes
@@ -63,11 +54,56 @@ class RowPosterior:
         Its parameters, host arrays.
     rows
         The rows.
+    density
+        The log density and its data, at the rows that were fitted; None at others.
     """
 
     guide: Guide
     params: Any
-    rows: RowData
+    rows: RowSubset
+    density: Density | None = None
+
+    weighted = None
+
+    @classmethod
+    def of(cls, guide: Guide, params: Any, density: Density) -> "LocalPosterior":
+        """Return the distribution at the rows that were fitted."""
+        rows = RowSubset.of(density.data, density.spec, density.model.num_rows or 1)
+        return cls(guide, params, rows, density)
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.guide.model
+
+    @property
+    def float_dtype(self) -> str:
+        """Float type of the fit."""
+        return self.rows.spec.float_dtype
+
+    def on(self, data: Any) -> "LocalPosterior":
+        """Return the distribution at the rows of new data, or with None at those fitted.
+
+        Raises
+        ------
+        ValueError
+            If the fit holds only some of its rows, or new data is given where a table knows the
+            fitted rows only.
+        """
+        if data is None:
+            if self.density is not None:
+                self.density.require_all_rows()
+            return self
+        tables = [b for b in self.guide.blocks if isinstance(b.family, PerRow)]
+        if tables:
+            raise ValueError(
+                f"data: {', '.join(map(repr, tables[0].names))} has a table of parameters, one for "
+                "each row that was fitted; expected data=None. For new rows fit with "
+                "advi.Amortised(encode, params), or fit the new rows."
+            )
+        with precision(self.float_dtype):
+            new = self.rows.new(data)
+        return LocalPosterior(self.guide, self.params, new)
 
     @cached_property
     def tables(self) -> Any:
@@ -82,7 +118,7 @@ class RowPosterior:
         return tuple(made)
 
     def _encoded(self, family: Amortised, params: Any) -> Any:
-        program = _encode_program(family, self.rows.per_row)
+        program = encode_program(family, self.rows.chunk_spec)
         params = jax.device_put(params)
         parts = []
         with self._precision():
@@ -98,8 +134,12 @@ class RowPosterior:
             for b, p in zip(self.guide.blocks, self.tables, strict=True)
         )
 
-    def sample(self, num: int, rng: np.random.Generator) -> dict[str, NDArray]:
-        """Return constrained draws by latent: (num, *shape), of local ones (num, rows, *shape)."""
+    def sample(self, num: int, key: Any) -> dict[str, NDArray]:
+        """Return constrained draws by latent: (num, *shape), of local ones (num, rows, *shape).
+
+        Deterministic quantities stand beside them at the rows that were fitted.
+        """
+        rng = host_rng(key, Stream.ROW_SAMPLE)
         size = len(self.rows.index)
         eps = rng.standard_normal((num * size, self._row_dim))
         local = self._draw(np.tile(np.arange(size), num), eps)
@@ -107,7 +147,9 @@ class RowPosterior:
         found |= self._shared(rng.standard_normal((num, self._part(_is_inferred)[0].noise_dim)))
         for name, value in self.points.items():
             found[name] = np.broadcast_to(value, (num, *value.shape))
-        return {name: found[name] for name in self.guide.model.latents}
+        values = {name: found[name] for name in self.model.latents}
+        fitted = self.density is not None
+        return values | (deterministic(self.density, values) if fitted else {})
 
     def moments(self, reduce: Callable[[DrawSet], dict[str, Any]]) -> dict[str, Any]:
         """Return what `reduce` makes of draws: of all shared latents, and of each row's.
@@ -136,9 +178,9 @@ class RowPosterior:
             )
         for name in self.guide.local:
             # whatever leads, the rows come right before the latent's own axes
-            axis = -len(self.guide.model.latents[name].shape)
+            axis = -len(self.model.latents[name].shape)
             found[name] = np.concatenate([part[name] for part in parts], axis=axis)
-        return {name: found[name] for name in self.guide.model.latents}
+        return {name: found[name] for name in self.model.latents}
 
     def shared(self) -> DrawSet:
         """Return draws of the latents that are shared and inferred."""
@@ -154,15 +196,37 @@ class RowPosterior:
         if not guide.blocks:
             return {}
         with self._precision():
-            values = _draw_program(guide)(params, np.zeros(0, self.rows.spec.float_dtype))
+            values = draw_program(guide)(params, np.zeros(0, self.rows.spec.float_dtype))
             return jax.device_get(values)
+
+    def summary(self) -> Table:
+        """Return the summary of the latents that are shared and inferred."""
+        shared = self.shared()
+        return shared.summary() if shared.values else Table((), {})
+
+    def log_prob(self, z: Any) -> Array:
+        """Raise ValueError: there is no density of all rows' latents in one number."""
+        raise self._no_one_vector()
+
+    @property
+    def gaussian(self) -> Gaussian:
+        """Raise ValueError: every row has parameters of its own, too many for one vector."""
+        raise self._no_one_vector()
+
+    def _no_one_vector(self) -> ValueError:
+        return ValueError(
+            f"{', '.join(map(repr, sorted(self.guide.local)))} is local, with parameters for "
+            "every data row, and this needs all coordinates in one vector. Known for such a "
+            "fit: sample, mean, sd, quantile, summary, elbo, log_marginal, and "
+            "advi.amortisation_gap."
+        )
 
     def terms(
         self, rng: np.random.Generator, num_draws: int
     ) -> Iterator[tuple[Terms, NDArray[np.int_], int]]:
         """Yield log p - log q of chunks of rows, `Terms` of (R,) and (R, C), as `chunks` does."""
         guide = self.chunk_guide
-        program = _terms_program(guide, trace(guide.model, self.rows.chunk_spec))
+        program = terms_program(guide, trace(guide.model, self.rows.chunk_spec))
         for batch, places, count in self.rows.chunks():
             interrupts.check()
             eps = rng.standard_normal((num_draws, guide.noise_dim))
@@ -174,7 +238,7 @@ class RowPosterior:
     def log_marginal(self, num_draws: int, key: Array) -> RowValues:
         """Return importance-sampling estimates of each row's log p(x), nats."""
         guide = self.chunk_guide
-        program = _log_marginal_program(guide, trace(guide.model, self.rows.chunk_spec))
+        program = log_marginal_program(guide, trace(guide.model, self.rows.chunk_spec))
         found = []
         for number, (batch, places, count) in enumerate(self.rows.chunks()):
             with self._precision():
@@ -185,7 +249,7 @@ class RowPosterior:
     @property
     def chunk_guide(self) -> Guide:
         """The guide of one chunk of rows, for parameters as `at` returns them."""
-        return self.guide.with_rows(CHUNK_ROWS).tabled()
+        return self.guide.with_rows(CHUNK_ROWS).with_encoders_evaluated()
 
     @property
     def _row_dim(self) -> int:
@@ -196,7 +260,7 @@ class RowPosterior:
         """Return the guide of some blocks, with their parameters."""
         picked = [chosen(b) for b in self.guide.blocks]
         params = tuple(p for p, c in zip(self.tables, picked, strict=True) if c)
-        return self.guide.tabled().part(picked), params
+        return self.guide.with_encoders_evaluated().part(picked), params
 
     def _shared(self, eps: Floats) -> dict[str, NDArray]:
         """Return constrained draws of the latents that are shared and inferred."""
@@ -204,7 +268,7 @@ class RowPosterior:
         if not guide.blocks:
             return {}
         with self._precision():
-            values = _draws_program(guide)(params, eps.astype(self.rows.spec.float_dtype))
+            values = draws_program(guide)(params, eps.astype(self.rows.spec.float_dtype))
             return jax.device_get(values)
 
     def _draw(self, places: NDArray[np.int_], eps: Floats) -> dict[str, NDArray]:
@@ -221,7 +285,7 @@ class RowPosterior:
             pieces = np.split(eps[lines], np.cumsum(widths)[:-1], axis=1)
             flat = np.concatenate([piece.ravel() for piece in pieces])
             with self._precision():
-                values = _draw_program(guide)(
+                values = draw_program(guide)(
                     jax.tree.map(lambda leaf, i=rows: leaf[i], params),
                     flat.astype(self.rows.spec.float_dtype),
                 )
@@ -235,61 +299,3 @@ class RowPosterior:
 def _is_inferred(block: Block) -> bool:
     """Return whether a block's latents are shared by all rows and have a distribution."""
     return not block.local and block.base.noise_dim(1) > 0
-
-
-@lru_cache(maxsize=64)
-def _encode_program(family: Amortised, per_row: tuple[bool, ...]) -> Any:
-    def encode(params: Any, batch: Any) -> Any:
-        axes = [0 if row else None for row in per_row]
-        return family.at_rows(params, batch, jax.tree.unflatten(jax.tree.structure(batch), axes))
-
-    return compiled(encode)
-
-
-@lru_cache(maxsize=64)
-def _draw_program(guide: Guide) -> Any:
-    return compiled(lambda params, eps: guide.model.constrain(guide.draw(params, eps))[0])
-
-
-@lru_cache(maxsize=64)
-def _draws_program(guide: Guide) -> Any:
-    return compiled(jax.vmap(_draw_program(guide), in_axes=(None, 0)))
-
-
-def log_difference(guide: Guide, log_joint: LogJoint) -> Callable[[Any, Any, Array], Terms]:
-    """Return the function (params, batch, eps) -> log p - log q of one draw, as `Terms`."""
-    log_p = log_density(guide.model, log_joint, guide.estimated)
-
-    def one(params: Any, batch: Any, eps: Array) -> Terms:
-        real = guide.draw(params, eps)
-        p = guide.weighed(log_p(real, batch), real, guide.middle(params))
-        q = guide.log_prob(params, real)
-        return Terms(p.shared - q.shared, p.per_row - q.rows)
-
-    return one
-
-
-@lru_cache(maxsize=64)
-def _terms_program(guide: Guide, log_joint: LogJoint) -> Any:
-    return compiled(jax.vmap(log_difference(guide, log_joint), in_axes=(None, None, 0)))
-
-
-@lru_cache(maxsize=64)
-def _log_marginal_program(guide: Guide, log_joint: LogJoint) -> Any:
-    draws = jax.vmap(log_difference(guide, log_joint), in_axes=(None, None, 0))
-
-    def program(params: Any, batch: Any, key: Array, chunk: Array, num_draws: Array) -> Array:
-        key = jax.random.fold_in(key, chunk)
-
-        def more(i: Array, total: Array) -> Array:
-            noise = jax.random.normal(jax.random.fold_in(key, i), (WEIGHT_DRAWS, guide.noise_dim))
-            log_weights = draws(params, batch, noise).rows
-            asked = i * WEIGHT_DRAWS + jnp.arange(WEIGHT_DRAWS) < num_draws
-            log_weights = jnp.where(asked[:, None], log_weights, -jnp.inf)
-            return jnp.logaddexp(total, logsumexp(log_weights, axis=0))
-
-        none = jnp.full((guide.num_rows,), -jnp.inf)
-        groups = -(-num_draws // WEIGHT_DRAWS)
-        return jax.lax.fori_loop(0, groups, more, none) - jnp.log(num_draws)
-
-    return compiled(program)

@@ -15,7 +15,7 @@ import numpy as np
 
 from advi.core.jaxprs.known_values import Known, applied, constant_of, input_at, is_number
 from advi.core.jaxprs.traced import Traced
-from advi.data.arrays import DataSpec
+from advi.data.spec import DataSpec
 from advi.model.model import Model
 from advi.model.trace import LogJoint
 

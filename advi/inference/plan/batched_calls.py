@@ -4,15 +4,15 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from advi.core.types import Floats
+
 Result = TypeVar("Result")
 # yields points (n, D); is sent their log densities (n,) and gradients (n, D)
 Stage = Generator[Floats, tuple[Floats, Floats], Result]
 
 
-def lockstep(
+def run_batched(
     stages: Sequence[Stage[Any]], evaluate: Callable[[Floats], tuple[Floats, Floats]]
 ) -> list[Any]:
     """Drive stages to their ends.
@@ -34,7 +34,7 @@ def lockstep(
     >>> def probe(x):
     ...     value, gradient = yield np.array([[x]])
     ...     return float(value[0])
-    >>> lockstep([probe(1.0), probe(2.0)], lambda X: (-X[:, 0] ** 2, -2 * X))
+    >>> run_batched([probe(1.0), probe(2.0)], lambda X: (-X[:, 0] ** 2, -2 * X))
     [-1.0, -4.0]
     """
     joint = together(*stages)

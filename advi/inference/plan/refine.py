@@ -1,26 +1,32 @@
-"""One path of the automatic plan after its start: mean field, a richer Gaussian, polish."""
+"""The automatic plan from a start to its end: mean field, a richer Gaussian, polish."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from advi.core.status import Estimate
-from advi.inference.plan.full_rank import full_rank
-from advi.inference.plan.lockstep import Stage
-from advi.inference.plan.low_rank import low_rank
-from advi.inference.plan.mean_field import MAX_EVALS, Fitted, mean_field
+from advi.core.types import Floats
+from advi.inference.plan.batched_calls import Stage
+from advi.inference.plan.charts import DiagonalChart, LowRankChart, TriangularChart
+from advi.inference.plan.lanczos import low_rank_start
+from advi.inference.plan.maximise_elbo import (
+    MAX_EVALS,
+    MAX_FULL_RANK_EVALS,
+    MAX_LOW_RANK_EVALS,
+    StageResult,
+    maximise_elbo,
+)
 from advi.inference.plan.newton import newton
 from advi.inference.plan.polish import polish
-from advi.variational.gaussian import Floats, Gaussian, Structure
-from advi.variational.scale import LowRankScale
+from advi.variational.draws import MIN_DRAWS, even_draws
+from advi.variational.gaussian import Gaussian, Structure
 
-MIN_DRAWS = 64
 NEWTON_DIM = 512  # the Newton steps hold a few D x D matrices
 NEAR_EVALS, LONG_EVALS = 8, 300  # of L-BFGS before the Newton steps, and instead of them
 MAX_ROUNDS = 6  # of a stage that has used all its evaluations
 ROUND_NATS = 1.0  # that a round must gain for another to follow
-MAX_DRAW_ELEMENTS = 2**24  # memory cap: draws times dimension
 MAX_DOUBLINGS = 3
 TOO_FAR = 1e16  # on the real scale: no posterior is meant to be there
 NEARLY = 0.1  # a search stalled by rounding counts as converged below this scaled gradient
@@ -31,7 +37,7 @@ POLISH_ROUGHNESS = 0.1
 Accepted = Callable[[str, Gaussian, float], None]  # stage, Gaussian, ELBO in nats
 
 
-class HeldOut(NamedTuple):
+class FreshElbo(NamedTuple):
     """A Gaussian on antithetic draws that no stage has seen."""
 
     gaussian: Gaussian
@@ -44,11 +50,11 @@ class HeldOut(NamedTuple):
         return Estimate.of(self.elbos)
 
 
-class Path(NamedTuple):
-    """Where a path ended."""
+class Refined(NamedTuple):
+    """Where the plan ended from one start."""
 
-    fitted: Fitted  # by the last stage that optimises on fixed draws
-    held_out: HeldOut  # of the Gaussian that it leaves
+    fitted: StageResult  # of the last stage that optimises on fixed draws
+    fresh: FreshElbo  # of the Gaussian that it leaves
 
     @property
     def settled(self) -> bool:
@@ -64,30 +70,29 @@ def mean_field_stages(
     eps: float,
     accepted: Accepted,
     settle: bool,
-) -> Stage[Fitted]:
+) -> Stage[StageResult]:
     """Fit a mean field: L-BFGS to come near, Newton steps, L-BFGS to settle if asked to.
 
     The Newton steps carry the mean along ridges, where the diagonal metric takes hundreds of
     evaluations and its progress can look like the end.
     """
     dim = len(gaussian.loc)
-    E = structure.fixed_draws(rng, even(max(MIN_DRAWS, 2 * structure.dim), dim))
+    E = structure.fixed_draws(rng, even_draws(max(MIN_DRAWS, 2 * structure.dim), dim))
 
-    def stage(q: Gaussian, max_evals: int) -> Stage[Fitted]:
-        return mean_field(
-            q, E, structure, eps, lambda q, elbo: accepted("mean_field", q, elbo), max_evals
-        )
+    def stage(q: Gaussian, max_evals: int) -> Stage[StageResult]:
+        chart = DiagonalChart(E, structure)
+        return maximise_elbo(q, chart, structure, eps, partial(accepted, "mean_field"), max_evals)
 
     def by_newton(q: Gaussian) -> Stage[tuple[Gaussian, bool]]:
         moved, arrived = yield from newton(
             q,
             E,
             structure,
-            lambda q, elbo: accepted("mean_field", Gaussian(q.loc, q.diagonal), elbo),
+            lambda q, elbo: accepted("mean_field", q.mean_field(), elbo),
         )
-        return Gaussian(moved.loc, moved.diagonal), arrived
+        return moved.mean_field(), arrived
 
-    def by_both(q: Gaussian) -> Stage[Fitted]:
+    def by_both(q: Gaussian) -> Stage[StageResult]:
         moved, _ = yield from by_newton(q)
         return (yield from stage(moved, MAX_EVALS))
 
@@ -102,7 +107,9 @@ def mean_field_stages(
     return (yield from _persistent(by_both, fitted))
 
 
-def _persistent(stage: Callable[[Gaussian], Stage[Fitted]], fitted: Fitted) -> Stage[Fitted]:
+def _persistent(
+    stage: Callable[[Gaussian], Stage[StageResult]], fitted: StageResult
+) -> Stage[StageResult]:
     """Go on with a stage from where it ended, while its evaluations do not suffice."""
     for _ in range(MAX_ROUNDS - 1):
         if fitted.reason != "budget" or _led_away(fitted.gaussian):
@@ -118,17 +125,17 @@ def _led_away(q: Gaussian) -> bool:
     return not max(np.abs(q.loc).max(initial=0), q.sds.max(initial=0)) < TOO_FAR
 
 
-def path(
+def refine(
     gaussian: Gaussian,
     structure: Structure,
     rng: np.random.Generator,
-    held_out_draws: Floats,
+    fresh_draws: Floats,
     eps: float,
     accepted: Accepted,
     *,
     warm: bool = False,
     settle: bool = False,
-) -> Stage[Path]:
+) -> Stage[Refined]:
     """Fit from a started Gaussian to the end.
 
     Parameters
@@ -139,7 +146,7 @@ def path(
         Which coordinates have noise and which are coupled.
     rng
         Generator of the draws.
-    held_out_draws
+    fresh_draws
         (n, D) antithetic draws to check against, those without sign first.
     eps
         Machine epsilon of the log density.
@@ -152,7 +159,7 @@ def path(
     """
     fitted, richer = None, structure.coupled or structure.rank > 0
     # what a low-rank scale is made from is a mean field's, or another one's diagonal
-    begun = structure.coupled or isinstance(gaussian.scale, LowRankScale) or gaussian.scale.ndim < 2
+    begun = structure.coupled or gaussian.scale.coupling != "all"
     if not (warm and richer and begun):
         fitted = yield from mean_field_stages(
             gaussian,
@@ -165,38 +172,36 @@ def path(
         )
         gaussian = fitted.gaussian
     if richer:
-        fitted, held_out = yield from _richer(
-            gaussian, structure, rng, held_out_draws, eps, accepted
-        )
+        fitted, fresh = yield from _richer(gaussian, structure, rng, fresh_draws, eps, accepted)
     else:
         assert fitted is not None
-        held_out = yield from evaluate_held_out(gaussian, structure, held_out_draws)
-    if held_out.roughness > POLISH_ROUGHNESS:  # else the fixed draws' optimum is the optimum
-        polished = yield from polish(held_out.gaussian, structure, rng)
-        after = yield from evaluate_held_out(polished, structure, held_out_draws)
-        if after.elbo.value > held_out.elbo.value:
-            held_out = after
+        fresh = yield from fresh_elbo(gaussian, structure, fresh_draws)
+    if fresh.roughness > POLISH_ROUGHNESS:  # else the fixed draws' optimum is the optimum
+        polished = yield from polish(fresh.gaussian, structure, rng)
+        after = yield from fresh_elbo(polished, structure, fresh_draws)
+        if after.elbo.value > fresh.elbo.value:
+            fresh = after
             accepted("polish", polished, after.elbo.value)
-    return Path(fitted, held_out)
+    return Refined(fitted, fresh)
 
 
-def evaluate_held_out(gaussian: Gaussian, structure: Structure, E: Floats) -> Stage[HeldOut]:
+def fresh_elbo(gaussian: Gaussian, structure: Structure, E: Floats) -> Stage[FreshElbo]:
     """Evaluate a Gaussian on antithetic draws E (n, D)."""
     log_p, gradients = yield gaussian.points(E)
     elbos = structure.paired_elbos(log_p, E, gaussian)
-    even = gaussian.in_frame(gradients.reshape(2, len(elbos), -1).mean(0))
-    roughness = float((even - even.mean(0))[:, structure.noisy].var(0).sum())
-    return HeldOut(gaussian, elbos, roughness)
+    even = gaussian.scale.rmv(gradients.reshape(2, len(elbos), -1).mean(0))
+    roughness = float((even - even.mean(0))[:, structure.random].var(0).sum())
+    return FreshElbo(gaussian, elbos, roughness)
 
 
 def _richer(
     gaussian: Gaussian,
     structure: Structure,
     rng: np.random.Generator,
-    held_out_draws: Floats,
+    fresh_draws: Floats,
     eps: float,
     accepted: Accepted,
-) -> Stage[tuple[Fitted, HeldOut]]:
+) -> Stage[tuple[StageResult, FreshElbo]]:
     """Fit a full or low-rank scale, with twice the draws as long as the fixed ones are overfitted.
 
     The more parameters a scale has, the more draws determine it.
@@ -204,31 +209,40 @@ def _richer(
     per_coordinate = 4 if structure.coupled else 2
     num, doublings = max(MIN_DRAWS, per_coordinate * structure.dim), 0
     while True:
-        E = structure.fixed_draws(rng, even(num, len(gaussian.loc)))
+        E = structure.fixed_draws(rng, even_draws(num, len(gaussian.loc)))
 
-        def stage(q: Gaussian, E: Floats = E) -> Stage[Fitted]:
-            if structure.coupled:
-                return full_rank(
-                    q, E, structure, eps, lambda q, elbo: accepted("full_rank", q, elbo)
-                )
-            return low_rank(
-                q, E, structure, eps, lambda q, elbo: accepted("low_rank", q, elbo), rng
-            )
+        def stage(q: Gaussian, E: Floats = E) -> Stage[StageResult]:
+            return _richer_stage(q, E, structure, eps, accepted, rng)
 
         fitted = yield from stage(gaussian)
         fitted = yield from _persistent(stage, fitted)
         gaussian = fitted.gaussian
-        held_out = yield from evaluate_held_out(gaussian, structure, held_out_draws)
-        bound = max(OVERFIT_NATS, OVERFIT_ERRORS * held_out.elbo.mcse)
+        fresh = yield from fresh_elbo(gaussian, structure, fresh_draws)
+        bound = max(OVERFIT_NATS, OVERFIT_ERRORS * fresh.elbo.mcse)
         if (
             doublings == MAX_DOUBLINGS
             or _led_away(gaussian)
-            or fitted.elbo - held_out.elbo.value <= bound
+            or fitted.elbo - fresh.elbo.value <= bound
         ):
-            return fitted, held_out
+            return fitted, fresh
         num, doublings = 2 * num, doublings + 1
 
 
-def even(num: int, dim: int) -> int:
-    """Return an even number of draws near `num`, fewer where memory would not hold them."""
-    return 2 * max(2, min(num, MAX_DRAW_ELEMENTS // max(dim, 1)) // 2)
+def _richer_stage(
+    q: Gaussian,
+    E: Floats,
+    structure: Structure,
+    eps: float,
+    accepted: Accepted,
+    rng: np.random.Generator,
+) -> Stage[StageResult]:
+    """Maximise the ELBO over a full or low-rank scale, from Newton steps or from a closed form."""
+    if structure.coupled:
+        stage, max_evals, chart = "full_rank", MAX_FULL_RANK_EVALS, TriangularChart(E, structure)
+        q, _ = yield from newton(q, E, structure, partial(accepted, stage))
+    else:
+        stage, max_evals, chart = "low_rank", MAX_LOW_RANK_EVALS, LowRankChart(E, structure)
+        if q.scale.coupling != "directions" or len(q.scale.low_rank().stretch) != structure.rank:
+            q = yield from low_rank_start(q.mean_field(), chart, rng)
+    show = partial(accepted, stage)
+    return (yield from maximise_elbo(q, chart, structure, eps, show, max_evals))

@@ -1,4 +1,4 @@
-"""The two ends of a stochastic fit with local latents: where it starts, and what it ends with."""
+"""The two ends of a fit by steps with local latents."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,45 +9,48 @@ from numpy.typing import NDArray
 from advi.core.errors import format_value
 from advi.core.keys import Stream, host_rng
 from advi.core.status import Estimate
-from advi.data.arrays import DataSpec, find_nan
-from advi.data.row_subset import RowData
+from advi.core.types import Floats
+from advi.data.row_subset import RowSubset
+from advi.data.spec import DataSpec, find_nan
+from advi.inference.stochastic.ends import NOTHING_FOUND, START_SDS, last_is_better
 from advi.model.density import Density
 from advi.posterior.elbo import RowElbos, row_elbos
 from advi.posterior.initial import check_same_latents, initial
-from advi.posterior.local import RowPosterior
-from advi.results.fit import Fit
-from advi.variational.gaussian import POINT_SD, Floats
-from advi.variational.guide import Block, Guide
-from advi.variational.per_row import Amortised, PerRow
+from advi.posterior.local_posterior import LocalPosterior
+from advi.posterior.record import FitRecord
+from advi.variational.amortised import Amortised
+from advi.variational.block import Block
+from advi.variational.gaussian import Gaussian
+from advi.variational.guide import Guide
+from advi.variational.per_row import PerRow
+from advi.variational.scale import POINT_SD
 
-START_SCALES = (0.1, 0.01, 0.001, 1e-4, 1e-6)
-LAST_ERRORS = 2.0
 TRIED_ROWS, TRIED_DRAWS = 256, 16
 
 
-class RowEnds(NamedTuple):
-    """Where a stochastic fit with local latents starts and what it ends with, by rows."""
+class LocalEnds(NamedTuple):
+    """The ends of a fit, `Ends`, by rows."""
 
     guide: Guide  # for all rows
-    rows: RowData
+    rows: RowSubset
     seed: int  # of the draws
 
     @classmethod
-    def of(cls, density: Density, guide: Guide, key: Any) -> "RowEnds":
+    def of(cls, density: Density, guide: Guide, key: Any) -> "LocalEnds":
         """Return the ends of a fit to some data, or to a stream that begins with them."""
-        rows = RowData.of(density.data, density.spec, density.model.num_rows or 1)
+        rows = RowSubset.of(density.data, density.spec, density.model.num_rows or 1)
         return cls(guide, rows, int(host_rng(key, Stream.ROW_ENDS).integers(2**32)))
 
-    def judged_by(self, batches: list[Any], spec: DataSpec, scale: float) -> "RowEnds":
+    def judged_by(self, batches: list[Any], spec: DataSpec, scale: float) -> "LocalEnds":
         """Return the ends of a fit to a stream, of which some batches were kept."""
         return self._replace(rows=self.rows.joined(batches))
 
-    def unjudged_start(self, init: Any) -> Any:
+    def initial_params(self, init: Any) -> Any:
         """Return the parameters to start from, host arrays, whatever the ELBO there."""
-        if isinstance(init, Fit):
+        if isinstance(init, FitRecord):
             return _from_fit(self.guide, init, self.dtype)
         guide, loc = self._first(init)
-        return guide.params_of((loc, np.full(len(loc), START_SCALES[0])), self.dtype)
+        return guide.params_of(Gaussian.diagonal(loc, START_SDS[0]), self.dtype)
 
     @property
     def dtype(self) -> str:
@@ -72,13 +75,13 @@ class RowEnds(NamedTuple):
             As `initial`; if a value is given for what an encoder computes; if a fit's local
             latents have another family; or if the ELBO is finite at no scale.
         """
-        if isinstance(init, Fit):
-            return self.unjudged_start(init)
+        if isinstance(init, FitRecord):
+            return self.initial_params(init)
         guide, loc = self._first(init)
         some = self.rows.sample(TRIED_ROWS, np.random.default_rng(self.seed))
         bad = some.index
-        for scale in START_SCALES:
-            params = guide.params_of((loc, np.full(len(loc), scale)), self.dtype)
+        for sd in START_SDS:
+            params = guide.params_of(Gaussian.diagonal(loc, sd), self.dtype)
             bad = not_finite(self.guide, params, some, self.seed)
             if not len(bad):
                 return params
@@ -88,7 +91,7 @@ class RowEnds(NamedTuple):
             "or give init={...}."
         )
 
-    def better(self, average: Any, last: Any) -> tuple[Any, Estimate]:
+    def select(self, average: Any, last: Any) -> tuple[Any, Estimate]:
         """Return the averaged parameters, or the last if common draws show them to be better.
 
         There is no average, None, where nothing was averaged.
@@ -99,31 +102,41 @@ class RowEnds(NamedTuple):
                 return last, of_last.estimate()
             of_average = row_elbos(self.guide, average, self.rows, self.seed)
             gain = RowElbos(of_last.totals - of_average.totals, of_last.share).estimate()
-            finite = np.all(np.isfinite(of_average.totals))
-            if gain.value > LAST_ERRORS * gain.mcse or not finite:
+            if last_is_better(gain, of_average.totals):
                 return last, of_last.estimate()
             return average, of_average.estimate()
 
-    def blame(self, params: Any) -> str:
+    def elbo(self, params: Any) -> Estimate:
+        """Return the ELBO on fresh draws, nats."""
+        with np.errstate(all="ignore"):
+            return row_elbos(self.guide, params, self.rows, self.seed).estimate()
+
+    def gain(self, before: Any, after: Any) -> Estimate:
+        """Return by how many nats the ELBO of some parameters is above that of others."""
+        of_both = (row_elbos(self.guide, p, self.rows, self.seed) for p in (after, before))
+        first, second = of_both
+        return RowElbos(first.totals - second.totals, first.share).estimate()
+
+    def nonfinite(self, params: Any) -> str:
         """Return which rows make the ELBO non-finite, in words."""
         some = self.rows.sample(TRIED_ROWS, np.random.default_rng(self.seed))
         bad = not_finite(self.guide, params, some, self.seed)
         if not len(bad):
-            return "at its present place the fit is finite: the step size is too large"
+            return NOTHING_FOUND
         return f"the log density is not finite in {_words(bad, some)}"
 
 
-def not_finite(guide: Guide, params: Any, rows: RowData, seed: int) -> NDArray[np.int_]:
+def not_finite(guide: Guide, params: Any, rows: RowSubset, seed: int) -> NDArray[np.int_]:
     """Return the rows whose ELBO is not finite on a few draws."""
     rng = np.random.default_rng(seed)
     bad = []
-    for terms, places, count in RowPosterior(guide, params, rows).terms(rng, TRIED_DRAWS):
+    for terms, index, count in LocalPosterior(guide, params, rows).terms(rng, TRIED_DRAWS):
         finite = np.isfinite(terms.shared)[:, None] & np.isfinite(terms.rows)
-        bad.append(rows.index[places[:count]][~finite.all(0)[:count]])
+        bad.append(rows.index[index[:count]][~finite.all(0)[:count]])
     return np.sort(np.concatenate(bad))
 
 
-def _words(bad: NDArray[np.int_], rows: RowData) -> str:
+def _words(bad: NDArray[np.int_], rows: RowSubset) -> str:
     """Return rows in words, and with them the first NaN of the data."""
     nan = find_nan(rows.data, rows.spec)
     what = "every row." if len(bad) == len(rows.index) else f"rows {format_value(bad)}."
@@ -141,29 +154,30 @@ def _check_not_encoded(guide: Guide, given: Mapping[str, Any]) -> None:
                 )
 
 
-def _from_fit(guide: Guide, fit: Fit, dtype: str) -> Any:
+def _from_fit(guide: Guide, fit: FitRecord, dtype: str) -> Any:
     """Return the parameters of a fit: of equal blocks the same, of others their means and sds."""
     check_same_latents(guide.model, fit)
+    other = fit.posterior.guide
     # what an encoder reads from outside may have changed
-    known = dict(zip(map(_thawed, fit.guide.blocks), fit.params, strict=True))
+    known = dict(zip(map(_thawed, other.blocks), fit.posterior.params, strict=True))
     for block in guide.blocks:
         table = isinstance(block.family, PerRow)
         if block.local and _thawed(block) not in known:
             raise ValueError(
-                f"init: got a fit with {fit.guide.description}; expected the same family of "
+                f"init: got a fit with {other.description}; expected the same family of "
                 f"{', '.join(map(repr, block.names))}, which is local."
             )
-        if table and guide.num_rows != fit.guide.num_rows:
+        if table and guide.num_rows != other.num_rows:
             raise ValueError(
-                f"init: got a fit to {fit.guide.num_rows} rows; expected {guide.num_rows}, those "
-                "of the data."
+                f"init: got a fit to {other.num_rows} rows; expected {guide.num_rows}, those of "
+                "the data."
             )
     one = guide.with_rows(1)
     loc, sd = np.zeros(one.model.size), np.full(one.model.size, POINT_SD)
-    for name, (mean, scale) in fit.guide.marginals(fit.params).items():
+    for name, (mean, scale) in other.marginals(fit.posterior.params).items():
         span = slice(*one.model.spans[name])
         loc[span], sd[span] = mean, np.where(scale == 0, POINT_SD, scale)
-    fresh = one.params_of((loc, sd), dtype)
+    fresh = one.params_of(Gaussian.diagonal(loc, sd), dtype)
     return tuple(known.get(_thawed(block), p) for block, p in zip(guide.blocks, fresh, strict=True))
 
 

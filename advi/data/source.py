@@ -1,0 +1,249 @@
+"""Where the rows of a fit come from: in memory, on disk, or a stream, behind one interface.
+
+An algorithm takes what it needs from a `Source` and does not ask which kind it is.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+from jax import Array
+
+from advi.core.errors import describe
+from advi.core.jax_config import compiled
+from advi.data.batching import Batching, batches_of
+from advi.data.spec import DataSpec
+
+LeafCheck = Callable[[Sequence[Any]], None]  # of the leaves of some rows; raises ValueError
+Rows = tuple[Any, int]  # data on the device, and how many rows they are
+
+MAX_PASSES = 60  # gradients of all rows that a start may take
+
+
+class Passes(NamedTuple):
+    """How often rows may be read to find a start, how many each time, and what chooses them."""
+
+    num: int
+    rows: int
+    seed: int = 0
+
+
+class Blocks(Protocol):
+    """Blocks of rows on the device, one for every chunk of steps, without an end.
+
+    Attributes
+    ----------
+    kept
+        Batches by which a fit is judged that could not hold all rows; none where it holds them.
+    """
+
+    kept: list[Any]
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def __next__(self) -> Any: ...
+
+    def abandon(self) -> None:
+        """Do not wait at the end for rows that are being read: they may never come."""
+
+
+class Source(Protocol):
+    """Rows of data.
+
+    Attributes
+    ----------
+    example
+        Data by which a model is resolved: all of it, or the first batch of a stream.
+    spec
+        Its `DataSpec`.
+    num_rows
+        The number of rows that local latents have values for, as the user says; None to find it.
+    streamed
+        Whether rows are read as the fit goes on, so that only an optimiser's steps can use them.
+    batching
+        Rows of a step, after `batched`; None where every step sees all data.
+    batch_spec
+        `DataSpec` of the data of one step.
+    """
+
+    example: Any
+    spec: DataSpec
+    num_rows: int | None
+    streamed: bool
+    batching: Batching | None
+    batch_spec: DataSpec
+
+    @property
+    def first(self) -> Rows:
+        """Some rows to begin with."""
+        ...
+
+    def check_model(self, local: bool, needs_all_rows: str) -> None:
+        """Raise ValueError if a model cannot take its rows from here.
+
+        Parameters
+        ----------
+        local
+            Whether it has local latents.
+        needs_all_rows
+            Why it needs all rows at once, in a sentence, or nothing.
+        """
+
+    def check_settings(self, checkpoint: Any, tables: Sequence[str]) -> None:
+        """Raise ValueError for a checkpoint, or latents with tables, where rows cannot be named."""
+
+    def check_leaves(self, check: LeafCheck) -> None:
+        """Check the leaves of all rows, now or when they are first read."""
+
+    def batched(
+        self, log_joint_rows: int | None, batch_size: Any, needs_all_rows: str = ""
+    ) -> "Source":
+        """Return the source with rows for each step.
+
+        Parameters
+        ----------
+        log_joint_rows
+            Length of `Terms.rows` for `example`; None of a scalar log-joint.
+        batch_size
+            Rows of a step; None for those of the first batch, or for all data.
+        needs_all_rows
+            As for `check_model`.
+        """
+        ...
+
+    def blocks(self, key: Array, rng: np.random.Generator) -> Blocks:
+        """Begin to read blocks; the key orders the rows, the generator chooses what is kept."""
+        ...
+
+    def sample(self, num: int, most: int, rng: np.random.Generator) -> Rows:
+        """Return a number of rows chosen at random, of as many as `epoch` reads."""
+        ...
+
+    def epoch(self, most: int, seed: int) -> contextlib.AbstractContextManager[Iterator[Rows]]:
+        """Begin to read `most` rows once, in blocks on the device; a seed chooses which."""
+        ...
+
+    def passes(self, steps: int, at_least: int, rng: np.random.Generator) -> Passes:
+        """Return how often rows may be read before so many steps, at least some at a time."""
+        ...
+
+
+class _SameBlock:
+    """All data, for every chunk of steps."""
+
+    def __init__(self, data: Any) -> None:
+        self._data, self.kept = data, []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.repeat(self._data)
+
+    def __next__(self) -> Any:
+        return self._data
+
+    def abandon(self) -> None:
+        """Do nothing: there is nothing to wait for."""
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """Data on the device, a `Source`."""
+
+    example: Any
+    spec: DataSpec
+    num_rows: int | None
+    batching: Batching | None = None
+
+    streamed = False
+
+    @property
+    def batch_spec(self) -> DataSpec:
+        """`DataSpec` of the data of one step."""
+        return self.spec if self.batching is None else self.spec.with_length(
+            self.batching.batch_size
+        )  # fmt: skip
+
+    @property
+    def first(self) -> Rows:
+        """All data."""
+        return self.example, 0 if self.batching is None else self.batching.num_rows
+
+    def check_model(self, local: bool, needs_all_rows: str) -> None:
+        """Raise ValueError for a number of rows that nothing needs."""
+        check_no_num_rows(self.num_rows, local, "data in memory")
+
+    def check_settings(self, checkpoint: Any, tables: Sequence[str]) -> None:
+        """Accept both: rows have places."""
+
+    def check_leaves(self, check: LeafCheck) -> None:
+        """Check the leaves."""
+        check(self.spec.treedef.flatten_up_to(self.example))
+
+    def batched(
+        self, log_joint_rows: int | None, batch_size: Any, needs_all_rows: str = ""
+    ) -> "InMemory":
+        """Return the data with rows for each step, or as they are for None."""
+        if batch_size is None:
+            return self
+        batching = batches_of(log_joint_rows, batch_size, bool(self.spec.leaves), needs_all_rows)
+        return replace(self, spec=self.spec.by_row(batching.num_rows), batching=batching)
+
+    def blocks(self, key: Array, rng: np.random.Generator) -> Blocks:
+        """Return the data, for every chunk of steps."""
+        return _SameBlock(self.example)
+
+    def sample(self, num: int, most: int, rng: np.random.Generator) -> Rows:
+        """Return rows chosen at random, or all."""
+        total = self.first[1]
+        if num == total:
+            return self.first
+        index = np.sort(rng.choice(total, num, replace=False))
+        return gather_program(self.spec)(self.example, index.astype(np.int32)), num
+
+    def epoch(self, most: int, seed: int) -> contextlib.AbstractContextManager[Iterator[Rows]]:
+        """Return all rows, in one block."""
+        return contextlib.nullcontext(iter([self.first]))
+
+    def passes(self, steps: int, at_least: int, rng: np.random.Generator) -> Passes:
+        """Return as many passes as can be of use: nothing has to be read."""
+        return Passes(MAX_PASSES, self.first[1])
+
+
+@lru_cache(maxsize=16)
+def gather_program(spec: DataSpec) -> Callable[[Any, Any], Any]:
+    """Return the compiled `DataSpec.gather`."""
+    return compiled(spec.gather)
+
+
+def check_no_num_rows(num_rows: int | None, local: bool, what: str) -> None:
+    """Raise ValueError for a number of rows where `Terms.rows` says it already."""
+    if num_rows is not None and not local:
+        raise ValueError(
+            f"num_rows: got {describe(num_rows)} for {what}, whose number of rows is "
+            "that of Terms.rows; expected it for a stream of batches only. Leave it out."
+        )
+
+
+def refuse_settings(checkpoint: Any, tables: Sequence[str]) -> None:
+    """Raise ValueError for what needs rows that have places."""
+    if checkpoint is not None:
+        raise ValueError(
+            "checkpoint: the rows of a stream, or of memory-mapped arrays, cannot be taken up "
+            "where they were left; expected data in memory. Leave it out, or read the data."
+        )
+    if tables:
+        raise ValueError(
+            f"family: {tables[0]!r} has a table of parameters, one for each row, "
+            "and a stream does not say which row is which; expected "
+            "advi.Amortised(encode, params), or data in memory."
+        )

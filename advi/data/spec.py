@@ -1,0 +1,205 @@
+"""Data as the engine takes them: checked, in the dtypes of the computation, on the device."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr
+
+from advi.core.arrays import numbers, on_host
+from advi.core.errors import describe
+
+ALIGNMENT = 64  # bytes, of arrays that XLA does not copy
+
+
+class DataSpec(NamedTuple):
+    """The tree, shapes and dtypes of data, which compiled code depends on, and the float type."""
+
+    treedef: Any
+    leaves: tuple[tuple[tuple[int, ...], Any], ...]  # shape and dtype of every leaf
+    names: tuple[str, ...]  # path of every leaf
+    float_dtype: str  # dtype of latents and log densities
+    per_row: tuple[bool, ...] = ()  # whether a leaf's leading axis runs over rows; () if none does
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every leaf, by its name."""
+        return {name: shape for name, (shape, _) in zip(self.names, self.leaves, strict=True)}
+
+    @property
+    def abstract(self) -> Any:
+        """The tree of shapes and dtypes, which JAX traces functions with."""
+        return self.treedef.unflatten([jax.ShapeDtypeStruct(*leaf) for leaf in self.leaves])
+
+    @property
+    def axes(self) -> Any:
+        """The tree of the axes that run over rows, 0 or None, as `jax.vmap` takes them."""
+        return self.treedef.unflatten([0 if row else None for row in self._rows])
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all leaves."""
+        return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in self.leaves)
+
+    def by_row(self, num: int) -> "DataSpec":
+        """Return the spec of data with `num` rows, which says what leaves run over them.
+
+        Raises
+        ------
+        ValueError
+            If the data has leaves and none of them does.
+        """
+        per_row = tuple(bool(shape) and shape[0] == num for shape, _ in self.leaves)
+        if self.leaves and not any(per_row):
+            axes = ", ".join(
+                f"{name}: {shape[0] if shape else 'a scalar'}"
+                for name, shape in self.shapes.items()
+            )
+            raise ValueError(
+                f"Terms.rows has length {num}, but no data leaf has that leading axis ({axes}). "
+                "Return one log-likelihood per data row: sum over every axis but the first."
+            )
+        return self._replace(per_row=per_row)
+
+    def with_length(self, num: int) -> "DataSpec":
+        """Return the spec of `num` rows of the data."""
+        leaves = zip(self.leaves, self._rows, strict=True)
+        resized = (((num, *shape[1:]), dtype) if row else (shape, dtype)
+                   for (shape, dtype), row in leaves)  # fmt: skip
+        return self._replace(leaves=tuple(resized))
+
+    def length(self, leaves: Sequence[Any]) -> int:
+        """Return the number of rows of some leaves."""
+        return len(leaves[self.per_row.index(True)])
+
+    def at(self, leaves: Sequence[Any], index: Any) -> list[Any]:
+        """Return the leaves of some rows, an index or a slice, of leaves on the host."""
+        return [leaf[index] if row else leaf for leaf, row in zip(leaves, self._rows, strict=True)]
+
+    def joined(self, blocks: Sequence[Sequence[Any]]) -> list[Any]:
+        """Return the leaves of the rows of several blocks, one after the other."""
+        return [
+            np.concatenate(parts) if row and len(parts) > 1 else parts[-1]
+            for parts, row in zip(zip(*blocks, strict=True), self._rows, strict=True)
+        ]
+
+    def gather(self, data: Any, index: Any) -> Any:
+        """Return the data of some rows (B,), in compiled code."""
+        leaves, treedef = jax.tree.flatten(data)
+        return treedef.unflatten(
+            [
+                leaf.at[index].get(mode="promise_in_bounds") if row else leaf
+                for leaf, row in zip(leaves, self._rows, strict=True)
+            ]
+        )
+
+    @property
+    def _rows(self) -> tuple[bool, ...]:
+        return self.per_row or (False,) * len(self.leaves)
+
+
+def prepare(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
+    """Check data, bring it to the dtypes of the computation and move it to the device.
+
+    Parameters
+    ----------
+    data
+        Pytree of arrays: NumPy, JAX, pandas columns, lists of numbers, Python numbers, and what
+        else `numbers` takes.
+    float_dtype
+        "float32" or "float64".
+
+    Returns
+    -------
+    data
+        The same tree of JAX arrays, which share no memory with NumPy arrays that were given.
+    spec
+        Its `DataSpec`.
+
+    Raises
+    ------
+    TypeError
+        If a leaf holds text or objects, or means more than its numbers.
+    ValueError
+        If an integer does not fit into 32 bits in a float32 fit.
+    """
+    arrays, spec = converted(data, float_dtype)
+    # jax.device_put moves without compiling anything, unlike jnp.asarray with a dtype
+    return jax.tree.map(lambda leaf: jax.device_put(_own(leaf)), arrays), spec
+
+
+def _own(leaf: Any) -> Any:
+    """Return a copy of an array on the host in memory that a device on the host takes over.
+
+    JAX copies what does not begin at a multiple of 64 bytes, and shares what does: an array that
+    its owner changes later would change the data of a fit. This copy is shared with nobody. NumPy
+    also asks for large pages, which rows read at random places are found faster in.
+    """
+    if isinstance(leaf, jax.Array):
+        return leaf
+    memory = np.empty(leaf.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    copy = memory[start : start + leaf.nbytes].view(leaf.dtype).reshape(leaf.shape)
+    copy[...] = leaf
+    return copy
+
+
+def converted(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
+    """Return what `prepare` does, where the data are: nothing is moved."""
+    try:
+        paths, treedef = jax.tree_util.tree_flatten_with_path(
+            data, is_leaf=lambda node: isinstance(node, (list, Iterator))
+        )
+    except ValueError as error:  # JAX sorts the keys of a dict
+        raise TypeError(
+            f"data: got {describe(data)}, whose names cannot be sorted; expected dicts with names "
+            f"of one type, such as str ({error})."
+        ) from None
+    names = tuple(keystr(path, simple=True, separator=".") or "data" for path, _ in paths)
+    leaves = [
+        _as_array(name, leaf, float_dtype) for name, (_, leaf) in zip(names, paths, strict=True)
+    ]
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return jax.tree.unflatten(treedef, leaves), DataSpec(treedef, shapes, names, float_dtype)
+
+
+def _as_array(name: str, leaf: Any, float_dtype: str) -> Any:
+    if isinstance(leaf, jax.Array):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        if leaf.dtype != np.float64 or float_dtype == "float64":
+            return leaf
+    array = on_host(numbers(f"data leaf {name!r}", leaf))
+    if array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
+        raise TypeError(
+            f"data leaf {name!r}: got {describe(array)}; expected numbers of at most double "
+            "precision. Write array.astype(float)."
+        )
+    if float_dtype == "float64":
+        return array
+    if array.dtype == np.float64:
+        return array.astype(np.float32)
+    if array.dtype == np.complex128:
+        return array.astype(np.complex64)
+    if array.dtype in (np.int64, np.uint64):
+        if array.size and not (array.min() >= -(2**31) and array.max() < 2**31):
+            raise ValueError(
+                f"data leaf {name!r}: got integers from {array.min()} to {array.max()}; expected "
+                "32-bit integers in a float32 fit. Use x64=True, or convert the column to floats."
+            )
+        return array.astype(np.int32)
+    return array
+
+
+def find_nan(data: Any, spec: DataSpec) -> str | None:
+    """Return the leaf and row of the first NaN in the data, in words, or None."""
+    for name, leaf in zip(spec.names, jax.tree.leaves(data), strict=True):
+        if not jnp.issubdtype(leaf.dtype, np.floating):
+            continue
+        where = np.argwhere(np.isnan(jax.device_get(leaf)))
+        if len(where):
+            place = f", row {where[0][0]}" if where.shape[1] else ""
+            return f"data leaf {name!r}{place} is NaN ({len(where)} NaN in that leaf)"
+    return None

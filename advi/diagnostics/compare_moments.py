@@ -1,0 +1,184 @@
+"""Compare a fit's moments with better ones of the same posterior, and judge."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.core.verdict import Alarm
+from advi.diagnostics.importance_sampling import MAX_KHAT, Adapted
+from advi.diagnostics.judge import judge, unchecked, unresolved, without_spread
+from advi.diagnostics.psis import fit_pareto
+from advi.diagnostics.reference_moments import (
+    CHECK_ROUNDS,
+    Moments,
+    ReferenceMoments,
+    Target,
+    by_hmc,
+    reference_moments,
+    shift_from,
+)
+from advi.posterior.record import Comparison, Examination
+
+Advice = Callable[
+    [ReferenceMoments, frozenset[str]], str
+]  # of better draws, and the columns that are off
+
+# Nearer than this, a high k-hat of q is the light tail of a Gaussian and no sign of a miss.
+NEAR_SHIFT, NEAR_RATIO = 0.05, 1.05
+NARROW = 1.5  # ratio of sds beyond which a shift is measured in the larger
+MAX_RESOLUTION = 1.0  # nats: importance weights are noise where log densities are coarser
+FEW_FLOATS = 4.0  # spacings of floats at a mean that an sd is above, or draws have no spread
+PROBES = 8
+WIDE, TAIL_DRAWS, MAX_TAIL_INDEX = 2.0, 2000, 0.7
+
+
+def compare_with_reference(
+    target: Target,
+    names: tuple[str, ...],
+    alarms: tuple[Alarm, ...],
+    rng: np.random.Generator,
+    advice: Advice,
+) -> Examination:
+    """Compare a fit's moments with better ones, and judge.
+
+    A ladder: importance sampling first; where that is unreliable, many short HMC chains as well.
+    They also run where it finds only sds of a full-rank fit to be off: the posterior is then like
+    no Gaussian, which is when importance draws may miss a part of it; and where it finds nothing
+    off, but the Pareto k-hat is high and the moments are not quite the same. The k-hat is reported,
+    but is not the rule: it is high on fits that are nearly exact in few dimensions, and low on some
+    that are wrong.
+
+    An estimate that failed is not compared with, and if none is left the fit could not be checked.
+
+    Parameters
+    ----------
+    target
+        The posterior and its fit.
+    names
+        Names of the K columns.
+    alarms
+        Reasons, found elsewhere, for calling the fit poor whatever its moments.
+    rng
+        Generator.
+    advice
+        How to reparameterise, in a sentence, from better draws and the columns that are off.
+
+    Returns
+    -------
+    Examination
+    """
+    adapted, found = reference_moments(target, target.marginal, rng, CHECK_ROUNDS, early=True)
+    khat, own, kind = adapted.first_khat, found[0].own(), target.density.dtype.name
+    stuck = _stuck(target, own)
+    if stuck.any():
+        return Examination(without_spread(names, own.mean, stuck, alarms, kind), khat, None)
+    resolution = _resolution(target, adapted)
+    if resolution > MAX_RESOLUTION:
+        return Examination(unresolved(resolution, alarms, kind), khat, None)
+    comparison = compare_moments(found)
+    if len(found) == 1 and _unreliable(target, comparison, khat):
+        found.append(by_hmc(target, adapted, rng))
+        comparison = compare_moments(found)
+    reliable = [b for b in found if b.confident]
+    if comparison is None or not reliable:
+        return Examination(unchecked(found, alarms, target.structure.full), khat, None)
+    off = frozenset(np.array(names)[comparison.off_mean | comparison.off_sd].tolist())
+    how = advice(reliable[-1], off) if off else ""
+    caveat = _caveat(target, reliable[-1]) or heavy_tail(target, names, reliable[-1])
+    verdict = judge(names, comparison, alarms, target.structure.full, caveat, how)
+    return Examination(verdict, khat, comparison)
+
+
+def compare_moments(found: list[ReferenceMoments]) -> Comparison | None:
+    """Return how far the estimates are from the fit's means and sds, the worst of each column.
+
+    Estimates that failed are left out; None if all did.
+    """
+    found = [b for b in found if not b.failed]
+    if not found:
+        return None
+    shifts, ratios = [], []
+    for better in found:
+        mean, sd = better.own()
+        varies = (
+            sd > 0
+        )  # entries that are the same everywhere, as above a triangular matrix, are not
+        safe = np.where(varies, sd, 1.0)
+        # A mean-field sd can be a hundredth of the posterior's, which is what a mean is measured
+        # by where it is known. Otherwise, and where sds differ little, the smaller is stricter.
+        wide = found[-1].confident & (better.moments.sd > NARROW * safe)
+        unit = np.where(wide, better.moments.sd, safe)
+        shifts.append(np.where(varies, np.abs(better.moments.mean - mean) / unit, 0.0))
+        with np.errstate(divide="ignore"):
+            ratios.append(np.where(varies, np.log(better.moments.sd / safe), 0.0))
+    # a moment that could not be computed is as far off as can be
+    shift, ratio = (np.where(np.isnan(x), np.inf, x) for x in (shifts, ratios))
+    worst = np.abs(ratio).argmax(0)
+    return Comparison(shift.max(0), np.take_along_axis(ratio, worst[None], 0)[0], found[-1].method)
+
+
+def _unreliable(target: Target, comparison: Comparison | None, khat: float) -> bool:
+    """Return whether importance sampling alone is not to be believed."""
+    if comparison is None:
+        return False
+    off_mean, off_sd = bool(comparison.off_mean.any()), bool(comparison.off_sd.any())
+    if off_mean or off_sd:
+        return target.structure.full and not off_mean
+    near = (comparison.shift <= NEAR_SHIFT) & (np.abs(comparison.log_ratio) <= np.log(NEAR_RATIO))
+    return khat > MAX_KHAT and not near.all()
+
+
+def _caveat(target: Target, better: ReferenceMoments) -> str:
+    """Return why means that agree may be off all the same, in a sentence, or nothing."""
+    if not target.structure.full:
+        return ""  # correlations that the family lacks are reason enough to go far
+    shift = shift_from(target, target.marginal, better)
+    if shift.far:
+        return (
+            f"On the real scale {shift}: where a posterior is so far from any Gaussian, means may "
+            "be farther off than was found."
+        )
+    return ""
+
+
+def heavy_tail(target: Target, names: tuple[str, ...], better: ReferenceMoments) -> str:
+    """Return which column's tail is too heavy for its mean to be known, or nothing.
+
+    Asked of those whose sd is far from the fit's: others have the tail of the fit.
+    """
+    _, sd = better.own()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        wide = np.flatnonzero(better.moments.sd > WIDE * sd)
+    if not len(wide):
+        return ""
+    draws = better.draws.resample(TAIL_DRAWS, np.random.default_rng(0))
+    columns = target.columns(draws)[:, wide]
+    for k, column in zip(wide, np.abs(columns - np.median(columns, axis=0)).T, strict=True):
+        tail = np.sort(column)[-int(3 * np.sqrt(TAIL_DRAWS)) :]
+        index = fit_pareto(tail[1:] - tail[0])[0] if tail[1] > tail[0] else 0.0
+        if index > MAX_TAIL_INDEX:
+            return (
+                f"The tail of {names[k]} is so heavy (tail index {index:.1f}) that draws do not "
+                "tell its mean, if it has one."
+            )
+    return ""
+
+
+def _stuck(target: Target, own: Moments) -> NDArray[np.bool_]:
+    """Return which columns have draws on so few floats that they show no sd, (K,)."""
+    mean, sd = own
+    stuck = ~(sd > FEW_FLOATS * np.finfo(target.density.dtype).eps * np.abs(mean))
+    if not stuck.any():
+        return stuck
+    # entries such as those above a triangular matrix are the same wherever one looks
+    rng = np.random.default_rng(0)
+    probes = target.columns(rng.standard_normal((PROBES, len(target.gaussian.loc))))
+    return stuck & ~((np.ptp(probes, axis=0) == 0) & (probes[0] == mean))
+
+
+def _resolution(target: Target, adapted: Adapted) -> float:
+    """Return the smallest difference of log densities that can be told, in nats."""
+    finite = adapted.log_ratios[np.isfinite(adapted.log_ratios)]
+    size = np.median(np.abs(finite)) if len(finite) else 0.0
+    return float(np.finfo(target.density.dtype).eps * size)

@@ -1,0 +1,97 @@
+"""The ELBO on fixed draws, maximised over a Gaussian by L-BFGS in its Fisher metric."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from advi.core.types import Floats
+from advi.inference.plan.batched_calls import Stage
+from advi.inference.plan.charts import Chart
+from advi.inference.plan.lbfgs import Measure, finite_start, minimise
+from advi.variational.gaussian import Gaussian, Structure
+
+MAX_EVALS, MAX_LOW_RANK_EVALS, MAX_FULL_RANK_EVALS = 100, 300, 200
+MAX_TRIES = 21  # scales from which to start, each half of the one before
+STEP_CAP = 10.0
+GRADIENT_TOLERANCE, STEP_TOLERANCE = 3e-3, 0.02
+PLATEAU_STEPS, PLATEAU_NATS = 20, 1e-3
+
+Accepted = Callable[[Gaussian, float], None]  # a Gaussian and its ELBO in nats
+
+
+class StageResult(NamedTuple):
+    """The Gaussian a stage ended with, its ELBO on the stage's own draws, and why it ended."""
+
+    gaussian: Gaussian
+    elbo: float
+    reason: str  # "converged" | "budget" | "stalled" | "not finite"
+    gradient: float  # largest gradient in the Fisher metric
+
+
+def converged(measure: Measure) -> bool:
+    """Whether gradient and next step are small in the Fisher metric, or the ELBO has levelled off.
+
+    The gradient alone can be small far from the optimum of an ill-conditioned target, and stays
+    large where the log density is steep at a single draw: there the ELBO tells.
+    """
+    if measure.gradient < GRADIENT_TOLERANCE and measure.step < STEP_TOLERANCE:
+        return True
+    values = measure.values
+    return len(values) > PLATEAU_STEPS and values[-1 - PLATEAU_STEPS] - values[-1] < PLATEAU_NATS
+
+
+def maximise_elbo(
+    gaussian: Gaussian,
+    chart: Chart,
+    structure: Structure,
+    eps: float,
+    accepted: Accepted,
+    max_evals: int = MAX_EVALS,
+) -> Stage[StageResult]:
+    """Maximise the ELBO on the fixed draws of a chart.
+
+    Parameters
+    ----------
+    gaussian
+        Where to start.
+    chart
+        The coordinates to move in.
+    structure
+        Which coordinates are random.
+    eps
+        Machine epsilon of the log density.
+    accepted
+        Called with every accepted Gaussian and its ELBO.
+    max_evals
+        Evaluations, of as many draws each as the chart has.
+
+    References
+    ----------
+    Giordano, Ingram & Broderick (2024), Black Box Variational Inference with a Deterministic
+    Objective, JMLR 25(18).
+    """
+    constant = structure.entropy_constant
+
+    def objective(points: Sequence[Any]) -> Stage[tuple[Floats, Floats]]:
+        value, gradient = yield from chart.objective(points[0])
+        return np.array([value]), gradient[None]
+
+    start = yield from finite_start([chart.start(gaussian)], objective, chart.retreat, MAX_TRIES)
+    [end] = yield from minimise(
+        start,
+        objective,
+        chart.retract,
+        chart.metric,
+        cap=STEP_CAP,
+        max_evals=max_evals,
+        done=converged,
+        eps=eps,
+        accepted=lambda _, point, value: accepted(chart.gaussian(point), constant - value),
+    )
+    if end is None:
+        point, value = start.points[0], float(start.values[0])
+        return StageResult(chart.gaussian(point), constant - value, "not finite", np.inf)
+    return StageResult(
+        chart.gaussian(end.point), constant - end.value, end.reason, end.measure.gradient
+    )

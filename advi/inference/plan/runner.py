@@ -1,0 +1,56 @@
+"""What runs the stages of the plan: the budget, the trace and the latest Gaussian."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from advi.core.status import Progress
+from advi.core.types import Floats
+from advi.inference.plan.batched_calls import Stage, run_batched
+from advi.model.density import Density
+from advi.variational.gaussian import Gaussian
+
+FARTHEST = 1e18  # on the real scale, from where on no log density counts as finite
+
+
+class StopError(Exception):
+    """The budget is spent, or the callback asked to stop."""
+
+
+class Runner:
+    """Evaluates the stages' requests; keeps the latest Gaussian, the trace and the budget."""
+
+    def __init__(
+        self,
+        density: Density,
+        gaussian: Gaussian,
+        max_evals: int | None,
+        callback: Callable[[Progress], object] | None,
+    ) -> None:
+        self.density, self.gaussian = density, gaussian
+        self.max_evals, self.callback = max_evals, callback
+        self.evals = 0
+        self.stage = "start"
+        self.trace: list[Progress] = []
+
+    def run(self, *stages: Stage[Any]) -> list[Any]:
+        """Run stages to their ends; return what each returned."""
+        return run_batched(stages, self._evaluate)
+
+    def accepted(self, stage: str, gaussian: Gaussian, elbo: float) -> None:
+        """Show a Gaussian that a stage has accepted."""
+        self.stage, self.gaussian = stage, gaussian
+        progress = Progress(stage, self.evals, float(elbo))
+        self.trace.append(progress)
+        if self.callback is not None and self.callback(progress):
+            raise StopError("interrupted", "the callback asked to stop")
+
+    def _evaluate(self, points: Floats) -> tuple[Floats, Floats]:
+        if self.max_evals is not None and self.evals >= self.max_evals:
+            raise StopError("max_steps", f"stopped after max_steps={self.max_evals} evaluations")
+        self.evals += 1
+        values, gradients = self.density.value_and_grad(points)
+        # nothing that a fit is used for can square numbers beyond
+        values[~(np.abs(points).max(1, initial=0) < FARTHEST)] = np.nan
+        return values, gradients

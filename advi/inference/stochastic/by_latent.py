@@ -1,0 +1,118 @@
+"""Optimisers as users give them: they see parameters by latent, and compare by what they do."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from advi.core.jax_config import mixed_dtypes
+from advi.core.jaxprs.traced import traced
+from advi.variational.block import Block
+from advi.variational.guide import Guide
+from advi.variational.mean_field import MeanField
+
+
+class _Keyed:
+    """A function that is equal to another if their keys are."""
+
+    def __init__(self, function: Any, key: Any) -> None:
+        self.function, self.key = function, key
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Keyed) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the function's value."""
+        return self.function(*args, **kwargs)
+
+
+def named(guide: Guide, params: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the parameters of a guide as a dict by latent.
+
+    Those of a mean field are split by latent; coupled latents have one entry, by all their names,
+    "mu, tau".
+    """
+    found: dict[str, Any] = {}
+    for block, p in zip(guide.blocks, params, strict=True):
+        if _is_split(block):
+            stops = np.cumsum([guide.model.latents[name].size for name in block.names])[:-1]
+            parts = zip(*(jnp.split(leaf, stops) for leaf in p), strict=True)
+            pairs = zip(block.names, parts, strict=True)
+            found |= {name: type(p)(*leaves) for name, leaves in pairs}
+        else:
+            found[", ".join(block.names)] = p
+    return found
+
+
+def unnamed(guide: Guide, by_name: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the parameters of the blocks from those by latent."""
+    params = []
+    for block in guide.blocks:
+        if _is_split(block):
+            parts = [by_name[name] for name in block.names]
+            params.append(type(parts[0])(*map(jnp.concatenate, zip(*parts, strict=True))))
+        else:
+            params.append(by_name[", ".join(block.names)])
+    return tuple(params)
+
+
+def _is_split(block: Block) -> bool:
+    return len(block.names) > 1 and isinstance(block.family, MeanField)
+
+
+def as_seen(optimizer: optax.GradientTransformation, guide: Guide, flags: Any) -> Any:
+    """Return a tree of flags, shaped like the parameters, as an optimiser sees these."""
+    if not isinstance(optimizer.init, _Keyed):
+        return flags
+    found: dict[str, Any] = {}
+    for block, part in zip(guide.blocks, flags, strict=True):
+        names = block.names if _is_split(block) else [", ".join(block.names)]
+        found |= dict.fromkeys(names, part)
+    return found
+
+
+def by_latent(
+    optimizer: optax.GradientTransformation, guide: Guide, float_dtype: str
+) -> optax.GradientTransformation:
+    """Return an optimiser of a guide's parameters from one of a dict by latent's name.
+
+    ``optax.partition``, ``optax.masked`` and rates of their own so work by name. It is equal to all
+    that do the same: Optax makes its functions anew at every call, so that two equal ones have
+    nothing in common but their traces; and a schedule may read what has changed.
+    """
+    inner = optax.with_extra_args_support(optimizer)
+
+    def init(params: Any) -> Any:
+        # Optax looks for parameters in a state with one that stands for all
+        return inner.init(named(guide, params) if isinstance(params, tuple) else params)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        if "grad" in extra:
+            extra["grad"] = named(guide, extra["grad"])
+        if value_fn := extra.get("value_fn"):
+            extra["value_fn"] = lambda p: value_fn(unnamed(guide, p))
+        found, state = inner.update(named(guide, updates), state, named(guide, params), **extra)
+        return unnamed(guide, found), state
+
+    def both(params: Any) -> Any:
+        def value_fn(p: Any) -> Any:
+            return sum((leaf.sum() for leaf in jax.tree.leaves(p)), start=jnp.zeros(()))
+
+        state = init(params)
+        return state, update(
+            params, state, params, value=jnp.zeros(()), grad=params, value_fn=value_fn
+        )
+
+    with mixed_dtypes():
+        flat, out = traced(both, guide.unit_params(float_dtype))
+    key = guide, flat, jax.tree.structure(out)
+    return optax.GradientTransformationExtraArgs(
+        init=_Keyed(init, (*key, "init")),  # type: ignore[arg-type]
+        update=_Keyed(update, (*key, "update")),  # type: ignore[arg-type]
+    )

@@ -1,0 +1,259 @@
+"""Steps in compiled chunks, and the host's part between two chunks: progress, stopping, Ctrl-C."""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from advi.core import interrupts
+from advi.core.jaxprs.traced import Traced
+from advi.core.status import Progress, Status
+from advi.inference.stochastic.averaging import tail_average
+from advi.inference.stochastic.convergence import (
+    MAX_CONTROLLED_DISTANCE,
+    MAX_DISTANCE,
+    Distance,
+    check_due,
+    distance,
+    has_converged,
+)
+from advi.inference.stochastic.steps import State, Steps, make_step
+from advi.inference.stochastic.validation import Validation
+from advi.model.trace import LogJoint
+from advi.variational.family import Family
+from advi.variational.gaussian import Gaussian
+
+CHUNK = 128  # steps between two looks of the host, at least; a power of two, as the checks are
+MAX_BAD_RUN = 100  # non-finite steps in a row that end a fit
+
+
+class History(NamedTuple):
+    """What the host remembers of the steps taken; its lists grow as the fit goes on."""
+
+    chunks: list[np.ndarray]  # ELBO of every step, nats
+    evals: list[tuple[int, float]]  # step and held-out ELBO, nats
+    eval_due: int = 0  # step of the next held-out ELBO
+    drift: Distance | None = None  # of the windows at the last check
+
+    def elbos(self, step: int) -> np.ndarray:
+        """Return the ELBO of every step up to one, (step,)."""
+        return np.concatenate([np.zeros(0, np.float32), *self.chunks])[:step]
+
+    def trace(self, step: int) -> list[Progress]:
+        """Return the progress up to a step."""
+        evals = dict(self.evals)
+        return [
+            Progress("optimize", i, elbo, evals.get(i, np.nan))
+            for i, elbo in enumerate(self.elbos(step).tolist(), start=1)
+        ]
+
+
+def chunk_steps(steps: Steps) -> int:
+    """Return the steps between two looks of the host, a power of two.
+
+    Every chunk begins with a copy of the state. Where that holds a table of all rows, a chunk
+    goes through most of them, so that a step costs the same however many there are. Of rows that
+    are read as the fit goes on it takes the steps of one block.
+    """
+    batching = steps.batching
+    if batching is not None and batching.block:
+        return batching.block
+    epoch = batching.steps_per_epoch if steps.sparse and batching is not None else 1
+    return max(CHUNK, 1 << (epoch.bit_length() - 1))
+
+
+def take_chunk(steps: Steps, state: State, data: Any, num: int) -> tuple[State, np.ndarray]:
+    """Take at most `chunk_steps` steps; return the state and every step's ELBO in nats.
+
+    The steps are taken without looking at every gradient, and taken anew, with each one looked at,
+    if anything is not finite after them; and so are all steps after one that was skipped.
+    """
+    before, skipped = map(int, jax.device_get((state.step, state.skipped)))
+    num_steps = jax.device_put(np.int32(num))
+    new, elbos, finite = _chunk_program(steps, *steps.traces(), skipped > 0)(state, data, num_steps)
+    if not skipped and not jax.device_get(finite):
+        new, elbos, _ = _chunk_program(steps, *steps.traces(), True)(state, data, num_steps)
+    elbos, step = jax.device_get((elbos, new.step))
+    return new, elbos[: int(step) - before]
+
+
+def lowered(steps: Steps, state: State, data: Any) -> str:
+    """Return a chunk as StableHLO, with all numbers in it: what the settings amount to."""
+    program = _chunk_program(steps, *steps.traces(), False)
+    return program.lower(state, data, chunk_steps(steps)).as_text()
+
+
+@lru_cache(maxsize=64)
+def _chunk_program(
+    steps: Steps, log_joint: LogJoint, own: Traced | None, skip_nonfinite: bool
+) -> Any:
+    """Return a compiled chunk of steps; `own` tells apart what the user's own classes compute.
+
+    It maps a state, data and a number of steps to the new state, every step's ELBO, and whether
+    all that changed is finite.
+    """
+    batching, size = steps.batching, chunk_steps(steps)
+    step = make_step(steps, log_joint, skip_nonfinite)
+
+    def chunk(state: State, data: Any, num_steps: Array) -> tuple[State, Array, Array]:
+        def more(carry: tuple[State, Array, Array]) -> Array:
+            state, _, i = carry
+            return (i < num_steps) & (state.bad_run < MAX_BAD_RUN)
+
+        def body(carry: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
+            state, elbos, i = carry
+            batch, index = data, jnp.zeros(0, jnp.int32)
+            if batching is not None and not batching.whole:
+                index = batching.index(state.key, state.step)
+                batch = steps.spec.gather(data, index)
+            state, info = step(state, batch, index)
+            return state, elbos.at[i].set(info.elbo.astype(elbos.dtype)), i + 1
+
+        elbos = jnp.full((size,), jnp.nan, steps.spec.float_dtype)
+        new, elbos, taken = jax.lax.while_loop(more, body, (state, elbos, jnp.zeros((), jnp.int32)))
+        lost = jnp.any(~jnp.isfinite(elbos) & (jnp.arange(len(elbos), dtype=taken.dtype) < taken))
+        before, after = (state.params, state.opt_state), (new.params, new.opt_state)
+        return new, elbos, ~(lost | _became_nonfinite(before, after))
+
+    return jax.jit(chunk)
+
+
+def _became_nonfinite(before: Any, after: Any) -> Array:
+    """Return whether anything in a tree was finite before and is not after.
+
+    Optimisers keep infinities of their own, such as the best value before there is one.
+    """
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    return jnp.any(
+        jnp.stack(
+            [
+                jnp.any(jnp.isfinite(old) & ~jnp.isfinite(new))
+                for old, new in pairs
+                if jnp.issubdtype(new.dtype, jnp.inexact)
+            ]
+        )
+    )
+
+
+def run_steps(
+    steps: Steps,
+    state: State,
+    history: History,
+    blocks: Iterator[Any],
+    max_steps: int,
+    until_converged: bool,
+    callback: Callable[[Progress], object] | None,
+    validation: Validation | None = None,
+) -> Iterator[tuple[State, History, Status | None]]:
+    """Yield the state and the history after every chunk, and at the end the status.
+
+    Every chunk is of the steps on one block of the data: all of it, or a part of a stream.
+    """
+    size = chunk_steps(steps)
+    while True:
+        interrupts.check()
+        step = int(jax.device_get(state.step))
+        # however many steps came before, chunks end where the checks are due
+        num_steps = min(size - step % size, max_steps - step)
+        state, elbos = take_chunk(steps, state, next(blocks), num_steps)
+        history.chunks.append(elbos)
+        counts = jax.device_get((state.step, state.skipped, state.bad_run))
+        step, skipped, bad_run = map(int, counts)
+        note = f"; {skipped} non-finite steps were skipped" if skipped else ""
+        status = None
+        finite = elbos[np.isfinite(elbos)]
+        progress = Progress("optimize", step, float(finite.mean()) if len(finite) else np.nan)
+        if validation is not None and (step >= history.eval_due or step >= max_steps):
+            progress = progress._replace(eval_elbo=validation.elbo(state.params))
+            history.evals.append((step, progress.eval_elbo))
+            history = history._replace(eval_due=step + validation.every)
+        if bad_run >= MAX_BAD_RUN or bad_run == step >= max_steps:
+            first = step - bad_run + 1
+            status = Status(
+                "diverged",
+                f"{bad_run} steps in a row, from step {first} on, gave a non-finite "
+                "ELBO or gradient",
+            )
+        elif check_due(step):
+            drift, before = window_distance(steps, state), history.drift
+            if until_converged:
+                most = MAX_CONTROLLED_DISTANCE if state.control else MAX_DISTANCE
+                previous = None if before is None else before.most
+                if has_converged(drift.most, previous, history.elbos(step), most):
+                    status = Status("converged", f"the averages settled after {step} steps{note}")
+            history = history._replace(drift=drift)
+        try:
+            if status is None and callback is not None and callback(progress):
+                status = Status("interrupted", f"the callback asked to stop at step {step}{note}")
+        except KeyboardInterrupt as stop:  # after the steps, which are not lost
+            status = stopped(step, "this is the fit so far", stop)
+        if status is None and step >= max_steps:
+            what = "had not settled after" if until_converged else "took the"
+            asked = "" if until_converged else " asked for"
+            status = Status("max_steps", f"{what} {max_steps} steps{asked}{note}")
+        yield state, history, status
+        if status is not None:
+            return
+
+
+def stopped(step: int, why: str, cause: BaseException) -> Status:
+    """Return the status of a fit that something stopped after some steps."""
+    where = "before the first chunk of steps ended; this is where they start"
+    if step:
+        where = f"after step {step}: {why}"
+    elif not isinstance(cause, KeyboardInterrupt):
+        where += f": {why}"
+    # where Ctrl-C came tells nothing, and its traceback would keep all that was there alive
+    cause = cause.with_traceback(None) if isinstance(cause, KeyboardInterrupt) else cause
+    return Status("interrupted", f"interrupted {where}", cause)
+
+
+def averaged_params(steps: Steps, state: State) -> Any:
+    """Return the parameters averaged over the last half to three quarters of the steps.
+
+    Those of blocks that are not `averaged` are the last ones.
+    """
+    average = tail_average(state.average)
+    parts = zip(steps.averaged, average, state.params, strict=True)
+    return tuple(mean if averaged else last for averaged, mean, last in parts)
+
+
+def windows(steps: Steps, state: State) -> tuple[Any, Any] | None:
+    """Return the averages over the last two windows, where all blocks have them."""
+    average = jax.device_get(state.average)
+    both = min(int(average.num_older), int(average.num_newer)) > 0
+    return (average.older, average.newer) if both and all(steps.averaged) else None
+
+
+def window_distance(steps: Steps, state: State) -> Distance:
+    """Return how far apart the averages over the last two windows are; NaN if there are none.
+
+    Blocks of local latents have too many parameters to compare: of these the ELBO tells.
+    """
+    average = jax.device_get(state.average)
+    blocks = zip(steps.guide.blocks, average.older, average.newer, steps.averaged, strict=True)
+    found = [
+        distance(Gaussian(*b.family.to_gaussian(older)), Gaussian(*b.family.to_gaussian(newer)))
+        for b, older, newer, averaged in blocks
+        if averaged and isinstance(b.family, Family)
+    ]
+    shifts, stretches = zip((math.nan, math.nan), *found, strict=True)
+    # fmax passes over what is NaN
+    return Distance(float(np.fmax.reduce(shifts)), float(np.fmax.reduce(stretches)))
+
+
+def last_drift(steps: Steps, state: State, history: History) -> Distance:
+    """Return the drift at the end, or at the last power of two if few steps came after it.
+
+    The average of a few steps has much of their noise, by which that of all is not off.
+    """
+    counts = jax.device_get((state.average.num_older, state.average.num_newer))
+    num_older, num_newer = map(int, counts)
+    if history.drift is not None and num_newer < num_older:
+        return history.drift
+    return window_distance(steps, state)

@@ -1,0 +1,197 @@
+"""Latents by the name of their support: `real`, `positive` and the others."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike, NDArray
+from numpyro.distributions import constraints
+
+from advi.core.params import check_params
+from advi.model.latents import Latent
+
+Bound = float | NDArray[Any] | Array
+
+
+def real(
+    *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Real numbers.
+
+    Examples
+    --------
+    >>> real(8).size
+    8
+    """
+    return Latent(constraints.real, shape, local=local, transform=transform, init=init)
+
+
+def positive(
+    *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Positive numbers, by ``exp``; ``transform="softplus"`` is the other choice."""
+    return Latent(constraints.positive, shape, local=local, transform=transform, init=init)
+
+
+def interval(
+    low: Bound,
+    high: Bound,
+    *shape: int,
+    local: bool = False,
+    transform: Any = None,
+    init: ArrayLike | None = None,
+) -> Latent:
+    """Numbers between `low` and `high`."""
+    return Latent(
+        constraints.interval(low, high), shape, local=local, transform=transform, init=init
+    )
+
+
+def greater_than(
+    low: Bound,
+    *shape: int,
+    local: bool = False,
+    transform: Any = None,
+    init: ArrayLike | None = None,
+) -> Latent:
+    """Numbers above `low`."""
+    return Latent(constraints.greater_than(low), shape, local=local, transform=transform, init=init)
+
+
+def less_than(
+    high: Bound,
+    *shape: int,
+    local: bool = False,
+    transform: Any = None,
+    init: ArrayLike | None = None,
+) -> Latent:
+    """Numbers below `high`."""
+    return Latent(constraints.less_than(high), shape, local=local, transform=transform, init=init)
+
+
+def unit_interval(
+    *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Numbers between 0 and 1."""
+    return Latent(constraints.unit_interval, shape, local=local, transform=transform, init=init)
+
+
+def simplex(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """`k` positive numbers that sum to one; value of shape ``(*shape, k)``.
+
+    Examples
+    --------
+    >>> latent = simplex(3, 5)
+    >>> latent.shape, latent.size
+    ((5, 3), 10)
+    """
+    return Latent(constraints.simplex, (*shape, k), local=local, transform=transform, init=init)
+
+
+def ordered(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """`k` increasing numbers; value of shape ``(*shape, k)``."""
+    return Latent(
+        constraints.ordered_vector, (*shape, k), local=local, transform=transform, init=init
+    )
+
+
+def positive_ordered(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """`k` increasing positive numbers; value of shape ``(*shape, k)``."""
+    return Latent(
+        constraints.positive_ordered_vector,
+        (*shape, k),
+        local=local,
+        transform=transform,
+        init=init,
+    )
+
+
+def corr_cholesky(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Lower Cholesky factor of a correlation matrix; value of shape ``(*shape, k, k)``."""
+    return Latent(
+        constraints.corr_cholesky, (*shape, k, k), local=local, transform=transform, init=init
+    )
+
+
+def corr_matrix(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Correlation matrix; value of shape ``(*shape, k, k)``."""
+    return Latent(
+        constraints.corr_matrix, (*shape, k, k), local=local, transform=transform, init=init
+    )
+
+
+def cov_matrix(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Positive definite matrix; value of shape ``(*shape, k, k)``."""
+    return Latent(
+        constraints.positive_definite, (*shape, k, k), local=local, transform=transform, init=init
+    )
+
+
+def scale_tril(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Lower triangular matrix with positive diagonal; value of shape ``(*shape, k, k)``."""
+    return Latent(
+        constraints.lower_cholesky, (*shape, k, k), local=local, transform=transform, init=init
+    )
+
+
+def zero_sum(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """`k` numbers that sum to zero; value of shape ``(*shape, k)``."""
+    return Latent(constraints.zero_sum(1), (*shape, k), local=local, transform=transform, init=init)
+
+
+def unit_vector(
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Point on the unit sphere in `k` dimensions; value of shape ``(*shape, k)``."""
+    return Latent(constraints.sphere, (*shape, k), local=local, transform=transform, init=init)
+
+
+def circular(
+    *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+) -> Latent:
+    """Angles in [-pi, pi) that wrap around."""
+    return Latent(constraints.circular, shape, local=local, transform=transform, init=init)
+
+
+def tree(pytree: Any) -> Any:
+    """Real latents shaped like the leaves of a pytree, which also are where they start.
+
+    Parameters
+    ----------
+    pytree
+        Pytree of arrays of floats, for example the parameters of a network.
+
+    Returns
+    -------
+    pytree
+        The same tree with a `Latent` for every array.
+
+    Raises
+    ------
+    TypeError
+        If a leaf is something else.
+
+    Examples
+    --------
+    >>> tree({"w": np.zeros((2, 3))})["w"].shape
+    (2, 3)
+    """
+    check_params("tree", pytree)
+    return jax.tree.map(lambda leaf: real(*np.shape(leaf), init=leaf), pytree)

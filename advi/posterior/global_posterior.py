@@ -1,0 +1,145 @@
+"""A posterior approximation of latents that all rows of the data share."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from advi.core.draw_set import DrawSet, WeightedDraws
+from advi.core.keys import Stream, host_rng
+from advi.core.table import Table
+from advi.core.types import Floats
+from advi.model.density import Density
+from advi.model.model import Model
+from advi.posterior.constrained import constrain, deterministic
+from advi.posterior.log_prob import log_prob
+from advi.variational import draws
+from advi.variational.gaussian import Gaussian, Structure
+from advi.variational.guide import Guide
+
+MOMENT_DRAWS, FEW_DRAWS = 4000, 100
+MOMENT_ELEMENTS = 2**27  # of all draws that moments come from
+ORTHOGONAL_DIM = 512  # above it orthogonal draws cost more than they save
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalPosterior:
+    """A posterior approximation, a `Posterior`.
+
+    Moments are computed from 4,000 orthogonal antithetic draws (fewer above 30,000 coordinates),
+    the same at every call, or from the weighted draws if there are any.
+    """
+
+    guide: Guide
+    params: Any
+    density: Density
+    weighted: WeightedDraws | None = None
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.guide.model
+
+    @property
+    def float_dtype(self) -> str:
+        """Float type of the fit."""
+        return self.density.spec.float_dtype
+
+    @property
+    def structure(self) -> Structure:
+        """Which coordinates of R^D are random, and which are coupled."""
+        return self.guide.structure
+
+    @cached_property
+    def gaussian(self) -> Gaussian:
+        """Mean and scale of q on R^D."""
+        return self.guide.to_gaussian(self.params)
+
+    def with_params(self, guide: Guide, params: Any) -> "GlobalPosterior":
+        """Return the approximation by another distribution."""
+        return GlobalPosterior(guide, params, self.density)
+
+    def on(self, data: Any) -> "GlobalPosterior":
+        """Return the approximation with the log density on other data."""
+        density = self.density.on(data)
+        return self if density is self.density else dataclasses.replace(self, density=density)
+
+    def log_prob(self, z: Any) -> Array:
+        """Return log q of constrained values, nats."""
+        return log_prob(self.guide, self.params, z, self.float_dtype)
+
+    def elbos(self, E: Floats) -> Floats:
+        """Return log p - log q of antithetic draws E (n, D), averaged over pairs: (n / 2,) nats."""
+        log_p = self.density.value(self.gaussian.points(E))
+        return self.structure.paired_elbos(log_p, E, self.gaussian)
+
+    def sample(self, num: int, key: Any) -> dict[str, NDArray]:
+        """Return constrained draws by name, ``(num, *shape)``."""
+        values = self.constrain(self.sample_points(num, key)[0])
+        return values | deterministic(self.density, values)
+
+    def traced_sample(self, num: int, key: Array) -> dict[str, Array]:
+        """Return draws as `sample` does, made by JAX from a typed key, of the latents alone."""
+        model = self.model
+        if self.weighted is None:
+            eps = jax.random.normal(key, (num, self.guide.noise_dim), self.float_dtype)
+            return jax.vmap(lambda e: model.constrain(self.guide.draw(self.params, e))[0])(eps)
+        points = self.weighted.points.astype(self.float_dtype)
+        index = jax.random.choice(key, len(points), (num,), p=self.weighted.weights)
+        return jax.vmap(lambda x: model.unravel(x)[0])(jax.numpy.asarray(points)[index])
+
+    def sample_points(self, num: int, key: Any) -> tuple[Floats, Floats | None]:
+        """Return the points of `sample` on the real scale, and their standard normals, (num, D).
+
+        Weighted draws come from no standard normals.
+        """
+        rng = host_rng(key, Stream.SAMPLE)
+        if self.weighted is not None:
+            return self.weighted.resample(num, rng), None
+        E = self.structure.embed(rng.standard_normal((num, self.guide.noise_dim)))
+        return self.gaussian.points(E), E
+
+    def moments(self, reduce: Callable[[DrawSet], dict[str, Any]]) -> dict[str, Any]:
+        """Return what `reduce` makes of the draws that moments are computed from, by name."""
+        return reduce(self.shown_draws)
+
+    def summary(self) -> Table:
+        """Return moments and quantiles of every scalar coordinate."""
+        return self.shown_draws.summary()
+
+    def cov(self, names: Sequence[str]) -> Floats:
+        """Return the covariance (K, K) of the scalar coordinates of some latents."""
+        return self.moment_draws.unwrapped(self.guide.angles).cov(names)
+
+    @cached_property
+    def moment_draws(self) -> DrawSet:
+        """The draws that moments are computed from, double precision."""
+        weights = None
+        if self.weighted is not None:
+            X, weights = self.weighted
+        else:
+            dim = self.guide.noise_dim
+            make = draws.fixed if 0 < dim <= ORTHOGONAL_DIM else draws.antithetic
+            num = int(np.clip(MOMENT_ELEMENTS // max(dim, 1), FEW_DRAWS, MOMENT_DRAWS)) // 2 * 2
+            E = make(np.random.default_rng(0), num, dim)
+            X = self.gaussian.points(self.structure.embed(E))
+        values = self.constrain(X)
+        return DrawSet({name: v.astype(np.float64) for name, v in values.items()}, weights)
+
+    @cached_property
+    def shown_draws(self) -> DrawSet:
+        """`moment_draws`, angles about their mean direction, and deterministic quantities."""
+        values, weights = self.moment_draws
+        found = deterministic(self.density, values)
+        found = {name: v.astype(np.float64) for name, v in found.items()}
+        return DrawSet({**values, **found}, weights).unwrapped(self.guide.angles)
+
+    def constrain(self, X: Floats) -> Mapping[str, NDArray]:
+        """Return points (n, D) on the constrained scale, by name, host arrays ``(n, *shape)``."""
+        return constrain(self.model, X, self.float_dtype)

@@ -1,0 +1,58 @@
+"""A family and the latents that it covers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from advi.variational.amortised import Amortised
+from advi.variational.family import Family, RowFamily
+from advi.variational.full_rank import FullRank
+from advi.variational.low_rank import LowRank
+from advi.variational.mean_field import MeanField
+from advi.variational.per_row import PerRow
+
+NAMED_FAMILIES = {"mean_field": MeanField(), "full_rank": FullRank(), "low_rank": LowRank()}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Latents covered by one family, in the model's order.
+
+    Attributes
+    ----------
+    names
+        The latents.
+    family
+        Family of all their coordinates; of local latents a `PerRow` or `Amortised`.
+    """
+
+    names: tuple[str, ...]
+    family: Family | RowFamily
+
+    @property
+    def local(self) -> bool:
+        """Whether every data row has parameters of its own."""
+        return isinstance(self.family, RowFamily)
+
+    @property
+    def base(self) -> Family:
+        """Family of one vector: of all coordinates, or of a local block of one row's."""
+        return self.family.base if isinstance(self.family, RowFamily) else self.family
+
+    def over_rows(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of one vector's parameters for all rows of a local block."""
+        return jax.vmap(function) if self.local else function
+
+
+def family_name(family: Family | RowFamily) -> str:
+    """Return a family in words."""
+    if isinstance(family, PerRow):
+        return f"{family_name(family.base)} per row"
+    if isinstance(family, Amortised):
+        return f"amortised {family_name(family.base)}"
+    if isinstance(family, LowRank):
+        return f"low_rank({family.rank})"
+    names = {repr(known): name for name, known in NAMED_FAMILIES.items()}
+    return names.get(repr(family), type(family).__name__.lower())
