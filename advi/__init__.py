@@ -5,12 +5,16 @@ learning rate and no step count to choose.
 """
 
 from advi.api.amortisation_gap import amortisation_gap
-from advi.api.check import check
+from advi.api.check import Checkup, check
 from advi.api.compare import compare
 from advi.api.fit import fit
-from advi.core.status import Estimate, Progress, Status
+from advi.api.log_density import LogDensity, log_density
+from advi.api.svi import SVI, svi
+from advi.core.status import Estimate, EvalTrace, Progress, Status
+from advi.core.table import Table
 from advi.core.verdict import Verdict
 from advi.diagnostics.amortisation_gap import AmortisationGap
+from advi.diagnostics.loo import Loo
 from advi.model.latent_helpers import (
     circular,
     corr_cholesky,
@@ -34,34 +38,46 @@ from advi.model.latents import Latent
 from advi.model.model import Model
 from advi.model.numpyro import from_numpyro
 from advi.model.terms import Terms
+from advi.posterior.row_values import RowValues
 from advi.results.fit import Fit
 from advi.results.load import load
-from advi.transforms import register_transform
+from advi.transforms import Transform, register_transform
 from advi.variational.amortised import Amortised
+from advi.variational.family import Family
 from advi.variational.full_rank import FullRank
 from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
-from advi.variational.objective import Elbo, Iwae
+from advi.variational.objective import Elbo, Iwae, Objective
 from advi.variational.per_row import PerRow
 from advi.variational.point import Point
 
 __all__ = [
+    "SVI",
     "AmortisationGap",
     "Amortised",
+    "Checkup",
     "Elbo",
     "Estimate",
+    "EvalTrace",
+    "Family",
     "Fit",
     "FullRank",
     "Iwae",
     "Latent",
+    "LogDensity",
+    "Loo",
     "LowRank",
     "MeanField",
     "Model",
+    "Objective",
     "PerRow",
     "Point",
     "Progress",
+    "RowValues",
     "Status",
+    "Table",
     "Terms",
+    "Transform",
     "Verdict",
     "amortisation_gap",
     "check",
@@ -76,6 +92,7 @@ __all__ = [
     "interval",
     "less_than",
     "load",
+    "log_density",
     "ordered",
     "positive",
     "positive_ordered",
@@ -83,6 +100,7 @@ __all__ = [
     "register_transform",
     "scale_tril",
     "simplex",
+    "svi",
     "tree",
     "unit_interval",
     "unit_vector",

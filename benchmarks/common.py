@@ -108,7 +108,7 @@ def save(
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        print('no plot: it needs Matplotlib, pip install "advi[benchmarks]"')
+        print('no plot: it needs Matplotlib, pip install "advi-engine[benchmarks]"')
         return
     figure = Figure(figsize=(7, 4), layout="constrained")  # not pyplot: no window, no global state
     draw(figure.subplots())

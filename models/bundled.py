@@ -30,7 +30,7 @@ def datasets() -> ModuleType:
         import sklearn.datasets  # only these models need it
     except ImportError:
         raise ImportError(
-            'This model reads data that scikit-learn brings: pip install "advi[test]".'
+            'This model reads data that scikit-learn brings: pip install "advi-engine[test]".'
         ) from None
     return sklearn.datasets
 

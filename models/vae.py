@@ -262,7 +262,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         draw(args.out, images, vae, plane, conditional, args.rule)
     except ImportError:
-        print('no picture: it needs Matplotlib, pip install "advi[plots]"')
+        print('no picture: it needs Matplotlib, pip install "advi-engine[plots]"')
         return
     print(f"\nwritten: {args.out}")
 

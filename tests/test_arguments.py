@@ -80,7 +80,7 @@ def test_an_argument_that_a_path_would_ignore_is_refused(path, name, mapped, bef
         raise AssertionError("nothing is to be compiled for a wrong argument")
 
     monkeypatch.setattr("advi.model.density._compiled", compiled)
-    monkeypatch.setattr("advi.inference.stochastic.steps._chunk", compiled)
+    monkeypatch.setattr("advi.inference.stochastic.loop._chunk_program", compiled)
     arguments = {"model": MODEL, "diagnose": False, **call(path, mapped, before)}
     with pytest.raises(ValueError, match=f"^{name}: "):
         advi.fit(**{**arguments, name: REFUSED[name][0]})

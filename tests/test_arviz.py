@@ -158,7 +158,7 @@ def test_wrong_dims_and_coords_are_named(fit, arguments, message):
 
 def test_without_xarray_the_extra_is_named(fit, monkeypatch):
     monkeypatch.setitem(sys.modules, "xarray", None)
-    with pytest.raises(ImportError, match=r"pip install \"advi\[arviz\]\""):
+    with pytest.raises(ImportError, match=r"pip install \"advi-engine\[arviz\]\""):
         fit.to_arviz(10)
 
 
@@ -236,11 +236,14 @@ def test_a_loaded_fit_goes_to_arviz_without_its_data(tmp_path):
     np.testing.assert_array_equal(loaded["posterior"]["m"], whole["posterior"]["m"])
 
 
+def judged(fit, examination):
+    return advi.Fit(dataclasses.replace(fit._record, examination=examination))
+
+
 def test_a_poor_fit_is_not_handed_over_in_silence(fit):
     """ArviZ sees draws alone: whose they are it cannot tell."""
-    poor = dataclasses.replace(
-        fit, checked=Examination(Verdict("poor", ("Off.",), "x."), 0.9, None)
-    )
+    examination = Examination(Verdict("poor", ("Off.",), "x."), 0.9, None)
+    poor = judged(fit, examination)
     with pytest.warns(
         UserWarning, match=r"'poor'.*Next: use fit.corrected\(\).to_arviz\(\)"
     ) as got:
@@ -250,8 +253,8 @@ def test_a_poor_fit_is_not_handed_over_in_silence(fit):
     corrected = poor.corrected()
     assert corrected.verdict.level == "good"
     corrected.to_arviz(10)  # warnings are errors
-    dataclasses.replace(fit, checked=None).to_arviz(10)
-    still = dataclasses.replace(corrected, checked=poor.checked)
+    judged(fit, None).to_arviz(10)
+    still = judged(corrected, examination)
     with pytest.warns(UserWarning, match="Next: x; the reasons"):
         still.to_arviz(10)
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import advi
-from advi.data.batching import Rows, check_rows, make_rows
+from advi.data.batching import Batching
 from advi.data.permutation import shuffled
+from advi.data.source import InMemory, gather_program
 from advi.data.spec import find_nan, prepare
 
 DTYPES = [  # given, in a float32 fit, in a float64 fit
@@ -142,22 +143,34 @@ DATA = {"x": np.arange(20.0).reshape(10, 2), "y": np.arange(10.0), "w": np.arang
 PER_ROW = (False, False, True, True)  # leaves in JAX's order: c, w, x, y
 
 
+def in_batches(data, batch_size, num_rows=10):
+    return InMemory(*prepared(data), None).batched(num_rows, batch_size)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 10])
 def test_rows(batch_size):
-    _, spec = prepared(DATA)
-    rows = make_rows(batch_size, 10, spec)
-    assert rows == Rows(10, batch_size, PER_ROW)
-    assert hash(rows) == hash(make_rows(np.int64(batch_size), 10, spec))
+    source = in_batches(DATA, batch_size)
+    rows, spec = source.batching, source.batch_spec
+    assert rows == Batching(10, batch_size)
+    assert source.spec.per_row == spec.per_row == PER_ROW
+    of_numpy = in_batches(DATA, np.int64(batch_size))
+    assert rows == of_numpy.batching
+    assert hash((rows, spec)) == hash((of_numpy.batching, of_numpy.batch_spec))
     assert rows.scale == 10 / batch_size
     assert rows.steps_per_epoch == 10 // batch_size
-    shapes = dict(zip(spec.names, rows.batch_spec(spec).leaves, strict=True))
+    shapes = dict(zip(spec.names, spec.leaves, strict=True))
     assert shapes["x"] == ((batch_size, 2), "float32")
     assert shapes["y"] == ((batch_size,), "float32")
     assert (shapes["w"], shapes["c"]) == (((3,), "float32"), ((), "float32"))
-    assert rows.batch_spec(spec).names == spec.names
+    assert spec.names == source.spec.names
 
 
-batch = jax.jit(Rows.batch, static_argnums=0)
+index = jax.jit(Batching.index, static_argnums=0)
+
+
+def batch(source, key, step):
+    """Return the data of a step's batch."""
+    return gather_program(source.spec)(source.example, index(source.batching, key, step))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -166,17 +179,16 @@ def permutation(rows, key, epoch):
     return shuffled(places, rows.num_rows, jax.random.fold_in(key, epoch))
 
 
-def batches(rows, data, epoch):
+def batches(source, epoch):
+    rows = source.batching
     key, first = jax.random.key(0), epoch * rows.steps_per_epoch
     order = permutation(rows, key, epoch)
-    return order, [batch(rows, data, key, first + i) for i in range(rows.steps_per_epoch)]
+    return order, [batch(source, key, first + i) for i in range(rows.steps_per_epoch)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 10])
 def test_an_epoch_sees_every_row_at_most_once(batch_size):
-    data, spec = prepared(DATA)
-    rows = make_rows(batch_size, 10, spec)
-    order, parts = batches(rows, data, epoch=2)
+    order, parts = batches(in_batches(DATA, batch_size), epoch=2)
     assert sorted(order.tolist()) == list(range(10))
     seen = np.concatenate([part["y"] for part in parts])
     np.testing.assert_array_equal(seen, np.asarray(order)[: len(parts) * batch_size])
@@ -188,7 +200,7 @@ def test_an_epoch_sees_every_row_at_most_once(batch_size):
 
 
 def test_epochs_and_keys_order_the_rows_anew():
-    rows = Rows(50, 10, (True,))
+    rows = Batching(50, 10)
     keys = jax.random.key(0), jax.random.key(1)
     orders = [permutation(rows, key, epoch).tolist() for key in keys for epoch in (0, 1)]
     assert len({tuple(order) for order in orders}) == 4
@@ -199,11 +211,11 @@ def test_epochs_and_keys_order_the_rows_anew():
 def test_scaled_batches_are_unbiased_for_the_whole(batch_size):
     """Over all positions and many epochs the mean of shared + N/B sum(rows) is the total."""
     y = np.random.default_rng(0).standard_normal(12)
-    data, spec = prepared({"y": y})
-    rows = make_rows(batch_size, 12, spec)
+    source = in_batches({"y": y}, batch_size, 12)
+    rows = source.batching
 
     def total(step):
-        part = rows.batch(data, jax.random.key(5), step)["y"]
+        part = batch(source, jax.random.key(5), step)["y"]
         return advi.Terms(3.0, part).total(rows.scale)
 
     steps = np.arange(2000 * rows.steps_per_epoch)
@@ -215,8 +227,8 @@ def test_scaled_batches_are_unbiased_for_the_whole(batch_size):
 
 def test_rows_are_found_by_their_leading_axis():
     _, spec = prepared(DATA)
-    assert check_rows(10, spec) == PER_ROW
-    assert check_rows(3, spec) == (False, True, False, False)
-    assert check_rows(5, prepared(None)[1]) == ()
+    assert spec.by_row(10).per_row == PER_ROW
+    assert spec.by_row(3).per_row == (False, True, False, False)
+    assert prepared(None)[1].by_row(5).per_row == ()
     with pytest.raises(ValueError, match=r"length 4, .*c: a scalar, w: 3, x: 10, y: 10"):
-        check_rows(4, spec)
+        spec.by_row(4)

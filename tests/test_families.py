@@ -15,8 +15,9 @@ from scipy.stats import multivariate_normal
 import advi
 from advi.variational import draws
 from advi.variational.family import Family
+from advi.variational.gaussian import Gaussian
 from advi.variational.resolve_family import resolve_family
-from advi.variational.scale import LowRankScale, marginal, marginal_sds, scale_tril
+from advi.variational.scale import DiagonalScale, LowRankScale, Scale, TriangularScale
 
 LOC3 = np.array([0.5, -2.0, 3.0])
 TRIL3 = np.array([[0.3, 0.0, 0.0], [0.9, 2.0, 0.0], [-0.4, 0.7, 1.1]])
@@ -26,7 +27,7 @@ TRIL3 = np.array([[0.3, 0.0, 0.0], [0.9, 2.0, 0.0], [-0.4, 0.7, 1.1]])
 class Case:
     family: Family
     loc: Any
-    scale: Any  # (d,), lower triangular (d, d) or low rank, what the family holds exactly
+    scale: Scale  # what the family holds exactly
 
     def params(self):
         return jax.tree.map(jnp.asarray, self.family.from_gaussian(self.loc, self.scale))
@@ -38,16 +39,14 @@ class Case:
 
 def dense(scale):
     """The matrix that maps noise to draws."""
-    if isinstance(scale, LowRankScale):
-        return scale.times(np.eye(len(scale.sd))).T
-    return np.diag(scale) if scale.ndim == 1 else scale
+    return scale.mv(np.eye(len(scale.sds))).T
 
 
 GAUSSIAN = {
-    "mean field, 1": Case(advi.MeanField(), np.array([1.5]), np.array([0.2])),
-    "mean field, 3": Case(advi.MeanField(), LOC3, np.array([0.1, 1.0, 20.0])),
-    "full rank, 1": Case(advi.FullRank(), np.array([-1.0]), np.array([[3.0]])),
-    "full rank, 3": Case(advi.FullRank(), LOC3, TRIL3),
+    "mean field, 1": Case(advi.MeanField(), np.array([1.5]), DiagonalScale(np.array([0.2]))),
+    "mean field, 3": Case(advi.MeanField(), LOC3, DiagonalScale(np.array([0.1, 1.0, 20.0]))),
+    "full rank, 1": Case(advi.FullRank(), np.array([-1.0]), TriangularScale(np.array([[3.0]]))),
+    "full rank, 3": Case(advi.FullRank(), LOC3, TriangularScale(TRIL3)),
 }
 # one direction is wider than the coordinates, one narrower, one as wide
 Q4 = np.linalg.qr(np.random.default_rng(4).standard_normal((4, 3)))[0]
@@ -62,7 +61,7 @@ LOW_RANK = {
     ),
 }
 GAUSSIAN |= LOW_RANK
-POINT = {"point, 3": Case(advi.Point(), LOC3, np.zeros(3))}
+POINT = {"point, 3": Case(advi.Point(), LOC3, DiagonalScale(np.zeros(3)))}
 ALL = GAUSSIAN | POINT
 
 
@@ -108,28 +107,32 @@ def test_from_gaussian_without_jax(any_case):
 
 def test_mean_field_of_a_dense_scale_keeps_the_marginals():
     family = advi.MeanField()
-    _, sd = family.to_gaussian(family.from_gaussian(LOC3, TRIL3))
-    np.testing.assert_allclose(sd, np.sqrt(np.diag(TRIL3 @ TRIL3.T)), rtol=1e-14)
+    _, scale = family.to_gaussian(family.from_gaussian(LOC3, TriangularScale(TRIL3)))
+    assert isinstance(scale, DiagonalScale)
+    np.testing.assert_allclose(scale.sd, np.sqrt(np.diag(TRIL3 @ TRIL3.T)), rtol=1e-14)
 
 
 def test_full_rank_of_a_diagonal_scale():
     family = advi.FullRank()
-    _, scale = family.to_gaussian(family.from_gaussian(LOC3, np.array([0.5, 1.0, 2.0])))
-    np.testing.assert_allclose(scale, np.diag([0.5, 1.0, 2.0]), rtol=1e-14, atol=0)
+    _, scale = family.to_gaussian(
+        family.from_gaussian(LOC3, DiagonalScale(np.array([0.5, 1.0, 2.0])))
+    )
+    assert isinstance(scale, TriangularScale)
+    np.testing.assert_allclose(scale.matrix, np.diag([0.5, 1.0, 2.0]), rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("scale", [c.scale for c in LOW_RANK.values()], ids=LOW_RANK)
 def test_low_rank_scales_are_matrices(scale):
     L, rng = dense(scale), np.random.default_rng(0)
     E = rng.standard_normal((5, len(L)))
-    np.testing.assert_allclose(scale.transposed_times(E), E @ L, rtol=1e-12)
-    np.testing.assert_allclose(marginal_sds(scale), np.sqrt(np.diag(L @ L.T)), rtol=1e-12)
-    tril = scale_tril(scale)
+    np.testing.assert_allclose(scale.rmv(E), E @ L, rtol=1e-12)
+    np.testing.assert_allclose(scale.sds, np.sqrt(np.diag(L @ L.T)), rtol=1e-12)
+    tril = scale.tril()
     np.testing.assert_allclose(tril @ tril.T, L @ L.T, rtol=1e-10)
     assert np.all(np.diag(tril) > 0)
     assert np.all(np.triu(tril, 1) == 0)
     index = np.arange(len(L))[1:]
-    part = dense(marginal(scale, index))
+    part = dense(scale.take(index))
     np.testing.assert_allclose(part @ part.T, (L @ L.T)[np.ix_(index, index)], rtol=1e-10)
 
 
@@ -137,7 +140,7 @@ def test_low_rank_of_a_dense_scale_has_the_best_directions():
     """With all directions it is exact; with one it is the one that gains most."""
     for rank, exact in ((3, True), (1, False)):
         family = advi.LowRank(rank)
-        scale = family.to_gaussian(family.from_gaussian(LOC3, TRIL3))[1]
+        scale = family.to_gaussian(family.from_gaussian(LOC3, TriangularScale(TRIL3)))[1]
         found, cov = dense(scale) @ dense(scale).T, TRIL3 @ TRIL3.T
         assert np.allclose(found, cov, rtol=1e-9) == exact
         # minimal over directions at this diagonal: nats of KL(q, p)
@@ -151,7 +154,7 @@ def test_low_rank_of_a_dense_scale_has_the_best_directions():
 
 def test_low_rank_from_a_diagonal_has_directions_that_can_move():
     family = advi.LowRank(2)
-    params = family.from_gaussian(LOC3, np.ones(3))
+    params = family.from_gaussian(LOC3, DiagonalScale(np.ones(3)))
     gradient = jax.jit(jax.grad(family.entropy))(params)
     assert np.all(np.linalg.norm(gradient.wider, axis=0) > 0.01)
     np.testing.assert_allclose(dense(family.to_gaussian(params)[1]), np.eye(3), atol=0.02)
@@ -165,14 +168,14 @@ def test_a_wrong_rank(rank):
 
 def test_full_rank_reads_nothing_above_the_diagonal():
     family = advi.FullRank()
-    params = family.from_gaussian(LOC3, TRIL3)
+    params = family.from_gaussian(LOC3, TriangularScale(TRIL3))
     junk = params._replace(raw_tril=params.raw_tril + np.triu(np.full((3, 3), 7.0), 1))
     eps = np.array([0.1, -0.7, 2.0])
     for function in (
         lambda p: family.draw(p, eps),
         family.entropy,
         lambda p: family.log_prob(p, eps),
-        lambda p: family.to_gaussian(p)[1],
+        lambda p: family.to_gaussian(p)[1].matrix,
     ):
         np.testing.assert_array_equal(function(junk), function(params))
 
@@ -249,8 +252,11 @@ def test_parameters_decide_the_dtype(any_case, dtype):
 # The two estimators of the ELBO's gradient, on a whole guide.
 
 MODEL = advi.Model(lambda z, data: -jnp.sum(z["x"] ** 2), {"x": advi.real(2)})
-GUIDES = {"mean_field": np.array([0.7, 1.6]), "full_rank": np.array([[0.7, 0.0], [0.5, 1.2]])}
 CENTER = np.array([0.4, -0.3])
+GUIDES = {
+    "mean_field": Gaussian.diagonal(CENTER, np.array([0.7, 1.6])),
+    "full_rank": Gaussian(CENTER, TriangularScale(np.array([[0.7, 0.0], [0.5, 1.2]]))),
+}
 
 
 def skewed(z):
@@ -270,7 +276,7 @@ def quadratic(z):
 def expected_gradient(estimator, family, log_p):
     """The ELBO and its gradient, expectations over the noise by Gauss-Hermite quadrature."""
     guide = resolve_family(MODEL, family)
-    params = jax.tree.map(jnp.asarray, guide.from_gaussian(CENTER, GUIDES[family]))
+    params = jax.tree.map(jnp.asarray, guide.from_gaussian(GUIDES[family]))
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     E = np.array(list(itertools.product(nodes, nodes)))
     W = np.outer(weights, weights).ravel() / (2 * np.pi)
@@ -325,7 +331,7 @@ def test_the_gradient_is_that_of_the_elbo_in_closed_form(family, estimator):
 def test_sticking_the_landing_has_no_noise_at_the_posterior(family):
     """Where q equals the posterior every draw gives the same ELBO and a zero gradient."""
     guide = resolve_family(MODEL, family)
-    params = jax.tree.map(jnp.asarray, guide.from_gaussian(CENTER, GUIDES[family]))
+    params = jax.tree.map(jnp.asarray, guide.from_gaussian(GUIDES[family]))
     posterior = params
 
     def log_p(z):
@@ -345,7 +351,7 @@ def test_sticking_the_landing_has_no_noise_at_the_posterior(family):
 
 def test_the_elbo_scales_rows_only():
     guide = resolve_family(MODEL, "mean_field")
-    params = jax.tree.map(jnp.asarray, guide.from_gaussian(CENTER, np.ones(2)))
+    params = jax.tree.map(jnp.asarray, guide.from_gaussian(Gaussian.diagonal(CENTER, 1.0)))
     eps = draws.fixed(np.random.default_rng(5), 8, 2)
 
     @functools.partial(jax.jit, static_argnums=1)

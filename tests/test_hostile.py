@@ -22,12 +22,16 @@ from advi.core.archive import ArchiveError
 from advi.core.status import Estimate, Status
 from advi.data.spec import prepare
 from advi.model.density import Density
+from advi.posterior.global_posterior import GlobalPosterior
+from advi.posterior.record import FitRecord, Outcome
 from advi.results import codec as vocabulary
 from advi.results.fit import Fit
 from advi.results.storage import KIND, VERSION
 from advi.results.stored_params import SHAPES, shapes_of
 from advi.variational.family import Family
+from advi.variational.gaussian import Gaussian
 from advi.variational.resolve_family import resolve_family
+from advi.variational.scale import DiagonalScale
 
 Y = np.linspace(-1.0, 2.0, 12)
 MUCH = 2**26  # bytes, of a file of a few thousand
@@ -57,9 +61,10 @@ def by_hand(latents, family="mean_field", sd=0.1, loc=0.0):
     """A fit of given parameters, without any fitting."""
     model = advi.Model(lambda z, d: 0.0, latents)
     guide = resolve_family(model, family, auto=advi.MeanField())
-    params = guide.params_of((np.full(model.size, loc), np.full(model.size, sd)), "float32")
+    params = guide.params_of(Gaussian.diagonal(np.full(model.size, loc), sd), "float32")
     density = Density(model, *prepare(None, "float32"), guide.estimated)
-    return Fit(guide, params, Status("max_steps", "by hand"), Estimate(0.0, 0.1), [], 0, density)
+    outcome = Outcome(Status("max_steps", "by hand"), Estimate(0.0, 0.1), [], 0)
+    return Fit(FitRecord(GlobalPosterior(guide, params, density), outcome))
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +156,7 @@ def test_every_family_of_its_own_is_known_by_its_shapes():
 @pytest.mark.parametrize("family", [*(c() for c in CLASSES), advi.LowRank(2)], ids=str)
 @pytest.mark.parametrize("dim", [1, 2, 3, 11, 12])
 def test_shapes_are_those_of_the_parameters(family, dim):
-    made = family.from_gaussian(np.zeros(dim), np.ones(dim))
+    made = family.from_gaussian(np.zeros(dim), DiagonalScale(np.ones(dim)))
     assert shapes_of(family, dim) == tuple(np.shape(leaf) for leaf in made)
 
 
@@ -328,27 +333,28 @@ def _umask():
 
 
 More = dataclasses.make_dataclass(
-    "More", [("far", float, math.nan), ("notes", tuple, ()), ("num", int, 0)], bases=(Fit,),
-    frozen=True, eq=False, repr=False,
+    "More", [("far", float, math.nan), ("notes", tuple, ()), ("num", int, 0)], bases=(Outcome,),
+    frozen=True,
 )  # fmt: skip
 
 
 def more(**fields):
     fit = by_hand({"x": advi.real()})
-    return More(**{f.name: getattr(fit, f.name) for f in dataclasses.fields(fit)}, **fields)
+    own = {f.name: getattr(fit._record.outcome, f.name) for f in dataclasses.fields(Outcome)}
+    return Fit(dataclasses.replace(fit._record, outcome=More(**own, **fields)))
 
 
 def test_fields_without_a_form_of_their_own_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["advi.results.load"], "Fit", More)
+    monkeypatch.setattr(sys.modules["advi.results.storage"], "Outcome", More)
     for fields in ({"far": 0.25, "notes": ("a", "b"), "num": 3}, {"far": math.inf}, {}):
         more(**fields).save(tmp_path / "a")
-        loaded = advi.load(tmp_path / "a")
+        loaded = advi.load(tmp_path / "a")._record.outcome
         expected = {"far": math.nan, "notes": (), "num": 0} | fields
         np.testing.assert_equal({name: getattr(loaded, name) for name in expected}, expected)
     document, arrays = contents(more(), tmp_path)
-    for further in ({"far": "x"}, {"num": "3"}, {"notes": {"tuple": [1]}}, {"guide": 1}, {"q": 1}):
+    for further in ({"far": "x"}, {"num": "3"}, {"notes": {"tuple": [1]}}, {"trace": 1}, {"q": 1}):
         crafted = signed(tmp_path, {**document, "further": further}, arrays)
         with pytest.raises(ArchiveError):
             advi.load(crafted)
     del document["further"]  # as an earlier version wrote it
-    assert advi.load(signed(tmp_path, document, arrays)).notes == ()
+    assert advi.load(signed(tmp_path, document, arrays))._record.outcome.notes == ()

@@ -94,7 +94,7 @@ def test_samples_are_no_draws_that_the_fit_has_seen(key, monkeypatch):
         monkeypatch.setattr(draws, name, recorded(getattr(draws, name)))
     fit = advi.fit(MODEL, family="mean_field", key=key, x64=True)
     during = np.concatenate(seen)
-    loc, sd = fit.posterior.guide.to_gaussian(fit.posterior.params)
+    loc, sd = fit.posterior.gaussian.loc, fit.posterior.gaussian.scale.sd
     E = (np.asarray(fit.sample(300, key=key)["x"]) - loc) / sd
     nearest = np.abs(E[:, None] - during[None]).max(-1).min()
     assert nearest > 1e-6  # equal draws are within rounding, 1e-15

@@ -207,5 +207,5 @@ def test_missing_scikit_learn_says_how_to_install_it(monkeypatch):
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", no_sklearn)
-    with pytest.raises(ImportError, match=r'pip install "advi\[test\]"'):
+    with pytest.raises(ImportError, match=r'pip install "advi-engine\[test\]"'):
         bundled.datasets()

@@ -10,14 +10,13 @@ from scipy.stats import gamma
 
 import advi
 from advi.variational import draws as draws_module
-from advi.variational.scale import scale_tril
 from tests import targets
 from tests.compiling import compiled
 
 
 def divergence(fit, target):
     """KL(q, p) in nats, in closed form."""
-    L = scale_tril(fit.posterior.gaussian.scale)
+    L = fit.posterior.gaussian.scale.tril()
     precision, r = np.linalg.inv(target.cov), fit.posterior.gaussian.loc - target.mean
     trace = np.trace(precision @ L @ L.T) + r @ precision @ r - len(r)
     return 0.5 * (trace + np.linalg.slogdet(target.cov)[1]) - np.log(np.diag(L)).sum()

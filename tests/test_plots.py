@@ -1,6 +1,5 @@
 """Plots: what is drawn where, that every latent can be, and what wrong arguments say."""
 
-import dataclasses
 import sys
 
 import jax.numpy as jnp
@@ -182,7 +181,7 @@ def test_the_plan_is_drawn_by_stage_and_its_end_is_in_view(fit):
 
 def traced(fit, elbos):
     trace = [Progress("optimize", 1 + k, value) for k, value in enumerate(elbos)]
-    return dataclasses.replace(fit, trace=trace, elbo=advi.Estimate(-10.0, 0.1))
+    return advi.Fit(fit._record.with_outcome(trace=trace, elbo=advi.Estimate(-10.0, 0.1)))
 
 
 def test_a_long_noisy_trace_has_a_running_mean_and_no_far_start_in_view(fit):
@@ -226,5 +225,5 @@ def test_local_latents_have_no_marginals_but_a_trace():
 @pytest.mark.parametrize("method", ["plot", "plot_pairs", "plot_elbo"])
 def test_without_matplotlib_the_extra_is_named(fit, method, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"pip install \"advi\[plots\]\""):
+    with pytest.raises(ImportError, match=r"pip install \"advi-engine\[plots\]\""):
         getattr(fit, method)()

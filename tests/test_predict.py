@@ -10,6 +10,7 @@ import pytest
 import advi
 from advi.core.draw_set import WeightedDraws
 from advi.posterior import predict
+from advi.variational.gaussian import Gaussian
 from tests import targets
 from tests.compiling import compiled
 
@@ -176,11 +177,19 @@ def test_loo_is_the_exact_one(fit):
     assert "below 0.70 in all rows" in repr(found)
 
 
+def with_posterior(fit, **changes):
+    posterior = dataclasses.replace(fit.posterior, **changes)
+    return advi.Fit(dataclasses.replace(fit._record, posterior=posterior))
+
+
+def at(fit, gaussian):
+    return with_posterior(fit, params=fit.posterior.guide.params_of(gaussian, np.float32))
+
+
 def test_loo_corrects_for_an_approximation_that_is_off(fit):
     """A q of 1.3 times the sd and a mean half an sd away gives the same leave-one-out density."""
-    loc, log_sd = fit.posterior.gaussian.loc, fit.posterior.gaussian.sds
-    params = fit.posterior.guide.params_of((loc + 0.5 * log_sd, 1.3 * log_sd[:, None]), np.float32)
-    off = dataclasses.replace(fit, params=params)
+    loc, scale = fit.posterior.gaussian
+    off = at(fit, Gaussian(loc + 0.5 * scale.sds, scale.shrunk(1.3)))
     found = off.loo(n=4000)
     assert found.elpd == pytest.approx(left_out(Y).sum(), abs=0.1)
     naive = off.log_likelihood(n=4000).astype(float)
@@ -189,10 +198,9 @@ def test_loo_corrects_for_an_approximation_that_is_off(fit):
 
 
 def test_loo_of_corrected_draws_needs_no_ratio_of_densities(fit):
-    X = fit.points(np.random.default_rng(0).standard_normal((5000, 1)))
-    corrected = dataclasses.replace(
-        fit, corrected_draws=WeightedDraws(X, np.full(len(X), 1 / len(X)))
-    )
+    X = fit.posterior.gaussian.points(np.random.default_rng(0).standard_normal((5000, 1)))
+    weighted = WeightedDraws(X, np.full(len(X), 1 / len(X)))
+    corrected = with_posterior(fit, weighted=weighted)
     assert corrected.loo(n=4000).elpd == pytest.approx(left_out(Y).sum(), abs=0.1)
 
 
@@ -210,10 +218,8 @@ def test_a_row_that_pulls_the_fit_has_a_bad_khat():
 
 def test_loo_says_that_the_fit_is_at_fault_and_not_the_rows(fit):
     """A q of a third of the sd: weights that are bad before any row is left out."""
-    loc, scale = fit.posterior.gaussian.loc, fit.posterior.gaussian.sds[:, None] / 3
-    narrow = dataclasses.replace(
-        fit, params=fit.posterior.guide.params_of((loc, scale), np.float32)
-    )
+    loc, scale = fit.posterior.gaussian
+    narrow = at(fit, Gaussian(loc, scale.shrunk(1 / 3)))
     found = narrow.loo()
     assert len(found.bad) == 60
     assert found.fit_at_fault

@@ -11,7 +11,9 @@ import advi
 from advi.core.jax_config import precision
 from advi.data.spec import prepare
 from advi.inference.plan.batched_calls import run_batched
-from advi.inference.plan.lbfgs import Measure, minimise
+from advi.inference.plan.charts import DiagonalChart
+from advi.inference.plan.lbfgs import finite_start, minimise
+from advi.inference.plan.maximise_elbo import maximise_elbo
 from advi.inference.plan.newton import newton
 from advi.inference.plan.plan import NotFiniteError, run_plan, start_search
 from advi.model.density import Density
@@ -117,7 +119,7 @@ def one_dim():
 
 def test_candidates_are_tried_and_climbed_from():
     model = advi.Model(lambda z, d: jnp.where(z["m"] > 90, -0.5 * (z["m"] - 99) ** 2, jnp.nan), M)
-    first, p = Gaussian(np.zeros(1), np.ones(1)), density(model)
+    first, p = Gaussian.diagonal(np.zeros(1), 1.0), density(model)
     with pytest.raises(NotFiniteError, match="364 random points"):
         run_plan(p, one_dim(), np.random.default_rng(0), first, warm=False)
     given = np.array([[5.0], [101.0]])
@@ -129,7 +131,7 @@ def test_candidates_are_tried_and_climbed_from():
     with pytest.raises(NotFiniteError, match="1 candidates"):
         fitted(lambda: given[:1])
     found = fitted(lambda: given)
-    assert found.posterior.gaussian.loc[0] == pytest.approx(99, abs=0.1)
+    assert found.gaussian.loc[0] == pytest.approx(99, abs=0.1)
 
 
 def test_scattered_points_have_entries_that_are_alike():
@@ -153,7 +155,7 @@ def test_newton_steps_that_fail_are_shortened():
         return -np.logaddexp(P, -P)[:, 0], -np.tanh(P)
 
     E, elbos = one_dim().fixed_draws(np.random.default_rng(0), 64), []
-    start = Gaussian(np.array([50.0]), np.full(1, 0.05))
+    start = Gaussian.diagonal(np.array([50.0]), 0.05)
     stage = newton(start, E, one_dim(), lambda q, elbo: elbos.append(elbo))
     [(q, arrived)] = run_batched([stage], evaluate)
     assert arrived
@@ -170,7 +172,7 @@ def test_newton_steps_without_end_are_ended():
         calls.append(len(P))
         return P[:, 0], np.ones_like(P)
 
-    stage = newton(Gaussian(np.zeros(1), np.ones(1)), E, structure, lambda q, elbo: None, 25)
+    stage = newton(Gaussian.diagonal(np.zeros(1), 1.0), E, structure, lambda q, elbo: None, 25)
     [(q, arrived)] = run_batched([stage], uphill)
     assert not arrived
     assert len(calls) == 25
@@ -178,32 +180,40 @@ def test_newton_steps_without_end_are_ended():
 
 
 def test_a_search_that_begins_where_nothing_is_finite_retreats():
-    def objective(x):
-        values, gradients = yield x[None]
-        return -values[0], -gradients[0]
+    def objective(points):
+        values, gradients = yield np.stack(points)
+        return -values, -gradients
 
     def evaluate(P):
         return np.where(P[:, 0] < 3, -0.5 * P[:, 0] ** 2, np.inf), -P
 
-    def search(retreat):
-        return minimise(
-            np.array([20.0]),
-            objective,
-            retract=lambda x, p: x + p,
-            metric=np.ones_like,
-            cap=10.0,
-            max_evals=50,
-            done=lambda m: m.gradient < 1e-8,
-            eps=1e-16,
-            accepted=lambda x, value: None,
-            retreat=retreat,
+    def search(retreat, most):
+        start = yield from finite_start([np.array([20.0])], objective, retreat, most)
+        return (
+            yield from minimise(
+                start,
+                objective,
+                retract=lambda x, p: x + p,
+                metric=np.ones_like,
+                cap=10.0,
+                max_evals=50,
+                done=lambda m: m.gradient < 1e-8,
+                eps=1e-16,
+                accepted=lambda k, x, value: None,
+            )
         )
 
-    halved, stuck = run_batched([search(lambda x: x / 2), search(None)], evaluate)
+    structure, start = one_dim(), Gaussian.diagonal(np.array([20.0]), 1.0)
+    chart = DiagonalChart(structure.fixed_draws(np.random.default_rng(0), 8), structure)
+    stage = maximise_elbo(start, chart, structure, 1e-16, lambda q, elbo: None)
+    searches = [search(lambda x: x / 2, 21), search(lambda x: x, 1), stage]
+    [halved], [none], stuck = run_batched(searches, evaluate)
     assert halved.reason == "converged"
     assert halved.point == pytest.approx(0, abs=1e-7)
+    assert none is None
     assert stuck.reason == "not finite"
-    assert stuck.measure == Measure([stuck.value], np.inf, np.inf)
+    assert stuck.gradient == np.inf
+    assert not np.isfinite(stuck.elbo)
 
 
 def test_restarts_are_further_attempts_beside_the_first():

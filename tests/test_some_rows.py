@@ -5,19 +5,27 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from advi.inference.stochastic.pilot import can_start, near, plan_on_rows, some_rows, toward_all
 
 import advi
-from advi.data.batching import make_rows
+from advi.data.source import InMemory
 from advi.data.spec import prepare
 from advi.inference.stochastic.control_variate import ControlVariate, controlled
+from advi.inference.stochastic.warm_start import (
+    NUM_ROWS,
+    can_start,
+    plan_on,
+    project,
+    toward_all_rows,
+)
 from advi.inference.stochastic.whitening import whiten
-from advi.model.density import Density, real_log_density
+from advi.model.density import real_log_density
+from advi.model.source_density import SourceDensity
 from advi.model.terms import Terms
 from advi.model.trace import trace
 from advi.variational.full_rank import FullRank
 from advi.variational.gaussian import Gaussian
 from advi.variational.resolve_family import resolve_family
+from advi.variational.scale import TriangularScale
 from models import logistic_regression as logistic
 
 MAX_SHIFT, MAX_STRETCH = 0.05, 0.03  # what a minibatch fit is held to, as by benchmarks.rows
@@ -171,13 +179,13 @@ def test_it_takes_the_steps_asked_for_and_the_same_ones_again():
 
 def test_the_start_is_near_the_optimum_of_all_rows():
     data, spec = prepare(linear_rows(20_000), "float32")
-    density = Density(LINEAR, data, spec)
-    rows = make_rows(256, density.log_joint.num_rows, spec)
-    first = Gaussian(np.zeros(11), np.ones(11))
+    source = InMemory(data, spec, None).batched(trace(LINEAR, spec).num_rows, 256)
+    density = SourceDensity(LINEAR, source, frozenset(), 20_000)
+    first = Gaussian.diagonal(np.zeros(11), 1.0)
     rng = np.random.default_rng(0)
-    some = some_rows(density, rows, rng)
-    start = toward_all(density, some, rng, plan_on_rows(some, rng, first, warm=False)[0])
-    whole = advi.fit(LINEAR, data, family="full_rank", diagnose=False).gaussian
+    some = density.sample(NUM_ROWS, rng)
+    start = toward_all_rows(density, some, rng, plan_on(some, rng, first, warm=False)[0])
+    whole = advi.fit(LINEAR, data, family="full_rank", diagnose=False).posterior.gaussian
     off = np.abs(start.gaussian.loc - whole.loc) / whole.sds
     assert off.max() < 0.2
     # 2,048 rows tell a variance to 3 %
@@ -199,7 +207,7 @@ def test_what_is_planned():
     assert not can_start(resolve_family(advi.Model(linear, {"w": advi.real(300)}), "mean_field"))
 
 
-def test_an_anchor_changes_no_average_and_takes_the_noise_at_its_place():
+def test_a_control_variate_changes_no_average_and_takes_the_noise_at_its_place():
     y = jnp.arange(6.0) ** 2
     model = advi.Model(lambda z, d: z["x"], {"x": advi.real()})
 
@@ -213,22 +221,22 @@ def test_an_anchor_changes_no_average_and_takes_the_noise_at_its_place():
     at = jnp.array([0.7])
     model = advi.Model(lambda z, d: z["x"], {"x": advi.real()})
     value, gradient = jax.value_and_grad(of_all)(at)
-    anchor = ControlVariate(at, value, gradient)
-    batches = [controlled(log_p(part), model, anchor, 3.0) for part in y.reshape(3, 2)]
+    control = ControlVariate(at, value, gradient)
+    batches = [controlled(log_p(part), model, control, 3.0) for part in y.reshape(3, 2)]
     for x in (0.7, -1.3):
         values = [total({"x": jnp.float32(x)}, batch, 3.0) for batch in batches]
         assert np.mean(values) == pytest.approx(float(of_all(jnp.array([x]))), rel=1e-5)
         assert (np.ptp(values) < 1e-2) == (x == 0.7)
 
 
-def test_an_anchor_finds_latents_out_of_order():
+def test_a_control_variate_finds_latents_out_of_order():
     data, spec = prepare(linear_rows(50), "float32")
     log_p = real_log_density(LINEAR, trace(LINEAR, spec), frozenset())
     x = np.linspace(-1, 1, 11, dtype=np.float32)
-    anchor = ControlVariate(x, np.float32(0), np.zeros(11, np.float32))
-    controlled = controlled(lambda real: log_p(real, data), LINEAR, anchor, 1.0)
-    # at the anchor it is the value kept there
-    assert float(controlled(LINEAR.split(x)).total()) == pytest.approx(0.0, abs=1e-2)
+    control = ControlVariate(x, np.float32(0), np.zeros(11, np.float32))
+    difference = controlled(lambda real: log_p(real, data), LINEAR, control, 1.0)
+    # at its point it is the value kept there
+    assert float(difference(LINEAR.split(x)).total()) == pytest.approx(0.0, abs=1e-2)
 
 
 @pytest.mark.parametrize("family", ["full_rank", "mean_field"])
@@ -242,7 +250,8 @@ def test_a_frame_makes_steps_the_same_whatever_the_units(family):
     units = np.array([1.0, 1e3])
     moves = []
     for unit in (np.ones(2), units):
-        params = guide.params_of((loc * unit, scale * unit[:, None]), np.float32)
+        q = Gaussian(loc * unit, TriangularScale(scale * unit[:, None]))
+        params = guide.params_of(q, np.float32)
 
         def of(params, unit=unit):
             q = families[0].draw(params[0], jnp.array([0.3, -1.0])) / unit
@@ -251,22 +260,21 @@ def test_a_frame_makes_steps_the_same_whatever_the_units(family):
         optimizer = whiten(optax.adam(0.1), families)
         updates, _ = optimizer.update(jax.grad(of)(params), optimizer.init(params), params)
         moved = guide.to_gaussian(optax.apply_updates(params, updates))
-        L = moved[1] if moved[1].ndim == 2 else np.diag(moved[1])
-        moves.append((moved[0] / unit, L / unit[:, None]))
+        moves.append((moved.loc / unit, moved.scale.tril() / unit[:, None]))
     for one, other in zip(*moves, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4)
 
 
-def test_near_keeps_the_precision_of_coupled_latents():
+def test_projection_keeps_the_precision_of_coupled_latents():
     latents = {"a": advi.real(2), "b": advi.real(), "c": advi.real()}
     model = advi.Model(lambda z, d: z["a"].sum() + z["b"] + z["c"], latents)
     A = np.random.default_rng(0).standard_normal((4, 4))
     cov = A @ A.T + np.eye(4)
-    full = Gaussian(np.zeros(4), np.linalg.cholesky(cov))
+    full = Gaussian(np.zeros(4), TriangularScale(np.linalg.cholesky(cov)))
     guide = resolve_family(model, {"a": "full_rank", ("b", "c"): "mean_field"})
-    L = near(full, guide.structure).scale
+    L = project(full, guide.structure).scale.matrix
     precision = np.linalg.inv(cov)
     np.testing.assert_allclose((L @ L.T)[:2, :2], np.linalg.inv(precision[:2, :2]))
     np.testing.assert_allclose(np.diag(L)[2:], np.diag(precision)[2:] ** -0.5)
     guide = resolve_family(model, "full_rank")
-    assert near(full, guide.structure) is full
+    assert project(full, guide.structure) is full

@@ -21,9 +21,13 @@ from advi.core.keys import key_words
 from advi.data.spec import prepare
 from advi.model.density import Density
 from advi.model.latents import Latent
+from advi.posterior.global_posterior import GlobalPosterior
+from advi.posterior.local_posterior import LocalPosterior
+from advi.posterior.record import FitRecord, Outcome
 from advi.results.codec import from_data, to_data
 from advi.results.storage import KIND, VERSION
 from advi.transforms import Identity
+from advi.variational.gaussian import Gaussian
 from advi.variational.resolve_family import resolve_family
 from tests.test_transforms import CASES
 
@@ -73,11 +77,11 @@ def by_hand(latents, family="mean_field", float_dtype="float32"):
     model = advi.Model(lambda z, data: sum(v.sum() for v in jax.tree.leaves(z)), latents)
     guide = resolve_family(model, family)
     rng = np.random.default_rng(1)
-    gaussian = rng.normal(size=model.size), rng.uniform(0.1, 0.5, model.size)
+    gaussian = Gaussian.diagonal(rng.normal(size=model.size), rng.uniform(0.1, 0.5, model.size))
     density = Density(model, *prepare(None, float_dtype), guide.estimated)
     status = advi.Status("converged", "by hand")
-    params = guide.params_of(gaussian, float_dtype)
-    return advi.Fit(guide, params, status, advi.Estimate(-1.0, np.nan), [], 0, density)
+    posterior = GlobalPosterior(guide, guide.params_of(gaussian, float_dtype), density)
+    return advi.Fit(FitRecord(posterior, Outcome(status, advi.Estimate(-1.0, np.nan), [], 0)))
 
 
 def assert_same_answers(loaded, fit):
@@ -109,7 +113,7 @@ def assert_same(loaded, fit):
     for got, expected in zip(loaded._record.outcome.trace, fit._record.outcome.trace, strict=True):
         assert got[:3] == expected[:3]
         np.testing.assert_array_equal(got.eval_elbo, expected.eval_elbo)  # NaN, if not evaluated
-    assert key_words(loaded.key) == key_words(fit.key)
+    assert key_words(loaded._record.key) == key_words(fit._record.key)
     assert repr(loaded.posterior.model) == repr(fit.posterior.model)
 
 
@@ -313,10 +317,10 @@ def test_tables_of_rows(tmp_path):
 @pytest.mark.parametrize("num", [None, 0, 29, 31, 10**12, True, "30"])
 def test_tables_of_another_number_of_rows_are_refused(num, tmp_path):
     guide = resolve_family(LOCAL, advi.PerRow()).with_rows(30)
-    params = guide.params_of((np.zeros(30), np.ones(30)), "float32")
-    fit = dataclasses.replace(by_hand({"x": advi.real()}), guide=guide, params=params)
-    fit = dataclasses.replace(fit, density=Density(guide.model, *prepare(None, "float32")))
-    fit.save(tmp_path / "a")
+    params = guide.params_of(Gaussian.diagonal(np.zeros(30), 1.0), "float32")
+    posterior = LocalPosterior.of(guide, params, Density(guide.model, *prepare(None, "float32")))
+    record = by_hand({"x": advi.real()})._record
+    advi.Fit(dataclasses.replace(record, posterior=posterior)).save(tmp_path / "a")
     whole = archive.read(tmp_path / "a", KIND, VERSION)
     document = {**whole.document, "num_rows": num}
     archive.write(tmp_path / "crafted", KIND, VERSION, document, dict(whole.arrays))
@@ -352,8 +356,9 @@ def test_local_latents_of_one_family(tmp_path):
 def test_parameters_that_are_not_finite_are_refused(tmp_path):
     fit = by_hand({"x": advi.real(2)})
     broken = fit.posterior.params[0]._replace(loc=np.array([0, np.nan], "float32"))
+    posterior = dataclasses.replace(fit.posterior, params=(broken,))
     with pytest.raises(ValueError, match="not finite numbers of float32"):
-        dataclasses.replace(fit, params=(broken,)).save(tmp_path / "a")
+        advi.Fit(dataclasses.replace(fit._record, posterior=posterior)).save(tmp_path / "a")
 
 
 # Files that are not what a fit writes

@@ -1,5 +1,6 @@
 """Streams of batches, memory-mapped arrays, and held-out rows along the way."""
 
+import dataclasses
 import itertools
 import threading
 
@@ -8,18 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from advi.model.stream_density import AllRows
 from scipy.stats import norm
 
 import advi
-from advi.data import streams
-from advi.data.batching import Rows
+from advi.data import memmap, reader
+from advi.data.batching import Batching
+from advi.data.open_source import open_source
 from advi.data.prefetch import Prefetch
 from advi.data.spec import prepare
-from advi.inference.stochastic import pilot as some_rows
-from advi.inference.stochastic.steps import Stochastic
-from advi.inference.stochastic.warm_start import planned
+from advi.data.streams import BatchStream
+from advi.inference.stochastic import warm_start
+from advi.inference.stochastic.steps import Steps
 from advi.model.density import Density
+from advi.model.resolve import traced_model
+from advi.model.source_density import SourceDensity
 from advi.variational.resolve_family import resolve_family
 from tests import targets
 
@@ -74,14 +77,18 @@ def _no_thread_is_left():
 
 def read(batches, batch_size, block, num_rows=None):
     """Blocks of the numbers 0, 1, ... from a stream of batches of given lengths."""
-    first = streams.converted({"n": batches[0]}, "float32")[1]
-    rows = Rows(num_rows or sum(map(len, batches)), batch_size, (True,), block)
+    named = [{"n": batch} for batch in batches]
+    num_rows = num_rows or sum(map(len, batches))
+    stream = opened(lambda: iter(named), num_rows, Batching(num_rows, batch_size, block))
+    epochs = (stream._begin() for _ in itertools.count())
+    return stream._cut(itertools.chain.from_iterable(epochs))
 
-    def epoch(number):
-        named = iter([{"n": batch} for batch in batches])
-        return streams._epoch(named, number, rows, first, len(batches[0]))
 
-    return streams._cut(itertools.chain.from_iterable(map(epoch, itertools.count(1))), rows)
+def opened(epochs, num_rows, batching):
+    """A stream in blocks of a given length."""
+    stream = BatchStream.open(epochs, num_rows, "float32")
+    [(length, *_)] = stream.spec.shapes.values()
+    return dataclasses.replace(stream.batched(length, batching.batch_size), batching=batching)
 
 
 @pytest.mark.parametrize("lengths", [(6, 6), (5, 5, 2), (1, 7, 4), (12,), (6, 0, 6)])
@@ -102,15 +109,14 @@ def test_blocks_are_copies_of_what_a_loader_may_overwrite():
             buffer[:] = i
             yield {"n": buffer}
 
-    first = streams.converted({"n": buffer}, "float32")[1]
-    rows = Rows(12, 4, (True,), 1)
-    blocks = list(streams._cut(streams._epoch(epoch(), 1, rows, first, 4), rows))
+    stream = opened(epoch, 12, Batching(12, 4, 1))
+    blocks = list(stream._cut(stream._begin()))
     assert [leaves[0][0] for leaves in blocks] == [0, 1, 2]
 
 
 def test_a_dropped_last_batch_is_no_mistake():
     assert len(list(itertools.islice(read([np.arange(4)] * 2, 4, 1, num_rows=11), 5))) == 5
-    with pytest.raises(streams.StreamError, match="epoch 1 of the stream had 8 rows"):
+    with pytest.raises(reader.StreamError, match="epoch 1 of the stream had 8 rows"):
         list(itertools.islice(read([np.arange(4)] * 2, 4, 1, num_rows=12), 5))
 
 
@@ -155,13 +161,19 @@ def test_a_stream_agrees_with_the_posterior(size):
     assert abs(found.sd()["x"][0] / SD - 1) < 0.03
 
 
+def batched(data, num_rows, batch_size=None):
+    """The rows of `TARGET` from wherever they are, in batches."""
+    source = open_source(data, num_rows, batch_size, "float32")
+    return source.batched(traced_model(TARGET.model, source)[1].num_rows, batch_size)
+
+
 def test_all_rows_of_a_stream_have_the_density_of_rows_in_memory(mapped):
     """Cut in any way, with rows left over, and with a short last batch left out."""
     X = np.array([[0.3], [-2.0]])
 
     def density(data, num_rows, batch_size=None):
-        stream = streams.open_stream(TARGET.model, data, num_rows, batch_size, "float32")
-        return AllRows(stream, stream.rows.num_rows)
+        source = batched(data, num_rows, batch_size)
+        return SourceDensity(TARGET.model, source, frozenset(), source.batching.num_rows)
 
     def whole(y):
         return Density(TARGET.model, *prepare({"y": y}, "float32")).value_and_grad(X)
@@ -179,9 +191,9 @@ def test_all_rows_of_a_stream_have_the_density_of_rows_in_memory(mapped):
 @pytest.mark.parametrize("steps", [3, 10, 60, 180])
 def test_a_start_reads_a_stream_as_often_as_the_steps_do(steps, monkeypatch):
     """But twice at least, and if they read less than an epoch, so does it."""
-    monkeypatch.setattr(some_rows, "NUM_ROWS", 10)
-    monkeypatch.setattr(some_rows, "ROWS_PER_DIM", 10)
-    monkeypatch.setattr(streams, "BLOCK_STEPS", 1)
+    monkeypatch.setattr(warm_start, "NUM_ROWS", 10)
+    monkeypatch.setattr(warm_start, "ROWS_PER_DIM", 10)
+    monkeypatch.setattr(reader, "BLOCK_STEPS", 1)
     given = []
 
     def epoch():
@@ -189,19 +201,21 @@ def test_a_start_reads_a_stream_as_often_as_the_steps_do(steps, monkeypatch):
             given.append(batch)
             yield batch
 
-    stream = streams.open_stream(TARGET.model, epoch, 60, None, "float32")
-    passes, whole = [], AllRows.value_and_grad
-    monkeypatch.setattr(AllRows, "value_and_grad", lambda s, X: passes.append(1) or whole(s, X))
-    settings = Stochastic(
-        resolve_family(TARGET.model, "full_rank"), stream.spec, advi.Elbo(), optax.sgd(0.1),
-        stream.rows, (True,),
+    stream = batched(epoch, 60)
+    passes, whole = [], SourceDensity.value_and_grad
+    monkeypatch.setattr(
+        SourceDensity, "value_and_grad", lambda s, X: passes.append(1) or whole(s, X)
+    )
+    settings = Steps(
+        resolve_family(TARGET.model, "full_rank"), stream.batch_spec, advi.Elbo(), optax.sgd(0.1),
+        stream.batching, (True,),
     )  # fmt: skip
-    found = planned(settings, stream, None, 0, steps)
+    found = warm_start.find_start(settings, stream, None, 0, steps)
     epochs = max(1, steps // 20)
     assert 1 <= len(passes) <= epochs
     assert found.seen == min(60, max(10, 3 * steps))
     assert len(given) <= -(-found.seen // 3) * (1 + epochs) + 1
-    assert found.start.anchor
+    assert found.start.control
 
 
 def test_the_elbo_of_a_stream_has_the_error_of_its_rows():
@@ -219,7 +233,7 @@ def test_batch_size_cuts_a_stream_anew():
 
 def test_wide_rows_are_read_a_step_at_a_time(monkeypatch):
     whole = fit(cut(20), optimizer=optax.adam(0.02))
-    monkeypatch.setattr(streams, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(reader, "BLOCK_BYTES", 100)
     narrow = fit(cut(20), optimizer=optax.adam(0.02))
     np.testing.assert_array_equal(narrow.elbo_trace, whole.elbo_trace)
 
@@ -388,17 +402,17 @@ def test_mapped_rows_give_the_bits_of_rows_in_memory(mapped):
 
 def test_mapped_rows_are_not_read_as_a_whole(mapped, monkeypatch):
     """No call may convert more rows than one block has, or a start is looked for on."""
-    monkeypatch.setattr(streams, "BLOCK_STEPS", 2)
-    monkeypatch.setattr(some_rows, "NUM_ROWS", 10)
-    monkeypatch.setattr(some_rows, "ROWS_PER_DIM", 10)
+    monkeypatch.setattr(reader, "BLOCK_STEPS", 2)
+    monkeypatch.setattr(warm_start, "NUM_ROWS", 10)
+    monkeypatch.setattr(warm_start, "ROWS_PER_DIM", 10)
     lengths = []
-    convert = streams.converted
+    convert = memmap.converted
 
     def spy(data, float_dtype):
         lengths.append(max(len(leaf) for leaf in jax.tree.leaves(data)))
         return convert(data, float_dtype)
 
-    monkeypatch.setattr(streams, "converted", spy)
+    monkeypatch.setattr(memmap, "converted", spy)
     fit({"y": mapped(Y)}, num_rows=None, batch_size=7)
     assert max(lengths) == 14
 
@@ -444,9 +458,9 @@ def test_held_out_rows_reach_the_callback_and_go_with_streams():
 
 
 def test_many_held_out_rows_are_looked_at_seldom(monkeypatch):
-    from advi.inference.stochastic import validation as held_out
+    from advi.inference.stochastic import validation
 
-    monkeypatch.setattr(held_out, "EVAL_ROWS", 40)
+    monkeypatch.setattr(validation, "EVAL_ROWS", 40)
     found = fit({"y": Y}, num_rows=None, batch_size=6, eval_data={"y": Y}, max_steps=1000)
     steps, values = found.eval_trace
     assert np.all(np.diff(steps)[:-1] > 128)

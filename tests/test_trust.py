@@ -1,5 +1,7 @@
 """Verdict, corrected moments, linear response, refine and compare, against closed forms."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -7,11 +9,12 @@ import pytest
 
 import advi
 from advi.core.verdict import Verdict
-from advi.diagnostics import linear_response, trust
+from advi.diagnostics import correct, examine, linear_response
 from advi.diagnostics.importance_sampling import DEGREES, gaussian_share, importance_sampling
 from advi.diagnostics.reference_moments import Shift, Target, reference_moments
 from advi.model.checks.tails import growth
 from advi.variational.gaussian import Gaussian
+from advi.variational.scale import TriangularScale
 from benchmarks import improper
 from benchmarks.accuracy import errors_of
 from benchmarks.targets import hierarchy
@@ -298,7 +301,7 @@ def test_corrected_by_hmc_where_importance_sampling_fails():
     adapted, found = reference_moments(view, view.marginal, rng, rounds=5)
     assert not adapted.reliable
     assert [b.method for b in found] == ["importance sampling", "HMC"]
-    plain_ratio = fit.posterior.gaussian.scale / np.sqrt(np.diag(cov))
+    plain_ratio = fit.posterior.gaussian.sds / np.sqrt(np.diag(cov))
     assert np.all(found[-1].moments.sd > plain_ratio)
     assert np.max(np.abs(found[-1].moments.mean)) < 0.35
 
@@ -335,7 +338,8 @@ def test_linear_response_of_low_rank_is_exact_for_a_gaussian():
 
 def test_more_coordinates_than_can_be_examined_are_not(monkeypatch):
     target = targets.gaussian(np.zeros(3), np.eye(3))
-    monkeypatch.setattr(trust, "MAX_DIM", 2)
+    monkeypatch.setattr(examine, "MAX_DIM", 2)
+    monkeypatch.setattr(correct, "MAX_DIM", 2)
     fit = advi.fit(target.model, target.data)
     assert fit.verdict.level == "not checked"
     assert "3 coordinates are more than the 2 that can be examined" in str(fit)
@@ -379,11 +383,10 @@ def test_linear_response_refuses_a_place_that_is_no_maximum():
         lambda z, d: jnp.sum(jnp.cos(z["x"])) - 0.01 * jnp.sum(z["x"] ** 2), {"x": advi.real(2)}
     )
     fit = advi.fit(model, family="mean_field", diagnose=False)
-    import dataclasses
-
-    crest = dataclasses.replace(
-        fit, params=fit.posterior.guide.params_of((np.full(2, np.pi), np.full(2, 0.1)), "float32")
-    )
+    q = Gaussian.diagonal(np.full(2, np.pi), 0.1)
+    params = fit.posterior.guide.params_of(q, "float32")
+    posterior = dataclasses.replace(fit.posterior, params=params)
+    crest = advi.Fit(dataclasses.replace(fit._record, posterior=posterior))
     with pytest.raises(ValueError, match="not at a maximum"):
         crest.linear_response()
 
@@ -482,7 +485,8 @@ def test_the_share_of_draws_is_measured_by_that_for_a_gaussian(dim):
     np.testing.assert_allclose(gaussian_share(dim), w.mean() ** 2 / (w**2).mean(), rtol=0.03)
 
     def share(log_density):
-        start = Gaussian(np.full(dim, 3.0), 1.3 * scale)  # not so near that one round is enough
+        # not so near that one round is enough
+        start = Gaussian(np.full(dim, 3.0), TriangularScale(1.3 * scale))
         return importance_sampling(log_density, start, rng, 5, 4000).share
 
     assert share(log_p) > 0.85

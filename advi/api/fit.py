@@ -20,7 +20,7 @@ from advi.diagnostics.examine import examined
 from advi.inference.plan.run import Plan
 from advi.inference.stochastic.checkpoint import Checkpoint
 from advi.inference.stochastic.run import StochasticSteps
-from advi.model.checks.jacobians import transform_faults
+from advi.model.checks.jacobians import check_transforms
 from advi.model.model import Model
 from advi.model.resolve import ModelFactory, check_model, check_on_host, resolve_model
 from advi.posterior.base import density_of
@@ -203,8 +203,7 @@ def record_of(init: Any) -> Any:
 
 def check_resolved(model: Model, source: Source, float_dtype: str) -> None:
     """Raise ValueError if a model's transforms are wrong, or it cannot take rows from a source."""
-    for fault in transform_faults(model, float_dtype):
-        raise ValueError(fault)
+    check_transforms(model, float_dtype)
     source.check_model(bool(model.local), model.program.needs_all_rows)
 
 

@@ -6,9 +6,7 @@ is known before any of them. Every fit traces anew, since what the log-joint rea
 have changed; where the trace is equal to an earlier one, so are the programs.
 """
 
-import difflib
 import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,32 +22,7 @@ from advi.core.jaxprs.traced import Traced, fresh_jaxpr, interned, trace_lock, t
 from advi.data.spec import DataSpec
 from advi.model.model import Model
 from advi.model.terms import Terms, as_terms
-
-
-class MissingKeyError(KeyError):
-    """A latent or data leaf that the log-joint asked for and nothing has."""
-
-    def __str__(self) -> str:
-        # KeyError itself prints the quoted repr of its message
-        return str(self.args[0])
-
-
-class MisplacedError(ValueError):
-    """Terms.shared depends on local latents.
-
-    Attributes
-    ----------
-    names
-        These latents.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__(
-            f"Terms.shared depends on the local latent {', '.join(map(repr, names))}; expected it "
-            "in Terms.rows (or Terms.prior), one number per row: shared terms are counted once, "
-            "rows for every row. Sum over every axis but the first."
-        )
-        self.names = tuple(names)
+from advi.model.trace_errors import MisplacedError, missing_key, shapes_in_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +129,7 @@ def trace_deterministic(model: Model, spec: DataSpec) -> tuple[Traced, Any]:
 def _arguments(model: Model, spec: DataSpec) -> tuple[list[Any], list[Any]]:
     """Return the shapes and dtypes of the latents' values and of the data leaves."""
     values = [jax.ShapeDtypeStruct(v.shape, spec.float_dtype) for v in model.latents.values()]
-    return values, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves]
+    return values, spec.treedef.flatten_up_to(spec.abstract)
 
 
 def _trace(model: Model, spec: DataSpec) -> LogJoint:
@@ -168,14 +141,14 @@ def _trace(model: Model, spec: DataSpec) -> LogJoint:
         try:
             out = model.log_joint(z, data)
         except KeyError as error:
-            raise _missing_key(error, model, spec) from error
+            raise missing_key(error, model, spec) from error
         except Exception as error:
             if not spec.leaves and "NoneType" in str(error):
                 raise TypeError(
                     f"log_joint uses data, but there is none ({error}). "
                     "Pass it: advi.fit(model, data)."
                 ) from error
-            error.add_note(_shapes(model, spec))
+            error.add_note(shapes_in_words(model, spec))
             raise
         terms = as_terms(out)
         scalar.append(not isinstance(out, Terms))
@@ -274,24 +247,6 @@ def _check_local(model: Model, jaxpr: Any, num_rows: int | None) -> None:
     ]
     if misplaced:
         raise MisplacedError(misplaced)
-
-
-def _missing_key(error: KeyError, model: Model, spec: DataSpec) -> KeyError:
-    key = error.args[0] if error.args else ""
-    near = difflib.get_close_matches(str(key), [*model.latents, *spec.names], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    known = [*model.latents, *(f"data: {name}" for name in spec.names)]
-    return MissingKeyError(
-        f"unknown key {str(key)!r}{hint} Known: {', '.join(known)}."
-        + " The log-joint asked for it; z holds the latents, data what was passed to fit."
-    )
-
-
-def _shapes(model: Model, spec: DataSpec) -> str:
-    """Return the shapes that the log-joint was called with, to stand below its own error."""
-    z = ", ".join(f"{name} {latent.shape}" for name, latent in model.latents.items())
-    data = ", ".join(f"{n} {shape}" for n, (shape, _) in zip(spec.names, spec.leaves, strict=True))
-    return f"advi called log_joint(z, data) with shapes z: {z}; data: {data or 'None'}."
 
 
 def _live_inputs(jaxpr: Any) -> list[bool]:

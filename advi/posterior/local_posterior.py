@@ -148,8 +148,7 @@ class LocalPosterior:
         for name, value in self.points.items():
             found[name] = np.broadcast_to(value, (num, *value.shape))
         values = {name: found[name] for name in self.model.latents}
-        fitted = self.density is not None
-        return values | (deterministic(self.density, values) if fitted else {})
+        return values | (deterministic(self.density, values) if self.density is not None else {})
 
     def moments(self, reduce: Callable[[DrawSet], dict[str, Any]]) -> dict[str, Any]:
         """Return what `reduce` makes of draws: of all shared latents, and of each row's.

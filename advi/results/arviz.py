@@ -225,5 +225,5 @@ def _xarray() -> Any:
     try:
         import xarray
     except ImportError as error:
-        raise ImportError('to_arviz needs xarray: pip install "advi[arviz]"') from error
+        raise ImportError('to_arviz needs xarray: pip install "advi-engine[arviz]"') from error
     return xarray

@@ -211,7 +211,7 @@ class Fit:
         Raises
         ------
         ImportError
-            If xarray is not installed, which comes with ``advi[arviz]``.
+            If xarray is not installed, which comes with ``advi-engine[arviz]``.
         TypeError, ValueError
             If `dims` or `coords` do not fit.
         """
@@ -515,7 +515,7 @@ class Fit:
         Raises
         ------
         ImportError
-            If Matplotlib is not installed, which comes with ``advi[plots]``.
+            If Matplotlib is not installed, which comes with ``advi-engine[plots]``.
         ValueError
             If a name is unknown, `against` has other latents, or `axes` are too many or too few.
         """
@@ -553,7 +553,7 @@ class Fit:
         Raises
         ------
         ImportError
-            If Matplotlib is not installed, which comes with ``advi[plots]``.
+            If Matplotlib is not installed, which comes with ``advi-engine[plots]``.
         """
         return plots.plot_elbo(self._record.outcome, ax)
 

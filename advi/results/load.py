@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from advi.core.archive import Name
 from advi.core.errors import describe
 from advi.results.fit import Fit
-from advi.results.storage import read_record
+from advi.results.stored_fit import read_record
 
 
 def load(path: Name, *, known: Iterable[type] = ()) -> Fit:

@@ -1,9 +1,10 @@
 """Objectives: lower bounds on the evidence, pure functions of parameters, draws and data."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,65 @@ from advi.variational.guide import Guide
 
 Estimator = Literal["auto", "entropy", "stl"]
 LogDensity = Callable[[dict[str, Array]], Terms]  # of real values by latent
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A lower bound on the log evidence, which the steps of an optimiser maximise.
+
+    Objectives are frozen dataclasses: hashable settings. One of your own has these members.
+
+    Attributes
+    ----------
+    draws
+        Draws of the latents per gradient; None to leave the choice.
+    """
+
+    @property
+    def draws(self) -> int | None:
+        """Draws of the latents per gradient."""
+        ...
+
+    @abstractmethod
+    def check(self, guide: Guide, log_joint: LogJoint) -> None:
+        """Raise ValueError if the objective is not defined for a guide and a log-joint."""
+
+    @property
+    def frozen(self) -> "Objective":
+        """The objective with what it reads from outside as it is now, or itself."""
+        ...
+
+    @abstractmethod
+    def noise(self, key: Array, num: int, dim: int) -> Array:
+        """Return the standard normal noise (num, dim) of a step."""
+
+    @abstractmethod
+    def value(
+        self,
+        log_p: LogDensity,
+        guide: Guide,
+        params: Any,
+        eps: Array,
+        scale: float = 1.0,
+        step: Any = 0,
+    ) -> Array:
+        """Return the Monte Carlo bound in nats, a scalar.
+
+        Parameters
+        ----------
+        log_p
+            Real values by latent to the `Terms` of the log density on R^D.
+        guide
+            The variational distribution.
+        params
+            Its parameters at the rows of the data.
+        eps
+            (M, noise_dim) standard normal draws.
+        scale
+            N/B, the factor of the rows.
+        step
+            () steps taken.
+        """
 
 
 @dataclass(frozen=True)
@@ -103,28 +163,7 @@ class Elbo:
         scale: float = 1.0,
         step: Any = 0,
     ) -> Array:
-        """Return the Monte Carlo ELBO, whose gradient is the reparameterisation gradient.
-
-        Parameters
-        ----------
-        log_p
-            Real values by latent to the `Terms` of the log density on R^D.
-        guide
-            The variational distribution.
-        params
-            Its parameters at the rows of the data.
-        eps
-            (M, noise_dim) standard normal draws.
-        scale
-            N/B, the factor of the rows.
-        step
-            () steps taken, for `beta`.
-
-        Returns
-        -------
-        Array
-            Scalar, nats.
-        """
+        """Return the Monte Carlo ELBO, whose gradient is the reparameterisation gradient."""
         stl = self.estimator == "stl"
         held = jax.lax.stop_gradient(params)
         with mixed_dtypes():
@@ -193,7 +232,7 @@ class Iwae:
         scale: float = 1.0,
         step: Any = 0,
     ) -> Array:
-        """Return the Monte Carlo bound; the parameters are those of `Elbo.value`."""
+        """Return the Monte Carlo bound."""
         middle = guide.middle(params)
 
         def per_draw(e: Array) -> tuple[Array, Array]:
@@ -214,9 +253,6 @@ def _over_draws(function: Callable[[Array], Any], eps: Array) -> Any:
     if len(eps) == 1:
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], function(eps[0]))
     return jax.vmap(function)(eps)
-
-
-Objective = Elbo | Iwae
 
 
 def near_optimum(objective: Objective) -> Objective:

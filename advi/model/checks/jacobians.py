@@ -51,6 +51,12 @@ def transform_faults(model: Model, float_dtype: str) -> Iterator[str]:
             )
 
 
+def check_transforms(model: Model, float_dtype: str) -> None:
+    """Raise ValueError if a transform that is not the library's is wrong."""
+    for fault in transform_faults(model, float_dtype):
+        raise ValueError(fault)
+
+
 def _differ(got: Any, expected: Any) -> bool:
     """Return whether two arrays (POINTS, ...) differ at most of the points."""
     off = np.abs(got - expected) > TOLERANCE * (1 + np.abs(expected))

@@ -17,7 +17,8 @@ from advi.model.numpyro.prior import PriorDraws
 from advi.model.numpyro.rows import RowsPlate, rows_plate
 from advi.model.numpyro.sites import Sites, find_sites
 from advi.model.rows import for_rows
-from advi.model.trace import MisplacedError, trace
+from advi.model.trace import trace
+from advi.model.trace_errors import MisplacedError
 
 NO_ROWS = (
     "no plate of the NumPyro model is known to run over rows of the data; expected observed sites "

@@ -42,7 +42,7 @@ def pyplot() -> Any:
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise ImportError('plots need Matplotlib: pip install "advi[plots]"') from error
+        raise ImportError('plots need Matplotlib: pip install "advi-engine[plots]"') from error
     return pyplot
 
 

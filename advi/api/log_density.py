@@ -1,0 +1,110 @@
+"""log_density(): the log density of a model as a function of a vector, for one's own algorithms."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from advi.core.jax_config import default_float, precision
+from advi.data.open_source import open_source
+from advi.model.checks.jacobians import check_transforms
+from advi.model.density import real_log_density
+from advi.model.model import Model
+from advi.model.resolve import ModelFactory, check_model, check_on_host, resolve_model, traced_model
+from advi.model.trace import LogJoint
+from advi.posterior.initial import initial
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LogDensity:
+    """Log density of a model and its data on unconstrained R^D, a pure function of JAX arrays.
+
+    It is ``log p(data, z) + log |dz/dx|`` in nats, with the log-Jacobian of all transforms, and can
+    be passed to `jax.jit`, `jax.grad` and `jax.vmap`.
+
+    Attributes
+    ----------
+    dim : int
+        Number of coordinates D.
+    init : Array
+        (D,) where a fit begins to look: zeros, or the latents' own initial values.
+    """
+
+    _model: Model
+    _log_joint: LogJoint
+    _data: Any
+    init: Array
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates D."""
+        return self._model.size
+
+    def __call__(self, x: Array) -> Array:
+        """Return the log density at a point x (D,), a scalar in nats."""
+        log_p = real_log_density(self._model, self._log_joint, frozenset())
+        return log_p(self._model.split(jnp.asarray(x)), self._data).total()
+
+    def ravel(self, z: Any) -> Array:
+        """Return the point (D,) of a tree of constrained values, shaped like the latents."""
+        return self._model.ravel(self._model.from_tree(z))
+
+    def unravel(self, x: Array) -> Any:
+        """Return the tree of constrained values at a point x (D,)."""
+        return self._model.to_tree(self._model.unravel(jnp.asarray(x))[0])
+
+    def __repr__(self) -> str:
+        return f"LogDensity of {self._model!r}"
+
+
+def log_density(
+    model: Model | ModelFactory, data: Any = None, *, num_rows: int | None = None
+) -> LogDensity:
+    """Return the log density of a model and data as a pure function of a vector.
+
+    It is what an MCMC sampler, an optimiser of your own, or a test needs. Its float type follows
+    JAX's setting.
+
+    Parameters
+    ----------
+    model
+        The model, or what `from_numpyro` returns.
+    data
+        Pytree of arrays, as in `fit`. It is a constant of the function.
+    num_rows
+        Rows in the data that local latents have values for, as in `fit`.
+
+    Returns
+    -------
+    LogDensity
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        For a model or data that `fit` does not take, too.
+
+    Examples
+    --------
+    >>> import advi, jax, jax.numpy as jnp
+    >>> model = advi.Model(lambda z, data: -z["rate"], {"rate": advi.positive()})
+    >>> log_p = advi.log_density(model)
+    >>> log_p.dim, float(log_p(jnp.zeros(1))), float(log_p.unravel(log_p.init)["rate"])
+    (1, -1.0, 1.0)
+    >>> jax.grad(log_p)(jnp.zeros(1)).tolist()
+    [0.0]
+    """
+    check_model(model)
+    check_on_host(data)
+    float_dtype = default_float(None)
+    with precision(float_dtype):
+        source = open_source(data, num_rows, None, float_dtype)
+        resolved = resolve_model(model, source.example, source.spec)
+        check_transforms(resolved, float_dtype)
+        source.check_model(bool(resolved.local), "")
+        if source.streamed:
+            raise TypeError("data: got a stream of batches; expected all rows, in memory.")
+        of_rows, log_joint = traced_model(resolved, source)
+        start = jax.device_put(initial(of_rows, None)[0].loc.astype(float_dtype))
+    return LogDensity(of_rows, log_joint, source.example, start)

@@ -1,0 +1,52 @@
+"""What is wrong with a log-joint, as it is traced."""
+
+import difflib
+from collections.abc import Sequence
+
+from advi.data.spec import DataSpec
+from advi.model.model import Model
+
+
+class MissingKeyError(KeyError):
+    """A latent or data leaf that the log-joint asked for and nothing has."""
+
+    def __str__(self) -> str:
+        # KeyError itself prints the quoted repr of its message
+        return str(self.args[0])
+
+
+class MisplacedError(ValueError):
+    """Terms.shared depends on local latents.
+
+    Attributes
+    ----------
+    names
+        These latents.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(
+            f"Terms.shared depends on the local latent {', '.join(map(repr, names))}; expected it "
+            "in Terms.rows (or Terms.prior), one number per row: shared terms are counted once, "
+            "rows for every row. Sum over every axis but the first."
+        )
+        self.names = tuple(names)
+
+
+def missing_key(error: KeyError, model: Model, spec: DataSpec) -> KeyError:
+    """Return the error for a latent or a data leaf that a log-joint asked for in vain."""
+    key = error.args[0] if error.args else ""
+    near = difflib.get_close_matches(str(key), [*model.latents, *spec.names], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    known = [*model.latents, *(f"data: {name}" for name in spec.names)]
+    return MissingKeyError(
+        f"unknown key {str(key)!r}{hint} Known: {', '.join(known)}."
+        + " The log-joint asked for it; z holds the latents, data what was passed to fit."
+    )
+
+
+def shapes_in_words(model: Model, spec: DataSpec) -> str:
+    """Return the shapes that the log-joint was called with, to stand below its own error."""
+    z = ", ".join(f"{name} {latent.shape}" for name, latent in model.latents.items())
+    data = ", ".join(f"{name} {shape}" for name, shape in spec.shapes.items())
+    return f"advi called log_joint(z, data) with shapes z: {z}; data: {data or 'None'}."
