@@ -4,16 +4,15 @@ Write a log-joint over constrained latents, call `fit`, and get a posterior appr
 learning rate and no step count to choose.
 """
 
-from advi.api.amortisation_gap import amortisation_gap
 from advi.api.check import Checkup, check
 from advi.api.compare import compare
 from advi.api.fit import fit
 from advi.api.log_density import LogDensity, log_density
 from advi.api.svi import SVI, svi
-from advi.core.status import Estimate, EvalTrace, Progress, Status
+from advi.core.status import Estimate, EvalTrace, Progress, RowValues, Status
 from advi.core.table import Table
 from advi.core.verdict import Verdict
-from advi.diagnostics.amortisation_gap import AmortisationGap
+from advi.diagnostics.amortisation_gap import AmortisationGap, amortisation_gap
 from advi.diagnostics.loo import Loo
 from advi.model.latent_helpers import (
     circular,
@@ -33,12 +32,11 @@ from advi.model.latent_helpers import (
     unit_interval,
     unit_vector,
     zero_sum,
-)
+)  # fmt: skip
 from advi.model.latents import Latent
 from advi.model.model import Model
 from advi.model.numpyro import from_numpyro
 from advi.model.terms import Terms
-from advi.posterior.row_values import RowValues
 from advi.results.fit import Fit
 from advi.results.load import load
 from advi.transforms import Transform, register_transform
@@ -52,58 +50,13 @@ from advi.variational.per_row import PerRow
 from advi.variational.point import Point
 
 __all__ = [
-    "SVI",
-    "AmortisationGap",
-    "Amortised",
-    "Checkup",
-    "Elbo",
-    "Estimate",
-    "EvalTrace",
-    "Family",
-    "Fit",
-    "FullRank",
-    "Iwae",
-    "Latent",
-    "LogDensity",
-    "Loo",
-    "LowRank",
-    "MeanField",
-    "Model",
-    "Objective",
-    "PerRow",
-    "Point",
-    "Progress",
-    "RowValues",
-    "Status",
-    "Table",
-    "Terms",
-    "Transform",
-    "Verdict",
-    "amortisation_gap",
-    "check",
-    "circular",
-    "compare",
-    "corr_cholesky",
-    "corr_matrix",
-    "cov_matrix",
-    "fit",
-    "from_numpyro",
-    "greater_than",
-    "interval",
-    "less_than",
-    "load",
-    "log_density",
-    "ordered",
-    "positive",
-    "positive_ordered",
-    "real",
-    "register_transform",
-    "scale_tril",
-    "simplex",
-    "svi",
-    "tree",
-    "unit_interval",
-    "unit_vector",
-    "zero_sum",
-]
+    "SVI", "AmortisationGap", "Amortised", "Checkup", "Elbo", "Estimate", "EvalTrace", "Family",
+    "Fit", "FullRank", "Iwae", "Latent", "LogDensity", "Loo", "LowRank", "MeanField", "Model",
+    "Objective", "PerRow", "Point", "Progress", "RowValues", "Status", "Table", "Terms",
+    "Transform", "Verdict", "amortisation_gap", "check", "circular", "compare", "corr_cholesky",
+    "corr_matrix", "cov_matrix", "fit", "from_numpyro", "greater_than", "interval", "less_than",
+    "load", "log_density", "ordered", "positive", "positive_ordered", "real",
+    "register_transform", "scale_tril", "simplex", "svi", "tree", "unit_interval",
+    "unit_vector", "zero_sum",
+]  # fmt: skip
 __version__ = "0.1.0"

@@ -24,7 +24,9 @@ from jax import Array
 import advi
 from advi.core.keys import Stream, device_key
 from advi.data.spec import prepare
-from advi.inference.stochastic.steps import CHUNK, Stochastic
+from advi.inference.stochastic.loop import CHUNK, take_chunk
+from advi.inference.stochastic.steps import Steps
+from advi.variational.gaussian import Gaussian
 from advi.variational.resolve_family import resolve_family
 from benchmarks.common import medians, print_header, print_table, save, take_turns
 
@@ -52,10 +54,10 @@ def engine(data: Any, dim: int, draws: int, seed: int) -> Callable[[], object]:
     model = advi.Model(log_joint, {"w": advi.real(dim)})
     data, spec = prepare(data, "float32")
     guide = resolve_family(model, "mean_field")
-    settings = Stochastic(guide, spec, advi.Elbo(draws=draws), optax.adam(1e-3), None, (True,))
-    params = guide.from_gaussian(np.zeros(dim), np.full(dim, 0.1))
-    state = settings.init(params, device_key(seed, Stream.STEPS), np.random.default_rng(seed))
-    return lambda: settings.chunk(state, data, CHUNK)  # returns host arrays: it has waited
+    steps = Steps(guide, spec, advi.Elbo(draws=draws), optax.adam(1e-3), None, (True,))
+    params = guide.from_gaussian(Gaussian.diagonal(np.zeros(dim), 0.1))
+    state = steps.init(params, device_key(seed, Stream.STEPS), np.random.default_rng(seed))
+    return lambda: take_chunk(steps, state, data, CHUNK)  # returns host arrays: it has waited
 
 
 def bare(data: Any, dim: int, draws: int, seed: int) -> dict[str, Callable[[], object]]:

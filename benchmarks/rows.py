@@ -16,12 +16,14 @@ from jax import Array
 
 import advi
 from advi.core.keys import Stream, device_key
-from advi.data.batching import make_rows
+from advi.data.source import InMemory
 from advi.data.spec import prepare
-from advi.inference.plan.run import default_optimizer
-from advi.inference.stochastic.control_variate import Anchor
-from advi.inference.stochastic.steps import CHUNK, Stochastic
+from advi.inference.stochastic.control_variate import ControlVariate
+from advi.inference.stochastic.defaults import default_optimizer
+from advi.inference.stochastic.loop import CHUNK, take_chunk
+from advi.inference.stochastic.steps import Steps
 from advi.model.trace import trace
+from advi.variational.gaussian import Gaussian
 from advi.variational.resolve_family import resolve_family
 from benchmarks.common import medians, print_header, print_table, save, take_turns
 from models import logistic_regression as logistic
@@ -34,32 +36,28 @@ def step_tasks(rows: Any, num_predictors: int, batch_size: int) -> tuple[Any, An
     """Return the tasks of a chunk of steps, by the default optimiser, and of reading its rows."""
     model = logistic.model(num_predictors)
     data, spec = prepare(rows, "float32")
-    minibatch = make_rows(batch_size, trace(model, spec).num_rows, spec)
+    source = InMemory(data, spec, None).batched(trace(model, spec).num_rows, batch_size)
+    batching, batch_spec = source.batching, source.batch_spec
+    assert batching is not None
     guide = resolve_family(model, "mean_field")
-    settings = Stochastic(
-        guide,
-        minibatch.batch_spec(spec),
-        advi.Elbo(),
-        default_optimizer(guide, near=True),
-        minibatch,
-        (True,),
-    )
+    optimizer = default_optimizer(guide, near=True)
+    steps = Steps(guide, batch_spec, advi.Elbo(), optimizer, batching, (True,))
     zeros = np.zeros(model.size)
-    params = guide.from_gaussian(zeros, np.full(model.size, 0.1))
-    anchor = Anchor(zeros, np.zeros(()), zeros)  # type: ignore[arg-type]
-    state = settings.init(params, device_key(0, Stream.STEPS), np.random.default_rng(0), anchor)
+    params = guide.from_gaussian(Gaussian.diagonal(zeros, 0.1))
+    control = ControlVariate(zeros, np.zeros(()), zeros)  # type: ignore[arg-type]
+    state = steps.init(params, device_key(0, Stream.STEPS), np.random.default_rng(0), control)
 
     @jax.jit
     def read(data: Any, key: Array) -> Array:
         def add(total: Array, step: Array) -> tuple[Array, None]:
-            batch = minibatch.batch(data, key, step)
+            batch = batch_spec.gather(data, batching.index(key, step))
             # used, so that nothing of it can be left out
             return total + sum(leaf.sum() for leaf in jax.tree.leaves(batch)), None
 
         return jax.lax.scan(add, jnp.zeros(()), jnp.arange(CHUNK))[0]
 
     return (
-        lambda: settings.chunk(state, data, CHUNK),  # returns host arrays: it has waited
+        lambda: take_chunk(steps, state, data, CHUNK),  # returns host arrays: it has waited
         lambda: jax.block_until_ready(read(data, state.key)),
     )
 

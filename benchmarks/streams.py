@@ -82,7 +82,7 @@ def speed(
         {name: leaf[i : i + batch_size] for name, leaf in in_memory.items()}
         for i in range(0, num_rows, batch_size)
     ]
-    ways: dict[str, tuple[Any, dict[str, int]]] = {
+    ways: dict[str, tuple[Any, dict[str, Any]]] = {
         IN_MEMORY: (in_memory, {"batch_size": batch_size}),
         MAPPED: (on_disk, {"batch_size": batch_size}),
         LIST: (batches, {"num_rows": num_rows}),

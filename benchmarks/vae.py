@@ -25,7 +25,7 @@ from jax import Array
 from numpyro.infer import SVI, Trace_ELBO
 
 import advi
-from advi.inference.stochastic.steps import CHUNK
+from advi.inference.stochastic.loop import CHUNK
 from benchmarks.common import print_header, print_table, save
 from models import vae
 from models.images import binarised, dynamic_epochs, load

@@ -12,12 +12,7 @@ project = "advi"
 author = "The advi authors"
 release = version = advi.__version__
 
-extensions = [
-    "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
-    "numpydoc",
-    "myst_nb",
-]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.mathjax", "numpydoc", "myst_nb"]
 exclude_patterns = ["_build"]
 
 # Pages with code run when they are built; an error, or a word on stderr, fails the build. A page

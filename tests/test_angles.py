@@ -194,7 +194,7 @@ def test_a_window_stays_where_it_suits():
     assert window.around(np.array([0.05]), np.array([0.3])) is window
     moved = window.around(np.array([2.0]), np.array([0.3]))
     assert moved.center == 2.0
-    assert np.all(log_weight(np.linspace(-9, 9, 9), moved.center, moved.lifted().spread).value == 0)
+    assert np.all(log_weight(np.linspace(-9, 9, 9), moved.center, moved.lifted().sd).value == 0)
 
 
 def test_a_density_under_another_window():

@@ -1,6 +1,7 @@
 """The shape of the code: eight floors, imports that go down them, and a light package."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ FLOORS = [
 ]
 ROOMS = {room: (floor, i) for floor, rooms in enumerate(FLOORS) for i, room in enumerate(rooms)}
 MAX_THINGS = 12  # directly in the package
+MAX_NAMES = 30  # of a fit in completion
 MAX_LINES = 300  # of a file, but for those that are mostly docstring
 
 
@@ -160,9 +162,31 @@ def test_no_function_hides_its_module():
 
 
 def test_public_names_exist_and_are_sorted():
-    assert list(advi.__all__) == sorted(advi.__all__)
+    order = sorted(advi.__all__, key=lambda name: (not name.isupper(), name))
+    assert list(advi.__all__) == order
     assert all(hasattr(advi, name) for name in advi.__all__)
     assert all(getattr(advi, name).__doc__ for name in advi.__all__)
+
+
+def test_public_methods_are_documented():
+    classes = [value for name in advi.__all__ if isinstance(value := getattr(advi, name), type)]
+    public = [
+        (cls.__name__, name, value)
+        for cls in classes
+        for name, value in vars(cls).items()
+        if not name.startswith("_") and (callable(value) or isinstance(value, property))
+    ]
+    families = ("MeanField", "FullRank", "LowRank", "Point", "PerRow", "Amortised", "Elbo", "Iwae")
+    assert not [
+        f"{cls}.{name}"
+        for cls, name, value in public
+        if cls not in families and not inspect.getdoc(value)
+    ]
+
+
+def test_completion_of_a_fit_is_short():
+    names = [name for name in dir(advi.Fit) if not name.startswith("_")]
+    assert len(names) <= MAX_NAMES, names
 
 
 IMPORT = """

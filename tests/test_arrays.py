@@ -233,10 +233,7 @@ def test_rows_on_disk_and_new_rows(mapped, encoded):
 
 @pytest.mark.parametrize("kind", ["nothing masked", "nothing missing", "big-endian"])
 def test_what_is_taken_gives_the_same_fit(kind):
-    model = advi.Model(
-        lambda z, d: dist.Normal(z["m"], 1.0).log_prob(d).sum(),
-        {"m": advi.real()},
-    )
+    model = advi.Model(lambda z, d: dist.Normal(z["m"], 1.0).log_prob(d).sum(), {"m": advi.real()})
     expected = advi.fit(model, np.array([1.0, 2.0]), diagnose=False).mean()["m"]
     got = advi.fit(model, TAKEN[kind], diagnose=False).mean()["m"]
     # integers are integers: the log-joint is another, its numbers are not

@@ -658,7 +658,7 @@ def fit():
 
 @pytest.mark.parametrize("n", [0, -1, 2.0, True, "3", None])
 def test_number_of_draws(fit, n):
-    raises(ValueError, f"n: got {n!r}", "draws, at least 1", call=lambda: fit.sample(n))
+    raises(ValueError, f"n: got {n!r}", "expected an integer >= 1", call=lambda: fit.sample(n))
 
 
 @pytest.mark.parametrize("case", BAD_KEYS)

@@ -24,8 +24,7 @@ def log_joint(z, data):
 @pytest.fixture(scope="module")
 def fit():
     model = advi.Model(
-        log_joint,
-        {"mu": advi.real(2), "scale": {"s": constraints.positive}, "w": advi.simplex(3)},
+        log_joint, {"mu": advi.real(2), "scale": {"s": constraints.positive}, "w": advi.simplex(3)}
     )
     y = np.random.default_rng(0).normal(1.0, 0.5, 30)
     return advi.fit(model, {"y": y})

@@ -16,7 +16,6 @@ import optax
 import pytest
 
 import advi
-from advi import variational as families
 from advi.core import archive
 from advi.core.archive import ArchiveError
 from advi.core.status import Estimate, Status
@@ -150,7 +149,7 @@ CLASSES = [c for c in vocabulary.CLASSES.values() if inspect.isclass(c) and issu
 
 def test_every_family_of_its_own_is_known_by_its_shapes():
     assert set(CLASSES) == set(SHAPES)
-    assert families.MeanField in SHAPES
+    assert advi.MeanField in SHAPES
 
 
 @pytest.mark.parametrize("family", [*(c() for c in CLASSES), advi.LowRank(2)], ids=str)
@@ -345,7 +344,7 @@ def more(**fields):
 
 
 def test_fields_without_a_form_of_their_own_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["advi.results.storage"], "Outcome", More)
+    monkeypatch.setattr(sys.modules["advi.results.stored_fit"], "Outcome", More)
     for fields in ({"far": 0.25, "notes": ("a", "b"), "num": 3}, {"far": math.inf}, {}):
         more(**fields).save(tmp_path / "a")
         loaded = advi.load(tmp_path / "a")._record.outcome

@@ -14,11 +14,8 @@ import pytest
 
 import advi
 from advi.core import interrupts
-from advi.data import streams
-from advi.inference.stochastic import checkpoint
-from advi.inference.stochastic import run as steps
-from advi.inference.stochastic import steps as stochastic
-from advi.inference.stochastic import warm_start as planned
+from advi.data.reader import Reader
+from advi.inference.stochastic import checkpoint, loop, steps_fit, warm_start
 from advi.inference.stochastic.global_ends import GlobalEnds
 from advi.model.density import Density
 from benchmarks import interrupt
@@ -111,13 +108,13 @@ def test_while_a_log_joint_is_traced(path):
         ("plan", Density, "value_and_grad", 3, "start"),
         ("plan", Density, "value_and_grad", 36, "so far"),
         ("minibatches", Density, "value_and_grad", 40, "search for a start"),
-        ("minibatches", planned, "toward_all", 1, "search for a start"),
-        ("stream", planned, "plan_on_rows", 1, "search for a start"),
-        ("stream", streams.Reader, "__enter__", 1, "before the first chunk"),
-        ("minibatches", steps, "run_steps", 1, "before the first chunk"),
+        ("minibatches", warm_start, "toward_all_rows", 1, "search for a start"),
+        ("stream", warm_start, "plan_on", 1, "search for a start"),
+        ("stream", Reader, "__enter__", 1, "before the first chunk"),
+        ("minibatches", steps_fit, "run_steps", 1, "before the first chunk"),
         ("optimizer", GlobalEnds, "start", 1, "before the first chunk"),
-        ("stream", stochastic.Stochastic, "chunk", 3, "after step 384"),
-        ("minibatches", stochastic.Stochastic, "chunk", 3, "after step 384"),
+        ("stream", loop, "take_chunk", 3, "after step 384"),
+        ("minibatches", loop, "take_chunk", 3, "after step 384"),
     ],
 )
 def test_wherever_it_comes(path, owner, name, calls, word, monkeypatch):
@@ -127,7 +124,7 @@ def test_wherever_it_comes(path, owner, name, calls, word, monkeypatch):
 
 def test_what_the_search_for_a_start_had_is_kept(monkeypatch):
     whole = advi.fit(MODEL, DATA, diagnose=False)
-    after(monkeypatch, planned, "toward_all")
+    after(monkeypatch, warm_start, "toward_all_rows")
     fit = advi.fit(MODEL, **PATHS["minibatches"])
     off = (fit.mean()["w"] - whole.mean()["w"]) / whole.sd()["w"]
     assert np.abs(off).max() < 0.1
@@ -135,7 +132,7 @@ def test_what_the_search_for_a_start_had_is_kept(monkeypatch):
 
 def test_in_the_last_evaluation_the_steps_are_kept(monkeypatch):
     whole = advi.fit(MODEL, DATA, batch_size=20, max_steps=2000, diagnose=False)
-    after(monkeypatch, GlobalEnds, "better")
+    after(monkeypatch, GlobalEnds, "select")
     fit = advi.fit(MODEL, DATA, batch_size=20, max_steps=2000)
     assert fit.status == "max_steps"
     assert "interrupted in the last evaluation" in fit.status.message
@@ -146,7 +143,7 @@ def test_in_the_last_evaluation_the_steps_are_kept(monkeypatch):
 
 
 def test_in_the_verdict_it_costs_the_verdict(monkeypatch):
-    after(monkeypatch, sys.modules["advi.fit"], "checked")
+    after(monkeypatch, sys.modules["advi.api.fit"], "examined")
     fit = advi.fit(MODEL, DATA)
     assert fit.status == "converged"
     assert fit.verdict.level == "not checked"

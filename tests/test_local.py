@@ -8,12 +8,15 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 import advi
-from advi.data.batching import Rows
+from advi.data.batching import Batching
 from advi.data.row_subset import CHUNK_ROWS
 from advi.data.spec import prepare
-from advi.inference.stochastic import steps as stochastic
+from advi.inference.stochastic import loop
+from advi.inference.stochastic.steps import State, Steps
 from advi.model.density import real_log_density
 from advi.model.trace import trace
+from advi.variational import draws
+from advi.variational.gaussian import Gaussian
 from advi.variational.guide import Guide
 from advi.variational.resolve_family import resolve_family
 
@@ -109,11 +112,7 @@ def best_fit():
 def test_the_elbo_reaches_the_exact_marginal_likelihood(loadings, local):
     """From zero, with the loadings moving too: .01 nat a row."""
     fit = advi.fit(
-        ppca(loadings),
-        DATA,
-        batch_size=100,
-        family={"h": local, "w": advi.Point()},
-        **TRAINING,
+        ppca(loadings), DATA, batch_size=100, family={"h": local, "w": advi.Point()}, **TRAINING
     )
     shared = 0.5e-4 * np.sum(fit.mean()["w"] ** 2)
     best = exact(LOADINGS).mean()
@@ -155,22 +154,23 @@ BATCH = 8
 
 @pytest.fixture(scope="module")
 def parts():
-    """Log density and guide of a batch of the model, and its parameters and data."""
+    """Log density and guide of a batch of the model, and its parameters, data and their spec."""
     data, spec = prepare({"x": DATA["x"][:BATCH]}, "float32")
+    spec = spec.by_row(BATCH)
     family = {"h": advi.Amortised(encode, ZERO), "w": advi.Point()}
     guide = resolve_family(ppca(), family).with_rows(BATCH)
     log_p = real_log_density(guide.model, trace(guide.model, spec), guide.estimated)
     loc = np.concatenate([np.zeros(BATCH * K), LOADINGS.ravel()])
-    return log_p, guide, guide.params_of((loc, np.ones(len(loc))), "float32"), data
+    return log_p, guide, guide.params_of(Gaussian.diagonal(loc, 1.0), "float32"), data, spec
 
 
 def test_one_importance_draw_is_the_elbo(parts):
-    log_p, guide, params, data = parts
+    log_p, guide, params, data, spec = parts
     eps = np.random.default_rng(1).standard_normal((3, guide.noise_dim)).astype(np.float32)
 
     @jax.jit
     def values(params, data, eps):
-        params = guide.at_rows(params, data, (True,))
+        params = guide.at_rows(params, data, spec)
 
         def value(objective, eps):
             return objective.value(lambda z: log_p(z, data), guide, params, eps, 7.0)
@@ -207,13 +207,13 @@ def test_a_fit_by_one_importance_draw_is_one_by_the_elbo():
 @pytest.mark.parametrize("estimator", ["entropy", "stl"])
 def test_beta_scales_the_divergence_of_local_latents(estimator, parts):
     """In closed form for q = N(0, 1): the divergence is zero at sd one, and known elsewhere."""
-    log_p, guide, params, data = parts
+    log_p, guide, params, data, spec = parts
     eps = draws.fixed(np.random.default_rng(0), 4 * guide.noise_dim, guide.noise_dim)
     schedule = optax.linear_schedule(0.0, 1.0, 10)
 
     @jax.jit
     def values(params, data, eps):
-        params = guide.at_rows(params, data, (True,))
+        params = guide.at_rows(params, data, spec)
         params = (params[0]._replace(log_sd=params[0].log_sd + 0.5), *params[1:])
 
         def value(beta, step=0):
@@ -258,19 +258,19 @@ def test_the_gradient_of_a_batch_is_unbiased():
     """The batches of an epoch have the gradient of all rows on average, exactly."""
     model, data = local_scale_model()
     data, spec = prepare(data, "float32")
-    rows = Rows(12, 4, (True,))
+    spec = spec.by_row(12)
     whole = resolve_family(model, "mean_field").with_rows(12)
     rng = np.random.default_rng(2)
-    params = whole.params_of((rng.standard_normal(25), np.full(25, 0.5)), "float32")
+    params = whole.params_of(Gaussian.diagonal(rng.standard_normal(25), 0.5), "float32")
     mu_noise, row_noise = np.float32([0.3]), jnp.float32(rng.standard_normal((12, 2)))
 
     def gradient_of(num):
         guide = whole.with_rows(num)
-        spec_of_batch = Rows(12, num, (True,)).batch_spec(spec)
-        log_p = real_log_density(guide.model, trace(guide.model, spec_of_batch), frozenset())
+        log_joint = trace(guide.model, spec.with_length(num))
+        log_p = real_log_density(guide.model, log_joint, frozenset())
 
         def value(params, index):
-            batch = rows.take(data, index)
+            batch = spec.gather(data, index)
             eps = [row_noise[index].ravel() if b.local else mu_noise for b in guide.blocks]
             seen = tuple(
                 jax.tree.map(lambda leaf: leaf[index], p) if b.local else p
@@ -283,7 +283,7 @@ def test_the_gradient_of_a_batch_is_unbiased():
         return jax.jit(jax.grad(value))
 
     key = jax.random.key(0)
-    index, one, every = jax.jit(rows.index), gradient_of(4), gradient_of(12)
+    index, one, every = jax.jit(Batching(12, 4).index), gradient_of(4), gradient_of(12)
     batches = [one(params, index(key, step)) for step in range(3)]
     mean = jax.tree.map(lambda *leaves: sum(map(np.asarray, leaves)) / 3, *batches)
     for got, want in zip(
@@ -294,22 +294,21 @@ def test_the_gradient_of_a_batch_is_unbiased():
 
 def test_a_step_touches_only_the_rows_it_sees(monkeypatch):
     states = []
-    init, chunk = stochastic.Stochastic.init, stochastic.Stochastic.chunk
 
     def keep(function):
-        def kept(self, *args):
-            out = function(self, *args)
-            states.append((out[0] if isinstance(out[0], stochastic.State) else out, self))
+        def kept(steps, *args):
+            out = function(steps, *args)
+            states.append((out[0] if isinstance(out[0], State) else out, steps))
             return out
 
         return kept
 
-    monkeypatch.setattr(stochastic.Stochastic, "init", keep(init))
-    monkeypatch.setattr(stochastic.Stochastic, "chunk", keep(chunk))
+    monkeypatch.setattr(Steps, "init", keep(Steps.init))
+    monkeypatch.setattr(loop, "take_chunk", keep(loop.take_chunk))
     family = {"h": advi.PerRow(), "w": advi.Point()}
     advi.fit(ppca(), DATA, batch_size=100, family=family, **{**TRAINING, "max_steps": 1})
-    (before, settings), (after, _) = states
-    seen = np.asarray(settings.rows.index(before.key, before.step))
+    (before, steps), (after, _) = states
+    seen = np.asarray(steps.batching.index(before.key, before.step))
     unseen = np.setdiff1d(np.arange(N), seen)
     tables = 0
     for old, new in zip(
@@ -428,9 +427,9 @@ def test_an_encoder_written_anew_finds_its_program():
         return advi.fit(ppca(), DATA, batch_size=50, family=family, optimizer=STILL, max_steps=1)
 
     fit(ZERO)
-    before = stochastic._chunk.cache_info().misses
+    before = loop._chunk_program.cache_info().misses
     other = fit(jax.tree.map(lambda leaf: leaf + 1.0, ZERO))
-    assert stochastic._chunk.cache_info().misses == before
+    assert loop._chunk_program.cache_info().misses == before
     # and starts from its own parameters
     np.testing.assert_allclose(other.mean()["h"], DATA["x"] @ np.ones((D, K)), atol=1e-4)
 
@@ -586,13 +585,7 @@ def test_held_out_rows_and_predictions_of_an_encoder(best_fit):
     family = {"h": advi.Amortised(encode, BEST), "w": advi.Point()}
     held_out = {"x": DATA["x"][:150]}
     fit = advi.fit(
-        ppca(),
-        DATA,
-        batch_size=50,
-        family=family,
-        optimizer=STILL,
-        max_steps=2,
-        eval_data=held_out,
+        ppca(), DATA, batch_size=50, family=family, optimizer=STILL, max_steps=2, eval_data=held_out
     )
     # q is the exact posterior of every row: the ELBO is their log evidence, scaled to all rows
     shared = -0.5e-4 * np.sum(LOADINGS**2)

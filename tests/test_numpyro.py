@@ -18,7 +18,7 @@ import advi
 from advi.core.jax_config import precision
 from advi.data.spec import prepare
 from advi.model.density import Density
-from advi.model.resolve import resolve_model
+from advi.model.resolve import bind as bind_model
 from advi.model.rows import for_rows
 from advi.model.trace import require_all_used, trace
 from advi.variational.resolve_family import resolve_family
@@ -32,7 +32,7 @@ RTOL = 1e-12  # double precision, sums of some dozens of terms
 def bind(model, data):
     """The model, its data and the data's spec; in double precision."""
     data, spec = prepare(data, "float64")
-    return for_rows(resolve_model(model, data, spec), spec), data, spec
+    return for_rows(bind_model(model, data, spec), spec), data, spec
 
 
 def random_point(model, seed=1):
@@ -78,7 +78,7 @@ def test_log_joint_is_numpyros(name):
             z = model.to_tree(values)
             params = {n: tree.unpack(z[n]) for n, tree in log_p.params}
             args, kwargs = arguments(without_subsample(case), data)
-            given = z | model.derived.function(z, data) | params
+            given = z | model.program.deterministic.function(z, data) | params
             theirs, _ = log_density(case.model, args, kwargs, given)
             # they have no log-Jacobian of a moving support
             return log_joint(values, data).total(), theirs + log_p.run(z, data)[2]

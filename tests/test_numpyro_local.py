@@ -17,7 +17,7 @@ from scipy.stats import multivariate_normal
 import advi
 from advi.core.jax_config import precision
 from advi.data.spec import prepare
-from advi.model.resolve import resolve_model
+from advi.model.resolve import bind as bind_model
 from advi.model.rows import for_rows
 from advi.model.trace import trace
 
@@ -122,7 +122,7 @@ SHAPES = {
 
 def bind(case):
     data, spec = prepare(case.data, "float64")
-    return resolve_model(advi.from_numpyro(case.model, **case.kwargs), data, spec), data, spec
+    return bind_model(advi.from_numpyro(case.model, **case.kwargs), data, spec), data, spec
 
 
 @lru_cache
@@ -239,7 +239,7 @@ def test_without_data_there_are_no_rows_to_take():
     with precision("float64"):
         model, _, _ = bind(Case(lambda: bounds(WIDE)))
     assert not model.local
-    assert "has all of its data" in model.needs_all_rows
+    assert "has all of its data" in model.program.needs_all_rows
 
 
 # Fits.

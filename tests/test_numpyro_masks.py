@@ -57,8 +57,7 @@ def check_same(fit, expected):
 
 
 @pytest.mark.parametrize(
-    ("model", "mask"),
-    [(regression, mask) for mask in MASKS] + [(gamma, "some"), (vectors, "some")],
+    ("model", "mask"), [(regression, mask) for mask in MASKS] + [(gamma, "some"), (vectors, "some")]
 )
 def test_missing_outcomes_are_as_if_left_out(model, mask):
     seen = MASKS[mask]

@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 import advi
 from advi.core.jax_config import precision
 from advi.data.spec import prepare
-from advi.model.resolve import resolve_model
+from advi.model.resolve import bind as bind_model
 from advi.model.rows import for_rows
 
 Y = np.random.default_rng(0).standard_normal(6).astype("float32")
@@ -21,9 +21,9 @@ Y = np.random.default_rng(0).standard_normal(6).astype("float32")
 def points(model, data, num=200, first=0.0):
     with precision("float32"):
         data, spec = prepare(data, "float32")
-        bound_model = for_rows(resolve_model(advi.from_numpyro(model), data, spec), spec)
-        assert bound_model.starts is not None
-        found = bound_model.starts(bound_model, data, np.full(bound_model.size, first), num)
+        bound_model = for_rows(bind_model(advi.from_numpyro(model), data, spec), spec)
+        assert bound_model.program.starts is not None
+        found = bound_model.program.starts(bound_model, data, np.full(bound_model.size, first), num)
     split = {name: found[:, slice(*span)] for name, span in bound_model.spans.items()}
     return found, split
 

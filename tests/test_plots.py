@@ -40,7 +40,7 @@ def test_densities_are_those_of_log_prob():
         lambda z, data: jnp.log(z["x"]) + 2 * jnp.log1p(-z["x"]), {"x": advi.unit_interval()}
     )
     fit = advi.fit(model, x64=True, diagnose=False)
-    [found] = marginals(fit, choose(fit, None, 1)[0])
+    [found] = marginals(fit.posterior, choose(fit.posterior, None, 1)[0])
     value, density = found.curve
     np.testing.assert_allclose(density, np.exp(fit.log_prob({"x": value})), rtol=1e-9)
     assert np.trapezoid(density, value) == pytest.approx(1, abs=1e-4)
@@ -204,7 +204,7 @@ def test_a_trace_of_nothing_still_shows_the_final_elbo(fit, elbos):
 def test_draws_that_overflow_are_left_out():
     model = advi.Model(lambda z, data: -0.5 * (jnp.log(z["p"]) / 40) ** 2, {"p": advi.positive()})
     fit = advi.fit(model, diagnose=False)
-    [found] = marginals(fit, choose(fit, None, 1)[0])
+    [found] = marginals(fit.posterior, choose(fit.posterior, None, 1)[0])
     assert not np.all(np.isfinite(fit.posterior.moment_draws.values["p"]))
     assert np.all(np.isfinite(found.limits))
     fit.plot()[0].figure.canvas.draw()

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import advi
-from advi.inference.stochastic import steps as stochastic
+from advi.inference.stochastic import loop
 from advi.inference.stochastic.averaging import TailAverage, tail_average, with_step
 from advi.inference.stochastic.loop import CHUNK, MAX_BAD_RUN
 from tests import targets
@@ -126,12 +126,16 @@ def test_minibatch_default_optimiser():
 
 
 def test_epochs_visit_every_row_once():
-    from advi.data.batching import Rows
+    from advi.data.source import InMemory
+    from advi.data.spec import prepare
 
-    rows = Rows(10, 5, (True,))
+    source = InMemory(*prepare(np.arange(10), "float32"), None).batched(10, 5)
     key = jax.random.key(0)
-    batches = jax.jit(jax.vmap(lambda step: rows.batch(jnp.arange(10), key, step)))
-    seen = np.asarray(batches(np.arange(6)))
+
+    def batch(step):
+        return source.spec.gather(source.example, source.batching.index(key, step))
+
+    seen = np.asarray(jax.jit(jax.vmap(batch))(np.arange(6)))
     for epoch in range(3):
         epoch_rows = seen[2 * epoch : 2 * epoch + 2]
         assert sorted(epoch_rows.ravel()) == list(range(10))
@@ -206,9 +210,9 @@ def test_steps_taken_anew_after_a_bad_one_are_the_same_steps():
 
 def program_misses(**call):
     """Return the programs of steps that a fit compiles."""
-    before = stochastic._chunk.cache_info().misses
+    before = loop._chunk_program.cache_info().misses
     advi.fit(advi.Model(lambda z, d: -0.5 * z["x"] ** 2, {"x": advi.real()}), **call)
-    return stochastic._chunk.cache_info().misses - before
+    return loop._chunk_program.cache_info().misses - before
 
 
 def test_an_optimiser_that_starts_with_infinities_has_no_bad_steps():
@@ -277,13 +281,16 @@ def test_gradient_of_both_estimators_is_unbiased():
     """Against the closed-form gradient of the ELBO on a Gaussian, to 4 standard errors."""
     from advi.model.terms import Terms
     from advi.variational.draws import fresh
+    from advi.variational.gaussian import Gaussian
     from advi.variational.resolve_family import resolve_family
+    from advi.variational.scale import TriangularScale
 
     precision = np.float32([[2.0, 0.5], [0.5, 1.0]])
     model = advi.Model(lambda z, d: -z["x"].sum(), {"x": advi.real(2)})
     guide = resolve_family(model, "full_rank")
     loc, scale = np.array([0.3, -0.2]), np.array([[0.7, 0.0], [0.2, 1.3]])
-    params = jax.tree.map(np.float32, guide.from_gaussian(loc, scale))
+    params = guide.from_gaussian(Gaussian(loc, TriangularScale(scale)))
+    params = jax.tree.map(np.float32, params)
 
     def log_p(real):
         return Terms(-0.5 * real["x"] @ precision @ real["x"], jnp.zeros(0))
@@ -313,8 +320,7 @@ def test_gradient_of_both_estimators_is_unbiased():
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [{"batch_size": 16}, {"optimizer": optax.adam(0.05)}, {"optimizer": optax.lbfgs()}],
+    "arguments", [{"batch_size": 16}, {"optimizer": optax.adam(0.05)}, {"optimizer": optax.lbfgs()}]
 )
 def test_numbers_of_different_kinds_are_not_mixed(arguments):
     """Which a user may have forbidden JAX to do; Optax itself does it."""

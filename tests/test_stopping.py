@@ -57,20 +57,21 @@ def test_correlated_noise_is_not_taken_for_a_rise():
 
 
 def test_distance_is_measured_in_the_sds_of_the_posterior():
-    at_rest = Gaussian(np.zeros(2), np.ones(2))
+    at_rest = Gaussian.diagonal(np.zeros(2), 1.0)
     assert distance(at_rest, at_rest) == (0, 0)
-    assert distance(at_rest, Gaussian(np.array([0.0, 0.2]), np.ones(2))) == pytest.approx((0.2, 0))
-    wider = Gaussian(np.zeros(2), np.array([1.0, 1.2]))
+    shifted = Gaussian.diagonal(np.array([0.0, 0.2]), 1.0)
+    assert distance(at_rest, shifted) == pytest.approx((0.2, 0))
+    wider = Gaussian.diagonal(np.zeros(2), np.array([1.0, 1.2]))
     apart = distance(at_rest, wider)
     assert apart.most == pytest.approx(np.log(1.2))
     assert str(apart) == "the sds changed by up to a factor 1.2"
-    tiny = Gaussian(np.zeros(2), np.full(2, 1e-6))
-    apart = distance(tiny, Gaussian(np.full(2, 1e-6), np.full(2, 1e-6)))
+    tiny = Gaussian.diagonal(np.zeros(2), 1e-6)
+    apart = distance(tiny, Gaussian.diagonal(np.full(2, 1e-6), 1e-6))
     assert apart.most == pytest.approx(1)
     assert str(apart) == "the means drifted by up to 1 sd"
-    point = Gaussian(np.zeros(2), np.array([1.0, 0.0]))
+    point = Gaussian.diagonal(np.zeros(2), np.array([1.0, 0.0]))
     assert distance(point, Gaussian(np.array([0.1, 9.0]), point.scale)).most == pytest.approx(0.1)
-    points = Gaussian(np.zeros(2), np.zeros(2))
+    points = Gaussian.diagonal(np.zeros(2), 0.0)
     assert np.isnan(distance(points, points).most)
 
 
@@ -79,9 +80,8 @@ def test_a_drift_settles_nothing_however_slow_and_however_noisy_the_elbo():
     assert not rising(flat)
     for drift in (1e-6, 1e-3, 0.04):
         assert not has_converged(drift, drift / 2, flat)  # at a constant rate
-        assert not has_converged(
-            drift, drift / np.sqrt(2), flat
-        )  # at a rate that falls as one by root
+        # at a rate that falls as one by root
+        assert not has_converged(drift, drift / np.sqrt(2), flat)
     assert has_converged(0.04, 0.05, flat)
     assert not has_converged(0.06, 0.5, flat)
     assert not has_converged(0.0, None, flat)
@@ -121,7 +121,7 @@ def test_a_fit_stops_by_its_rule_near_the_posterior(batch_size):
 def test_a_rate_too_small_ends_by_budget_not_by_rule(monkeypatch):
     import optax
 
-    monkeypatch.setattr("advi.inference.stochastic.run.MAX_STEPS", 4096)
+    monkeypatch.setattr("advi.inference.stochastic.steps_fit.MAX_STEPS", 4096)
     target = targets.conjugate_normal(n=64)
     fit = advi.fit(target.model, target.data, optimizer=optax.sgd(1e-6))
     assert fit.status == "max_steps"

@@ -237,7 +237,7 @@ def test_a_reference_that_failed_gives_no_figure(monkeypatch):
     fit = advi.fit(target.model, target.data, family="mean_field")
     [reason] = fit.verdict.reasons
     assert reason.startswith("The fit could not be checked: importance weights")
-    assert "HMC had not settled after 3840 draws of 384 chains" in reason
+    assert "HMC had not converged after 3840 draws of 384 chains" in reason
     assert "x[" not in str(fit.verdict)
     assert fit.verdict == "poor"
     assert "mean_shift" not in fit.diagnostics

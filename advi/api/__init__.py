@@ -1,1 +1,1 @@
-"""The calls that a user makes."""
+"""The functions of the public interface."""

@@ -1,4 +1,4 @@
-"""check(): a model's doctor, before any fit."""
+"""check(): the examination of a model before any fit."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,32 +8,31 @@ import numpy as np
 from advi.core.jax_config import default_float, precision
 from advi.core.keys import Stream, host_rng
 from advi.core.table import Table
-from advi.core.types import Floats
 from advi.data.row_subset import RowSubset
 from advi.data.spec import DataSpec, find_nan, prepare
 from advi.model.checks.flat import flat_entries, sentence
 from advi.model.checks.gradients import mismatches
-from advi.model.checks.jacobians import transform_faults
 from advi.model.checks.minibatch_bias import bias
 from advi.model.checks.ridges import combination, ridges
 from advi.model.checks.tails import growth
 from advi.model.density import Density
 from advi.model.indices import check_data_indices
 from advi.model.model import Model
-from advi.model.resolve import ModelFactory, check_model, check_on_host, resolve_model
+from advi.model.resolve import ModelFactory, bind, check_model, check_on_host
 from advi.model.rows import count_rows, for_rows
 from advi.model.trace import LogJoint, trace
+from advi.model.transform_checks import transform_faults
 
-START_RADIUS = 2.0  # of the box where a fit begins to look
+START_RADIUS = 2.0  # of the box in which a fit starts
 POINTS, BIAS_POINTS = 16, 4
-LOOKS = 32  # more of them, where flat entries and wrong gradients would show
+LOOKS = 32  # further points, for flat entries and wrong gradients
 SLOPE_WORK = 2**30  # elements read: some seconds
 ROWS = 256  # of a model with local latents, whose coordinates grow with them
 
 
 @dataclass(frozen=True)
 class Checkup:
-    """What `check` found.
+    """The result of `check`.
 
     Attributes
     ----------
@@ -41,9 +40,9 @@ class Checkup:
         A table of the latents: number of real coordinates, whether the log-joint uses them, and
         the largest gradient seen.
     problems
-        What stands in the way of a fit, one sentence each; empty if nothing does.
+        Obstacles to a fit, one sentence each.
     notes
-        Facts worth knowing: dtypes, rows, where the log density was finite.
+        Facts: dtypes, rows, where the log density was finite.
     """
 
     model: Model
@@ -53,7 +52,7 @@ class Checkup:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing stands in the way of a fit."""
+        """Whether no problem was found."""
         return not self.problems
 
     def __repr__(self) -> str:
@@ -73,28 +72,24 @@ def check(
 ) -> Checkup:
     """Examine a model: shapes and dtypes, unused latents, finite values and gradients, minibatches.
 
-    Entries of latents, and combinations of them, on which the log density does not depend are
-    named, and latents along which its gradient is not the slope of its values; indices in the data
-    that are outside of the array they point into; transforms whose log-Jacobian or inverse is
-    wrong. Where the log-joint has rows, batches of them that add up to all must give its value and
-    its gradient on average: a minibatch fit of a log-joint for which they do not ends elsewhere.
+    It names entries of latents, and combinations of them, on which the log density does not depend;
+    latents along which its gradient is not the slope of its values; indices in the data that are
+    out of bounds; and transforms with a wrong log-Jacobian or inverse. Where the log-joint has
+    rows, batches that add up to all rows must give its value and its gradient on average:
+    otherwise a minibatch fit is biased.
 
     Parameters
     ----------
     model
         The model, or what `from_numpyro` returns.
     data
-        Its data. Of a model with local latents the first 256 rows are looked at.
+        Its data. Of a model with local latents the first 256 rows are examined.
     num_rows
         As in `fit`.
     key
         Integer or JAX key, for the random points.
     x64
         As in `fit`.
-
-    Returns
-    -------
-    Checkup
 
     Raises
     ------
@@ -114,14 +109,14 @@ def check(
     float_dtype = default_float(x64)
     with precision(float_dtype):
         data, spec = prepare(data, float_dtype)
-        model = resolve_model(model, data, spec)
+        model = bind(model, data, spec)
         whole, all_rows = True, for_rows(model, spec, num_rows)
         outside = _outside(all_rows, trace(all_rows, spec), spec, data)
         if model.local:
             rows = RowSubset.of(data, spec, count_rows(model, spec, num_rows))
             data, spec = rows.head(ROWS)
             model = model.with_rows(min(ROWS, len(rows.index)))
-            whole = len(rows.index) <= ROWS  # other rows may use what these do not
+            whole = len(rows.index) <= ROWS  # other rows may depend on further entries
         density = Density(model, data, spec)
         log_joint = trace(model, spec)
         wrong = [*transform_faults(model, float_dtype)]
@@ -129,15 +124,15 @@ def check(
         X[0] = 0
         values, gradients = density.value_and_grad(X)
         finite = np.isfinite(values)
-        biased, bias_notes = None, []
+        biased, bias_note = None, None
         if spec.leaves and (log_joint.num_rows or 0) > 1 and finite.any():
-            biased, note = bias(model, data, spec, X[finite][:BIAS_POINTS], rng)
-            bias_notes.append(note)
+            biased, bias_note = bias(model, data, spec, X[finite][:BIAS_POINTS], rng)
         with np.errstate(all="ignore"):
             more = rng.uniform(-START_RADIUS, START_RADIUS, (LOOKS, model.size))
             look = more, *density.value_and_grad(more)
             found = mismatches(density, *look, work=SLOPE_WORK)
-            improper = _improper(density, *look) if whole else []
+            flat = flat_entries(density, *look) if whole else []
+            improper = [sentence(model, list(flat))] if len(flat) else []
             if whole and not improper and len(ridges(density, rng, START_RADIUS)):
                 improper = _along(user_model, given, rng)
             if not improper and finite.any():
@@ -149,57 +144,37 @@ def check(
     problems += wrong + (outside or list(map(str, found)))
     if biased:
         problems.append(biased)
-    finite_gradient = np.isfinite(gradients)
     if not finite.any():
         problems.append("the log density is finite at none of the points tried")
     for name, span in model.spans.items():
-        bad = ~finite_gradient[finite][:, slice(*span)].all(1)
+        bad = ~np.isfinite(gradients[finite][:, slice(*span)]).all(1)
         if bad.any():
-            problems.append(
-                f"the gradient of {name!r} is not finite at {bad.sum()} of {finite.sum()} points "
-                "where the log density is"
-            )
-    nan = find_nan(data, spec)
-    if nan:
-        notes_nan = [f"the {nan}; the log density is finite all the same" if finite.any() else nan]
-    else:
-        notes_nan = []
-    rows = (
-        "a scalar log-joint: no minibatches"
-        if log_joint.num_rows is None
-        else f"{log_joint.num_rows} rows: minibatches are possible"
-    )
-    notes = (
+            where = f"at {bad.sum()} of {finite.sum()} points where the log density is"
+            problems.append(f"the gradient of {name!r} is not finite {where}")
+    rows = f"{log_joint.num_rows} rows: minibatches are possible"
+    if log_joint.num_rows is None:
+        rows = "a scalar log-joint: no minibatches"
+    notes = [
         f"{float_dtype}; {rows}",
         f"finite at {finite.sum()} of {POINTS} points (zeros, and uniform in "
         f"[-{START_RADIUS:g}, {START_RADIUS:g}] on the real scale)",
-        *(
-            f"data {n}: {shape} {dtype}"
-            for n, (shape, dtype) in zip(spec.names, spec.leaves, strict=True)
-        ),
-        *bias_notes,
-        *notes_nan,
-    )
-    sizes = np.array([latent.size for latent in model.latents.values()])
-    used = np.array([float(name in log_joint.used) for name in model.latents])
-    largest = np.array(
-        [
-            np.max(np.abs(gradients[finite][:, slice(*span)]), initial=0.0)
-            for span in model.spans.values()
-        ]
-    )
+    ]
+    leaves = zip(spec.names, spec.leaves, strict=True)
+    notes += [f"data {name}: {shape} {dtype}" for name, (shape, dtype) in leaves]
+    notes += [] if bias_note is None else [bias_note]
+    if nan := find_nan(data, spec):
+        notes.append(f"the {nan}; the log density is finite all the same" if finite.any() else nan)
+    sizes = [latent.size for latent in model.latents.values()]
+    used = [float(name in log_joint.used) for name in model.latents]
+    size = np.abs(gradients[finite])
+    largest = [np.max(size[:, slice(*span)], initial=0.0) for span in model.spans.values()]
     columns = {"real coordinates": sizes, "used": used, "largest gradient": largest}
-    return Checkup(model, Table(tuple(model.latents), columns), tuple(problems), notes)
-
-
-def _improper(density: Density, X: Floats, values: Floats, gradients: Floats) -> list[str]:
-    """Return the entries of latents on which the log density does not depend, in words."""
-    flat = flat_entries(density, X, values, gradients)
-    return [sentence(density.model, flat.tolist())] if len(flat) else []
+    table = Table(tuple(model.latents), {name: np.array(v) for name, v in columns.items()})
+    return Checkup(model, table, tuple(problems), tuple(notes))
 
 
 def _outside(model: Model, log_joint: LogJoint, spec: DataSpec, data: Any) -> list[str]:
-    """Return the first index of the data that is outside of its array, in words."""
+    """Return the message on the first index in the data that is out of bounds, if any."""
     try:
         check_data_indices(model, log_joint, spec, data)
     except ValueError as error:
@@ -208,13 +183,13 @@ def _outside(model: Model, log_joint: LogJoint, spec: DataSpec, data: Any) -> li
 
 
 def _along(model: Model | ModelFactory, data: Any, rng: np.random.Generator) -> list[str]:
-    """Return the combinations along which the log density does not change, in words.
+    """Return a sentence on each combination without effect on the log density.
 
-    In double precision: in single, a wide prior would look like none.
+    In double precision: in single precision, a wide prior is a constant.
     """
     with precision("float64"):
         data, spec = prepare(data, "float64")
-        model = for_rows(resolve_model(model, data, spec), spec)
+        model = for_rows(bind(model, data, spec), spec)
         found = ridges(Density(model, data, spec), rng, START_RADIUS)
     return [
         f"log_joint does not change along {combination(model, direction)}: the posterior is "

@@ -1,4 +1,4 @@
-"""compare(): which of several fits of the same data has the higher ELBO, and how surely."""
+"""compare(): fits of the same data by their ELBO, with paired standard errors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +9,7 @@ from advi.core.errors import describe
 from advi.core.keys import Stream, host_rng
 from advi.core.status import Estimate
 from advi.core.table import Table
+from advi.core.types import Floats
 from advi.results.fit import Fit
 from advi.variational import draws
 
@@ -65,7 +66,10 @@ def compare(fits: Mapping[str, Fit], data: Any = None, *, key: Any = 0) -> Table
     order = sorted(elbos, key=lambda name: -elbos[name].mean())
     best = elbos[order[0]]
     estimates = [Estimate.of(elbos[name]) for name in order]
-    differences = [_difference(elbos[name], best, fits, name, order[0]) for name in order]
+    sizes = {name: fit.posterior.model.size for name, fit in fits.items()}
+    differences = [
+        _difference(elbos[name], best, paired=sizes[name] == sizes[order[0]]) for name in order
+    ]
     columns = {
         "ELBO": [e.value for e in estimates],
         "mcse": [e.mcse for e in estimates],
@@ -75,17 +79,15 @@ def compare(fits: Mapping[str, Fit], data: Any = None, *, key: Any = 0) -> Table
     return Table(tuple(order), {name: np.array(values) for name, values in columns.items()}, DIGITS)
 
 
-def _elbos(fit: Fit, data: Any, key: Any) -> np.ndarray:
+def _elbos(fit: Fit, data: Any, key: Any) -> Floats:
     posterior = fit._record.global_posterior.on(data)
-    # draws of all coordinates, so that points and inferred latents pair up too
+    # draws of all coordinates, so that fits with other point estimates are paired too
     E = draws.antithetic(host_rng(key, Stream.COMPARE), DRAWS, posterior.model.size)
     return posterior.elbos(E * posterior.structure.random)
 
 
-def _difference(
-    elbos: np.ndarray, best: np.ndarray, fits: Mapping[str, Fit], name: str, best_name: str
-) -> Estimate:
-    if fits[name].posterior.model.size == fits[best_name].posterior.model.size:
+def _difference(elbos: Floats, best: Floats, *, paired: bool) -> Estimate:
+    if paired:
         return Estimate.of(elbos - best)
     error = np.hypot(Estimate.of(elbos).mcse, Estimate.of(best).mcse)
     return Estimate(float(elbos.mean() - best.mean()), float(error))

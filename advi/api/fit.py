@@ -15,12 +15,10 @@ from advi.core.keys import key_words
 from advi.core.progress_bar import ProgressBar
 from advi.core.status import Progress
 from advi.data.open_source import open_source
-from advi.data.source import Source
 from advi.diagnostics.examine import examined
 from advi.inference.plan.run import Plan
 from advi.inference.stochastic.checkpoint import Checkpoint
 from advi.inference.stochastic.run import StochasticSteps
-from advi.model.checks.jacobians import check_transforms
 from advi.model.model import Model
 from advi.model.resolve import ModelFactory, check_model, check_on_host, resolve_model
 from advi.posterior.base import density_of
@@ -72,11 +70,10 @@ def fit(
 
     With neither `optimizer` nor `batch_size` an automatic plan runs, which has no setting.
 
-    Ctrl-C returns the fit so far, "interrupted", without a further evaluation: at the next place
-    where a fit can stop, which is not in the middle of a compilation. Before the first evaluation
-    that is the point to start from. Only while the first batch of a stream is waited for there is
-    nothing to return, and KeyboardInterrupt is raised; so it is by a second Ctrl-C that comes
-    before the first has been heeded.
+    Ctrl-C returns the fit so far, "interrupted", at the next point where a fit can stop, which is
+    not during a compilation; before the first evaluation that is the start. While the fit waits
+    for the first batch of a stream there is nothing to return, and KeyboardInterrupt is raised; so
+    it is by a second Ctrl-C before the first has taken effect.
 
     Parameters
     ----------
@@ -88,40 +85,37 @@ def fit(
         batches, each such a pytree: a list of them, anything else that can be iterated over again
         and again, such as a data loader, or a function without arguments that returns an iterator
         of one epoch. Its batches may differ in their number of rows: they are joined and cut into
-        steps of `batch_size` rows, and what is left of an epoch begins the next. A thread reads
-        ahead. What a stream raises before there is a fit is raised as it is; later the fit so far
-        is returned, "interrupted", with the exception as `status.cause`.
+        steps of `batch_size` rows, and the rest of an epoch begins the next. A thread reads ahead.
+        An exception of a stream is raised before there is a fit; later the fit so far is returned,
+        "interrupted", with the exception as `status.cause`.
     family
         "auto" (full rank up to dimension 1024, low rank up to 2896, else mean field; mean field
         on the stochastic path), "mean_field", "low_rank", "full_rank", a family, or a dict from
         latent names, or tuples of names to couple, to these. Of local latents, on the stochastic
-        path, every row has its own: `PerRow`, where nothing else is said, or `Amortised`, which
-        lead there by themselves.
+        path, every row has its own: `PerRow`, the default, or `Amortised`; both select that path.
     objective
         `Elbo` or `Iwae`, on the stochastic path.
     optimizer
-        An Optax optimiser, used instead of the plan; it is passed value, grad and value_fn.
+        An Optax optimiser, instead of the plan; its update gets value, grad and value_fn.
     batch_size
         Rows per step, for a log-joint that returns `Terms`; of a stream, by default the rows of
-        its first batch. Unless an `optimizer` is given, steps are Adam's, at a rate that falls,
-        and measure shared latents by their posterior sds. With up to 256 latents, all shared and
-        none a point, they start where the plan ends on some 2,000 of the rows, and compare each
-        batch with all rows at one point. For it a stream is read as often as by the steps, at
-        most, but twice at least; if they read less than an epoch, as many rows of it.
+        its first batch. Unless an `optimizer` is given, steps are Adam's, with a decreasing rate,
+        on shared latents in units of their posterior sds. With up to 256 latents, all shared and
+        none a point, they start from the plan on some 2,000 of the rows, with the log density of
+        all rows at one point as a control variate. This reads a stream at least twice, and at most
+        as often as the steps; if they read less than an epoch, as many rows of it.
     num_rows
-        Rows in one epoch of a stream, by which its batches are scaled; the last ones may be left
-        out, fewer than a batch. Or the rows in the data that local latents have values for, by
-        default the leading axis of all data leaves, where they agree.
+        Rows in one epoch of a stream, by which its batches are scaled; an epoch may lack less than
+        one batch of them. Or the number of rows of local latents, by default the leading axis of
+        all data leaves, where they agree.
     max_steps
-        Evaluations of the plan at most (default: no limit but the stages' own), or exactly how
-        many steps the optimiser takes, after which encoders, and latents estimated as a point,
-        are where the last step left them. By default it goes on until its averages have settled,
-        or for 100,000 steps. A fit that was still moving says so in its status, `Fit.drift` by how
-        much.
+        Evaluations of the plan at most (default: only the limits of its stages), or the exact
+        number of steps of the optimiser, after which encoders and point estimates are those of the
+        last step. By default steps end when their averages have converged, or after 100,000. The
+        status says if a fit was still moving, and ``fit.diagnostics["drift"]`` by how much.
     restarts
-        How often the plan is carried through, search for a start included, each time with draws of
-        its own, as another key would; the best ELBO is kept. Seventeen climbs are made in any
-        case. Not for steps of an optimiser, nor where `init` is a fit.
+        Number of complete runs of the plan, each with its own draws and search for a start; the
+        fit with the best ELBO is returned. Not for steps of an optimiser, nor if `init` is a fit.
     key
         Integer or JAX key. The same key, data and kind of machine give the same bits.
     init
@@ -129,27 +123,22 @@ def fit(
     x64
         True computes this fit in float64, False in float32; None follows JAX's setting.
     eval_data
-        Held-out rows, a pytree like the data, on the stochastic path. Now and then the ELBO is
-        evaluated with them in place of the data's, scaled to as many: `Progress.eval_elbo` and
-        `Fit.eval_trace`, in nats and comparable with `Fit.elbo_trace`. At most 4,096 of them are
-        used, drawn at random, and about a twentieth of the time.
+        Held-out rows, a pytree like the data, on the stochastic path. Their ELBO, scaled to the
+        number of data rows, is evaluated at intervals, for about a twentieth of the time:
+        `Progress.eval_elbo` and `Fit.eval_trace`, in nats and comparable with `Fit.elbo_trace`. At
+        most 4,096 of them are used, drawn at random.
     checkpoint
-        A folder to keep a stochastic fit in while it runs, written every ten seconds and at the
-        end. However the process ended, the same call goes on from there, and ends with the same
-        bits as if it had not been stopped; `max_steps` may be larger. One fit at a time may use a
-        folder. Not for streams, nor for memory-mapped data.
+        A folder for a stochastic fit, written every ten seconds and at the end. After a crash the
+        same call continues from there, and ends with the same bits as without the interruption;
+        `max_steps` may be larger. One fit at a time may use a folder. Not for streams, nor for
+        memory-mapped data.
     callback
         Called with a `Progress` as the fit goes on; a true result ends it.
     progress
         Whether to show a progress bar; None shows one in a terminal and in a notebook.
     diagnose
         Whether to examine the fit and give a verdict: 5,000 density evaluations on all data, and
-        gradients where these are not enough. Where they would take longer than some seconds it is
-        left to `Fit.check`.
-
-    Returns
-    -------
-    Fit
+        gradients if needed. If they would take longer than some seconds it is left to `Fit.check`.
 
     Raises
     ------
@@ -171,7 +160,6 @@ def fit(
     ('converged', 1.5, 0.5)
     """
     check_model(model)
-    check_on_host(data, init, eval_data)
     check_arguments(objective, optimizer, callback)
     _check_numbers(max_steps, restarts, key, progress, diagnose)
     init, float_dtype = record_of(init), default_float(x64)
@@ -180,9 +168,9 @@ def fit(
         precision(float_dtype),
         ProgressBar(progress, callback, max_steps) as bar,
     ):
+        check_on_host(data, init, eval_data)
         source = open_source(data, num_rows, batch_size, float_dtype)
-        resolved = resolve_model(model, source.example, source.spec)
-        check_resolved(resolved, source, float_dtype)
+        resolved = resolve_model(model, source)
         by_row = bool(resolved.local) and has_row_family(family)
         if optimizer is not None or batch_size is not None or source.streamed or by_row:
             algorithm = StochasticSteps(
@@ -197,18 +185,12 @@ def fit(
 
 
 def record_of(init: Any) -> Any:
-    """Return the record of a fit that is given to start from, or what else is given."""
+    """Return the record of a fit, or another `init` as it is."""
     return init._record if isinstance(init, Fit) else init
 
 
-def check_resolved(model: Model, source: Source, float_dtype: str) -> None:
-    """Raise ValueError if a model's transforms are wrong, or it cannot take rows from a source."""
-    check_transforms(model, float_dtype)
-    source.check_model(bool(model.local), model.program.needs_all_rows)
-
-
 def _check_numbers(max_steps: Any, restarts: Any, key: Any, progress: Any, diagnose: Any) -> None:
-    """Raise TypeError or ValueError for a number, a key or a switch that is none."""
+    """Raise TypeError or ValueError for a wrong number, key or switch."""
     if max_steps is not None:
         check_count("max_steps", max_steps)
     check_count("restarts", restarts)
@@ -219,16 +201,12 @@ def _check_numbers(max_steps: Any, restarts: Any, key: Any, progress: Any, diagn
 
 
 def _diagnosed(record: FitRecord, bar: ProgressBar) -> FitRecord:
-    """Return a fit with its examination; one that is interrupted costs only the verdict."""
+    """Return a fit with its examination, or without where it is interrupted or too costly."""
     guide = record.posterior.guide
-    if guide.local:
-        return record  # importance weights of all rows together tell nothing
-    if not guide.structure.dim:
-        return record  # an estimate has no posterior to compare with
-    if density_of(record.posterior).log_joint.cost > CHECK_WORK // CHECK_DENSITIES:
-        return record  # fit.check() examines it all the same
-    if isinstance(record.outcome.status.cause, KeyboardInterrupt):
-        return record  # nobody waits for a verdict, either
+    comparable = not guide.local and guide.structure.dim > 0
+    costly = density_of(record.posterior).log_joint.cost > CHECK_WORK // CHECK_DENSITIES
+    if not comparable or costly or isinstance(record.outcome.status.cause, KeyboardInterrupt):
+        return record
     bar.begin("verdict")
     try:
         return examined(record)
@@ -237,8 +215,9 @@ def _diagnosed(record: FitRecord, bar: ProgressBar) -> FitRecord:
 
 
 def check_arguments(objective: Any, optimizer: Any, callback: Any) -> None:
-    """Raise TypeError for an objective, an optimiser or a callback that is none."""
-    if objective is not None and not isinstance(objective, Objective):
+    """Raise TypeError for a wrong objective, optimiser or callback."""
+    of_class = isinstance(objective, type)  # which has the members, too
+    if objective is not None and (of_class or not isinstance(objective, Objective)):
         raise TypeError(
             f"objective: got {describe(objective)}; expected advi.Elbo(...) or advi.Iwae(...)."
         )
@@ -254,7 +233,7 @@ def check_arguments(objective: Any, optimizer: Any, callback: Any) -> None:
 
 
 def _takes_one(function: Any) -> bool:
-    """Return whether something can be called with one argument, as far as it says."""
+    """Return whether a callable accepts one argument, by its signature."""
     try:
         inspect.signature(function).bind(None)
     except TypeError:

@@ -1,4 +1,4 @@
-"""log_density(): the log density of a model as a function of a vector, for one's own algorithms."""
+"""log_density(): the log density of a model as a function of a vector."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,6 @@ from jax import Array
 
 from advi.core.jax_config import default_float, precision
 from advi.data.open_source import open_source
-from advi.model.checks.jacobians import check_transforms
 from advi.model.density import real_log_density
 from advi.model.model import Model
 from advi.model.resolve import ModelFactory, check_model, check_on_host, resolve_model, traced_model
@@ -29,7 +28,7 @@ class LogDensity:
     dim : int
         Number of coordinates D.
     init : Array
-        (D,) where a fit begins to look: zeros, or the latents' own initial values.
+        (D,) the start of a fit: zeros, or the initial values of the latents.
     """
 
     _model: Model
@@ -64,8 +63,7 @@ def log_density(
 ) -> LogDensity:
     """Return the log density of a model and data as a pure function of a vector.
 
-    It is what an MCMC sampler, an optimiser of your own, or a test needs. Its float type follows
-    JAX's setting.
+    For an MCMC sampler, an optimiser of your own, or a test. Its float type follows JAX's setting.
 
     Parameters
     ----------
@@ -76,14 +74,10 @@ def log_density(
     num_rows
         Rows in the data that local latents have values for, as in `fit`.
 
-    Returns
-    -------
-    LogDensity
-
     Raises
     ------
     TypeError, ValueError, KeyError
-        For a model or data that `fit` does not take, too.
+        As `fit`.
 
     Examples
     --------
@@ -100,11 +94,8 @@ def log_density(
     float_dtype = default_float(None)
     with precision(float_dtype):
         source = open_source(data, num_rows, None, float_dtype)
-        resolved = resolve_model(model, source.example, source.spec)
-        check_transforms(resolved, float_dtype)
-        source.check_model(bool(resolved.local), "")
         if source.streamed:
             raise TypeError("data: got a stream of batches; expected all rows, in memory.")
-        of_rows, log_joint = traced_model(resolved, source)
+        of_rows, log_joint = traced_model(resolve_model(model, source), source)
         start = jax.device_put(initial(of_rows, None)[0].loc.astype(float_dtype))
     return LogDensity(of_rows, log_joint, source.example, start)

@@ -8,17 +8,16 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from advi.api.fit import check_arguments, check_resolved, record_of
+from advi.api.fit import check_arguments, record_of
 from advi.core.errors import describe
 from advi.core.jax_config import default_float, precision
-from advi.core.keys import Stream, device_key
 from advi.core.status import Progress, Status
 from advi.data.open_source import open_source
 from advi.inference.stochastic.checkpoint import Checkpoint
 from advi.inference.stochastic.defaults import default_optimizer
 from advi.inference.stochastic.loop import History
 from advi.inference.stochastic.run import StochasticSteps, prepare_steps
-from advi.inference.stochastic.steps import State, StepInfo, initial_state, make_step
+from advi.inference.stochastic.steps import State, StepInfo, initial_state, make_step, step_key
 from advi.inference.stochastic.steps_fit import StepsFit
 from advi.inference.stochastic.warm_start import Found
 from advi.model.model import Model
@@ -75,14 +74,10 @@ def svi(
         Rows of a batch, by which the rows of a step are scaled; None where every step sees all
         data.
 
-    Returns
-    -------
-    SVI
-
     Raises
     ------
     TypeError, ValueError, KeyError
-        As `fit`; and if batches would need a table of parameters by row.
+        As `fit`; and if batches need a table of parameters by row.
 
     Examples
     --------
@@ -103,8 +98,7 @@ def svi(
     init, float_dtype = record_of(init), default_float(None)
     with precision(float_dtype):
         source = open_source(data, num_rows, batch_size, float_dtype)
-        resolved = resolve_model(model, source.example, source.spec)
-        check_resolved(resolved, source, float_dtype)
+        resolved = resolve_model(model, source)
         settings = StochasticSteps(objective, optimizer, batch_size, 1, None, Checkpoint(None))
         steps, source = prepare_steps(resolved, source, family, settings)
         if steps.sparse:
@@ -128,7 +122,7 @@ def svi(
 
     def begin(key: Any) -> State:
         typed = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        key = key if typed else device_key(key, Stream.STEPS)
+        key = key if typed else step_key(key)
         return initial_state(steps.optimizer, steps.averaged, params, key, fixed)
 
     def result(state: State) -> Fit:

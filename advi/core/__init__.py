@@ -1,1 +1,1 @@
-"""What every room uses and which knows none of them: arrays, keys, errors, files, traces."""
+"""Arrays, keys, errors, files and traces: what every room uses."""

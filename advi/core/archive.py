@@ -2,8 +2,8 @@
 
 It is an uncompressed zip as `numpy.savez` makes it, so that `numpy.load` reads the arrays too: a
 member "advi.json" with the document and every array's dtype and shape, then "NAME.npy" for each
-array. Its comment ends in the SHA-256 of all bytes before: no damage goes unseen. Nothing in it is
-code, and none of it is compressed, so that nothing in it can be larger than the file.
+array. Its comment ends in the SHA-256 of all bytes before: no damage goes unseen. It holds no code
+and nothing compressed, so that no content can be larger than the file.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import os
 import stat
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,13 +33,13 @@ KINDS = "biufU"  # of dtypes: booleans, integers, floats, text
 
 
 class ArchiveError(ValueError):
-    """A file that is damaged, or not what was asked for."""
+    """A file that is damaged, or not of the expected kind."""
 
 
 class Archive(NamedTuple):
-    """What a file holds."""
+    """The content of a file."""
 
-    document: dict[str, Any]  # of what JSON can express
+    document: dict[str, Any]  # JSON values
     arrays: dict[str, NDArray[Any]]
     num_bytes: int  # of the file
 
@@ -47,61 +47,41 @@ class Archive(NamedTuple):
 def write(
     path: Name, kind: str, version: int, document: Mapping[str, Any], arrays: Mapping[str, Any]
 ) -> None:
-    """Write a file beside its final place and move it there, so that a reader sees old or new.
+    """Write a file under a temporary name and move it to `path`: a reader sees the old or the new.
 
-    Parameters
-    ----------
-    path
-        Name of the file, kept as it is. A file of that name is replaced, by one of its mode.
-    kind, version
-        What the file is, and the version of its form.
-    document
-        What JSON can express, without numbers that are not finite.
-    arrays
-        Name to array, of numbers or text.
-
-    Raises
-    ------
-    OSError
-        If there is no such folder, or `path` is one, or anything else but a regular file.
-    TypeError
-        If `path` is no name.
+    The document holds finite JSON values, the arrays numbers or text. A file that exists is
+    replaced by one of its mode. OSError if the folder does not exist, or `path` is anything but a
+    regular file; TypeError if it is no name.
     """
-    place = Path(os.path.realpath(_name(path)))
-    if not place.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {place.parent}; make it first.")
-    if place.is_dir():
+    target = Path(os.path.realpath(_name(path)))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {target.parent}; make it first.")
+    if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file.")
-    if place.exists() and not place.is_file():
+    if target.exists() and not target.is_file():
         raise OSError(f"{path} is no regular file, and would be replaced; expected another name.")
     raw = _pack(kind, version, document, arrays)
-    beside = place.parent / f".advi-{uuid.uuid4().hex}"
-    # a file that others may not read is replaced by one that they never could
-    mode = stat.S_IMODE(place.stat().st_mode) if place.exists() else None
+    temporary = target.parent / f".advi-{uuid.uuid4().hex}"
+    # from the first byte the new file is as private as the old
+    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, 0o666 if mode is None else mode)
+
     try:
-        with open(beside, "xb", opener=_opener(mode)) as file:
+        with open(temporary, "xb", opener=opener) as file:
             if mode is not None:
-                beside.chmod(mode)
+                temporary.chmod(mode)
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(place)
+        temporary.replace(target)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def read(path: Name, kind: str, version: int) -> Archive:
-    """Read a file of a kind, up to a version of its form.
-
-    Raises
-    ------
-    ArchiveError
-        If it is not such a file, or one of a later version, or damaged.
-    OSError
-        If it cannot be read at all.
-    TypeError
-        If `path` is no name.
-    """
+    """Read a file of a kind, up to a version of its format; ArchiveError if it is not one."""
     with Path(_name(path)).open("rb") as file, refused(path, kind):
         raw = file.read(LOCAL_HEADER + len(DOCUMENT))
         if raw[LOCAL_HEADER:] != DOCUMENT.encode():
@@ -132,7 +112,7 @@ def read(path: Name, kind: str, version: int) -> Archive:
 
 @contextmanager
 def refused(path: Name, kind: str) -> Iterator[None]:
-    """Turn whatever goes wrong with a file's content into one `ArchiveError` that names it."""
+    """Turn every error that a file's content causes into one `ArchiveError` that names the file."""
     try:
         yield
     except (ArchiveError, OSError):
@@ -142,11 +122,6 @@ def refused(path: Name, kind: str) -> Iterator[None]:
         raise ArchiveError(
             f"{path} does not hold {kind} as advi writes it: {error or type(error).__name__}"
         ) from error
-
-
-def _opener(mode: int | None) -> Callable[[str, int], int]:
-    """Return what opens a new file with a mode, by default that of all new files."""
-    return lambda name, flags: os.open(name, flags, 0o666 if mode is None else mode)
 
 
 def _name(path: Name) -> Name:
@@ -187,7 +162,7 @@ def _unpack(raw: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
         infos = file.infolist()
         if any(i.compress_type != zipfile.ZIP_STORED or i.file_size != i.compress_size
                for i in infos) or sum(i.file_size for i in infos) > len(raw):  # fmt: skip
-            raise ValueError("its members are compressed, or lie one over another")
+            raise ValueError("its members are compressed, or overlap")
         members = {info.filename: file.read(info) for info in infos}
     if len(members) != len(infos):
         raise ValueError("two members have one name")
@@ -199,15 +174,15 @@ def _no_number(text: str) -> float:
 
 
 def _array(content: bytes, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return the array of an .npy file, without a copy, if it is what the document says."""
+    """Return the array of an .npy file, without a copy, if it agrees with the document."""
     stream = io.BytesIO(content)
     np.lib.format.read_magic(stream)
     got_shape, fortran, got_dtype = np.lib.format.read_array_header_1_0(stream)
     if (got_dtype.str, got_shape, fortran) != (dtype, shape, False):
         raise ValueError("an array does not have the dtype and shape that the document says")
     size = math.prod(shape) * got_dtype.itemsize
-    told = len(content) - stream.tell()
-    # empty text takes no bytes, however much of it there is
-    if got_dtype.kind not in KINDS or not got_dtype.itemsize or told != size:
+    given = len(content) - stream.tell()
+    # empty text takes no bytes, however long the array
+    if got_dtype.kind not in KINDS or not got_dtype.itemsize or given != size:
         raise ValueError("an array is not of numbers or text, or not of its length")
     return np.ndarray(shape, got_dtype, content, stream.tell())

@@ -1,4 +1,4 @@
-"""What is taken for an array of numbers, and what means more than its numbers and is refused."""
+"""Arrays of numbers: anything that means more than its numbers is refused."""
 
 from collections.abc import Iterable
 from inspect import getattr_static
@@ -10,34 +10,17 @@ import numpy as np
 
 from advi.core.errors import describe
 
-PLAIN = (bool, int, float, complex, np.generic)  # entries of a list that mean no more than they say
+PLAIN = (bool, int, float, complex, np.generic)  # entries of a list without further meaning
 NO_UNIT = ("", "dimensionless")  # as astropy and Pint write it
 
 
 def numbers(what: str, value: Any) -> Any:
-    """Return the numbers that a value stands for, if it means nothing beside them.
+    """Return a value's numbers, if it has no further meaning that would be lost.
 
-    `numpy.asarray` takes the numbers of anything and drops the rest, a mask or a unit, in silence;
-    here what would be lost is named. Whatever says by ``__array__`` what its numbers are is taken
-    at its word, unless it is known, or looks, to hold more.
-
-    Parameters
-    ----------
-    what
-        What it is, for the message: "data leaf 'y'".
-    value
-        A number, array, list, or a column of a table.
-
-    Returns
-    -------
-    numpy.ndarray or jax.Array
-        In the machine's byte order; a JAX array as it is.
-
-    Raises
-    ------
-    TypeError
-        If it holds no numbers, or has masked or missing entries, a unit, categories, named fields
-        or columns, is sparse, or of a subclass of NumPy's arrays.
+    `numpy.asarray` drops a mask or a unit in silence; here TypeError names it: masked or missing
+    entries, a unit, categories, named fields or columns, a sparse matrix, a subclass of NumPy's
+    arrays. `what` begins the message: "data leaf 'y'". A JAX array is returned as it is, others
+    in the machine's byte order.
 
     Examples
     --------
@@ -73,7 +56,7 @@ def numbers(what: str, value: Any) -> Any:
 
 
 def real_numbers(what: str, value: Any) -> Any:
-    """Return what `numbers` does, if all are real.
+    """Return `numbers`, if all are real.
 
     Examples
     --------
@@ -90,13 +73,7 @@ def real_numbers(what: str, value: Any) -> Any:
 
 
 def on_host(array: Any, dtype: Any = None) -> np.ndarray:
-    """Return an array as one of NumPy's, fetched explicitly from where it is.
-
-    Examples
-    --------
-    >>> on_host(jnp.ones(2), float)
-    array([1., 1.])
-    """
+    """Return an array as a NumPy array, fetched explicitly from its device."""
     return np.asarray(jax.device_get(array), dtype)
 
 
@@ -116,10 +93,9 @@ def _refuse_dtype(what: str, array: np.ndarray, value: Any) -> None:
         return
     if not array.ndim:
         raise TypeError(f"{what}: got {describe(value)}; expected numbers.")
-    kinds = set()
-    if array.dtype == object:
-        kinds = {type(entry).__name__ for entry in array.ravel()[:1000]}
-    inside = f" ({', '.join(sorted(kinds))})" if kinds else ""
+    entries = array.ravel()[:1000] if array.dtype == object else ()
+    kinds = sorted({type(entry).__name__ for entry in entries})
+    inside = f" ({', '.join(kinds)})" if kinds else ""
     raise TypeError(
         f"{what}: got {describe(value)}{inside}; expected numbers. Encode text or categories as "
         "integers, e.g. numpy.unique(column, return_inverse=True)[1], write numpy.asarray(x, "
@@ -147,15 +123,14 @@ def _refuse_more(what: str, value: Any) -> None:
     if _has(value, "toarray", "todense") and not isinstance(value, np.ndarray):
         raise TypeError(
             f"{what}: got a sparse {kind}, which is no array; expected one. Give x.toarray(), or "
-            "its values and their places as arrays of their own."
+            "its values and their indices as separate arrays."
         )
     if _has(value, "categories") or _dtype(value, "categories") is not None:
         raise TypeError(
             f"{what}: got a {kind} of categories; expected numbers. Give their numbers, "
             "x.cat.codes of a column, x.codes of a Categorical (-1 is a missing one)."
         )
-    masked, missing = _num_masked(value), _num_missing(value)
-    for count, word in ((masked, "masked"), (missing, "missing")):
+    for count, word in ((_num_masked(value), "masked"), (_num_missing(value), "missing")):
         if count:
             entries = "entry" if count == 1 else "entries"
             raise TypeError(
@@ -186,7 +161,7 @@ def _num_masked(value: Any) -> int:
 
 
 def _num_missing(value: Any) -> int:
-    """Return how many entries of a column are no number, which NaN is."""
+    """Return the number of missing entries of a column, of which NaN is none."""
     if isinstance(count := _own(value, "null_count", call=True), int):  # Polars, Arrow
         return count
     if _dtype(value, "na_value") is None:  # pandas' columns of NumPy's dtypes have NaN
@@ -195,18 +170,16 @@ def _num_missing(value: Any) -> int:
 
 
 def _has(value: Any, *names: str) -> bool:
-    """Whether an object has an attribute, but for those it looks up among labels of its own."""
+    """Whether an object has an attribute that is not one of its own labels."""
     return any(getattr_static(value, name, None) is not None for name in names)
 
 
 def _own(value: Any, *names: str, call: bool = False) -> Any:
-    """Return the first attribute that an object has, of methods what they return or None."""
+    """Return the first of some attributes that an object has; a method's result, if `call`."""
     for name in names:
         if _has(value, name):
             found = getattr(value, name)
-            if callable(found):
-                return found() if call else None
-            return found
+            return found if not callable(found) else found() if call else None
     return None
 
 

@@ -8,25 +8,18 @@ import numpy as np
 from advi.core.table import Table
 from advi.core.types import Floats
 
-# draws of a fit that diverged may be infinite, and their moments are what they are
+# draws of a fit that diverged may be infinite
 quietly = np.errstate(over="ignore", invalid="ignore")
 
 
 class DrawSet(NamedTuple):
-    """Draws by latent, with weights if they have any.
-
-    Examples
-    --------
-    >>> draws = DrawSet({"x": np.array([0.0, 1.0, 2.0])}, np.array([0.5, 0.5, 0.0]))
-    >>> float(draws.mean()["x"]), float(draws.sd()["x"])
-    (0.5, 0.5)
-    """
+    """Draws by latent, with weights if they have any."""
 
     values: Mapping[str, Floats]  # name to (S, *shape)
     weights: Floats | None = None  # (S,) sum to one; None for equal weights
 
     def unwrapped(self, angles: Sequence[str]) -> "DrawSet":
-        """Return the draws with angles on the turn about their mean direction.
+        """Return the draws with angles within half a turn of their mean direction.
 
         Their moments then are those of the angle, wherever it is cut.
 
@@ -88,10 +81,8 @@ class DrawSet(NamedTuple):
     def _quantile(self, values: Floats, q: float | Sequence[float] | Floats) -> Any:
         if self.weights is None:
             return np.quantile(values, q, axis=0)
-        flat = _flat(values)
-        found = [
-            np.quantile(column, q, weights=self.weights, method="inverted_cdf") for column in flat.T
-        ]
+        options: Any = {"weights": self.weights, "method": "inverted_cdf"}
+        found = [np.quantile(column, q, **options) for column in _flat(values).T]
         return np.stack(found, axis=-1).reshape((*np.shape(q), *values.shape[1:]))
 
 
@@ -125,8 +116,8 @@ class WeightedDraws(NamedTuple):
 
     def resample(self, num: int, rng: np.random.Generator) -> Floats:
         """Return `num` points drawn by systematic resampling, in random order."""
-        places = (np.arange(num) + rng.random()) / num
-        index = np.searchsorted(np.cumsum(self.weights), places, side="right")
+        levels = (np.arange(num) + rng.random()) / num
+        index = np.searchsorted(np.cumsum(self.weights), levels, side="right")
         return self.points[rng.permutation(np.minimum(index, len(self.weights) - 1))]
 
 

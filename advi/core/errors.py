@@ -1,4 +1,4 @@
-"""How values, names and shapes are written in error messages."""
+"""Values, names and shapes in error messages."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -26,13 +26,7 @@ def describe(value: Any) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return an exception as a traceback ends with it.
-
-    Examples
-    --------
-    >>> describe_error(OSError("disk gone"))
-    'OSError: disk gone'
-    """
+    """Return the last line of an exception's traceback: "OSError: disk gone"."""
     try:
         text = str(error)
     except Exception:  # that of the user's own class
@@ -41,27 +35,13 @@ def describe_error(error: BaseException) -> str:
 
 
 def check_bool(name: str, value: Any) -> None:
-    """Raise TypeError unless a value is True or False.
-
-    Examples
-    --------
-    >>> check_bool("diagnose", "no")
-    Traceback (most recent call last):
-    TypeError: diagnose: got 'no' (str); expected True or False.
-    """
+    """Raise TypeError unless a value is True or False."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: got {describe(value)}; expected True or False.")
 
 
 def check_count(name: str, number: Any, least: int = 1) -> None:
-    """Raise ValueError unless a value is an integer, `least` or more.
-
-    Examples
-    --------
-    >>> check_count("n", 0)
-    Traceback (most recent call last):
-    ValueError: n: got 0 (int); expected an integer >= 1.
-    """
+    """Raise ValueError unless a value is an integer, `least` or more."""
     if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < least:
         raise ValueError(f"{name}: got {describe(number)}; expected an integer >= {least}.")
 
@@ -83,7 +63,7 @@ def check_names(what: str, names: Any) -> list[str]:
 
 
 def unknown(what: str, got: str, known: Iterable[str]) -> str:
-    """Return the message for an unknown name: what was got, the nearest known name, all of them.
+    """Return the message for an unknown name, with the nearest known name and all of them.
 
     Examples
     --------
@@ -112,12 +92,6 @@ def format_value(value: Any) -> str:
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:
-    """Return names in one line, of many the first ones.
-
-    Examples
-    --------
-    >>> listed(["a", "b"]), listed(["a", "b", "c", "d"], 2)
-    ('a, b', 'a, b and 2 more')
-    """
+    """Return names in one line, of many the first ones: "a, b and 2 more"."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""A lock on a folder, which ends with the process that holds it, however that ends."""
+"""A lock on a folder, which ends with the process that holds it."""
 
 import contextlib
 import os
@@ -9,19 +9,9 @@ LOCK = "fit.lock"
 
 
 class FolderLock:
-    """Keeps other fits, of this process or of others, out of a folder while it is held.
+    """Keeps other fits, of any process, out of a folder; BlockingIOError if one holds it.
 
-    The lock is the system's on a file that stays: to remove it would let two in at once.
-
-    Parameters
-    ----------
-    folder
-        The folder.
-
-    Raises
-    ------
-    BlockingIOError
-        If another fit holds it.
+    It is the system's lock on a file that stays: removing that could let two in at once.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,7 +30,7 @@ class FolderLock:
             )
 
     def release(self) -> None:
-        """Let others in, although a child of this process may hold the file open."""
+        """Unlock the folder, although a child of this process may hold the file open."""
         with contextlib.suppress(OSError):  # where nothing is locked
             _unlock(self._file)
         os.close(self._file)

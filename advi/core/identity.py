@@ -3,22 +3,22 @@
 from typing import Any, NamedTuple
 
 
-class _Identity(NamedTuple):
-    """Something without a hash, compared by what it is."""
+class Identity(NamedTuple):
+    """A value that is equal to itself alone."""
 
     value: Any
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self.value is other.value
+        return isinstance(other, Identity) and self.value is other.value
 
     def __hash__(self) -> int:
         return id(self.value)
 
 
 def identified(value: Any) -> Any:
-    """Return what stands for a value in a key: itself, or without a hash its identity."""
+    """Return a value as part of a key: itself, or its identity if it has no hash."""
     try:
         hash(value)
     except TypeError:
-        return _Identity(value)
+        return Identity(value)
     return value

@@ -1,9 +1,9 @@
-"""Ctrl-C during a fit: held back until the fit is where it can stop with what it has.
+"""Ctrl-C during a fit: deferred until the fit can stop and return a result.
 
-An exception that comes from a signal comes at any moment, in the middle of a trace, a write or a
-finaliser, which loses it or what was being done. So the first Ctrl-C only asks to stop. The fit
-looks for it wherever it may stop, which is between two evaluations of a density, two chunks of
-steps, and while it waits for a stream.
+An exception from a signal comes at any moment, in the middle of a trace, a write or a finaliser,
+which loses it or their work. So the first Ctrl-C only sets a flag. The fit looks at it wherever it
+may stop: between two evaluations of a density, between two chunks of steps, and while it waits for
+a stream.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ _at_once = 0
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Hold back Ctrl-C within a block, until `check` raises it, or a second one comes.
+    """Defer Ctrl-C within a block, until `check` raises it, or a second one comes.
 
     Only where it would raise KeyboardInterrupt: in the main thread, unless the program handles
-    the signal itself. What has not been raised at the end of the block is dropped, since the block
-    is what it was to end.
+    the signal itself. If it has not been raised at the end of the block it is dropped: it was to
+    end the block.
     """
     global _asked
     main = threading.current_thread() is threading.main_thread()
@@ -39,7 +39,7 @@ def held() -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
-    """Let Ctrl-C raise KeyboardInterrupt wherever it comes in a block: in code of the user's."""
+    """Let Ctrl-C raise KeyboardInterrupt at any moment of a block: in the user's code."""
     global _at_once
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -53,7 +53,7 @@ def at_once() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise the KeyboardInterrupt that is held back, if there is one, in the main thread."""
+    """Raise the KeyboardInterrupt that is deferred, if there is one, in the main thread."""
     global _asked
     if _asked and threading.current_thread() is threading.main_thread():
         _asked = False

@@ -1,4 +1,4 @@
-"""JAX's switches: the float type of a computation, and what the engine's programs run under."""
+"""JAX's switches: the float type of a computation, and the settings of the engine's programs."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,10 +16,9 @@ TRANSFERS = ("host_to_device", "device_to_host", "device_to_device")
 def precision(float_dtype: str) -> contextlib.AbstractContextManager[Any]:
     """Return the context in which arrays have this float type; no global setting is touched.
 
-    JAX's search for NaN and infinity is off in it: to a fit they are values like others, which
-    say that a point is none to go to, and it reports them by itself. So is JAX's guard of
-    transfers: what the engine moves it means to move, and to say so of every array costs more
-    than a call of a small density.
+    JAX's search for NaN and infinity is off in it: a fit expects such values, avoids these points
+    and reports them itself. So is JAX's guard of transfers: the engine's are all intended, and
+    declaring each costs more than a call of a small density.
     """
     wide, config = float_dtype == "float64", jax.config
     guards = (getattr(config, f"jax_transfer_guard_{way}") for way in TRANSFERS)
@@ -41,13 +40,7 @@ def _switched(wide: bool) -> Iterator[None]:
 
 
 def default_float(x64: bool | None) -> str:
-    """Return the float type of a fit: float64 if asked for, or if JAX has it switched on.
-
-    Raises
-    ------
-    TypeError
-        If `x64` is neither None nor a bool.
-    """
+    """Return the float type of a fit: float64 if asked for, or if JAX has it switched on."""
     if x64 is not None and not isinstance(x64, (bool, np.bool_)):
         raise TypeError(f"x64: got {describe(x64)}; expected True, False or None.")
     wide = bool(jax.config.jax_enable_x64) if x64 is None else x64  # type: ignore[attr-defined]
@@ -55,18 +48,15 @@ def default_float(x64: bool | None) -> str:
 
 
 def mixed_dtypes() -> contextlib.AbstractContextManager[Any]:
-    """Return the context in which dtypes are promoted by JAX's default rules.
-
-    Optax's own arithmetic, of counts of steps and rates, raises an error under strict ones.
-    """
+    """Return the context of JAX's default promotion of dtypes, which Optax's arithmetic needs."""
     return jax.numpy_dtype_promotion("standard")
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a compiled function of arrays on the host or on the device, or of numbers.
 
-    Under ``jax_transfer_guard="disallow"`` JAX moves nothing by itself. What comes back is on the
-    device, to be fetched by `jax.device_get`.
+    It works under ``jax_transfer_guard="disallow"``. Its results are on the device, to be fetched
+    by `jax.device_get`.
 
     Examples
     --------
@@ -79,7 +69,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*arguments: Any) -> Any:
         if jax.config.jax_transfer_guard_host_to_device in (None, "allow"):  # type: ignore[attr-defined]
-            return program(*arguments)  # to move them in so many words takes four times as long
+            return program(*arguments)  # an explicit transfer takes four times as long
         return program(*jax.device_put(arguments))
 
     return call

@@ -13,11 +13,11 @@ from advi.core.errors import describe
 
 @enum.unique
 class Stream(enum.IntEnum):
-    """The random streams of a key: each is drawn from in one place, so that no two share draws.
+    """The random streams of a key, one for each use, so that no two share draws.
 
-    What judges a fit, or is drawn from it, uses none that the fit has seen. The plan spawns
-    children of its stream, which are numbered from one up like the streams; those of what a user
-    asks of a fit begin beyond them.
+    Draws that judge a fit, or are taken from it, are none that the fit has used. The plan spawns
+    children of its stream, numbered from one up as the streams are: those for a finished fit begin
+    beyond them.
     """
 
     PLAN = 0
@@ -45,28 +45,10 @@ class Stream(enum.IntEnum):
 
 
 def key_words(key: Any) -> tuple[int, ...]:
-    """Return the words of a key, from which every random stream of a fit is seeded.
+    """Return the words of a key, which seed every random stream of a fit; an integer is one word.
 
-    Parameters
-    ----------
-    key
-        A non-negative integer, a typed key (`jax.random.key`) or raw key data
-        (`jax.random.PRNGKey`).
-
-    Returns
-    -------
-    tuple of int
-        One word for an integer, the key's own words otherwise.
-
-    Raises
-    ------
-    TypeError
-        For anything else.
-
-    Examples
-    --------
-    >>> key_words(3)
-    (3,)
+    Keys are non-negative integers, typed keys (`jax.random.key`) and raw ones
+    (`jax.random.PRNGKey`); TypeError for anything else.
     """
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool) and key >= 0:
         return (int(key),)

@@ -1,4 +1,4 @@
-"""What the parameters of a network must be: arrays of floats, which a gradient can move."""
+"""The parameters of a network: arrays of floats, which a gradient can change."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,28 +17,16 @@ NO_STATE = (
 
 
 def check_params(what: str, params: Any) -> None:
-    """Raise TypeError unless all leaves of a pytree are floats.
-
-    Parameters
-    ----------
-    what
-        Whose parameters they are, for the message.
-    params
-        Pytree.
-
-    Examples
-    --------
-    >>> check_params("tree", {"w": jnp.zeros(3), "activation": None})
-    """
+    """Raise TypeError unless all leaves of a pytree are floats; `what` names it in the message."""
     if isinstance(params, Mapping) and STATE in params:
         raise TypeError(f"{what}: got state, {STATE!r}; expected the parameters alone. {NO_STATE}")
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        place = f"{what}, {jax.tree_util.keystr(path, simple=True, separator='.') or 'params'}"
+        where = f"{what}, {jax.tree_util.keystr(path, simple=True, separator='.') or 'params'}"
         dtype = getattr(leaf, "dtype", type(leaf))
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
-                f"{place}: got {describe(leaf)}; expected arrays of floats. Give these "
+                f"{where}: got {describe(leaf)}; expected arrays of floats. Give these "
                 "alone, in Equinox by equinox.partition(network, equinox.is_inexact_array), and "
                 f"close over the rest. {NO_STATE}"
             )
-        numbers(place, leaf)
+        numbers(where, leaf)

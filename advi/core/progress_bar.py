@@ -12,20 +12,11 @@ from advi.core.status import Progress
 
 
 class ProgressBar:
-    """Shows where a fit is, and passes progress on to the user's callback.
+    """Shows the progress of a fit, and passes it on to the user's callback.
 
-    It is there from the start, before anything is compiled. A terminal or a pipe that is closed
-    under way ends the bar, and not the fit.
-
-    Parameters
-    ----------
-    shown
-        Whether to show it; None shows it in a terminal and in a notebook, unless the environment
-        sets TQDM_DISABLE.
-    callback
-        The user's function; what it returns is passed back.
-    total
-        Steps at most, for the time left; None if there is no limit.
+    It is there before anything is compiled. A terminal or a pipe that is closed meanwhile ends the
+    bar, not the fit. `shown` None shows it in a terminal and in a notebook, unless the environment
+    sets TQDM_DISABLE; `total` is the largest number of steps, or None.
     """
 
     def __init__(
@@ -42,14 +33,8 @@ class ProgressBar:
     def __enter__(self) -> "ProgressBar":
         if self._shown:
             # miniters: no watching thread; delay: nothing is drawn before `_draw` can catch it
-            self._bar = _tqdm()(
-                desc="compile",
-                total=self._total,
-                unit=" steps",
-                leave=False,
-                miniters=1,
-                delay=1e-9,
-            )
+            options = {"leave": False, "miniters": 1, "delay": 1e-9}
+            self._bar = _tqdm()(desc="compile", total=self._total, unit=" steps", **options)
             self._draw(self._bar.refresh)
         return self
 
@@ -58,13 +43,7 @@ class ProgressBar:
             self._draw(self._bar.close)
 
     def update(self, progress: Progress) -> object:
-        """Show progress; return what the user's callback says.
-
-        Raises
-        ------
-        TypeError
-            If what it returns is neither true nor false, such as an array.
-        """
+        """Show progress; return the callback's answer, or raise TypeError without a truth value."""
         if self._bar is not None:
             self._bar.set_description_str(progress.stage, refresh=False)
             self._bar.set_postfix_str(f"ELBO {progress.elbo:.2f}", refresh=False)
@@ -96,7 +75,7 @@ class ProgressBar:
 
 
 def _is_interactive() -> bool:
-    """Return whether someone sees what is written to stderr now: in a terminal or a notebook."""
+    """Return whether stderr is read by someone now: in a terminal or a notebook."""
     if os.environ.get("TQDM_DISABLE"):  # which tqdm's bar for notebooks does not read
         return False
     return sys.stderr.isatty() or type(sys.stderr).__module__ == "ipykernel.iostream"

@@ -1,10 +1,12 @@
-"""What a fit reports about itself: its status, estimates with their error, and progress."""
+"""A fit's report about itself: its status, estimates with their error, and progress."""
 
 import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from advi.core.types import Floats
 
 MAX_DRIFT = 0.25  # sds from the end, beyond which a fit counts as still moving
 
@@ -15,8 +17,8 @@ class Status(str):
     """Why a fit ended: one of "converged", "max_steps", "interrupted", "diverged".
 
     A string with two more attributes. `message` is the reason, a sentence. `cause` is the exception
-    that interrupted the fit: what a stream raised, or a KeyboardInterrupt after Ctrl-C; None
-    otherwise, and once the fit was saved and loaded.
+    that interrupted the fit, from a stream or a KeyboardInterrupt after Ctrl-C; None otherwise, and
+    once the fit was saved and loaded.
 
     Examples
     --------
@@ -69,6 +71,25 @@ class Estimate(NamedTuple):
         return f"{self.value:.{digits}f} ± {self.mcse:.{digits}f}"
 
 
+class RowValues(NamedTuple):
+    """One number per row, and their mean.
+
+    Examples
+    --------
+    >>> print(RowValues.of(np.array([1.0, 2.0, 3.0])).mean)
+    2.00 ± 0.58
+    """
+
+    rows: Floats  # (n,)
+    mean: Estimate  # over the rows, with the standard error of a sample of rows
+
+    @classmethod
+    def of(cls, rows: Floats) -> "RowValues":
+        """Return values with their mean."""
+        error = rows.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else np.nan
+        return cls(rows, Estimate(float(rows.mean()), float(error)))
+
+
 class EvalTrace(NamedTuple):
     """The held-out ELBO over the course of a fit."""
 
@@ -77,7 +98,7 @@ class EvalTrace(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where a fit is, as passed to `callback`."""
+    """The progress of a fit, as passed to `callback`."""
 
     stage: str
     step: int  # evaluations of the plan, or optimiser steps

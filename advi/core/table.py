@@ -51,12 +51,12 @@ class Table:
         """Return row name to column name to number."""
         return {row: self[row] for row in self.rows}
 
-    def _cells(self) -> list[list[str]]:
-        def row(index: int) -> list[str]:
-            numbers = (f"{values[index]:.{self.digits}g}" for values in self.columns.values())
-            return [self.rows[index], *numbers]
+    def _row(self, index: int) -> list[str]:
+        numbers = (f"{values[index]:.{self.digits}g}" for values in self.columns.values())
+        return [self.rows[index], *numbers]
 
-        return [["", *self.columns], *cut(len(self.rows), row)]
+    def _cells(self) -> list[list[str]]:
+        return [["", *self.columns], *cut(len(self.rows), self._row)]
 
     def __str__(self) -> str:
         cells = self._cells()
@@ -88,10 +88,8 @@ def cut(num: int, row: Callable[[int], list[str]]) -> list[list[str]]:
 
 def html_table(rows: Sequence[Sequence[str]]) -> str:
     """Return rows of text as an HTML table, the first row its header."""
-    head, *body = rows
-    return f"<table>{_html_row('th', head)}{''.join(_html_row('td', row) for row in body)}</table>"
-
-
-def _html_row(tag: str, row: Sequence[str]) -> str:
-    cells = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-    return f"<tr>{cells}</tr>"
+    text = ""
+    for index, row in enumerate(rows):
+        tag = "td" if index else "th"
+        text += f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in row)}</tr>"
+    return f"<table>{text}</table>"

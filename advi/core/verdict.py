@@ -16,7 +16,7 @@ COLOURS: dict[Level, str] = {
     "poor": "#c62828",
     "not checked": "#5f6b76",
 }
-# What to do next where something is wrong that no comparison of moments sees.
+# Actions for faults that no comparison of moments shows.
 REMEDIES: dict[Cause, str] = {
     "improper": "check the sign of log_joint and the priors of the latents named; "
     "advi.check(model, data) looks at both.",
@@ -51,9 +51,9 @@ class Verdict:
         "means_only": the means may. "poor": neither is vouched for. "not checked": nothing was
         examined. A verdict equals its level, and is true if that is "good".
     reasons
-        What was found, one sentence each, naming the latents concerned.
+        The findings, one sentence each, naming the latents concerned.
     action
-        What to do next.
+        The next step.
 
     Examples
     --------

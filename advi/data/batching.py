@@ -1,4 +1,4 @@
-"""Minibatches: which rows a step sees, and the factor N/B."""
+"""Minibatches: the rows of a step, and the factor N/B."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,22 +16,11 @@ from advi.data.permutation import shuffled
 
 @dataclass(frozen=True)
 class Batching:
-    """How many rows there are, and how many of them one step sees.
+    """The number of rows, and how many of them one step sees."""
 
-    Attributes
-    ----------
-    num_rows
-        N, rows in the data.
-    batch_size
-        B, rows in one step.
-    block
-        Steps whose rows are in memory at a time, of rows that are read as the steps go on; 0 where
-        all rows are in memory.
-    """
-
-    num_rows: int
-    batch_size: int
-    block: int = 0
+    num_rows: int  # N, in the data
+    batch_size: int  # B, in one step
+    block: int = 0  # steps whose rows are in memory at a time; 0 where all rows are
 
     @property
     def scale(self) -> float:
@@ -40,7 +29,7 @@ class Batching:
 
     @property
     def whole(self) -> bool:
-        """Whether a step sees all that is in memory."""
+        """Whether a step sees all rows that are in memory."""
         return self.block == 1 or (self.block == 0 and self.scale == 1)
 
     @property
@@ -49,17 +38,10 @@ class Batching:
         return self.num_rows // self.batch_size
 
     def index(self, key: Array, step: Array) -> Array:
-        """Return the rows (B,) of a step's batch, as indices into the data.
+        """Return the indices (B,) into the data of the batch of step () number `step`, from 0.
 
-        Every epoch goes through the rows in an order of its own, from the key and the epoch. The
-        rows of a block are taken as they come.
-
-        Parameters
-        ----------
-        key
-            Typed JAX key of the fit.
-        step
-            () number of the step, from 0.
+        Every epoch has an order of its own, from the key and the epoch. The rows of a block are
+        taken in their order.
         """
         offsets = jnp.arange(self.batch_size, dtype=step.dtype)
         if self.block:
@@ -78,30 +60,15 @@ def indices_program(batching: Batching) -> Any:
 def batches_of(
     num_rows: int | None, batch_size: Any, has_data: bool, needs_all_rows: str
 ) -> Batching:
-    """Check a batch size against the rows of a log-joint.
+    """Check a batch size against the rows of a log-joint, and return the batching.
 
-    Parameters
-    ----------
-    num_rows
-        Length of `Terms.rows`; None of a scalar log-joint.
-    batch_size
-        Rows of a step.
-    has_data
-        Whether there is any data.
-    needs_all_rows
-        Why the model needs all rows at once, in a sentence, or nothing.
-
-    Raises
-    ------
-    TypeError
-        If `batch_size` is not an integer.
-    ValueError
-        If the log-joint has no rows, there is no data to take batches of, or `batch_size` is not
-        between 1 and the number of rows.
+    `num_rows` is the length of `Terms.rows`, None of a scalar log-joint; `needs_all_rows` says in
+    a sentence why the model needs all rows at once, or is empty. TypeError or ValueError if there
+    are no such batches.
     """
-    if num_rows is None and needs_all_rows:
-        raise ValueError(f"batch_size={batch_size}: {needs_all_rows}")
     if num_rows is None:
+        if needs_all_rows:
+            raise ValueError(f"batch_size={batch_size}: {needs_all_rows}")
         raise ValueError(
             f"batch_size={batch_size} needs to know which part of the log-joint belongs to rows, "
             "but log_joint returned a scalar. Return advi.Terms(shared, rows) with one "

@@ -1,4 +1,4 @@
-"""What kind of source data are."""
+"""The source that data are: in memory, on disk, or a stream."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -19,27 +19,13 @@ class _Array(Protocol):
 
 
 def open_source(data: Any, num_rows: Any, batch_size: int | None, float_dtype: str) -> Source:
-    """Return the source that data are.
+    """Return the source of a fit's rows.
 
-    Parameters
-    ----------
-    data
-        A pytree of arrays, which with a `batch_size` are read from disk where they are
-        memory-mapped; a re-iterable of batches; or a function without arguments that returns an
-        iterator of them.
-    num_rows
-        Rows in one epoch of a re-iterable, or those that local latents have values for.
-    batch_size
-        Rows in a step.
-    float_dtype
-        As in `prepare`.
-
-    Raises
-    ------
-    TypeError
-        If `data` can be read only once, or is none that `prepare` takes.
-    ValueError
-        If `num_rows` is not given for a stream, or there is no batch.
+    Data are a pytree of arrays, read from disk where they are memory-mapped and `batch_size` is
+    given; a re-iterable of batches; or a function without arguments that returns an iterator of
+    them. `num_rows` is the rows in one epoch of a stream, or those that local latents have values
+    for. TypeError if data can be read only once, or are none that `prepare` takes; ValueError if
+    `num_rows` is not given for a stream, or there is no batch.
     """
     epochs = _epochs(data, num_rows)
     if epochs is not None:
@@ -50,7 +36,7 @@ def open_source(data: Any, num_rows: Any, batch_size: int | None, float_dtype: s
 
 
 def _epochs(data: Any, num_rows: Any) -> Epochs | None:
-    """Return what begins an epoch of batches, or None if the data are no stream."""
+    """Return the function that begins an epoch of batches, or None if the data are no stream."""
     if isinstance(data, Iterator):
         raise TypeError(
             f"data: got {describe(data)}, which can be read only once; a fit takes many epochs. "

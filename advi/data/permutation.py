@@ -1,4 +1,4 @@
-"""Random permutations of any length, an entry at a time."""
+"""Random permutations of any length, computed entry by entry."""
 
 import math
 
@@ -9,22 +9,13 @@ from jax import Array
 FEISTEL_ROUNDS = 8
 
 
-def shuffled(places: Array, num: int, key: Array) -> Array:
-    """Return the entries of a random permutation of 0 .. num - 1 at some places.
+def shuffled(index: Array, num: int, key: Array) -> Array:
+    """Return entries (B,), by their index (B,), of a random permutation of 0 .. num - 1 (< 2^31).
 
-    A Feistel network on the pairs of a rectangle that holds `num` places and little more, applied
+    A Feistel network on the pairs of a rectangle that holds `num` entries and little more, applied
     again until the result is below `num`: a bijection whose entries cost the same whatever `num`
     is, where sorting all rows would cost more than the steps of an epoch. Every row is equally
-    likely at every place; of a handful of rows not quite all orders are.
-
-    Parameters
-    ----------
-    places
-        (B,) integers from 0 to num - 1.
-    num
-        Length of the permutation, below 2^31.
-    key
-        Typed JAX key; another key, another permutation.
+    likely at every index; of a handful of rows not quite all orders are.
 
     References
     ----------
@@ -49,13 +40,13 @@ def shuffled(places: Array, num: int, key: Array) -> Array:
     walked = jax.lax.while_loop(
         lambda x: jnp.any(x >= num),
         lambda x: jnp.where(x >= num, permute(x), x),
-        permute(places.astype(jnp.uint32)),
+        permute(index.astype(jnp.uint32)),
     )
     return walked.astype(jnp.int32)
 
 
 def _rotated(x: Array, size: int, by: Array) -> Array:
-    """Return x, below `size`, moved on around 0 .. size - 1 by a hash of `by`."""
+    """Return x, below `size`, shifted cyclically in 0 .. size - 1 by a hash of `by`."""
     # the upper half of the hash as a fraction of `size`: a product of 16 bits each, no division
     moved = x + (((_mixed(by) >> 16) * jnp.uint32(size)) >> 16)
     return jnp.where(moved >= size, moved - size, moved)

@@ -1,4 +1,4 @@
-"""A background thread that makes the next items ready while the present one is used."""
+"""A background thread that prepares the next items while the present one is used."""
 
 import contextlib
 import queue
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from advi.core import interrupts
 
 DEPTH = 2  # items that are ready and wait
-POLL = 0.1  # seconds between two looks at whether the reader has gone, or asks to stop
+POLL = 0.1  # seconds between two checks whether the reader has left or Ctrl-C was pressed
 GRACE = 0.3  # seconds that an abandoned thread is waited for
 
 
@@ -19,18 +19,11 @@ class _Ready(NamedTuple):
 
 
 class Prefetch:
-    """Items of a generator, each passed through a function, in their order.
+    """Items of a generator, each passed through a function in a thread, in their order.
 
     Used in a ``with`` block, at whose end the thread has ended. After Ctrl-C it is not waited for
-    longer than a moment, and ends when the generator gives the item that it is at. What the
-    generator or the function raises is raised in the reader's thread, after the items before it.
-
-    Parameters
-    ----------
-    items
-        Generator; it runs in the thread.
-    prepare
-        Function of an item, which runs there too.
+    longer than a moment, and ends when the generator yields its present item. Errors of the
+    generator or the function are raised in the reader's thread, after the items before them.
 
     Examples
     --------
@@ -71,11 +64,9 @@ class Prefetch:
     def __next__(self) -> Any:
         while True:
             interrupts.check()
-            try:
+            with contextlib.suppress(queue.Empty):
                 ready = self._queue.get(timeout=POLL)
                 break
-            except queue.Empty:
-                continue
         if ready.error is not None:
             raise ready.error
         return ready.item
@@ -87,15 +78,13 @@ class Prefetch:
                     break
             self._items.close()
             self._put(_Ready(None, StopIteration()))
-        except BaseException as error:  # the reader's thread is where it belongs
+        except BaseException as error:  # to be raised in the reader's thread
             self._put(_Ready(None, error))
 
     def _put(self, ready: _Ready) -> bool:
-        """Wait for a place in the queue; return False if the reader has gone."""
+        """Wait for room in the queue; return False if the reader has left."""
         while not self._left.is_set():
-            try:
+            with contextlib.suppress(queue.Full):
                 self._queue.put(ready, timeout=POLL)
-            except queue.Full:
-                continue
-            return True
+                return True
         return False

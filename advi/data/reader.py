@@ -1,7 +1,8 @@
-"""Rows that are read as a fit goes on: blocks are moved to the device while steps are taken."""
+"""Rows that are read as a fit goes on: blocks move to the device while steps are taken."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import jax
@@ -21,7 +22,7 @@ SAMPLED, KEPT, KEPT_BYTES = 4, 32, 2**26  # batches kept of one block, and of al
 
 
 class StreamError(ValueError):
-    """A stream that is not what its first batch and `num_rows` said."""
+    """A stream that disagrees with its first batch or with `num_rows`."""
 
 
 class EndlessError(StreamError):
@@ -29,13 +30,7 @@ class EndlessError(StreamError):
 
 
 class BrokenStreamError(Exception):
-    """A stream could not be read on.
-
-    Attributes
-    ----------
-    error
-        What reading it raised.
-    """
+    """An error raised while a stream was read."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(describe_error(error))
@@ -44,7 +39,7 @@ class BrokenStreamError(Exception):
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Tell what reading a stream raises from what else goes wrong in a fit."""
+    """Turn errors from reading a stream into BrokenStreamError, unlike other errors of a fit."""
     try:
         yield
     except (StopIteration, EndlessError, KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -53,32 +48,56 @@ def reading() -> Iterator[None]:
         raise BrokenStreamError(error) from error
 
 
-def with_blocks(batching: Batching, spec: DataSpec) -> Batching:
-    """Return a batching with as many steps in a block as memory allows for.
+class ReadSource:
+    """What sources have in common whose rows are read as the fit goes on; abstract."""
 
-    Parameters
-    ----------
-    batching
-        Rows of a step.
-    spec
-        Of one batch.
-    """
-    fitting = int(np.clip(BLOCK_BYTES // max(spec.num_bytes, 1), 1, BLOCK_STEPS))
-    # a power of two, as the steps are after which a fit may have settled
-    return Batching(batching.num_rows, batching.batch_size, 1 << (fitting.bit_length() - 1))
+    spec: DataSpec
+    batching: Batching | None
+    streamed = True
+
+    @property
+    def _batching(self) -> Batching:
+        assert self.batching is not None  # `batched` was called
+        return self.batching
+
+    @property
+    def batch_spec(self) -> DataSpec:
+        return self.spec.with_length(self._batching.batch_size)
+
+    def check_settings(self, checkpoint: Any, tables: Sequence[str]) -> None:
+        if checkpoint is not None:
+            raise ValueError(
+                "checkpoint: the rows of a stream, or of memory-mapped arrays, cannot be taken up "
+                "where they were left; expected data in memory. Leave it out, or read the data."
+            )
+        if tables:
+            raise ValueError(
+                f"family: {tables[0]!r} has a table of parameters, one for each row, "
+                "and a stream does not say which row is which; expected "
+                "advi.Amortised(encode, params), or data in memory."
+            )
+
+    def passes(self, steps: int, at_least: int, rng: np.random.Generator) -> Passes:
+        num_rows, readable = self._batching.num_rows, steps * self._batching.batch_size
+        return Passes(  # not more reading than by the steps
+            int(np.clip(readable // num_rows, 1, MAX_PASSES)),
+            min(num_rows, max(readable, at_least)),
+            int(rng.integers(2**32)),
+        )
+
+
+def with_blocks(batching: Batching, spec: DataSpec) -> Batching:
+    """Return a batching with as many steps in a block as memory allows; `spec` is of all rows."""
+    num_bytes = spec.with_length(batching.batch_size).num_bytes
+    fitting = int(np.clip(BLOCK_BYTES // max(num_bytes, 1), 1, BLOCK_STEPS))
+    # a power of two, as are the numbers of steps at which convergence is judged
+    return replace(batching, block=1 << (fitting.bit_length() - 1))
 
 
 class Reader:
-    """An iterator of blocks on the device, which keeps a uniform sample of the batches in them.
+    """An iterator of blocks on the device, which keeps a uniform sample of their batches.
 
-    Parameters
-    ----------
-    blocks
-        The blocks, endless.
-    batching, spec
-        Rows of a step, and the spec of one batch.
-    rng
-        Generator of the sample.
+    `blocks` is endless, `spec` that of one batch, `rng` the generator of the sample.
     """
 
     def __init__(
@@ -106,7 +125,6 @@ class Reader:
         return self
 
     def abandon(self) -> None:
-        """Do not wait for the stream at the end: it may be what hangs."""
         self._prefetch.abandon()
 
     def __next__(self) -> Any:
@@ -114,11 +132,11 @@ class Reader:
             block, batches = next(self._prefetch)
         for batch in batches:  # reservoir sampling: every batch is as likely to be kept
             self._offered += 1
-            place = int(self._rng.integers(self._offered))
+            index = int(self._rng.integers(self._offered))
             if len(self.kept) < self._most:
                 self.kept.append(batch)
-            elif place < self._most:
-                self.kept[place] = batch
+            elif index < self._most:
+                self.kept[index] = batch
         return block
 
     def _ready(self, block: Block) -> tuple[Any, list[Any]]:
@@ -126,18 +144,16 @@ class Reader:
         chosen = self._pick.permutation(self._batching.block)[:SAMPLED]
         batches = []
         for part in chosen:
-            span = slice(part * size, (part + 1) * size)
-            rows = zip(spec.at(block, span), spec.per_row, strict=True)
-            leaves = [leaf.copy() if row else leaf for leaf, row in rows]
-            batches.append(spec.treedef.unflatten(leaves))
+            leaves = spec.at(block, slice(part * size, (part + 1) * size))
+            rows = zip(leaves, spec.per_row, strict=True)
+            batches.append(spec.treedef.unflatten([x.copy() if row else x for x, row in rows]))
         return on_device(block, spec)[0], batches
 
 
 def on_device(block: Block, spec: DataSpec) -> Rows:
     """Return the rows of a block as data on the device, and their number."""
     with precision(spec.float_dtype):
-        moved = [jax.device_put(leaf) for leaf in block]
-    return spec.treedef.unflatten(moved), spec.length(block)
+        return spec.treedef.unflatten(map(jax.device_put, block)), spec.length(block)
 
 
 @contextlib.contextmanager
@@ -160,13 +176,3 @@ def read_sample(sample: Callable[[], Block], spec: DataSpec) -> Rows:
     """Read a sample of rows in a thread."""
     with read_once((sample() for _ in range(1)), spec) as rows:
         return next(rows)
-
-
-def passes(batching: Batching, steps: int, at_least: int, rng: np.random.Generator) -> Passes:
-    """Return `Source.passes` where rows have to be read: as often as by the steps, at most."""
-    readable = steps * batching.batch_size
-    return Passes(
-        int(np.clip(readable // batching.num_rows, 1, MAX_PASSES)),
-        min(batching.num_rows, max(readable, at_least)),
-        int(rng.integers(2**32)),
-    )

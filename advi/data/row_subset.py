@@ -16,21 +16,11 @@ CHUNK_ROWS = 256
 
 @dataclass(frozen=True, eq=False)
 class RowSubset:
-    """Some rows of data.
-
-    Attributes
-    ----------
-    data
-        Pytree of arrays.
-    spec
-        Its `DataSpec`, which says what leaves run over rows.
-    index
-        (n,) the rows that are meant.
-    """
+    """Some rows of data."""
 
     data: Any
-    spec: DataSpec
-    index: Indices
+    spec: DataSpec  # which knows the leaves that run over rows
+    index: Indices  # (n,) of the rows
 
     @classmethod
     def of(cls, data: Any, spec: DataSpec, num_rows: int) -> "RowSubset":
@@ -40,20 +30,15 @@ class RowSubset:
     def new(self, data: Any) -> "RowSubset":
         """Return new data of the same kind, with any number of rows; leaves may be left out.
 
-        Raises
-        ------
-        ValueError
-            If a leaf is unknown, a row has another shape, or leaves differ in their rows.
+        ValueError if a leaf is unknown, a row has another shape, or leaves differ in their rows.
         """
         data, spec = prepare(data, self.spec.float_dtype)
-        known = dict(
-            zip(self.spec.names, zip(self.spec.leaves, self.spec.per_row, strict=True), strict=True)
-        )
+        known, rows = self.spec.shapes, dict(zip(self.spec.names, self.spec.per_row, strict=True))
         per_row, lengths = [], {}
         for name, shape in spec.shapes.items():
             if name not in known:
                 raise ValueError(f"data: {unknown('leaf', name, known)}")
-            ((old, _), row) = known[name]
+            old, row = known[name], rows[name]
             if shape[row:] != old[row:] or len(shape) != len(old):
                 wanted = f"(n, {', '.join(map(str, old[1:]))})" if row else str(old)
                 raise ValueError(f"data leaf {name!r}: got shape {shape}; expected {wanted}.")
@@ -70,13 +55,8 @@ class RowSubset:
     def joined(self, batches: list[Any]) -> "RowSubset":
         """Return the rows of several batches, each like the data."""
         leaves = self.spec.joined([jax.tree.leaves(batch) for batch in batches])
-        num = self.spec.length(leaves)
-        return replace(
-            self,
-            data=self.spec.treedef.unflatten(leaves),
-            spec=self.spec.with_length(num),
-            index=np.arange(num),
-        )
+        num, data = self.spec.length(leaves), self.spec.treedef.unflatten(leaves)
+        return RowSubset(data, self.spec.with_length(num), np.arange(num))
 
     def sample(self, num: int, rng: np.random.Generator) -> "RowSubset":
         """Return a random sample of the rows, or all where there are not more than `num`."""

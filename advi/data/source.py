@@ -1,6 +1,6 @@
-"""Where the rows of a fit come from: in memory, on disk, or a stream, behind one interface.
+"""The sources of a fit's rows: in memory, on disk, or a stream, behind one interface.
 
-An algorithm takes what it needs from a `Source` and does not ask which kind it is.
+An algorithm uses the members of `Source` and does not ask which kind it is.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ MAX_PASSES = 60  # gradients of all rows that a start may take
 
 
 class Passes(NamedTuple):
-    """How often rows may be read to find a start, how many each time, and what chooses them."""
+    """How often rows may be read to find a start, how many each time, and which (by a seed)."""
 
     num: int
     rows: int
@@ -33,15 +33,9 @@ class Passes(NamedTuple):
 
 
 class Blocks(Protocol):
-    """Blocks of rows on the device, one for every chunk of steps, without an end.
+    """Blocks of rows on the device, one for every chunk of steps, without an end."""
 
-    Attributes
-    ----------
-    kept
-        Batches by which a fit is judged that could not hold all rows; none where it holds them.
-    """
-
-    kept: list[Any]
+    kept: list[Any]  # batches that evaluate a fit where not all rows are in memory
 
     def __enter__(self) -> Self: ...
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None: ...
@@ -53,49 +47,37 @@ class Blocks(Protocol):
 
 
 class Source(Protocol):
-    """Rows of data.
+    """Rows of data."""
 
-    Attributes
-    ----------
-    example
-        Data by which a model is resolved: all of it, or the first batch of a stream.
-    spec
-        Its `DataSpec`.
-    num_rows
-        The number of rows that local latents have values for, as the user says; None to find it.
-    streamed
-        Whether rows are read as the fit goes on, so that only an optimiser's steps can use them.
-    batching
-        Rows of a step, after `batched`; None where every step sees all data.
-    batch_spec
-        `DataSpec` of the data of one step.
-    """
-
-    example: Any
-    spec: DataSpec
-    num_rows: int | None
-    streamed: bool
-    batching: Batching | None
-    batch_spec: DataSpec
-
+    # data by which a model is resolved: all of it, or the first batch of a stream; and its spec
+    @property
+    def example(self) -> Any: ...
+    @property
+    def spec(self) -> DataSpec: ...
+    # rows that local latents have values for, as the user says
+    @property
+    def num_rows(self) -> int | None: ...
+    # whether rows are read as the fit goes on, so that only an optimiser's steps can use them
+    @property
+    def streamed(self) -> bool: ...
+    # after `batched`, None where every step sees all data; and the spec of the data of one step
+    @property
+    def batching(self) -> Batching | None: ...
+    @property
+    def batch_spec(self) -> DataSpec: ...
     @property
     def first(self) -> Rows:
         """Some rows to begin with."""
         ...
 
     def check_model(self, local: bool, needs_all_rows: str) -> None:
-        """Raise ValueError if a model cannot take its rows from here.
+        """Raise ValueError if a model, with or without local latents, cannot take its rows here.
 
-        Parameters
-        ----------
-        local
-            Whether it has local latents.
-        needs_all_rows
-            Why it needs all rows at once, in a sentence, or nothing.
+        `needs_all_rows` says in a sentence why it needs all rows at once, or is empty.
         """
 
     def check_settings(self, checkpoint: Any, tables: Sequence[str]) -> None:
-        """Raise ValueError for a checkpoint, or latents with tables, where rows cannot be named."""
+        """Raise ValueError for a checkpoint, or latents with tables, where rows have no index."""
 
     def check_leaves(self, check: LeafCheck) -> None:
         """Check the leaves of all rows, now or when they are first read."""
@@ -105,27 +87,21 @@ class Source(Protocol):
     ) -> "Source":
         """Return the source with rows for each step.
 
-        Parameters
-        ----------
-        log_joint_rows
-            Length of `Terms.rows` for `example`; None of a scalar log-joint.
-        batch_size
-            Rows of a step; None for those of the first batch, or for all data.
-        needs_all_rows
-            As for `check_model`.
+        `log_joint_rows` is the length of `Terms.rows` for `example`, None of a scalar log-joint;
+        `batch_size` None stands for the rows of the first batch, or for all data.
         """
         ...
 
     def blocks(self, key: Array, rng: np.random.Generator) -> Blocks:
-        """Begin to read blocks; the key orders the rows, the generator chooses what is kept."""
+        """Begin to read blocks; the key orders the rows, the generator samples `Blocks.kept`."""
         ...
 
     def sample(self, num: int, most: int, rng: np.random.Generator) -> Rows:
-        """Return a number of rows chosen at random, of as many as `epoch` reads."""
+        """Return a random sample of `num` rows, of the `most` that `epoch` reads."""
         ...
 
     def epoch(self, most: int, seed: int) -> contextlib.AbstractContextManager[Iterator[Rows]]:
-        """Begin to read `most` rows once, in blocks on the device; a seed chooses which."""
+        """Begin to read `most` rows once, in blocks on the device; the seed chooses which."""
         ...
 
     def passes(self, steps: int, at_least: int, rng: np.random.Generator) -> Passes:
@@ -152,7 +128,7 @@ class _SameBlock:
         return self._data
 
     def abandon(self) -> None:
-        """Do nothing: there is nothing to wait for."""
+        pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,42 +144,34 @@ class InMemory:
 
     @property
     def batch_spec(self) -> DataSpec:
-        """`DataSpec` of the data of one step."""
-        return self.spec if self.batching is None else self.spec.with_length(
-            self.batching.batch_size
-        )  # fmt: skip
+        batching = self.batching
+        return self.spec if batching is None else self.spec.with_length(batching.batch_size)
 
     @property
     def first(self) -> Rows:
-        """All data."""
         return self.example, 0 if self.batching is None else self.batching.num_rows
 
     def check_model(self, local: bool, needs_all_rows: str) -> None:
-        """Raise ValueError for a number of rows that nothing needs."""
         check_no_num_rows(self.num_rows, local, "data in memory")
 
     def check_settings(self, checkpoint: Any, tables: Sequence[str]) -> None:
-        """Accept both: rows have places."""
+        """Accept both: every row has an index."""
 
     def check_leaves(self, check: LeafCheck) -> None:
-        """Check the leaves."""
         check(self.spec.treedef.flatten_up_to(self.example))
 
     def batched(
         self, log_joint_rows: int | None, batch_size: Any, needs_all_rows: str = ""
     ) -> "InMemory":
-        """Return the data with rows for each step, or as they are for None."""
         if batch_size is None:
             return self
         batching = batches_of(log_joint_rows, batch_size, bool(self.spec.leaves), needs_all_rows)
         return replace(self, spec=self.spec.by_row(batching.num_rows), batching=batching)
 
     def blocks(self, key: Array, rng: np.random.Generator) -> Blocks:
-        """Return the data, for every chunk of steps."""
         return _SameBlock(self.example)
 
     def sample(self, num: int, most: int, rng: np.random.Generator) -> Rows:
-        """Return rows chosen at random, or all."""
         total = self.first[1]
         if num == total:
             return self.first
@@ -211,11 +179,9 @@ class InMemory:
         return gather_program(self.spec)(self.example, index.astype(np.int32)), num
 
     def epoch(self, most: int, seed: int) -> contextlib.AbstractContextManager[Iterator[Rows]]:
-        """Return all rows, in one block."""
         return contextlib.nullcontext(iter([self.first]))
 
     def passes(self, steps: int, at_least: int, rng: np.random.Generator) -> Passes:
-        """Return as many passes as can be of use: nothing has to be read."""
         return Passes(MAX_PASSES, self.first[1])
 
 
@@ -231,19 +197,4 @@ def check_no_num_rows(num_rows: int | None, local: bool, what: str) -> None:
         raise ValueError(
             f"num_rows: got {describe(num_rows)} for {what}, whose number of rows is "
             "that of Terms.rows; expected it for a stream of batches only. Leave it out."
-        )
-
-
-def refuse_settings(checkpoint: Any, tables: Sequence[str]) -> None:
-    """Raise ValueError for what needs rows that have places."""
-    if checkpoint is not None:
-        raise ValueError(
-            "checkpoint: the rows of a stream, or of memory-mapped arrays, cannot be taken up "
-            "where they were left; expected data in memory. Leave it out, or read the data."
-        )
-    if tables:
-        raise ValueError(
-            f"family: {tables[0]!r} has a table of parameters, one for each row, "
-            "and a stream does not say which row is which; expected "
-            "advi.Amortised(encode, params), or data in memory."
         )

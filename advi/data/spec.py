@@ -15,7 +15,7 @@ ALIGNMENT = 64  # bytes, of arrays that XLA does not copy
 
 
 class DataSpec(NamedTuple):
-    """The tree, shapes and dtypes of data, which compiled code depends on, and the float type."""
+    """The tree, shapes and dtypes of data, on which compiled code depends, and the float type."""
 
     treedef: Any
     leaves: tuple[tuple[tuple[int, ...], Any], ...]  # shape and dtype of every leaf
@@ -43,13 +43,15 @@ class DataSpec(NamedTuple):
         """Memory of all leaves."""
         return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in self.leaves)
 
-    def by_row(self, num: int) -> "DataSpec":
-        """Return the spec of data with `num` rows, which says what leaves run over them.
+    @property
+    def num_rows(self) -> int:
+        """Length of the leaves that run over rows."""
+        return self.leaves[self.per_row.index(True)][0][0]
 
-        Raises
-        ------
-        ValueError
-            If the data has leaves and none of them does.
+    def by_row(self, num: int) -> "DataSpec":
+        """Return the spec of data with `num` rows, which knows the leaves that run over them.
+
+        ValueError if the data has leaves and none of them does.
         """
         per_row = tuple(bool(shape) and shape[0] == num for shape, _ in self.leaves)
         if self.leaves and not any(per_row):
@@ -66,7 +68,7 @@ class DataSpec(NamedTuple):
     def with_length(self, num: int) -> "DataSpec":
         """Return the spec of `num` rows of the data."""
         leaves = zip(self.leaves, self._rows, strict=True)
-        resized = (((num, *shape[1:]), dtype) if row else (shape, dtype)
+        resized = ((((num, *shape[1:]) if shape else ()), dtype) if row else (shape, dtype)
                    for (shape, dtype), row in leaves)  # fmt: skip
         return self._replace(leaves=tuple(resized))
 
@@ -75,24 +77,20 @@ class DataSpec(NamedTuple):
         return len(leaves[self.per_row.index(True)])
 
     def at(self, leaves: Sequence[Any], index: Any) -> list[Any]:
-        """Return the leaves of some rows, an index or a slice, of leaves on the host."""
+        """Return the leaves of some rows, by an index or a slice, of leaves on the host."""
         return [leaf[index] if row else leaf for leaf, row in zip(leaves, self._rows, strict=True)]
 
     def joined(self, blocks: Sequence[Sequence[Any]]) -> list[Any]:
-        """Return the leaves of the rows of several blocks, one after the other."""
-        return [
-            np.concatenate(parts) if row and len(parts) > 1 else parts[-1]
-            for parts, row in zip(zip(*blocks, strict=True), self._rows, strict=True)
-        ]
+        """Return the leaves of the rows of several blocks, concatenated."""
+        columns = zip(map(list, zip(*blocks, strict=True)), self._rows, strict=True)
+        return [np.concatenate(c) if row and len(c) > 1 else c[-1] for c, row in columns]
 
     def gather(self, data: Any, index: Any) -> Any:
         """Return the data of some rows (B,), in compiled code."""
         leaves, treedef = jax.tree.flatten(data)
+        pairs = zip(leaves, self._rows, strict=True)
         return treedef.unflatten(
-            [
-                leaf.at[index].get(mode="promise_in_bounds") if row else leaf
-                for leaf, row in zip(leaves, self._rows, strict=True)
-            ]
+            leaf.at[index].get(mode="promise_in_bounds") if row else leaf for leaf, row in pairs
         )
 
     @property
@@ -101,29 +99,11 @@ class DataSpec(NamedTuple):
 
 
 def prepare(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
-    """Check data, bring it to the dtypes of the computation and move it to the device.
+    """Return data in the dtypes of the computation and on the device, and their `DataSpec`.
 
-    Parameters
-    ----------
-    data
-        Pytree of arrays: NumPy, JAX, pandas columns, lists of numbers, Python numbers, and what
-        else `numbers` takes.
-    float_dtype
-        "float32" or "float64".
-
-    Returns
-    -------
-    data
-        The same tree of JAX arrays, which share no memory with NumPy arrays that were given.
-    spec
-        Its `DataSpec`.
-
-    Raises
-    ------
-    TypeError
-        If a leaf holds text or objects, or means more than its numbers.
-    ValueError
-        If an integer does not fit into 32 bits in a float32 fit.
+    Leaves are all that `numbers` takes. The JAX arrays returned share no memory with NumPy arrays
+    that were given. TypeError if a leaf holds text or objects, or means more than its numbers;
+    ValueError if an integer does not fit into 32 bits in a float32 fit.
     """
     arrays, spec = converted(data, float_dtype)
     # jax.device_put moves without compiling anything, unlike jnp.asarray with a dtype
@@ -131,11 +111,11 @@ def prepare(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
 
 
 def _own(leaf: Any) -> Any:
-    """Return a copy of an array on the host in memory that a device on the host takes over.
+    """Return a copy of a NumPy array in memory that the host's device takes over without a copy.
 
-    JAX copies what does not begin at a multiple of 64 bytes, and shares what does: an array that
-    its owner changes later would change the data of a fit. This copy is shared with nobody. NumPy
-    also asks for large pages, which rows read at random places are found faster in.
+    JAX copies arrays that do not begin at a multiple of 64 bytes and shares the others, in which
+    a later change by the owner would change the data of a fit. This copy is shared with nobody.
+    NumPy also asks for large pages, in which rows at random indices are read faster.
     """
     if isinstance(leaf, jax.Array):
         return leaf
@@ -147,7 +127,7 @@ def _own(leaf: Any) -> Any:
 
 
 def converted(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
-    """Return what `prepare` does, where the data are: nothing is moved."""
+    """Return `prepare`'s result without moving any array."""
     try:
         paths, treedef = jax.tree_util.tree_flatten_with_path(
             data, is_leaf=lambda node: isinstance(node, (list, Iterator))
@@ -158,19 +138,15 @@ def converted(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
             f"of one type, such as str ({error})."
         ) from None
     names = tuple(keystr(path, simple=True, separator=".") or "data" for path, _ in paths)
-    leaves = [
-        _as_array(name, leaf, float_dtype) for name, (_, leaf) in zip(names, paths, strict=True)
-    ]
+    given = (leaf for _, leaf in paths)
+    leaves = [_as_array(*pair, float_dtype) for pair in zip(names, given, strict=True)]
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     return jax.tree.unflatten(treedef, leaves), DataSpec(treedef, shapes, names, float_dtype)
 
 
 def _as_array(name: str, leaf: Any, float_dtype: str) -> Any:
-    if isinstance(leaf, jax.Array):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return leaf
-        if leaf.dtype != np.float64 or float_dtype == "float64":
-            return leaf
+    if isinstance(leaf, jax.Array) and (leaf.dtype != np.float64 or float_dtype == "float64"):
+        return leaf
     array = on_host(numbers(f"data leaf {name!r}", leaf))
     if array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
         raise TypeError(
@@ -200,6 +176,6 @@ def find_nan(data: Any, spec: DataSpec) -> str | None:
             continue
         where = np.argwhere(np.isnan(jax.device_get(leaf)))
         if len(where):
-            place = f", row {where[0][0]}" if where.shape[1] else ""
-            return f"data leaf {name!r}{place} is NaN ({len(where)} NaN in that leaf)"
+            row = f", row {where[0][0]}" if where.shape[1] else ""
+            return f"data leaf {name!r}{row} is NaN ({len(where)} NaN in that leaf)"
     return None

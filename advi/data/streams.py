@@ -1,8 +1,8 @@
-"""Streams of batches of the user's own making, joined and cut into the rows of steps."""
+"""Streams of the user's batches, joined and cut into the rows of steps."""
 
 import contextlib
 import itertools
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,50 +11,41 @@ import numpy as np
 from jax import Array
 
 from advi.core import interrupts
-from advi.data import reader
 from advi.data.batching import Batching, check_batch_size
-from advi.data.reader import Block, EndlessError, Reader, StreamError, read_once, read_sample
-from advi.data.source import Blocks, LeafCheck, Passes, Rows, refuse_settings
+from advi.data.reader import (
+    Block,
+    EndlessError,
+    Reader,
+    ReadSource,
+    StreamError,
+    read_once,
+    read_sample,
+    with_blocks,
+)
+from advi.data.source import Blocks, LeafCheck, Rows
 from advi.data.spec import DataSpec, converted
 
 Epochs = Callable[[], Iterator[Any]]
 
 
 @dataclass(eq=False)
-class BatchStream:
-    """Batches that are read again and again, a `Source`.
+class BatchStream(ReadSource):
+    """Batches that are read once each epoch, a `Source`."""
 
-    Attributes
-    ----------
-    epochs
-        Begins an epoch.
-    rows_per_epoch
-        How many rows an epoch has.
-    waiting
-        The epoch that has been begun, by its first batch.
-    """
-
-    epochs: Epochs
+    epochs: Epochs  # begins an epoch
     rows_per_epoch: int
     example: Any
     spec: DataSpec
-    waiting: list[Iterator[Any]]
+    waiting: list[Iterator[Any]]  # the epoch whose first batch has been read
     check: LeafCheck | None = None
     batching: Batching | None = None
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))  # of the epochs
 
     num_rows = None
-    streamed = True
 
     @classmethod
     def open(cls, epochs: Epochs, num_rows: int, float_dtype: str) -> "BatchStream":
-        """Read the first batch.
-
-        Raises
-        ------
-        ValueError
-            If there is none.
-        """
+        """Read the first batch; ValueError if there is none."""
         try:
             with interrupts.at_once():  # of a fit there is nothing yet to return
                 epoch = epochs()
@@ -65,36 +56,21 @@ class BatchStream:
         return cls(epochs, num_rows, example, spec, [itertools.chain([batch], epoch)])
 
     @property
-    def batch_spec(self) -> DataSpec:
-        """`DataSpec` of the data of one step."""
-        assert self.batching is not None
-        return self.spec.with_length(self.batching.batch_size)
-
-    @property
     def first(self) -> Rows:
-        """The rows of the first batch, not more than those of a step."""
-        assert self.batching is not None
         leaves = [np.array(leaf) for leaf in jax.tree.leaves(self.example)]
-        rows = self.spec.at(leaves, slice(self.batching.batch_size))
+        rows = self.spec.at(leaves, slice(self._batching.batch_size))
         return self.spec.treedef.unflatten(rows), self.spec.length(rows)
 
     def check_model(self, local: bool, needs_all_rows: str) -> None:
-        """Raise ValueError if a model needs all rows at once."""
         if needs_all_rows:
             raise ValueError(f"data: {needs_all_rows}")
 
-    def check_settings(self, checkpoint: Any, tables: Sequence[str]) -> None:
-        """Refuse both."""
-        refuse_settings(checkpoint, tables)
-
     def check_leaves(self, check: LeafCheck) -> None:
-        """Check the batches of the first epoch when they are read."""
         self.check = check
 
     def batched(
         self, log_joint_rows: int | None, batch_size: Any, needs_all_rows: str = ""
     ) -> "BatchStream":
-        """Return the stream with rows for each step, by default those of the first batch."""
         size, num_rows = log_joint_rows, self.rows_per_epoch
         if size is None:
             raise ValueError(
@@ -109,19 +85,14 @@ class BatchStream:
                 "one row in it, and the number of rows in one epoch."
             )
         batch_size = size if batch_size is None else check_batch_size(batch_size, num_rows)
-        batching = Batching(num_rows, batch_size)
-        batching = reader.with_blocks(batching, spec.with_length(batch_size))
+        batching = with_blocks(Batching(num_rows, batch_size), spec)
         return replace(self, spec=spec, batching=batching)
 
     def blocks(self, key: Array, rng: np.random.Generator) -> Blocks:
-        """Begin to read blocks, in the order of the batches."""
-        assert self.batching is not None
         batches = itertools.chain.from_iterable(self._begin() for _ in itertools.count())
-        return Reader(self._cut(batches), self.batching, self.batch_spec, rng)
+        return Reader(self._cut(batches), self._batching, self.batch_spec, rng)
 
     def sample(self, num: int, most: int, rng: np.random.Generator) -> Rows:
-        """Read rows chosen at random, in their order."""
-
         def read() -> Block:
             chosen, start, held = chosen_rows(most, num, rng), 0, []
             for leaves in self._at_most(most):
@@ -134,28 +105,20 @@ class BatchStream:
         return read_sample(read, self.spec)
 
     def epoch(self, most: int, seed: int) -> contextlib.AbstractContextManager[Iterator[Rows]]:
-        """Begin to read the first rows."""
         return read_once(self._cut(self._at_most(most)), self.spec)
-
-    def passes(self, steps: int, at_least: int, rng: np.random.Generator) -> Passes:
-        """Return as many passes as the steps make."""
-        assert self.batching is not None
-        return reader.passes(self.batching, steps, at_least, rng)
 
     def _begin(self) -> Generator[Block, None, None]:
         # one reading ends before the next begins: a loader may have only one at a time
         batches = self.waiting.pop() if self.waiting else self.epochs()
         number = next(self.numbers)
         leaves = self._leaves(batches, number)
-        return self._checked(leaves) if number == 1 and self.check is not None else leaves
+        return self._checked(leaves, self.check) if number == 1 and self.check else leaves
 
-    def _checked(self, epoch: Iterator[Block]) -> Generator[Block, None, None]:
-        assert self.check is not None
-        size = self.spec.length([np.empty(shape) for shape, _ in self.spec.leaves])
+    def _checked(self, epoch: Iterator[Block], check: LeafCheck) -> Generator[Block, None, None]:
         for number, leaves in enumerate(epoch, 1):
-            if self.spec.length(leaves) == size:  # the trace is for so many
+            if self.spec.length(leaves) == self.spec.num_rows:  # the trace is for so many
                 try:
-                    self.check(leaves)
+                    check(leaves)
                 except ValueError as error:
                     raise StreamError(f"batch {number} of epoch 1: {error}") from None
             yield leaves
@@ -167,15 +130,11 @@ class BatchStream:
             leaves = self._like_first(batch, f"batch {index} of epoch {number}")
             seen += self.spec.length(leaves)
             yield leaves
-        size = next(shape[0] for (shape, _), row in
-                    zip(self.spec.leaves, self.spec.per_row, strict=True) if row)  # fmt: skip
-        if not num_rows - size < seen <= num_rows:
-            hint = (
-                " Give a function that makes a new iterator each time." if not seen else
-                " Each epoch must give every row once."
-            )  # fmt: skip
+        if not num_rows - self.spec.num_rows < seen <= num_rows:
+            each, again = "Each epoch must give every row once.", "makes a new iterator each time."
             raise StreamError(
-                f"epoch {number} of the stream had {seen} rows; expected num_rows={num_rows}.{hint}"
+                f"epoch {number} of the stream had {seen} rows; expected num_rows={num_rows}. "
+                + (each if seen else f"Give a function that {again}")
             )
 
     def _at_most(self, most: int) -> Generator[Block, None, None]:
@@ -197,13 +156,12 @@ class BatchStream:
                     return
 
     def _cut(self, batches: Iterator[Block]) -> Generator[Block, None, None]:
-        """Yield blocks of the rows of batches, in their order, and at the end what is left.
+        """Yield blocks of the rows of batches, in their order, and at the end the rest.
 
         The rows left over of one epoch begin the next block, so that every row counts as often as
         every other whatever the sizes of the batches.
         """
-        assert self.batching is not None
-        spec, size = self.spec, self.batching.block * self.batching.batch_size
+        spec, size = self.spec, self._batching.block * self._batching.batch_size
         held: list[Block] = []
         count = 0
         for leaves in batches:
@@ -219,16 +177,13 @@ class BatchStream:
             yield spec.joined(held)
 
     def _like_first(self, batch: Any, what: str) -> Block:
-        """Return the leaves of a batch that is like the first but for the number of its rows."""
+        """Return the leaves of a batch, which is like the first but for its number of rows."""
         first = self.spec
         tree, spec = converted(as_tree(batch), first.float_dtype)
         if spec.treedef != first.treedef:
             raise StreamError(f"{what}: got the tree {spec.treedef}; expected {first.treedef}.")
-        lengths = {
-            shape[0]
-            for (shape, _), row in zip(spec.leaves, first.per_row, strict=True)
-            if row and shape
-        }
+        shapes = zip(spec.shapes.values(), first.per_row, strict=True)
+        lengths = {shape[0] for shape, row in shapes if row and shape}
         resized = first.with_length(lengths.pop() if len(lengths) == 1 else -1)
         if resized.leaves != spec.leaves:
             raise StreamError(

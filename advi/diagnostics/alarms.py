@@ -1,4 +1,4 @@
-"""Reasons for distrust that no comparison of moments sees, and the verdict without a comparison."""
+"""Alarms: evidence against a fit apart from its moments; and the verdict without a comparison."""
 
 import math
 from typing import Any
@@ -13,13 +13,13 @@ ONLY_POINTS = "A point estimate has no posterior to compare with."
 
 
 def verdict_on(record: FitRecord) -> Verdict:
-    """Return the verdict of an examination, or what is known without one."""
+    """Return the verdict of the examination, or else of the alarms."""
     if record.examination is not None:
         return record.examination.verdict
     if record.posterior.guide.local:
         return unexamined(
             record,
-            "Importance weights of all rows' latents together would tell nothing.",
+            "Importance weights of the latents of all rows together would be useless.",
             action="compare fit.log_marginal(data) with the ELBO, or see "
             "advi.amortisation_gap(fit, data).",
         )
@@ -29,53 +29,47 @@ def verdict_on(record: FitRecord) -> Verdict:
 
 
 def unexamined(record: FitRecord, *reasons: str, action: str = "") -> Verdict:
-    """Return the verdict on a fit that was not examined, from what is known all the same."""
+    """Return the verdict of the alarms on a fit that was not examined."""
     alarms = alarms_of(record)
-    told = (*(alarm.reason for alarm in alarms), *reasons)
+    all_reasons = (*(alarm.reason for alarm in alarms), *reasons)
     for alarm in alarms:
         if alarm.cause in ("gradient", "diverged", "moving"):
-            return Verdict("poor", told, REMEDIES[alarm.cause])
-    return Verdict("not checked", told, action)
+            return Verdict("poor", all_reasons, REMEDIES[alarm.cause])
+    return Verdict("not checked", all_reasons, action)
 
 
 def improper(record: FitRecord) -> list[Alarm]:
-    """Look along rays for a log density that does not fall."""
+    """Return an alarm if the log density does not fall along some ray."""
     posterior = record.global_posterior
     found = growth(posterior.density, posterior.gaussian.loc)
     return [] if found is None else [Alarm("improper", str(found))]
 
 
 def alarms_of(record: FitRecord) -> tuple[Alarm, ...]:
-    """Return what the course of a fit gives reason to distrust."""
+    """Return the alarms from the optimisation of a fit."""
     outcome, status = record.outcome, record.outcome.status
     alarms = [Alarm("gradient", reason) for reason in outcome.alarms]
-    steps_asked_for = (
-        status == "max_steps" and bool(outcome.trace) and outcome.trace[-1].stage == "optimize"
-    )
-    if status != "converged" and not steps_asked_for:
+    by_steps = bool(outcome.trace) and outcome.trace[-1].stage == "optimize"
+    if status != "converged" and not (status == "max_steps" and by_steps):
         cause: Cause = str(status)  # type: ignore[assignment]
         alarms.append(Alarm(cause, f"The fit did not converge: {status.message}."))
     if outcome.drift > MAX_DRIFT:
-        to_go = f"means and sds may have some {outcome.drift:.2g} sd to go"
+        why = f"means and sds may be off by about {outcome.drift:.2g} sd"
         if math.isinf(outcome.drift):
-            to_go = "the ELBO was still rising, and how far there is to go is not known"
-        alarms.append(Alarm("moving", f"The steps had not arrived: {to_go}."))
+            why = "the ELBO was still rising, and the distance from the optimum is unknown"
+        alarms.append(Alarm("moving", f"The steps had not converged: {why}."))
     for mode in outcome.other_modes:
         distances = mode_figures(record, mode)["distance"]
         name = max(distances, key=lambda k: distances[k])
         if mode.elbo_difference > -MODE_NATS and distances[name] > MODE_SDS:
-            reason = (
-                f"Another start ends {-mode.elbo_difference:.2g} nats lower, with the mean of "
-                f"{name} {distances[name]:.1f} sd away: there is more than one mode."
-            )
+            reason = f"Another start ends {-mode.elbo_difference:.2g} nats lower, with the mean of "
+            reason += f"{name} {distances[name]:.1f} sd away: there is more than one mode."
             alarms.append(Alarm("multimodal", reason))
     return tuple(alarms)
 
 
 def mode_figures(record: FitRecord, mode: OtherMode) -> dict[str, Any]:
-    """Return the difference of the ELBO, and the largest distance of each latent, sds."""
-    distances = {
-        name: float(mode.distance[slice(*span)].max(initial=0.0))
-        for name, span in record.posterior.model.spans.items()
-    }
+    """Return the ELBO difference, nats, and the largest distance of each latent, sds."""
+    spans = record.posterior.model.spans.items()
+    distances = {name: float(mode.distance[slice(*s)].max(initial=0.0)) for name, s in spans}
     return {"elbo_difference": mode.elbo_difference, "distance": distances}

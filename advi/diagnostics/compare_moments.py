@@ -1,4 +1,4 @@
-"""Compare a fit's moments with better ones of the same posterior, and judge."""
+"""Comparison of a fit's moments with reference moments of the same posterior."""
 
 from collections.abc import Callable
 
@@ -20,15 +20,14 @@ from advi.diagnostics.reference_moments import (
 )
 from advi.posterior.record import Comparison, Examination
 
-Advice = Callable[
-    [ReferenceMoments, frozenset[str]], str
-]  # of better draws, and the columns that are off
+# a sentence on how to reparameterise, from reference draws and the columns that are off
+Advice = Callable[[ReferenceMoments, frozenset[str]], str]
 
-# Nearer than this, a high k-hat of q is the light tail of a Gaussian and no sign of a miss.
+# Nearer than this, a high k-hat of q is due to the light tail of a Gaussian.
 NEAR_SHIFT, NEAR_RATIO = 0.05, 1.05
 NARROW = 1.5  # ratio of sds beyond which a shift is measured in the larger
 MAX_RESOLUTION = 1.0  # nats: importance weights are noise where log densities are coarser
-FEW_FLOATS = 4.0  # spacings of floats at a mean that an sd is above, or draws have no spread
+FEW_FLOATS = 4.0  # spacings of floats at a mean, which an sd exceeds
 PROBES = 8
 WIDE, TAIL_DRAWS, MAX_TAIL_INDEX = 2.0, 2000, 0.7
 
@@ -40,33 +39,13 @@ def compare_with_reference(
     rng: np.random.Generator,
     advice: Advice,
 ) -> Examination:
-    """Compare a fit's moments with better ones, and judge.
+    """Compare a fit's moments with better ones, and return its examination.
 
-    A ladder: importance sampling first; where that is unreliable, many short HMC chains as well.
-    They also run where it finds only sds of a full-rank fit to be off: the posterior is then like
-    no Gaussian, which is when importance draws may miss a part of it; and where it finds nothing
-    off, but the Pareto k-hat is high and the moments are not quite the same. The k-hat is reported,
-    but is not the rule: it is high on fits that are nearly exact in few dimensions, and low on some
-    that are wrong.
-
-    An estimate that failed is not compared with, and if none is left the fit could not be checked.
-
-    Parameters
-    ----------
-    target
-        The posterior and its fit.
-    names
-        Names of the K columns.
-    alarms
-        Reasons, found elsewhere, for calling the fit poor whatever its moments.
-    rng
-        Generator.
-    advice
-        How to reparameterise, in a sentence, from better draws and the columns that are off.
-
-    Returns
-    -------
-    Examination
+    Importance sampling comes first, and where it is unreliable many short HMC chains. These also
+    run where only sds of a full-rank fit are off, since the posterior is then far from Gaussian
+    and importance draws may miss a part of it; and where nothing is off, but k-hat is high and the
+    moments differ a little. k-hat alone decides nothing: it is high for nearly exact fits in few
+    dimensions, and low for some that are wrong. Estimates that failed are left out.
     """
     adapted, found = reference_moments(target, target.marginal, rng, CHECK_ROUNDS, early=True)
     khat, own, kind = adapted.first_khat, found[0].own(), target.density.dtype.name
@@ -91,7 +70,7 @@ def compare_with_reference(
 
 
 def compare_moments(found: list[ReferenceMoments]) -> Comparison | None:
-    """Return how far the estimates are from the fit's means and sds, the worst of each column.
+    """Return the comparison of a fit with estimates, the worst of each column.
 
     Estimates that failed are left out; None if all did.
     """
@@ -101,25 +80,23 @@ def compare_moments(found: list[ReferenceMoments]) -> Comparison | None:
     shifts, ratios = [], []
     for better in found:
         mean, sd = better.own()
-        varies = (
-            sd > 0
-        )  # entries that are the same everywhere, as above a triangular matrix, are not
+        varies = sd > 0  # not so for constant entries, as above a triangular matrix
         safe = np.where(varies, sd, 1.0)
-        # A mean-field sd can be a hundredth of the posterior's, which is what a mean is measured
-        # by where it is known. Otherwise, and where sds differ little, the smaller is stricter.
+        # The unit is the posterior's sd where it is known and much larger: a mean-field sd can be
+        # a hundredth of it. Otherwise the smaller sd is stricter.
         wide = found[-1].confident & (better.moments.sd > NARROW * safe)
         unit = np.where(wide, better.moments.sd, safe)
         shifts.append(np.where(varies, np.abs(better.moments.mean - mean) / unit, 0.0))
         with np.errstate(divide="ignore"):
             ratios.append(np.where(varies, np.log(better.moments.sd / safe), 0.0))
-    # a moment that could not be computed is as far off as can be
+    # a moment that could not be computed counts as infinitely far
     shift, ratio = (np.where(np.isnan(x), np.inf, x) for x in (shifts, ratios))
     worst = np.abs(ratio).argmax(0)
     return Comparison(shift.max(0), np.take_along_axis(ratio, worst[None], 0)[0], found[-1].method)
 
 
 def _unreliable(target: Target, comparison: Comparison | None, khat: float) -> bool:
-    """Return whether importance sampling alone is not to be believed."""
+    """Return whether importance sampling alone is unreliable."""
     if comparison is None:
         return False
     off_mean, off_sd = bool(comparison.off_mean.any()), bool(comparison.off_sd.any())
@@ -130,22 +107,22 @@ def _unreliable(target: Target, comparison: Comparison | None, khat: float) -> b
 
 
 def _caveat(target: Target, better: ReferenceMoments) -> str:
-    """Return why means that agree may be off all the same, in a sentence, or nothing."""
+    """Return a sentence on why means that agree may still be off, or ""."""
     if not target.structure.full:
-        return ""  # correlations that the family lacks are reason enough to go far
+        return ""  # missing correlations explain a large shift
     shift = shift_from(target, target.marginal, better)
-    if shift.far:
-        return (
-            f"On the real scale {shift}: where a posterior is so far from any Gaussian, means may "
-            "be farther off than was found."
-        )
-    return ""
+    if not shift.far:
+        return ""
+    return (
+        f"On the real scale {shift}: where a posterior is so far from any Gaussian, means may "
+        "have a larger error than was found."
+    )
 
 
 def heavy_tail(target: Target, names: tuple[str, ...], better: ReferenceMoments) -> str:
-    """Return which column's tail is too heavy for its mean to be known, or nothing.
+    """Return a sentence on a column whose tail is too heavy for its mean to be known, or "".
 
-    Asked of those whose sd is far from the fit's: others have the tail of the fit.
+    Only columns with an sd far above the fit's are examined: others have the tail of the fit.
     """
     _, sd = better.own()
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -159,26 +136,26 @@ def heavy_tail(target: Target, names: tuple[str, ...], better: ReferenceMoments)
         index = fit_pareto(tail[1:] - tail[0])[0] if tail[1] > tail[0] else 0.0
         if index > MAX_TAIL_INDEX:
             return (
-                f"The tail of {names[k]} is so heavy (tail index {index:.1f}) that draws do not "
-                "tell its mean, if it has one."
+                f"The tail of {names[k]} is so heavy (tail index {index:.1f}) that its mean, if it "
+                "exists, cannot be estimated from draws."
             )
     return ""
 
 
 def _stuck(target: Target, own: Moments) -> NDArray[np.bool_]:
-    """Return which columns have draws on so few floats that they show no sd, (K,)."""
+    """Return (K,) whether the draws of a column take so few floats that they have no sd."""
     mean, sd = own
     stuck = ~(sd > FEW_FLOATS * np.finfo(target.density.dtype).eps * np.abs(mean))
     if not stuck.any():
         return stuck
-    # entries such as those above a triangular matrix are the same wherever one looks
+    # constant entries, as above a triangular matrix, are not stuck
     rng = np.random.default_rng(0)
     probes = target.columns(rng.standard_normal((PROBES, len(target.gaussian.loc))))
     return stuck & ~((np.ptp(probes, axis=0) == 0) & (probes[0] == mean))
 
 
 def _resolution(target: Target, adapted: Adapted) -> float:
-    """Return the smallest difference of log densities that can be told, in nats."""
+    """Return the smallest difference of log densities in float arithmetic, nats."""
     finite = adapted.log_ratios[np.isfinite(adapted.log_ratios)]
     size = np.median(np.abs(finite)) if len(finite) else 0.0
     return float(np.finfo(target.density.dtype).eps * size)

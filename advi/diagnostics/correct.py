@@ -1,4 +1,4 @@
-"""Draws nearer to the posterior than those of a fit."""
+"""Correction of a fit by weighted draws that are nearer to the posterior."""
 
 import contextlib
 import dataclasses
@@ -36,7 +36,7 @@ def corrected(record: FitRecord) -> FitRecord:
     if posterior.structure.dim > MAX_DIM:
         raise ValueError(f"corrected: {too_many(posterior)}")
     if not posterior.structure.coupled and 1 < posterior.structure.dim <= RESPONSE_DIM:
-        # without a response the fit's own scale will do
+        # otherwise the fit's own scale
         with contextlib.suppress(ValueError, np.linalg.LinAlgError):
             first = Gaussian(first.loc, response_scale(record))
     rng = host_rng(record.key, Stream.CORRECT)
@@ -58,17 +58,14 @@ def _verdict(
 ) -> Verdict:
     if alarms:
         return Verdict("poor", tuple(a.reason for a in alarms), REMEDIES[alarms[0].cause])
+    reason = f"Corrected by {best.method}, {best.size}, but"
     if not best.confident:
-        reason = f"Corrected by {best.method}, which had not settled after {best.size}."
+        reason = f"Corrected by {best.method}, which had not converged after {best.size}."
     elif shift.far:
-        reason = (
-            f"Corrected by {best.method}, {best.size}, but {shift}: where a correction goes so "
-            "far, it may have farther to go."
-        )
+        reason += f" {shift}: where a correction goes so far, it may not be complete."
     elif heavy:
-        reason = f"Corrected by {best.method}, {best.size}, but: {heavy}"
+        reason += f": {heavy}"
     else:
         return Verdict("good", (f"Corrected by {best.method}: {best.size}.",))
-    return Verdict(
-        "poor", (reason,), f"reparameterise{f': {how}' if how else ' the model'}, or run long MCMC."
-    )
+    action = f"reparameterise{f': {how}' if how else ' the model'}, or run long MCMC."
+    return Verdict("poor", (reason,), action)

@@ -1,4 +1,4 @@
-"""Examine a fit, or say why that cannot be done."""
+"""The examination of a fit, or the reason why there is none."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ from advi.posterior.record import Examination, FitRecord
 from advi.transforms.base import Identity, base_of
 from advi.transforms.scalars import HalfLine
 
-ADVICE_DRAWS = 500  # that tell which way a hierarchy is better written
+ADVICE_DRAWS = 500
 NEXT_OF_STREAM = "fit rows that memory holds in the same way, and check that fit."
 
 
@@ -40,15 +40,13 @@ def _examination(record: FitRecord) -> Examination:
     if not _has_scale(posterior):
         reason = "The fit has no finite mean, or no sd above zero: there is nothing to compare."
         alarms = alarms_of(record) or (Alarm("diverged", "The fit has diverged."),)
-        told = (*(alarm.reason for alarm in alarms), reason)
-        return _none(Verdict("poor", told, REMEDIES[alarms[0].cause]))
-    rng = host_rng(record.key, Stream.CHECK)
-    alarms = (*improper(record), *alarms_of(record))
+        all_reasons = (*(alarm.reason for alarm in alarms), reason)
+        return _none(Verdict("poor", all_reasons, REMEDIES[alarms[0].cause]))
     return compare_with_reference(
         target_of(posterior, posterior.density),
         quantity_names(posterior),
-        alarms,
-        rng,
+        (*improper(record), *alarms_of(record)),
+        host_rng(record.key, Stream.CHECK),
         lambda better, off: advice(posterior, better, off),
     )
 
@@ -58,14 +56,14 @@ def _none(verdict: Verdict) -> Examination:
 
 
 def _has_scale(posterior: GlobalPosterior) -> bool:
-    """Return whether a Gaussian is one: its mean finite, its scale of full rank."""
-    q = posterior.gaussian
-    scales = q.scale.diagonal[posterior.structure.random]
-    return bool(np.all(np.isfinite(q.loc)) and np.all(np.isfinite(scales) & (scales > 0)))
+    """Return whether q has a finite mean and a finite scale of full rank."""
+    loc, scale = posterior.gaussian
+    sds = scale.diagonal[posterior.structure.random]
+    return bool(np.all(np.isfinite(loc)) and np.all(np.isfinite(sds) & (sds > 0)))
 
 
 def advice(posterior: GlobalPosterior, better: ReferenceMoments, off: frozenset[str]) -> str:
-    """Return how to reparameterise, in a sentence, from better draws and what is off."""
+    """Return a sentence on how to reparameterise, from reference draws and columns that are off."""
     some = better.draws.resample(ADVICE_DRAWS, np.random.default_rng(0))
     values = posterior.constrain(some)
 
@@ -81,14 +79,14 @@ def advice(posterior: GlobalPosterior, better: ReferenceMoments, off: frozenset[
 
 
 def too_many(posterior: GlobalPosterior) -> str:
-    """Return why a fit has too many coordinates, in a sentence."""
+    """Return a sentence on a dimension that is too large."""
     return (
         f"{posterior.structure.dim} coordinates are more than the {MAX_DIM} that can be examined."
     )
 
 
 def target_of(posterior: GlobalPosterior, density: Density) -> Target:
-    """Return the posterior and its approximation as they are compared."""
+    """Return the posterior and its approximation for a comparison."""
     return Target(
         density,
         posterior.gaussian,

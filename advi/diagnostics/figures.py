@@ -1,4 +1,4 @@
-"""The figures behind a verdict, by name."""
+"""The numbers behind a verdict, by name."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from advi.posterior.record import FitRecord
 
 
 def figures(record: FitRecord) -> dict[str, Any]:
-    """Return the figures behind the verdict on a fit."""
+    """Return the numbers behind the verdict on a fit, by name."""
     outcome = record.outcome
     found: dict[str, Any] = {
         "elbo": outcome.elbo,

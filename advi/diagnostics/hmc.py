@@ -13,7 +13,7 @@ STEPS, LEAPFROGS, CHAINS = 20, 4, 384  # chains in whole calls of any density
 TARGET_ACCEPTANCE = 0.8
 MAX_STEP = 0.45
 MAX_DRIFT, MAX_DRIFT_RATIO, MAX_AUTOCORRELATION = 0.1, 1.1, 0.2
-CHANCE = 0.05  # probability that the means of settled chains differ by more than is allowed for
+CHANCE = 0.05  # probability that the means of converged chains differ by more than is allowed
 
 
 class Chains(NamedTuple):
@@ -35,32 +35,13 @@ def short_hmc(
     rng: np.random.Generator,
     steps: int = STEPS,
 ) -> Chains:
-    """Run chains side by side, driven from the host, in whitened coordinates.
+    """Run parallel chains from `start` (chains, D), whitened by the scale of a Gaussian.
 
-    Parameters
-    ----------
-    value_and_grad
-        Points (n, D) to log densities (n,) and gradients (n, D).
-    start
-        (chains, D) starting points.
-    gaussian
-        The preconditioner, by its scale.
-    rng
-        Generator.
-    steps
-        Proposals per chain, of `LEAPFROGS` leapfrog steps each.
-
-    Returns
-    -------
-    Chains
-
-    References
-    ----------
-    Neal (2011), MCMC using Hamiltonian dynamics, section 5.3.2.
+    Each of the proposals has `LEAPFROGS` leapfrog steps. Neal (2011), MCMC using Hamiltonian
+    dynamics, section 5.3.2.
     """
     chains, dim = start.shape
-    z = start
-    value, gradient = value_and_grad(z)
+    z, (value, gradient) = start, value_and_grad(start)
     gradient = gaussian.scale.rmv(gradient)
     step = min(MAX_STEP, 1.2 * dim**-0.25)
     points, accepted_share = [], []
@@ -90,16 +71,11 @@ def short_hmc(
 
 
 def converged(columns: Floats) -> bool:
-    """Return whether the moments of the chains have stopped moving.
+    """Return whether the moments of `columns` (STEPS, chains, K) have converged.
 
-    Compares steps 6-10 with 11-20 in means and sds, and asks that draws ten steps apart are
-    nearly uncorrelated. The chains are independent: their differences tell how far the largest
-    difference of K means is apart by chance, which is no movement.
-
-    Parameters
-    ----------
-    columns
-        (STEPS, chains, K) the user's columns after every step.
+    Compares means and sds of steps 6-10 with those of 11-20, and asks that draws ten steps apart
+    are nearly uncorrelated. The chains are independent: the variance of their differences gives the
+    largest difference of K means that is due to chance.
     """
     quarter, half = len(columns) // 4, len(columns) // 2
     early, late = columns[quarter:half], columns[half:]

@@ -1,6 +1,7 @@
-"""Importance sampling from a Gaussian fit, adaptive in few dimensions: density evaluations only."""
+"""Importance sampling from a Gaussian, adaptive in few dimensions, without gradients."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -10,32 +11,33 @@ from scipy.special import gammaln
 from advi.core.draw_set import WeightedDraws
 from advi.core.types import Floats
 from advi.diagnostics.psis import pareto_smooth
+from advi.variational.draws import antithetic
 from advi.variational.gaussian import Gaussian
 from advi.variational.scale import TriangularScale
 
 ROUND_DRAWS = 1000
 DEGREES = 7.0  # of freedom of the Student-t proposals
 MIN_SHARE, MAX_KHAT = 0.6, 0.7
-# Draws of the Gaussian itself need no other proposal where their effective share is so large: of
-# few draws, of a round, and in few dimensions, where adapted proposals work and reach farther out.
+# Draws of the Gaussian need no other proposal where their effective share exceeds these: of the
+# first draws, of a round, and in few dimensions, where adapted proposals reach farther out.
 FIRST_SHARE, NEAR_SHARE, EQUAL_SHARE, NEAR_KHAT = 0.9, 0.8, 0.995, 0.5
 FIRST_DRAWS, FIRST_OF_FEW = 256, 128
-# A covariance is adapted only where a round has twenty draws for every dimension: from fewer than
-# some ten effective draws each it is estimated so badly that all later weights collapse.
+# A covariance is adapted only with twenty draws for every dimension in a round: estimated from
+# fewer than some ten effective draws for each, it makes all later weights collapse.
 MAX_ADAPTED_DIM = 50
-COLLAPSED_SHARE = 0.1  # effective share below which the moments of weighted draws say nothing
-RADII = 1000  # of the quadrature for what a Gaussian would weigh
+COLLAPSED_SHARE = 0.1  # effective share below which moments of weighted draws are useless
+RADII = 1000  # of the quadrature in `gaussian_share`
 
 
 class Adapted(NamedTuple):
-    """The weighted draws of all rounds, and the proposal they ended with."""
+    """The weighted draws of all rounds, and the last proposal."""
 
     draws: WeightedDraws
     khat: float  # of the weights
-    log_ratios: Floats  # (n,) log p - log q of the draws of the Gaussian itself, the first ones
+    log_ratios: Floats  # (n,) log p - log q of the first draws, those of the Gaussian
     first_khat: float  # of these
     proposal: Gaussian
-    # effective share of the draws, of all or of the last round, to that for a Gaussian posterior
+    # effective share of the draws, of all or of the last round, over that for a Gaussian posterior
     share: float
     adapted: bool  # whether proposals other than the first Gaussian were drawn from
 
@@ -45,7 +47,7 @@ class Adapted(NamedTuple):
         return self.draws.ess < COLLAPSED_SHARE * len(self.draws.weights) or self.khat > MAX_KHAT
 
     def first_draws(self, num: int, rng: np.random.Generator) -> Floats:
-        """Return `num` draws of the first proposal, of those where the log density is finite."""
+        """Return `num` draws of the first proposal, with finite log density if possible."""
         finite = np.flatnonzero(np.isfinite(self.log_ratios))
         if not len(finite):
             finite = np.arange(len(self.log_ratios))
@@ -53,24 +55,25 @@ class Adapted(NamedTuple):
 
     @property
     def reliable(self) -> bool:
-        """Whether the draws' moments may be believed.
+        """Whether the moments of the draws are reliable.
 
-        The Pareto k-hat does not see what no draw has found. The share does: proposals that have
-        adapted to what they found weigh unevenly where the posterior has no Gaussian's shape, and
-        the neck of a funnel, which they miss, is part of such a shape.
+        A part of the posterior without draws, such as the neck of a funnel, is invisible to k-hat.
+        It comes with a shape that is not Gaussian, which lowers the share of adapted proposals.
         """
         return bool(self.share >= MIN_SHARE and self.khat <= MAX_KHAT)
 
 
+@dataclass
 class _Proposal:
     """A multivariate Student-t, or a Gaussian for infinite degrees of freedom."""
 
-    def __init__(self, loc: Floats, scale_tril: Floats, degrees: float) -> None:
-        self.loc, self.scale_tril, self.degrees = loc, scale_tril, degrees
+    loc: Floats
+    scale_tril: Floats
+    degrees: float
 
     @cached_property
     def _whitening(self) -> Floats:
-        # one inverse, for the thousands of draws of every round
+        # one inverse for all draws
         return np.asarray(np.linalg.inv(self.scale_tril).T, float)
 
     def log_density(self, Z: Floats) -> Floats:
@@ -89,29 +92,13 @@ def importance_sampling(
     *,
     early: bool = False,
 ) -> Adapted:
-    """Weight draws of a Gaussian, and of better proposals where these are needed and can be had.
+    """Weight draws of a Gaussian, and of further proposals if needed, in up to `rounds` rounds.
 
-    Where the weights of the Gaussian's own draws are nearly equal, more of them follow. Otherwise,
-    in up to `MAX_ADAPTED_DIM` dimensions, the moments of the proposals adapt round by round; in
-    more, further draws of the Gaussian follow if their weights are even enough to be reliable.
-
-    Parameters
-    ----------
-    log_p
-        Points (n, D) to log densities (n,), nats.
-    gaussian
-        The first proposal.
-    rng
-        Generator.
-    rounds, num
-        Rounds at most, and antithetic draws in each.
-    early
-        Whether to end as soon as the weights of the Gaussian's own draws are nearly equal, which
-        is enough to say that it is right, and too few draws to compute other moments from.
-
-    Returns
-    -------
-    Adapted
+    Each round has `num` antithetic draws. Where the weights of the Gaussian's draws are nearly
+    equal, more of them follow. Otherwise, in up to `MAX_ADAPTED_DIM` dimensions, the moments of the
+    proposals adapt round by round; in more, further draws of the Gaussian follow if their weights
+    are even enough to be reliable. With `early` it ends at nearly equal weights, which show that
+    the Gaussian is right, but with too few draws for other moments.
     """
     few = len(gaussian.loc) <= MAX_ADAPTED_DIM
 
@@ -148,7 +135,6 @@ class _Sample(NamedTuple):
     log_ratios: Floats  # (n,) log p - log q
 
     def joined(self, other: "_Sample") -> "_Sample":
-        """Return the draws of both."""
         return _Sample(*(np.concatenate(parts) for parts in zip(self, other, strict=True)))
 
 
@@ -156,8 +142,7 @@ def _drawn(
     log_p: Callable[[Floats], Floats], gaussian: Gaussian, rng: np.random.Generator, num: int
 ) -> _Sample:
     """Return antithetic draws of a Gaussian."""
-    half = rng.standard_normal((num // 2, len(gaussian.loc)))
-    E = np.concatenate([half, -half])
+    E = antithetic(rng, num, len(gaussian.loc))
     Z = gaussian.points(E)
     values = _finite(log_p(Z))
     standard = _log_standard((E**2).sum(1), E.shape[1], np.inf)
@@ -172,20 +157,9 @@ def _adaptive(
     rng: np.random.Generator,
     rounds: int,
 ) -> Adapted:
-    """Sample from proposals that adapt their moments, after a first round from a Gaussian.
+    """Sample from Student-t proposals with adapted moments, after a `first` round of a Gaussian.
 
-    The later rounds draw from Student-t proposals. All rounds count, weighted by the mixture of
-    all proposals, and the weights are Pareto-smoothed.
-
-    Parameters
-    ----------
-    log_p, gaussian, rng, rounds
-        As of `importance_sampling`.
-    first, first_khat
-        The first round, and the k-hat of its weights.
-
-    References
-    ----------
+    All rounds are weighted by the mixture of all proposals, and the weights are Pareto-smoothed.
     Cornuet, Marin, Mira & Robert (2012), Adaptive Multiple Importance Sampling, section 2.
     """
     Z, values, log_ratios = first
@@ -214,7 +188,7 @@ def _adaptive(
 
 
 def _adapted(last: _Proposal, draws: WeightedDraws) -> _Proposal:
-    """Return the next proposal, which moves little where there are few effective draws."""
+    """Return the next proposal; with few effective draws it stays near the last."""
     dim = len(last.loc)
     keep = dim / (dim + draws.ess)
     mean = draws.weights @ draws.points
@@ -224,7 +198,7 @@ def _adapted(last: _Proposal, draws: WeightedDraws) -> _Proposal:
     try:
         factor = np.asarray(np.linalg.cholesky(cov), float)
     except np.linalg.LinAlgError:
-        factor = last.scale_tril  # too few distinct draws: try again from the same proposal
+        factor = last.scale_tril  # too few distinct draws: keep the scale
     return _Proposal((1 - keep) * mean + keep * last.loc, factor, DEGREES)
 
 
@@ -243,7 +217,7 @@ def _effective_share(log_weights: Floats) -> float:
 
 
 def gaussian_share(dim: int) -> float:
-    """Return the effective share of draws of a proposal with a Gaussian's mean and scale."""
+    """Return the effective share of Student-t draws with the moments of a Gaussian target."""
     r = np.linspace(0, np.sqrt(dim) + 8, RADII + 1)[1:]
     log_p, log_q = (_log_standard(r**2, dim, degrees) for degrees in (np.inf, DEGREES))
     of_radius = log_p + (dim - 1) * np.log(r)
@@ -252,7 +226,7 @@ def gaussian_share(dim: int) -> float:
 
 
 def _log_standard(squared: Floats, dim: int, degrees: float) -> Floats:
-    """Return log densities of the standard Student-t, by squared norms, or of the Gaussian."""
+    """Return log densities of the standard Student-t, or Gaussian, by squared norms."""
     if not np.isfinite(degrees):
         return -0.5 * squared - 0.5 * dim * np.log(2 * np.pi)
     constant = gammaln((degrees + dim) / 2) - gammaln(degrees / 2)

@@ -1,11 +1,10 @@
-"""What verdict a comparison leads to, and in which words."""
+"""The verdict of a comparison, in sentences."""
 
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from advi.core.types import Floats
+from advi.core.types import Bools, Floats
 from advi.core.verdict import REMEDIES, Alarm, Verdict
 from advi.diagnostics.reference_moments import ReferenceMoments
 from advi.posterior.record import Comparison
@@ -21,37 +20,19 @@ def judge(
     caveat: str = "",
     how: str = "",
 ) -> Verdict:
-    """Return the verdict on a comparison.
+    """Return the verdict of a comparison of columns `names`.
 
-    Parameters
-    ----------
-    names
-        Names of the columns.
-    comparison
-        The fit against better moments.
-    alarms
-        Reasons for calling the fit poor whatever its moments.
-    full
-        Whether the family holds every Gaussian.
-    caveat
-        Reason not to call only its means good.
-    how
-        How to reparameterise, in a sentence, or nothing.
+    `full`: the family holds every Gaussian. `caveat`: a sentence on why the means may be off all
+    the same. `how`: a sentence on how to reparameterise, or "".
     """
     off_mean, off_sd = comparison.off_mean, comparison.off_sd
     reasons = [alarm.reason for alarm in alarms]
     if off_mean.any():
-        reasons.append(
-            f"By {comparison.method}, the mean of "
-            + _list(names, comparison.shift, off_mean, lambda v: f"is off by {v:.2g} sd")
-            + "."
-        )
+        listed = _list(names, comparison.shift, off_mean, lambda v: f"is off by {v:.2g} sd")
+        reasons.append(f"By {comparison.method}, the mean of {listed}.")
     if off_sd.any():
-        reasons.append(
-            f"By {comparison.method}, the sd of "
-            + _list(names, comparison.log_ratio, off_sd, _too_small)
-            + "."
-        )
+        listed = _list(names, comparison.log_ratio, off_sd, _too_small)
+        reasons.append(f"By {comparison.method}, the sd of {listed}.")
     if alarms:
         return Verdict("poor", tuple(reasons), REMEDIES[alarms[0].cause])
     if not (off_mean.any() or off_sd.any()):
@@ -68,34 +49,21 @@ def judge(
     action += "." if how or not full else ", or reparameterise the latents named."
     if caveat and not off_mean.any():
         reasons.append(caveat)
-    means_agree = not off_mean.any() and not caveat
-    return Verdict("means_only" if means_agree else "poor", tuple(reasons), action)
+    level = "poor" if off_mean.any() or caveat else "means_only"
+    return Verdict(level, tuple(reasons), action)
 
 
 def without_spread(
-    names: tuple[str, ...],
-    mean: Floats,
-    stuck: NDArray[np.bool_],
-    alarms: tuple[Alarm, ...],
-    kind: str,
+    names: tuple[str, ...], mean: Floats, stuck: Bools, alarms: tuple[Alarm, ...], kind: str
 ) -> Verdict:
-    """Return the verdict where draws of some columns are `stuck` on a few numbers of a float type.
+    """Return the verdict if `stuck` (K,) columns have draws on a few numbers of a float type.
 
-    Parameters
-    ----------
-    names, mean
-        Names and means of the columns, (K,).
-    stuck
-        (K,) which they are.
-    alarms
-        Reasons found elsewhere.
-    kind
-        The float type.
+    `mean` (K,) are the means of all columns, `kind` is the float type.
     """
-    told = _list(names, mean, stuck, lambda v: f"(at {v:.3g})")
+    listed = _list(names, mean, stuck, lambda v: f"(at {v:.3g})")
     reason = (
-        f"The sd of {told} cannot be told: its draws fall on a few {kind} numbers, and there is "
-        "nothing to compare."
+        f"The sd of {listed} cannot be computed: its draws fall on a few {kind} numbers, and there "
+        "is nothing to compare."
     )
     wider = ", or compute with x64=True" if kind == "float32" else ""
     faulty = [alarm for alarm in alarms if alarm.cause in ("gradient", "improper")]
@@ -107,10 +75,10 @@ def without_spread(
 
 
 def unresolved(resolution: float, alarms: tuple[Alarm, ...], kind: str) -> Verdict:
-    """Return the verdict where a float type tells no log densities apart by so many nats."""
+    """Return the verdict if float arithmetic has a resolution of so many nats."""
     reason = (
-        f"The fit could not be checked: the log density is so large a number that {kind} tells "
-        f"nothing below {resolution:.2g} nats apart."
+        f"The fit could not be checked: the log density is so large a number that {kind} does not "
+        f"resolve differences below {resolution:.2g} nats."
     )
     wider = "compute with x64=True, or " if kind == "float32" else ""
     action = REMEDIES[alarms[0].cause] if alarms else (
@@ -120,10 +88,10 @@ def unresolved(resolution: float, alarms: tuple[Alarm, ...], kind: str) -> Verdi
 
 
 def unchecked(found: list[ReferenceMoments], alarms: tuple[Alarm, ...], full: bool) -> Verdict:
-    """Return the verdict where nothing reliable was found to compare a fit with."""
+    """Return the verdict without reliable reference moments."""
     why = [] if found[0].confident else [f"importance weights are too uneven ({found[0].size})"]
     if found[-1].method == "HMC":
-        why.append(f"HMC had not settled after {found[-1].size}")
+        why.append(f"HMC had not converged after {found[-1].size}")
     reason = f"The fit could not be checked: {', and '.join(why)}."
     action = (
         "reparameterise the model, such as a hierarchy from centred to non-centred or back, or "
@@ -143,9 +111,8 @@ def _too_small(log_ratio: float) -> str:
 
 
 def _list(
-    names: tuple[str, ...], values: Floats, where: NDArray, words: Callable[[float], str]
+    names: tuple[str, ...], values: Floats, where: Bools, words: Callable[[float], str]
 ) -> str:
     order = np.flatnonzero(where)[np.argsort(-np.abs(values[where]), kind="stable")]
-    told = [f"{names[k]} {words(float(values[k]))}" for k in order[:NAMED]]
-    more = len(order) - NAMED
-    return ", ".join(told) + (f" and {more} more" if more > 0 else "")
+    listed = ", ".join(f"{names[k]} {words(float(values[k]))}" for k in order[:NAMED])
+    return f"{listed} and {len(order) - NAMED} more" if len(order) > NAMED else listed

@@ -1,4 +1,4 @@
-"""Linear response: the covariance of the posterior from how the optimum answers a small tilt."""
+"""Linear response: the posterior covariance from the response of the optimum to a small tilt."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from advi.core.keys import Stream, host_rng
 from advi.core.status import Estimate
 from advi.core.types import Floats, ValueAndGrad
 from advi.diagnostics.alarms import ONLY_POINTS
+from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.record import FitRecord
 from advi.variational.block import Block
 from advi.variational.draws import MIN_DRAWS, even_draws
@@ -25,53 +26,32 @@ ELBO_DRAWS = 256
 RESPONSE_ELEMENTS = 2**17  # of the draws that are averaged over: 2 D up to D = 256
 
 
+# (points (n, D), directions (n, D)) to the Hessian of the log density times the directions
+HessianVector = Callable[[Floats, Floats], Floats]
+
+
 class NotPositiveError(ValueError):
     """The Hessian of the negative ELBO is not positive definite at the fit."""
 
 
 def linear_response_covariance(
-    hessian_vector: Callable[[Floats, Floats], Floats],
+    hessian_vector: HessianVector,
     value_and_grad: ValueAndGrad,
     gaussian: Gaussian,
     structure: Structure,
     E: Floats,
 ) -> Floats:
-    """Return the linear-response covariance of a Gaussian fit.
+    """Return the linear-response covariance (D, D) of a Gaussian fit, zero for point estimates.
 
     If the log density is tilted by t'x, the optimal mean moves by ``d m / d t = [H^-1]_mm``, with
-    H the Hessian of the negative ELBO in all variational parameters. That is the covariance that
-    the family itself cannot express: a mean-field fit gains correlations and the right sds.
+    H the Hessian of the negative ELBO in all variational parameters. It gives a mean-field fit the
+    correlations and sds that the family cannot express. `E` (M, D) are draws, zero at points.
+    Raises `NotPositiveError` if the fit is not at a maximum of its ELBO.
 
-    Parameters
-    ----------
-    hessian_vector
-        (points (n, D), directions (n, D)) to the Hessian of the log density times the directions.
-    value_and_grad
-        Points (n, D) to log densities and gradients.
-    gaussian
-        The fit.
-    structure
-        Which coordinates have noise and which are coupled.
-    E
-        (M, D) draws, zero where there is no noise.
-
-    Returns
-    -------
-    NDArray
-        (D, D); zero for coordinates estimated as a point.
-
-    Raises
-    ------
-    NotPositiveError
-        If the fit is not at a maximum of its ELBO.
-
-    References
-    ----------
     Giordano, Broderick & Jordan (2018), Covariances, Robustness, and Variational Bayes, eq. 14.
     """
-    gaussian = gaussian.positive()  # a point's mean answers too, and needs a scale to move in
+    gaussian = gaussian.positive()  # the means of points respond too, and need a scale
     system = _System(hessian_vector, value_and_grad, gaussian, structure, E)
-    dim = len(gaussian.loc)
     wanted = np.flatnonzero(structure.random)
     right = np.zeros((system.size, len(wanted)))
     right[wanted, np.arange(len(wanted))] = 1
@@ -87,7 +67,7 @@ def linear_response_covariance(
         solved = np.linalg.solve((H + H.T) / 2, right)
     else:
         solved = np.stack([_conjugate_gradients(system, b) for b in right.T], axis=1)
-    inverse = np.zeros((dim, dim))
+    inverse = np.zeros((system.dim, system.dim))
     inverse[np.ix_(wanted, wanted)] = solved[wanted]
     halfway = gaussian.scale.mv((inverse + inverse.T) / 2)
     covariance = gaussian.scale.mv(halfway.T)
@@ -98,14 +78,14 @@ def linear_response_covariance(
 class _System:
     """Hessian-vector products of the negative ELBO in the frame (u, V) of the fit.
 
-    x(e) = m + L (u + exp-shear(V) e), so that at zero d x = L (u + V e) and the log scales on V's
-    diagonal bend: d2 x / d V_jj^2 = L_j e_j. V is diagonal but for coupled blocks; for a low-rank
-    Gaussian these are the scales of the frame in which it is standard.
+    x(e) = m + L (u + exp-shear(V) e), so that at zero d x = L (u + V e), and the log scales on V's
+    diagonal have second derivatives d2 x / d V_jj^2 = L_j e_j. V is diagonal except for coupled
+    blocks; for a low-rank Gaussian these are the scales of the frame in which it is standard.
     """
 
     def __init__(
         self,
-        hessian_vector: Callable[[Floats, Floats], Floats],
+        hessian_vector: HessianVector,
         value_and_grad: ValueAndGrad,
         gaussian: Gaussian,
         structure: Structure,
@@ -120,10 +100,9 @@ class _System:
             self.rows = self.columns = np.flatnonzero(random)
         self.dim = len(gaussian.loc)
         self.points = gaussian.points(E)
-        self.still = ~random
         W = gaussian.scale.rmv(value_and_grad(self.points)[1])
-        bend = -(W * E).mean(0)
-        self.bend = np.where(self.rows == self.columns, bend[self.rows], 0.0)
+        curvature = -(W * E).mean(0)
+        self.curvature = np.where(self.rows == self.columns, curvature[self.rows], 0.0)
         self.size = self.dim + len(self.rows)
 
     def times(self, v: Floats) -> Floats:
@@ -134,13 +113,12 @@ class _System:
         directions = self.gaussian.scale.mv(moved)
         curved = -self.gaussian.scale.rmv(self.hessian_vector(self.points, directions))
         shear = (curved[:, self.rows] * self.E[:, self.columns]).mean(0)
-        return np.concatenate([curved.mean(0), shear + self.bend * V])
+        return np.concatenate([curved.mean(0), shear + self.curvature * V])
 
 
 def _conjugate_gradients(system: _System, right: Floats) -> Floats:
     """Solve H x = right (Nocedal & Wright 2006, algorithm 5.2); in the frame H is near I."""
-    x = np.zeros_like(right)
-    r, p = right.copy(), right.copy()
+    x, r, p = np.zeros_like(right), right.copy(), right.copy()
     rr = r @ r
     bound = CG_TOLERANCE**2 * rr
     for _ in range(CG_ITERATIONS):
@@ -169,14 +147,14 @@ def linear_response(record: FitRecord) -> FitRecord:
     random, estimated = posterior.structure.random, posterior.guide.estimated
     scale = np.zeros((posterior.model.size, posterior.model.size))
     scale[np.ix_(random, random)] = response_scale(record).matrix
-    by_kind = {False: FullRank(), True: Point()}  # whether estimated
-    names = {
-        kind: [n for n in posterior.model.latents if (n in estimated) is kind] for kind in by_kind
-    }
-    blocks = (Block(tuple(names[kind]), family) for kind, family in by_kind.items() if names[kind])
+    latents = posterior.model.latents
+    points = tuple(name for name in latents if name in estimated)
+    blocks = [Block(tuple(name for name in latents if name not in estimated), FullRank())]
+    blocks += [Block(points, Point())] if points else []
     guide = Guide(posterior.model, tuple(blocks))
     q = Gaussian(posterior.gaussian.loc, TriangularScale(scale))
-    responded = posterior.with_params(guide, guide.params_of(q, posterior.float_dtype))
+    params = guide.params_of(q, posterior.float_dtype)
+    responded = GlobalPosterior(guide, params, posterior.density)
     rng = host_rng(record.key, Stream.RESPONSE_ELBO)
     elbos = responded.elbos(responded.structure.antithetic_draws(rng, ELBO_DRAWS))
     record = dataclasses.replace(record, posterior=responded, examination=None)

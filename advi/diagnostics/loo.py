@@ -15,8 +15,8 @@ from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.predict import row_terms
 
 NAMED = 5  # rows named in the text
-MIN_DRAWS = 100  # of fewer the tail is too short for a k-hat (Vehtari et al. 2024, section 3)
-HEAVY = 0.5  # k-hat from which on weights have no variance
+MIN_DRAWS = 100  # for a tail long enough for a k-hat (Vehtari et al. 2024, section 3)
+HEAVY = 0.5  # above this k-hat weights have infinite variance
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,14 +30,13 @@ class Loo:
     khat
         (N,) Pareto k-hat of each row's importance weights.
     p_loo
-        Effective number of parameters: what the rows' own presence adds to their density, nats.
+        Effective number of parameters, nats: the gain in the rows' density by their own presence.
     num_draws
         Posterior draws that were weighted.
     corrected
         Whether these are draws of a fit that `Fit.corrected` returned.
     khat_fit
-        k-hat of the weights of all rows together, which make up for the approximation alone; NaN
-        of corrected draws, which have none.
+        k-hat of the weights p/q of all rows together; NaN of corrected draws, which have none.
     """
 
     pointwise: Floats
@@ -59,15 +58,15 @@ class Loo:
 
     @property
     def bad(self) -> NDArray[np.intp]:
-        """Numbers of the rows whose k-hat says that their estimate cannot be relied on."""
+        """Numbers of the rows with a k-hat too high for a reliable estimate."""
         return np.flatnonzero(~(self.khat <= khat_threshold(self.num_draws)))
 
     @property
     def fit_at_fault(self) -> bool:
-        """Whether rows cannot be relied on because the approximation is off, not for their own.
+        """Whether rows are unreliable because of the approximation, not of themselves.
 
-        Every row's weights hold those of all rows together, p/q: where these are heavy-tailed by
-        themselves, hardly any row's can be better.
+        The weights of every row contain those of all rows together, p/q: where these are
+        heavy-tailed, so are nearly all others.
         """
         heavy = self.khat_fit > khat_threshold(self.num_draws)
         if 2 * len(self.bad) > len(self.khat):
@@ -75,15 +74,13 @@ class Loo:
         return bool(heavy and len(self.bad))
 
     def __repr__(self) -> str:
-        return "\n".join(
-            [
-                f"PSIS-LOO of {len(self.pointwise)} rows, from {self.num_draws} "
-                f"{'corrected ' if self.corrected else ''}draws",
-                f"elpd: {self.elpd:.2f} ± {self.se:.2f} nats",
-                f"p_loo: {self.p_loo:.2f}",
-                *self._reliability(),
-            ]
-        )
+        lines = [
+            f"PSIS-LOO of {len(self.pointwise)} rows, from {self.num_draws} "
+            f"{'corrected ' if self.corrected else ''}draws",
+            f"elpd: {self.elpd:.2f} ± {self.se:.2f} nats",
+            f"p_loo: {self.p_loo:.2f}",
+        ]
+        return "\n".join([*lines, *self._reliability()])
 
     def _reliability(self) -> list[str]:
         count, threshold = len(self.bad), khat_threshold(self.num_draws)
@@ -104,7 +101,7 @@ class Loo:
 
 
 def psis_loo(posterior: GlobalPosterior, data: Any, n: int, key: Any) -> Loo:
-    """Weight draws of a fit so that they stand for the posterior without each row in turn."""
+    """Return the PSIS-LOO estimate from `n` draws; see `Fit.loo`."""
     check_count("n", n, MIN_DRAWS)
     posterior = posterior.on(data)
     density, rng = posterior.density, host_rng(key, Stream.LOO)
@@ -118,18 +115,14 @@ def psis_loo(posterior: GlobalPosterior, data: Any, n: int, key: Any) -> Loo:
         log_ratios = structure.elbos(density.value(X), E, q)
     draws = posterior.model.to_tree(posterior.constrain(X))
     rows = row_terms(density, draws).astype(np.float64)
-    weighted = [_log_predictive(log_ratios - row, row) for row in rows.T]
-    pointwise, khat = np.array(weighted).T
+    pointwise, khat = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+    for i, row in enumerate(rows.T):
+        weights, khat[i] = pareto_smooth(log_ratios - row)
+        pointwise[i] = _log_mean(weights, row)
     weights, khat_fit = pareto_smooth(log_ratios)
     p_loo = float(np.sum(_log_mean(weights, rows) - pointwise))
     corrected = posterior.weighted is not None
     return Loo(pointwise, khat, p_loo, n, corrected, math.nan if corrected else khat_fit)
-
-
-def _log_predictive(log_ratios: Floats, row: Floats) -> tuple[float, float]:
-    """Return the log of the weighted mean of a row's likelihood, and the weights' k-hat."""
-    weights, khat = pareto_smooth(log_ratios)
-    return float(_log_mean(weights, row)), khat
 
 
 def _log_mean(weights: Floats, log_values: Floats) -> Floats:

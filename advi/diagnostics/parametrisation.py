@@ -1,4 +1,4 @@
-"""Which way a hierarchy is better written: by what its scale and its effects have in common."""
+"""The better parametrisation of a hierarchy, from the dependence between scale and effects."""
 
 from collections.abc import Mapping
 
@@ -13,24 +13,13 @@ MIN_CORRELATION = 0.6
 def parametrisation(
     real: Mapping[str, Floats], scales: Mapping[str, Floats], weights: Floats, off: frozenset[str]
 ) -> str:
-    """Return how to reparameterise a hierarchy, in words, or nothing where none is recognised.
+    """Return a phrase on how to reparameterise a hierarchy, or "" where none is recognised.
 
-    Where a scale and the spread of real effects go up and down together, the data say little of
-    each effect, and its standard score would be free of the scale: the non-centred form. Where
-    they go opposite ways, the data determine their product: the centred form.
+    Where a scale and the sd of real effects are positively correlated, the data say little of each
+    effect, and its standard score is free of the scale: the non-centred form. Where the correlation
+    is negative, the data determine their product: the centred form. A pair of latents counts only
+    if an entry of it is in `off`, or if `off` is empty. Draws are ``(S, *shape)``, by name.
 
-    Parameters
-    ----------
-    real, scales
-        Draws ``(S, *shape)`` of real latents and of positive ones, by name.
-    weights
-        (S,) of the draws.
-    off
-        Entries whose moments are off; a pair of latents counts only with one of these, or with
-        all if there is none.
-
-    References
-    ----------
     Papaspiliopoulos, Roberts & Sköld (2007), A general framework for the parametrization of
     hierarchical models, Statistical Science 22(1).
     """
@@ -42,18 +31,16 @@ def parametrisation(
                 continue
             if concerned and not concerned & {scale, name}:
                 continue
-            spread = effects.reshape(len(effects), -1).std(1)
+            sd = effects.reshape(len(effects), -1).std(1)
             with np.errstate(divide="ignore"):
-                r = _correlation(np.log(s), np.log(spread), weights)
+                r = _correlation(np.log(s), np.log(sd), weights)
             if abs(r) > best:
                 best = abs(r)
-                words = (
-                    f"write {name} non-centred, as mean + {scale} * score with a standard normal "
-                    "score for the latent"
-                    if r > 0
-                    else f"write {name} centred, with the effects that {scale} * {name} gives for "
-                    "the latents"
-                )
+                words = f"write {name} centred, with the effects that {scale} * {name} gives for "
+                words += "the latents"
+                if r > 0:
+                    words = f"write {name} non-centred, as mean + {scale} * score with a standard "
+                    words += "normal score for the latent"
     return words
 
 

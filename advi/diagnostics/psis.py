@@ -9,33 +9,17 @@ PRIOR_DRAWS, PRIOR_K = 10, 0.5  # weak prior of the tail index
 
 
 def khat_threshold(num: int) -> float:
-    """Return the largest trustworthy k-hat for `num` draws, min(1 - 1 / log10(num), 0.7).
+    """Return the largest reliable k-hat of `num` draws, min(1 - 1 / log10(num), 0.7).
 
-    References
-    ----------
     Vehtari, Simpson, Gelman, Yao & Gabry (2024), Pareto Smoothed Importance Sampling, section 3.
     """
     return min(1 - 1 / np.log10(num), 0.7)
 
 
 def pareto_smooth(log_ratios: Floats) -> tuple[Floats, float]:
-    """Smooth the largest importance ratios by a fitted generalised Pareto distribution.
+    """Return normalised weights (S,), Pareto-smoothed, of log ratios (S,), and their k-hat.
 
-    Parameters
-    ----------
-    log_ratios
-        (S,) log p - log q; -inf where p is zero.
-
-    Returns
-    -------
-    weights
-        (S,) normalised weights.
-    khat
-        The tail index; infinite where too few ratios are finite to tell.
-
-    References
-    ----------
-    Vehtari et al. (2024), algorithm 1.
+    The k-hat is infinite if too few ratios are finite. Vehtari et al. (2024), algorithm 1.
 
     Examples
     --------
@@ -66,21 +50,10 @@ def pareto_smooth(log_ratios: Floats) -> tuple[Floats, float]:
 
 
 def fit_pareto(x: Floats) -> tuple[float, float]:
-    """Fit a generalised Pareto distribution to positive, increasing exceedances.
+    """Return shape and scale of a generalised Pareto distribution of increasing exceedances (M,).
 
-    Parameters
-    ----------
-    x
-        (M,) exceedances, sorted.
-
-    Returns
-    -------
-    k, sigma
-        Shape, shrunk a little towards 0.5, and scale.
-
-    References
-    ----------
-    Zhang & Stephens (2009), Technometrics 51(3), 316-325, eqs. 5-8.
+    Zhang & Stephens (2009), Technometrics 51(3), 316-325, eqs. 5-8; the shape is shrunk towards
+    0.5.
     """
     n = len(x)
     grid = 30 + int(np.sqrt(n))
@@ -98,6 +71,6 @@ def fit_pareto(x: Floats) -> tuple[float, float]:
 
 
 def khat_words(khat: float, num: int) -> str:
-    """Return a k-hat with the threshold for its number of draws, in words."""
+    """Return a k-hat with the threshold for its number of draws, as printed."""
     threshold = khat_threshold(num)
     return f"k-hat {khat:.2f} (importance weights are reliable below {threshold:.2f})"

@@ -1,4 +1,4 @@
-"""The scalar quantities that a fit is judged by: entries of latents, of angles cosine and sine."""
+"""The scalar quantities in a comparison: entries of latents, of angles cosine and sine."""
 
 from collections.abc import Mapping
 from typing import Any

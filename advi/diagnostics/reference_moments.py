@@ -1,4 +1,4 @@
-"""Moments better than the fit's own: importance sampling, then short HMC where that fails."""
+"""Reference moments: importance sampling, then short HMC where that fails."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from advi.variational.gaussian import Gaussian, Structure
 CHECK_ROUNDS, CORRECT_ROUNDS = 5, 8
 COSTLY = 2**20  # elements read by one density, above which fewer chains are run
 FEW_CHAINS = 96
-MAX_ELEMENTS = 2**25  # of the points of all chains; and so the largest dimension is
+MAX_ELEMENTS = 2**25  # of the points of all chains
 MAX_DIM = MAX_ELEMENTS // (hmc.STEPS * FEW_CHAINS)
-# A correction begins at the fit, and short runs do not leave its neighbourhood. Of hierarchies
-# whose moments are known, all that went less far than this, in both together, had arrived; others
-# lack a part of a neck or a tail, or cannot be told from those that do.
+# A correction begins at the fit, and short runs stay in its neighbourhood. Of hierarchies with
+# known moments, all corrections within these limits, in both together, were complete; others may
+# lack a part of a neck or a tail.
 MAX_FAR_SHIFT, MAX_FAR_STRETCH = 0.5, 2.0
 
 
@@ -34,43 +34,29 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True)
 class Target:
-    """What is compared: the posterior, its fit, and the columns a user looks at.
-
-    Attributes
-    ----------
-    density
-        Log density on R^D.
-    gaussian
-        The fit.
-    structure
-        Which coordinates have noise; the others stay at their estimate.
-    columns
-        Points (n, D) to the user's scalar columns (n, K).
-    own_columns
-        Makes columns (n, K) of the fit's own draws.
-    """
+    """The posterior, its fit, and the columns, scalar quantities on the constrained scale."""
 
     density: Density
-    gaussian: Gaussian
+    gaussian: Gaussian  # the fit
     structure: Structure
-    columns: Callable[[Floats], Floats]
-    own_columns: Callable[[], Floats]
+    columns: Callable[[Floats], Floats]  # of points (n, D): (n, K)
+    own_columns: Callable[[], Floats]  # of the fit's own draws: (n, K)
 
     @cached_property
-    def moments(self) -> "Moments":
-        """Those of the fit's columns."""
+    def moments(self) -> Moments:
+        """Moments of the fit's columns."""
         with np.errstate(over="ignore", invalid="ignore"):  # of a fit that diverged
             columns = self.own_columns()
             return Moments(columns.mean(0), columns.std(0))
 
     @cached_property
     def marginal(self) -> Gaussian:
-        """The fit of the coordinates with noise."""
+        """The fit of the random coordinates."""
         random = np.flatnonzero(self.structure.random)
         return Gaussian(self.gaussian.loc[random], self.gaussian.scale.take(random))
 
     def points(self, Y: Floats) -> Floats:
-        """Return points (n, D) for coordinates with noise (n, dim)."""
+        """Return points (n, D) of random coordinates (n, dim), with the others at the fit."""
         if self._all_random:
             return Y
         X = np.tile(self.gaussian.loc, (len(Y), 1))
@@ -97,16 +83,16 @@ class ReferenceMoments(NamedTuple):
     method: str  # "importance sampling" | "HMC"
     draws: WeightedDraws  # points on R^D
     moments: Moments
-    # The fit's moments to compare them with. Where weights change nothing but draws of the fit
-    # these are of the same draws: what both have by chance then cancels.
+    # The fit's moments to compare with; of the same draws if these are weighted draws of the fit,
+    # so that the Monte Carlo errors cancel.
     own: Callable[[], Moments]
     khat: float  # of the weights, -inf without
-    confident: bool  # whether the moments may be believed
-    failed: bool  # whether they say nothing: collapsed weights, chains that had not settled
+    confident: bool  # whether the moments are reliable
+    failed: bool  # whether they are useless: collapsed weights, chains that had not converged
 
     @property
     def size(self) -> str:
-        """How many draws there are, in words."""
+        """The number of draws, as printed."""
         num = len(self.draws.weights)
         if self.method == "HMC":
             return f"{num} draws of {num // (hmc.STEPS // 2)} chains"
@@ -114,35 +100,13 @@ class ReferenceMoments(NamedTuple):
 
 
 def reference_moments(
-    target: Target,
-    first: Gaussian,
-    rng: np.random.Generator,
-    rounds: int,
-    *,
-    early: bool = False,
+    target: Target, first: Gaussian, rng: np.random.Generator, rounds: int, *, early: bool = False
 ) -> tuple[Adapted, list[ReferenceMoments]]:
-    """Estimate the posterior's moments, by HMC too where importance sampling is unreliable.
+    """Return the importance sampling and one or two estimates, the more reliable last.
 
-    Parameters
-    ----------
-    target
-        The posterior and its fit.
-    first
-        The first proposal, over the coordinates with noise: the fit's own Gaussian, or one with
-        the scale of linear response.
-    rng
-        Generator.
-    rounds
-        Rounds of importance sampling at most, of 1,000 draws each.
-    early
-        Whether fewer draws will do where they show that `first` is right.
-
-    Returns
-    -------
-    adapted
-        The importance sampling.
-    estimates
-        One or two estimates, the more trustworthy last.
+    HMC gives the second where importance sampling is unreliable. `first` is a Gaussian over the
+    random coordinates, `rounds` the largest number of rounds of 1,000 draws; with `early` fewer
+    draws suffice if they show that `first` is right.
     """
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         adapted = importance_sampling(target.value, first, rng, rounds, early=early)
@@ -153,14 +117,14 @@ def reference_moments(
 
 
 class Shift(NamedTuple):
-    """How far a correction went from its proposal, on the real scale."""
+    """The distance of a correction from its proposal, on the real scale."""
 
     shift: float  # largest difference of means in the proposal's sds
     stretch: float  # largest ratio of sds, either way
 
     @property
     def far(self) -> bool:
-        """Whether it may have farther to go."""
+        """Whether the correction may be incomplete."""
         of_both = self.shift / MAX_FAR_SHIFT, np.log(self.stretch) / np.log(MAX_FAR_STRETCH)
         return not np.hypot(*of_both) <= 1  # nor if they are NaN
 
@@ -172,22 +136,11 @@ class Shift(NamedTuple):
 
 
 def shift_from(target: Target, first: Gaussian, better: ReferenceMoments) -> Shift:
-    """Return how far a correction went from its proposal.
-
-    Parameters
-    ----------
-    target
-        The posterior and its fit.
-    first
-        The first proposal.
-    better
-        The correction.
-    """
+    """Return the distance of a correction from its first proposal."""
     Y = better.draws.points[:, target.structure.random]
     mean, sd = weighted_moments(Y, better.draws.weights)
-    scale = first.sds
-    stretch = np.exp(np.max(np.abs(np.log(sd / scale))))
-    return Shift(float(np.max(np.abs(mean - first.loc) / scale)), float(stretch))
+    stretch = np.exp(np.max(np.abs(np.log(sd / first.sds))))
+    return Shift(float(np.max(np.abs(mean - first.loc) / first.sds)), float(stretch))
 
 
 def _weighted(target: Target, adapted: Adapted, of_fit: bool) -> ReferenceMoments:
@@ -210,9 +163,9 @@ def _weighted(target: Target, adapted: Adapted, of_fit: bool) -> ReferenceMoment
 
 
 def by_hmc(target: Target, adapted: Adapted, rng: np.random.Generator) -> ReferenceMoments:
-    """Estimate the posterior's moments by short chains.
+    """Return the moments of short chains.
 
-    They begin at importance draws, or at the first proposal's where the weights have collapsed.
+    They begin at importance draws, or at the first proposal's if the weights have collapsed.
     """
     fitting = MAX_ELEMENTS // (hmc.STEPS * len(adapted.proposal.loc))
     costly = target.density.log_joint.cost > COSTLY
@@ -222,11 +175,11 @@ def by_hmc(target: Target, adapted: Adapted, rng: np.random.Generator) -> Refere
         chains = hmc.short_hmc(target.value_and_grad, start, adapted.proposal, rng)
         steps, num, _ = chains.points.shape
         columns = target.columns(target.points(chains.points.reshape(steps * num, -1)))
-        settled = hmc.converged(columns.reshape(steps, num, -1))
+        converged = hmc.converged(columns.reshape(steps, num, -1))
         kept = chains.kept
         late = columns[len(columns) - len(kept) :]
         draws = WeightedDraws(target.points(kept), np.full(len(kept), 1 / len(kept)))
         found = Moments(late.mean(0), late.std(0))
         return ReferenceMoments(
-            "HMC", draws, found, lambda: target.moments, -np.inf, settled, not settled
+            "HMC", draws, found, lambda: target.moments, -np.inf, converged, not converged
         )

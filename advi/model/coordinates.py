@@ -1,5 +1,6 @@
 """The coordinates of a model's latents: their tree, their names, and flat R^D."""
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -20,29 +21,19 @@ from advi.model.latents import Latent
 
 
 class Coordinates:
-    """What a `Model` knows of its latents; it is abstract, and `Model` sets the attributes.
+    """The latents of a `Model`, which sets the attributes; it is abstract."""
 
-    Attributes
-    ----------
-    latents
-        Name to `Latent`, in the order they were declared.
-    local
-        Names of the local latents.
-    spans
-        Name to the first of a latent's coordinates in R^D and the one after its last.
-    beside
-        Names of values that stand beside the latents in their tree.
-    maps
-        Latent's name to a transform that is used in place of its own.
-    """
-
-    latents: dict[str, Latent]
-    local: frozenset[str]
-    spans: dict[str, tuple[int, int]]
-    beside: tuple[str, ...]
-    maps: dict[str, Any]
+    latents: dict[str, Latent]  # in the order they were declared
+    local: frozenset[str]  # names of the local latents
+    spans: dict[str, tuple[int, int]]  # first of a latent's coordinates in R^D, one after its last
+    maps: dict[str, Any]  # latent's name to a transform that is used instead of its own
     _treedef: Any
     _order: tuple[int, ...]  # leaf i of the tree is entry _order[i] of `latents`
+
+    @property
+    @abstractmethod
+    def beside(self) -> tuple[str, ...]:
+        """Names of values beside the latents in their tree."""
 
     @cached_property
     def coordinates(self) -> dict[str, tuple[str, ...]]:
@@ -50,13 +41,7 @@ class Coordinates:
         return {name: entry_names(name, latent.shape) for name, latent in self.latents.items()}
 
     def resolve(self, name: str) -> list[str]:
-        """Return the latents a name stands for: itself, or all below it ("decoder").
-
-        Raises
-        ------
-        ValueError
-            If nothing has that name.
-        """
+        """Return the latents of a name: itself, or all below it ("decoder"); ValueError if none."""
         if name in self.latents:
             return [name]
         below = [known for known in self.latents if known.startswith(f"{name}.")]
@@ -65,7 +50,7 @@ class Coordinates:
         return below
 
     def named(self, tree: Any, name: str = "") -> dict[str, Any]:
-        """Return a tree's values by latent's name; what is no latent goes by its own path."""
+        """Return a tree's values by latent's name; others go by their own path."""
         bare = jax.tree_util.treedef_is_leaf(self._treedef)
         if name in self.latents or (bare and not name):
             return {name or "z": tree}
@@ -78,20 +63,9 @@ class Coordinates:
         return found
 
     def unravel(self, x: Array) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Map flat real coordinates to constrained values.
+        """Map flat real coordinates (D,) to constrained values and log-Jacobians, both by name.
 
-        Parameters
-        ----------
-        x
-            (D,) real coordinates.
-
-        Returns
-        -------
-        values : dict
-            Name to constrained value.
-        log_dets : dict
-            Name to the log-Jacobian of that latent's transform: a scalar, or of a local latent one
-            number per row.
+        The log-Jacobian of a latent's transform is a scalar, of a local latent one number per row.
         """
         return self.constrain(self.split(x))
 
@@ -103,24 +77,19 @@ class Coordinates:
         }
 
     def constrain(self, real: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Map real values of some or all latents, by name, to constrained ones.
-
-        The log-Jacobian of a local latent is one number per row.
-        """
+        """Map real values of some or all latents, by name, as `unravel` does."""
         values, log_dets = {}, {}
         for name, real_value in real.items():
             values[name], log_det = self._map(name).forward(real_value)
-            # a transform's own axes are summed already; what is left leads
+            # a transform sums over its own axes, the last ones
             batch = tuple(range(1 if name in self.local else 0, log_det.ndim))
             log_dets[name] = log_det.sum(batch)
         return values, log_dets
 
     def ravel(self, values: Mapping[str, Array]) -> Array:
         """Map constrained values, by name, to flat real coordinates (D,)."""
-        parts = [
-            self._map(name).inverse(jnp.asarray(values[name])).reshape(-1) for name in self.latents
-        ]
-        return jnp.concatenate(parts)
+        parts = [self._map(name).inverse(jnp.asarray(values[name])) for name in self.latents]
+        return jnp.concatenate([part.reshape(-1) for part in parts])
 
     def _map(self, name: str) -> Any:
         return self.maps[name] if name in self.maps else self.latents[name].bijection
@@ -133,15 +102,10 @@ class Coordinates:
         return {**tree, **beside} if beside else tree
 
     def from_tree(self, z: Any) -> dict[str, Any]:
-        """Arrange a tree shaped like the latents by name.
+        """Arrange a tree shaped like the latents by name; leaves may have common leading axes.
 
-        Raises
-        ------
-        TypeError
-            If a leaf holds no real numbers.
-        ValueError
-            If the tree is not that of the latents, or a leaf has another shape (leading axes
-            common to all are allowed).
+        TypeError if a leaf holds no real numbers; ValueError if the tree is not that of the
+        latents, or a leaf has another shape.
         """
         got = {k: v for k, v in self.named(z).items() if k not in self.beside}
         if set(got) != set(self.latents):
@@ -164,12 +128,8 @@ class Coordinates:
 def flatten_latents(tree: Any) -> tuple[dict[str, Latent], Any, tuple[int, ...]]:
     """Return the latents of a tree by name, in the order of declaration; the tree; and that order.
 
-    Raises
-    ------
-    TypeError
-        If a leaf is not a latent.
-    ValueError
-        If there is no latent, or a name is empty or taken twice.
+    TypeError if a leaf is not a latent; ValueError if there is none, or a name is empty or taken
+    twice.
     """
     _check_no_none(tree)
     paths, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_latent)
@@ -191,12 +151,12 @@ def flatten_latents(tree: Any) -> tuple[dict[str, Latent], Any, tuple[int, ...]]
 
 
 def _is_latent(node: Any) -> bool:
-    # NumPyro's constraints are pytrees themselves, so they are stopped at here
+    # NumPyro's constraints are pytrees themselves
     return isinstance(node, (Latent, Constraint, Distribution))
 
 
 def _check_no_none(tree: Any) -> None:
-    """Raise TypeError if a None stands for a latent; in a module it is an empty place."""
+    """Raise TypeError if a None stands for a latent; in a module it is an empty attribute."""
     nodes = jax.tree_util.tree_flatten_with_path(
         tree, is_leaf=lambda node: node is None or _is_latent(node)
     )[0]
@@ -210,21 +170,21 @@ def _name(path: KeyPath) -> str:
 
 
 def _declared_positions(tree: Any) -> Callable[[KeyPath], tuple[int, ...]]:
-    """Return the place of a leaf in the order of declaration (JAX sorts the keys of a dict)."""
-    places: dict[int, dict[Any, int]] = {}  # of the keys of every dict, by its identity
+    """Return the function from a path to its position as declared (JAX sorts a dict's keys)."""
+    positions: dict[int, dict[Any, int]] = {}  # of the keys of every dict, by its identity
 
     def position(path: KeyPath) -> tuple[int, ...]:
         node, found = tree, []
+        entry: Any
         for entry in path:
             if isinstance(node, dict):
-                key = entry.key  # type: ignore[attr-defined]
-                if id(node) not in places:
-                    places[id(node)] = {k: i for i, k in enumerate(node)}
-                found.append(places[id(node)][key])
-                node = node[key]
+                if id(node) not in positions:
+                    positions[id(node)] = {k: i for i, k in enumerate(node)}
+                found.append(positions[id(node)][entry.key])
+                node = node[entry.key]
             elif isinstance(node, (list, tuple)) and hasattr(entry, "idx"):
-                found.append(entry.idx)  # type: ignore[attr-defined]
-                node = node[entry.idx]  # type: ignore[attr-defined]
+                found.append(entry.idx)
+                node = node[entry.idx]
             else:
                 break
         return tuple(found)

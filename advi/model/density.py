@@ -22,11 +22,10 @@ from advi.transforms import Window, is_angle
 
 Quantity = Literal["value", "value_and_grad", "hessian_vector"]
 
-# One call of the compiled function handles between MIN_POINTS and MAX_POINTS points: as many as
-# keep its work near WORK elements, so that cheap models are not all dispatch and a costly one
-# does not pay for padding when few points are asked for.
+# Points of one call of the compiled function: as many as keep its work near WORK elements, so that
+# cheap models are not all dispatch and a costly one does not pay for padding of few points.
 MIN_POINTS, MAX_POINTS, WORK = 8, 64, 2**24
-CHEAP = 2**22  # elements read by a density, up to which some 1,000 gradients are not missed
+CHEAP = 2**22  # elements read by a density whose gradients cost no more than compiling its values
 
 SOME_ROWS = "the fit read its rows a few at a time and holds only some of them"
 
@@ -54,11 +53,7 @@ def real_log_density(model: Model, log_joint: LogJoint, estimated: frozenset[str
 
 @lru_cache(maxsize=64)
 def _compiled(
-    model: Model,
-    log_joint: LogJoint,
-    estimated: frozenset[str],
-    scale: float,
-    quantity: Quantity,
+    model: Model, log_joint: LogJoint, estimated: frozenset[str], scale: float, quantity: Quantity
 ) -> Callable[..., Any]:
     """Return the compiled function of points (n, D), further arrays (n, D) and data."""
     log_p = real_log_density(model, log_joint, estimated)
@@ -80,31 +75,11 @@ def _compiled(
 class Density:
     """Log density on R^D of one model and one data set.
 
-    Parameters
-    ----------
-    model
-        The model.
-    data
-        Data on the device.
-    spec
-        Its `DataSpec`.
-    estimated
-        Latents that are estimated as a point, whose log-Jacobian is left out.
-    scale
-        Factor of the rows: above one where the data are some of the rows, and stand for all.
-    by_gradient
-        Whether a cheap density's values are taken from the program of its gradient, which is
-        compiled anyway: a program of their own would take longer to compile than it saves.
-
-    Attributes
-    ----------
-    angles
-        (D,) which coordinates are angles.
-    window
-        The weights of the turns of the angles that are inferred: values and derivatives are those
-        under it, whatever the transform's own weights are.
-    num_gradients, num_values, num_hessian_vectors : int
-        Points at which the gradient, the value alone, or the Hessian times a vector was asked for.
+    The log-Jacobian of latents that are `estimated` as a point is left out. `scale`, the factor of
+    the rows, is above one where the data are some of the rows, and stand for all. `by_gradient`
+    takes a cheap density's values from the program of its gradient, which is compiled anyway: a
+    program of their own would take longer to compile than it saves. `num_gradients`, `num_values`
+    and `num_hessian_vectors` count the points of evaluations.
     """
 
     def __init__(
@@ -124,14 +99,15 @@ class Density:
         self.num_gradients = self.num_values = self.num_hessian_vectors = 0
         self._programs: dict[Quantity, Callable[..., Any]] = {}
         angles = [np.full(v.size, is_angle(v.bijection)) for v in model.latents.values()]
-        self.angles = np.concatenate(angles)
+        self.angles = np.concatenate(angles)  # (D,) which coordinates are angles
         inferred = [np.full(v.size, n not in estimated) for n, v in model.latents.items()]
         self._own_window = Window.default(np.flatnonzero(self.angles & np.concatenate(inferred)))
+        # values and derivatives have this window's weights in place of the transform's own
         self.window = self._own_window
 
     @cached_property
     def log_joint(self) -> LogJoint:
-        """The traced log-joint; a fit that was loaded has none to trace."""
+        """The traced log-joint; a loaded fit has none to trace."""
         return trace(self.model, self.spec)
 
     @cached_property
@@ -140,24 +116,21 @@ class Density:
         return int(np.clip(2 ** int(np.log2(max(fitting, 1))), MIN_POINTS, MAX_POINTS))
 
     def on(self, data: Any) -> "Density":
-        """Return the log density on other data, of its form but any rows, or with None on its own.
+        """Return the log density on other data of its form but any rows, or if None on its own.
 
-        Raises
-        ------
-        ValueError
-            If `data` is None and there are only some of the rows, or if an index in it is outside
-            of its array.
+        ValueError if its own are only some of the rows, or an index in the data is outside of its
+        array.
         """
-        if data is not None:
-            with precision(self.spec.float_dtype):
-                moved, spec = prepare(data, self.spec.float_dtype)
-                other = Density(for_rows(self.model, spec), moved, spec, self.estimated)
-                check_data_indices(other.model, other.log_joint, spec, moved)
-                if other.model.size == self.model.size:
-                    other.window = self.window
-                return other
-        self.require_all_rows()
-        return self
+        if data is None:
+            self.require_all_rows()
+            return self
+        with precision(self.spec.float_dtype):
+            moved, spec = prepare(data, self.spec.float_dtype)
+            other = Density(for_rows(self.model, spec), moved, spec, self.estimated)
+            check_data_indices(other.model, other.log_joint, spec, moved)
+            if other.model.size == self.model.size:
+                other.window = self.window
+            return other
 
     @property
     def is_partial(self) -> bool:
@@ -173,10 +146,10 @@ class Density:
         """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""
         values, gradients = self._evaluate("value_and_grad", X)
         self.num_gradients += len(X)
-        if len(self.window.places):
+        if len(self.window.angles):
             added, removed = self.window.log_weight(X), self._own_window.log_weight(X)
             values += added.value - removed.value
-            gradients[:, self.window.places] += added.slope - removed.slope
+            gradients[:, self.window.angles] += added.slope - removed.slope
         return values, gradients
 
     def value(self, X: Floats) -> Floats:
@@ -184,7 +157,7 @@ class Density:
         self.num_values += len(X)
         cheap = self.by_gradient and self.log_joint.cost <= CHEAP
         values = self._evaluate("value_and_grad" if cheap else "value", X)[0]
-        if len(self.window.places):
+        if len(self.window.angles):
             values += self.window.log_weight(X).value - self._own_window.log_weight(X).value
         return values
 
@@ -192,25 +165,25 @@ class Density:
         """Return the Hessian at each point X (n, D) times that point's direction (n, D)."""
         self.num_hessian_vectors += len(X)
         products = self._evaluate("hessian_vector", X, directions)[0]
-        index = self.window.places
+        index = self.window.angles
         if len(index):
             added, removed = self.window.log_weight(X), self._own_window.log_weight(X)
             products[:, index] += (added.curvature - removed.curvature) * directions[:, index]
         return products
 
     def lift_window(self) -> None:
-        """Let all turns of the angles count alike: for a search of modes."""
+        """Give all turns of the angles the same weight: for a search of modes."""
         self.window = self.window.lifted()
 
     def place_window(self, loc: Floats, sds: Floats) -> bool:
-        """Place the window of the angles for a Gaussian; return whether that changed it."""
+        """Set the window of the angles for a Gaussian; return whether that changed it."""
         before, self.window = self.window, self.window.around(loc, sds)
         return self.window is not before
 
     def _evaluate(self, quantity: Quantity, *arrays: Floats) -> list[Floats]:
         interrupts.check()
         program, size, num = self._program(quantity), self._points, len(arrays[0])
-        # a point that is beyond the float type is infinite, and its density says so
+        # a point beyond the float type becomes infinite, and its density is not finite
         with precision(self.spec.float_dtype), np.errstate(over="ignore"):
             # all calls are dispatched before the first result is waited for
             calls = [
@@ -222,13 +195,12 @@ class Density:
 
     def _program(self, quantity: Quantity) -> Callable[..., Any]:
         if quantity not in self._programs:
-            self._programs[quantity] = _compiled(
-                self.model, self.log_joint, self.estimated, self.scale, quantity
-            )
+            of_what = self.model, self.log_joint, self.estimated, self.scale
+            self._programs[quantity] = _compiled(*of_what, quantity)
         return self._programs[quantity]
 
     def _part(self, array: Floats, start: int) -> NDArray[Any]:
-        """Return the rows of a call; those that only pad repeat the first, at no unusual cost."""
+        """Return the points of one call, padded by the first, which costs nothing unusual."""
         rows = array[start : start + self._points]
         if len(rows) == self._points:
             return rows.astype(self.dtype)

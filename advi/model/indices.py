@@ -1,4 +1,4 @@
-"""Indices that lie outside of the array they point into.
+"""Indices outside of their array.
 
 JAX clamps them when it reads and drops them when it writes, without a word. Where a trace computes
 an index from the data by arithmetic alone, it is computed here on the host and compared with the
@@ -13,28 +13,21 @@ import jax
 import jax.extend.core as jex_core
 import numpy as np
 
+from advi.core.jaxprs.equality import constants
 from advi.core.jaxprs.known_values import Known, applied, constant_of, input_at, is_number
 from advi.core.jaxprs.traced import Traced
 from advi.data.spec import DataSpec
 from advi.model.model import Model
 from advi.model.trace import LogJoint
 
-INLINED = (
-    "jit",
-    "pjit",
-    "closed_call",
-    "core_call",
-    "remat2",
-    "checkpoint",
-    "custom_jvp_call",
-    "custom_vjp_call",
-)
+CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint")
+INLINED = (*CALLS, "custom_jvp_call", "custom_vjp_call")
 
 
 class Site(NamedTuple):
-    """An index that is computed from inputs alone: where it points, and how far it may."""
+    """An index that is computed from inputs alone, and the range that it must lie in."""
 
-    places: Known
+    index_values: Known
     column: int | None  # of an index of several columns
     last: int  # the largest index that is inside
     length: int  # of the axis
@@ -46,33 +39,25 @@ def check_indices(
 ) -> None:
     """Raise ValueError if an index that comes from known inputs is outside of its array.
 
-    Parameters
-    ----------
-    traced
-        A trace.
-    values
-        Of its inputs; None of those that are not known.
-    names
-        Of its inputs: "data leaf 'g'".
-    what
-        The function that was traced.
+    `values` are those of the trace's inputs, None if unknown; `names` theirs, "data leaf 'g'";
+    `what` the function that was traced.
     """
     hidden = {i for i, value in enumerate(values) if value is None}
     for site in _sites(traced):
-        if hidden & site.places.leaves:
+        if hidden & site.index_values.leaves:
             continue
-        index = site.places.value(values)
+        index = site.index_values.value(values)
         if site.column is not None:
             index = index[..., site.column]
         bad = (index < 0) | (index > site.last)
         if not bad.any():
             continue
-        place = np.argwhere(bad)[0]
-        at = f" at row {place[0]}" if len(place) else ""
-        sources = ", ".join(names[i] for i in sorted(site.places.leaves))
+        first = np.argwhere(bad)[0]
+        at = f" at row {first[0]}" if len(first) else ""
+        sources = ", ".join(names[i] for i in sorted(site.index_values.leaves))
         array = "an array" if site.array is None else names[site.array]
         raise ValueError(
-            f"{what}: an index from {sources or 'a constant'} is {index[tuple(place)]}{at}, and "
+            f"{what}: an index from {sources or 'a constant'} is {index[tuple(first)]}{at}, and "
             f"points into {array} along an axis of length {site.length}; expected 0 to "
             f"{site.last} ({int(bad.sum())} of {bad.size} are outside). JAX would read the nearest "
             "entry, or drop what is written. Codes begin at 0; give a code that is new an entry "
@@ -92,17 +77,15 @@ def _sites(traced: Traced) -> tuple[Site, ...]:
 def _walk(
     jaxpr: Any, inputs: Sequence[Known | None], origins: Sequence[int | None], sites: list[Site]
 ) -> list[Known | None]:
-    """Gather the sites of a jaxpr; return what is known of its results.
+    """Gather the sites of a jaxpr; return its results that are known.
 
-    `origins` are the inputs of the whole trace that its own inputs are.
+    `origins` maps its inputs to those of the whole trace.
     """
     inner = getattr(jaxpr, "jaxpr", jaxpr)
-    known: dict[Any, Known | None] = {}
-    origin: dict[Any, int | None] = {}
-    for v, constant in zip(inner.constvars, getattr(jaxpr, "consts", ()), strict=False):
+    known: dict[Any, Known | None] = dict(zip(inner.invars, inputs, strict=True))
+    origin: dict[Any, int | None] = dict(zip(inner.invars, origins, strict=True))
+    for v, constant in zip(inner.constvars, constants(jaxpr), strict=False):
         known[v] = constant_of(constant) if is_number(v.aval) else None
-    known |= dict(zip(inner.invars, inputs, strict=True))
-    origin |= dict(zip(inner.invars, origins, strict=True))
 
     def of(v: Any) -> Known | None:
         if isinstance(v, jex_core.Literal):
@@ -138,7 +121,7 @@ def _walk(
 def _walk_scan(
     eqn: Any, args: Sequence[Known | None], from_: Sequence[int | None], sites: list[Site]
 ) -> None:
-    """Look into a loop, whose scalars are known for all steps at once."""
+    """Gather the sites in a loop, whose scalars are known for all steps at once."""
     body = eqn.params["jaxpr"]
     avals = [v.aval for v in getattr(body, "jaxpr", body).invars]
     inputs: list[Known | None] = []
@@ -148,11 +131,11 @@ def _walk_scan(
             inputs.append(None)
         else:
             inputs.append(arg if same else arg._replace(steps=True))
-    # what is carried has the shape of a constant of the loop, but changes
-    written = _carried(eqn)
-    inputs = [None if i in written else known for i, known in enumerate(inputs)]
+    # a carried value has the shape of a constant of the loop, but changes
+    carried = _carried(eqn)
+    inputs = [None if i in carried else known for i, known in enumerate(inputs)]
     origins = [
-        o if outer.aval.shape == aval.shape and i not in written else None
+        o if outer.aval.shape == aval.shape and i not in carried else None
         for i, (o, outer, aval) in enumerate(zip(from_, eqn.invars, avals, strict=True))
     ]
     _walk(body, inputs, origins, sites)
@@ -160,24 +143,13 @@ def _walk_scan(
 
 def _carried(eqn: Any) -> range:
     """Return which inputs of a loop are carried from step to step."""
-    carried = len(eqn.outvars) - sum(
-        outer.aval.shape != inner.aval.shape
-        for outer, inner in zip(eqn.outvars, _results(eqn.params["jaxpr"]), strict=True)
-    )
-    xs = sum(
-        outer.aval.shape != inner.aval.shape
-        for outer, inner in zip(eqn.invars, _inputs(eqn.params["jaxpr"]), strict=True)
-    )
-    stop = len(eqn.invars) - xs
-    return range(stop - carried, stop)
+    body = getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"])
 
+    def num_stacked(outer: Sequence[Any], inner: Sequence[Any]) -> int:
+        return sum(a.aval.shape != b.aval.shape for a, b in zip(outer, inner, strict=True))
 
-def _inputs(jaxpr: Any) -> Sequence[Any]:
-    return getattr(jaxpr, "jaxpr", jaxpr).invars
-
-
-def _results(jaxpr: Any) -> Sequence[Any]:
-    return getattr(jaxpr, "jaxpr", jaxpr).outvars
+    stop = len(eqn.invars) - num_stacked(eqn.invars, body.invars)
+    return range(stop - len(eqn.outvars) + num_stacked(eqn.outvars, body.outvars), stop)
 
 
 def _sites_of(
@@ -195,10 +167,10 @@ def _sites_of(
 
 def _gathered(eqn: Any, index: Known | None, array: int | None) -> list[Site]:
     numbers, mode = eqn.params["dimension_numbers"], str(eqn.params["mode"])
-    # what is clipped on purpose collapses its axis; vmap of x[i] does not
+    # intended clipping collapses its axis; vmap of x[i] does not
     if "CLIP" in mode and numbers.collapsed_slice_dims:
         return []
-    fill = eqn.params["fill_value"]  # jnp.take says NaN where the user says nothing
+    fill = eqn.params["fill_value"]  # jnp.take's default is NaN
     if "FILL" in mode and fill is not None and not np.isnan(fill):
         return []
     axes = [int(axis) for axis in numbers.start_index_map]
@@ -226,17 +198,7 @@ def _sliced(eqn: Any, starts: Sequence[Known | None], array: int | None) -> list
 def check_data_indices(
     model: Model, log_joint: LogJoint, spec: DataSpec, data: Any, what: str = "log_joint"
 ) -> None:
-    """Raise ValueError if an index that a log-joint takes from its data is outside of its array.
-
-    Parameters
-    ----------
-    model, log_joint
-        The model and its trace for the data.
-    spec, data
-        The data.
-    what
-        What an error begins with.
-    """
+    """Raise ValueError, beginning with `what`, if a log-joint's index from its data is outside."""
     names = [f"latent {name!r}" for name in model.latents]
     names += [f"data leaf {name!r}" for name in spec.names]
     values = [None] * len(model.latents) + jax.tree.leaves(data)

@@ -1,4 +1,4 @@
-"""Latents by the name of their support: `real`, `positive` and the others."""
+"""Functions for latents, named by support: `real`, `positive` and the others."""
 
 from typing import Any
 
@@ -12,11 +12,14 @@ from advi.core.params import check_params
 from advi.model.latents import Latent
 
 Bound = float | NDArray[Any] | Array
+Init = ArrayLike | None
 
 
-def real(
-    *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
-) -> Latent:
+def _latent(support: Any, shape: Any, local: bool, transform: Any, init: Any) -> Latent:
+    return Latent(support, shape, local=local, transform=transform, init=init)
+
+
+def real(*shape: int, local: bool = False, transform: Any = None, init: Init = None) -> Latent:
     """Real numbers.
 
     Examples
@@ -24,14 +27,12 @@ def real(
     >>> real(8).size
     8
     """
-    return Latent(constraints.real, shape, local=local, transform=transform, init=init)
+    return _latent(constraints.real, shape, local, transform, init)
 
 
-def positive(
-    *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
-) -> Latent:
+def positive(*shape: int, local: bool = False, transform: Any = None, init: Init = None) -> Latent:
     """Positive numbers, by ``exp``; ``transform="softplus"`` is the other choice."""
-    return Latent(constraints.positive, shape, local=local, transform=transform, init=init)
+    return _latent(constraints.positive, shape, local, transform, init)
 
 
 def interval(
@@ -40,45 +41,35 @@ def interval(
     *shape: int,
     local: bool = False,
     transform: Any = None,
-    init: ArrayLike | None = None,
+    init: Init = None,
 ) -> Latent:
     """Numbers between `low` and `high`."""
-    return Latent(
-        constraints.interval(low, high), shape, local=local, transform=transform, init=init
-    )
+    return _latent(constraints.interval(low, high), shape, local, transform, init)
 
 
 def greater_than(
-    low: Bound,
-    *shape: int,
-    local: bool = False,
-    transform: Any = None,
-    init: ArrayLike | None = None,
+    low: Bound, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """Numbers above `low`."""
-    return Latent(constraints.greater_than(low), shape, local=local, transform=transform, init=init)
+    return _latent(constraints.greater_than(low), shape, local, transform, init)
 
 
 def less_than(
-    high: Bound,
-    *shape: int,
-    local: bool = False,
-    transform: Any = None,
-    init: ArrayLike | None = None,
+    high: Bound, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """Numbers below `high`."""
-    return Latent(constraints.less_than(high), shape, local=local, transform=transform, init=init)
+    return _latent(constraints.less_than(high), shape, local, transform, init)
 
 
 def unit_interval(
-    *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+    *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """Numbers between 0 and 1."""
-    return Latent(constraints.unit_interval, shape, local=local, transform=transform, init=init)
+    return _latent(constraints.unit_interval, shape, local, transform, init)
 
 
 def simplex(
-    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """`k` positive numbers that sum to one; value of shape ``(*shape, k)``.
 
@@ -88,20 +79,18 @@ def simplex(
     >>> latent.shape, latent.size
     ((5, 3), 10)
     """
-    return Latent(constraints.simplex, (*shape, k), local=local, transform=transform, init=init)
+    return _latent(constraints.simplex, (*shape, k), local, transform, init)
 
 
 def ordered(
-    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """`k` increasing numbers; value of shape ``(*shape, k)``."""
-    return Latent(
-        constraints.ordered_vector, (*shape, k), local=local, transform=transform, init=init
-    )
+    return _latent(constraints.ordered_vector, (*shape, k), local, transform, init)
 
 
 def positive_ordered(
-    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """`k` increasing positive numbers; value of shape ``(*shape, k)``."""
     return Latent(
@@ -114,64 +103,54 @@ def positive_ordered(
 
 
 def corr_cholesky(
-    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """Lower Cholesky factor of a correlation matrix; value of shape ``(*shape, k, k)``."""
-    return Latent(
-        constraints.corr_cholesky, (*shape, k, k), local=local, transform=transform, init=init
-    )
+    return _latent(constraints.corr_cholesky, (*shape, k, k), local, transform, init)
 
 
 def corr_matrix(
-    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """Correlation matrix; value of shape ``(*shape, k, k)``."""
-    return Latent(
-        constraints.corr_matrix, (*shape, k, k), local=local, transform=transform, init=init
-    )
+    return _latent(constraints.corr_matrix, (*shape, k, k), local, transform, init)
 
 
 def cov_matrix(
-    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """Positive definite matrix; value of shape ``(*shape, k, k)``."""
-    return Latent(
-        constraints.positive_definite, (*shape, k, k), local=local, transform=transform, init=init
-    )
+    return _latent(constraints.positive_definite, (*shape, k, k), local, transform, init)
 
 
 def scale_tril(
-    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """Lower triangular matrix with positive diagonal; value of shape ``(*shape, k, k)``."""
-    return Latent(
-        constraints.lower_cholesky, (*shape, k, k), local=local, transform=transform, init=init
-    )
+    return _latent(constraints.lower_cholesky, (*shape, k, k), local, transform, init)
 
 
 def zero_sum(
-    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """`k` numbers that sum to zero; value of shape ``(*shape, k)``."""
-    return Latent(constraints.zero_sum(1), (*shape, k), local=local, transform=transform, init=init)
+    return _latent(constraints.zero_sum(1), (*shape, k), local, transform, init)
 
 
 def unit_vector(
-    k: int, *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
+    k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """Point on the unit sphere in `k` dimensions; value of shape ``(*shape, k)``."""
-    return Latent(constraints.sphere, (*shape, k), local=local, transform=transform, init=init)
+    return _latent(constraints.sphere, (*shape, k), local, transform, init)
 
 
-def circular(
-    *shape: int, local: bool = False, transform: Any = None, init: ArrayLike | None = None
-) -> Latent:
+def circular(*shape: int, local: bool = False, transform: Any = None, init: Init = None) -> Latent:
     """Angles in [-pi, pi) that wrap around."""
-    return Latent(constraints.circular, shape, local=local, transform=transform, init=init)
+    return _latent(constraints.circular, shape, local, transform, init)
 
 
 def tree(pytree: Any) -> Any:
-    """Real latents shaped like the leaves of a pytree, which also are where they start.
+    """Real latents shaped like the leaves of a pytree, which are also their initial values.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Latents: what a model's unknowns are, where they live and how they reach the real line."""
+"""Latents: the unknowns of a model, their supports, shapes and transforms to the real line."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -46,6 +46,7 @@ class Latent:
 
     Examples
     --------
+    >>> from numpyro.distributions import constraints
     >>> Latent(constraints.simplex, (5, 3)).bijection.unconstrained_shape((5, 3))
     (5, 2)
     """
@@ -66,8 +67,7 @@ class Latent:
             )
         if not isinstance(self.local, bool):
             raise TypeError(f"local: got {describe(self.local)}; expected True or False.")
-        bijection = transform_for(self.support, self.transform)
-        shape = self.shape
+        bijection, shape = transform_for(self.support, self.transform), self.shape
         if not isinstance(shape, (tuple, list)) or not all(
             isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in shape
         ):
@@ -113,7 +113,7 @@ class Latent:
         return math.prod(self.unconstrained_shape)
 
     def with_rows(self, num: int) -> "Latent":
-        """Return the latent of `num` rows: the same value for each, if it has one to start from."""
+        """Return the latent of `num` rows, each with the same initial value, if there is one."""
         shape = (num, *self.shape)
         init = None if self.init is None else np.broadcast_to(on_host(self.init), shape)
         return replace(self, shape=shape, local=False, init=init)

@@ -29,28 +29,17 @@ NOTHING = Deterministic((), lambda z, data, number: {})
 
 
 class Program(NamedTuple):
-    """What a probabilistic program, such as a NumPyro model, says beyond its log-joint.
+    """Properties of a probabilistic program, such as a NumPyro model, beyond its log-joint."""
 
-    Attributes
-    ----------
-    estimated
-        Latents that are estimated as a point unless a fit names a family for them.
-    deterministic
-        What else to show with draws and moments; the tree of latents is then a dict.
-    rows_leaf
-        Index of a data leaf whose leading axis runs over the rows, where those of others differ.
-    needs_all_rows
-        Why neither steps on some rows nor families of rows are possible, in a sentence; empty if
-        they are.
-    starts
-        Where else a fit may begin: a function of the model for the data's rows, the data, a point
-        (D,) and a number n that returns points (n, D) of the real scale, host arrays.
-    """
-
+    # latents that are estimated as a point unless a fit names a family for them
     estimated: frozenset[str] = frozenset()
+    # shown with draws and moments; the tree of latents is then a dict
     deterministic: Deterministic = NOTHING
+    # index of a data leaf whose leading axis runs over the rows, where those of others differ
     rows_leaf: int | None = None
+    # why neither steps on some rows nor families of rows are possible, in a sentence, or nothing
     needs_all_rows: str = ""
+    # from the model for the data's rows, the data, a point (D,) and n: initial points (n, D)
     starts: Callable[..., Any] | None = None
 
 
@@ -62,8 +51,8 @@ class Model(Coordinates):
     log_joint
         ``log_joint(z, data)``: the log of the joint density of latents and data, in nats, a
         scalar or `Terms`. `z` has the tree of `latents`, on the constrained scale. It must not
-        contain the log-Jacobian of any transform: that is added here. What it reads from outside,
-        such as a global variable, is read anew by every fit, and stays as it was for that fit.
+        contain the log-Jacobian of any transform: that is added here. Values that it reads from
+        outside, such as a global variable, are those at the beginning of each fit.
     latents
         Pytree (dict, nested dict, tuple) of `Latent`, or of NumPyro constraints for scalars.
 
@@ -79,10 +68,9 @@ class Model(Coordinates):
     num_rows : int or None
         Rows of the data, of which each local latent has as many values. `fit` finds it.
     program : Program
-        What a NumPyro model says beyond its log-joint.
+        Properties of a NumPyro model beyond its log-joint.
     traces : dict
-        Traces of its functions, by the shapes that they are for: what these read from outside is
-        as it was when they were made.
+        Traces of its functions, by their shapes.
 
     Raises
     ------
@@ -125,7 +113,7 @@ class Model(Coordinates):
         self._place(by_name)
 
     def _place(self, latents: dict[str, Any]) -> None:
-        """Set the latents, and where the coordinates of each are."""
+        """Set the latents, and the span of each in R^D."""
         self.latents = latents
         stops = tuple(itertools.accumulate(latent.size for latent in latents.values()))
         self.size = stops[-1]
@@ -153,7 +141,7 @@ class Model(Coordinates):
         """Return the model for data of `num` rows: each local latent gets a leading axis.
 
         Every density, draw and transform then is that of an ordinary model; only the log-Jacobian
-        of what was local belongs to the rows. Without local latents it is the model itself.
+        of local latents belongs to the rows. Without local latents it is the model itself.
 
         Examples
         --------
@@ -173,8 +161,8 @@ class Model(Coordinates):
     def of_fit(self, traces: dict[Any, Any], maps: Mapping[str, Any]) -> "Model":
         """Return the model of one fit, with the traces of its functions and frozen transforms.
 
-        It is equal to that of another fit if their latents are: what the log-joint computes is
-        told by its trace.
+        It is equal to that of another fit if their latents are: the log-joint is compared by its
+        trace.
         """
         other = self._copy()
         other.traces, other.maps, other._of_fit = traces, dict(maps), True
@@ -219,11 +207,9 @@ class Model(Coordinates):
 
     @property
     def _headline(self) -> str:
-        latents, size = len(self.latents), self.size
-        return (
-            f"Model with {latents} latent{'s' if latents != 1 else ''}, "
-            f"{size} real coordinate{'s' if size != 1 else ''}"
-        )
+        counts = {"latent": len(self.latents), "real coordinate": self.size}
+        words = (f"{num} {word}{'s' if num != 1 else ''}" for word, num in counts.items())
+        return f"Model with {', '.join(words)}"
 
     def _latent_rows(self) -> list[list[str]]:
         names = list(self.latents)

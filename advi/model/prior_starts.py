@@ -1,4 +1,4 @@
-"""Where else to begin where the first point is not finite: what a model offers, prior draws."""
+"""Initial points that a model offers, its prior draws, where the first one is not finite."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def prior_starts(density: Density, x: Floats) -> Floats | None:
 
 
 def finite_start(density: Density, x: Floats) -> Floats:
-    """Return the highest point (D,) that a model offers, if x is no use, or x itself."""
+    """Return the highest point (D,) that a model offers, if x is not finite, or x itself."""
     points = prior_starts(density, x)
     if points is None or not len(points):
         return x

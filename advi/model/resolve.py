@@ -16,29 +16,38 @@ from advi.model.indices import check_data_indices
 from advi.model.model import Model
 from advi.model.rows import for_rows
 from advi.model.trace import LogJoint, require_all_used, trace, trace_deterministic
+from advi.model.transform_checks import check_transforms
 
 
 @runtime_checkable
 class ModelFactory(Protocol):
-    """What makes a model once there is data, such as a NumPyro model.
-
-    It compares by what it was made from, so that compiled code is found again.
-    """
+    """Makes a model once there is data, as of a NumPyro program; equal ones make equal models."""
 
     def bind(self, data: Any, spec: DataSpec) -> Model:
         """Return the model for data of these shapes."""
         ...
 
 
-def resolve_model(model: Model | ModelFactory, data: Any, spec: DataSpec) -> Model:
-    """Return the model, or what a factory makes for the data, for a fit of its own.
-
-    What its functions read from outside is read anew, and stays as it is for what has this model.
-    """
+def bind(model: Model | ModelFactory, data: Any, spec: DataSpec) -> Model:
+    """Return the model, or a factory's model for the data, as it is now."""
     if isinstance(model, Model):
         return of_fit(model, spec.float_dtype, {})
     made = model.bind(data, spec)
     return of_fit(made, spec.float_dtype, made.traces)
+
+
+def resolve_model(model: Model | ModelFactory, source: Source) -> Model:
+    """Return the model, or a factory's model for the data, for one fit.
+
+    Values that its functions read from outside are those of now. TypeError if it is no model;
+    ValueError if a transform is wrong, or the model cannot take its rows from the source.
+    """
+    check_model(model)
+    spec = source.spec
+    resolved = bind(model, source.example, spec)
+    check_transforms(resolved, spec.float_dtype)
+    source.check_model(bool(resolved.local), resolved.program.needs_all_rows)
+    return resolved
 
 
 def check_model(model: Any) -> None:
@@ -51,13 +60,7 @@ def check_model(model: Any) -> None:
 
 
 def check_on_host(*values: Any) -> None:
-    """Raise TypeError inside of a JAX transformation, of which a fit cannot be a part.
-
-    Parameters
-    ----------
-    *values
-        Trees of what was given.
-    """
+    """Raise TypeError inside of a JAX transformation, of which a fit cannot be a part."""
     try:
         leaves = jax.tree.leaves(values, is_leaf=lambda node: isinstance(node, Iterator))
     except ValueError:  # names that JAX cannot sort, which are refused where data are taken
@@ -74,11 +77,8 @@ def check_on_host(*values: Any) -> None:
 def traced_model(model: Model, source: Source) -> tuple[Model, LogJoint]:
     """Return the model for the rows of a source's example, and the trace of its log-joint.
 
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        If the log-joint is wrong, does not use a latent, or takes an index from the data that is
-        outside of its array.
+    KeyError, TypeError or ValueError if the log-joint is wrong, does not use a latent, or takes an
+    index from the data that is outside of its array.
     """
     spec = source.spec
     of_rows = for_rows(model, spec, source.num_rows)

@@ -1,4 +1,4 @@
-"""How many rows of data the local latents of a model have a value for."""
+"""The number of rows of data, for each of which the local latents of a model have a value."""
 
 from typing import Any
 
@@ -10,23 +10,10 @@ from advi.model.model import Model
 
 
 def count_rows(model: Model, spec: DataSpec, num_rows: Any) -> int:
-    """Return the number of rows of the data that local latents have a value for.
+    """Return the number of rows for which local latents have values, which the user may give.
 
-    Parameters
-    ----------
-    model
-        The model.
-    spec
-        The data's.
-    num_rows
-        What the user says it is, or None to find it.
-
-    Raises
-    ------
-    TypeError
-        If `num_rows` is not an integer.
-    ValueError
-        If the data has no rows, its leaves differ in their leading axes, or none has `num_rows`.
+    TypeError if `num_rows` is not an integer; ValueError if the data has no rows, its leaves
+    differ in their leading axes, or none has `num_rows`.
     """
     latents = ", ".join(map(repr, sorted(model.local)))
     axes = {name: shape[0] for name, shape in spec.shapes.items() if shape}

@@ -1,4 +1,4 @@
-"""The log density of all rows of a source, read anew for every evaluation."""
+"""The log density of all rows of a source, which are read for every evaluation."""
 
 from typing import Any
 
@@ -11,20 +11,9 @@ from advi.model.model import Model
 
 
 class SourceDensity:
-    """Log density on R^D of the rows of a source, of a model whose latents are all shared.
+    """Log density on R^D of the rows of a source in batches, without local latents.
 
-    Parameters
-    ----------
-    model
-        The model.
-    source
-        The rows, in batches.
-    estimated
-        As for `Density`.
-    most
-        Rows to read for an evaluation, which stand for all where they are fewer.
-    seed
-        Of the choice of these rows, where there is one.
+    An evaluation reads `most` rows, chosen by `seed`, which stand for all where they are fewer.
     """
 
     def __init__(
@@ -41,16 +30,15 @@ class SourceDensity:
 
     def value_and_grad(self, X: Floats) -> tuple[Floats, Floats]:
         """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""
-        found, counts = [], []
         with self._source.epoch(self._most, self._seed) as blocks:
-            for rows in blocks:
-                found.append(self._density(rows).value_and_grad(X))
-                counts.append(rows[1])
+            parts = [(self._density(rows).value_and_grad(X), rows[1]) for rows in blocks]
+        found, counts = zip(*parts, strict=True)
         if len(found) == 1:
             return found[0]
-        # every block stands for all rows, and counts by how many it has
+        # every block stands for all rows, weighted by the number of its own
         values, gradients = (
-            sum(num * part for num, part in zip(counts, parts, strict=True)) / sum(counts)
+            np.asarray(sum(num * part for num, part in zip(counts, parts, strict=True)))
+            / sum(counts)
             for parts in zip(*found, strict=True)
         )
         return values, gradients

@@ -8,16 +8,16 @@ from jax import Array
 
 
 class Terms(NamedTuple):
-    """A log density in two parts: what is shared, and one number per data row.
+    """A log density in two parts: a shared term, and one number per data row.
 
     Parameters
     ----------
     shared
-        Scalar, nats: priors and whatever belongs to no single row.
+        Scalar, nats: priors and everything else that belongs to no single row.
     rows
-        (B,), nats: one log-likelihood per data row. What depends on a local latent belongs here.
+        (B,), nats: one log-likelihood per data row. Terms of local latents belong here.
     prior
-        (B,), nats, optional: the log prior density of the local latents of every row, told apart
+        (B,), nats, optional: the log prior density of the local latents of every row, separate
         from `rows` so that `Elbo(beta=...)` can temper it. Without it `rows` holds both.
 
     Examples
@@ -32,7 +32,7 @@ class Terms(NamedTuple):
 
     @property
     def per_row(self) -> Any:
-        """(B,) nats: all that belongs to each row."""
+        """(B,) nats: all terms of each row."""
         return self.rows if self.prior is None else self.rows + self.prior
 
     def total(self, scale: float | Array = 1.0) -> Array:
@@ -41,7 +41,7 @@ class Terms(NamedTuple):
 
 
 def as_terms(out: Any) -> Terms:
-    """Return what a log-joint returned as `Terms`, or raise TypeError or ValueError."""
+    """Return a log-joint's result as `Terms`, or raise TypeError or ValueError."""
     if isinstance(out, Terms):
         shared, rows = _as_float(out.shared, "Terms.shared"), _as_float(out.rows, "Terms.rows")
         if shared.shape != ():

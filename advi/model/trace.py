@@ -1,8 +1,8 @@
-"""The one place where the user's log-joint is traced; every compiled program is built from that.
+"""The trace of the user's log-joint, from which every compiled program is built.
 
 The trace is a jaxpr, so a log-joint written in Python runs once per fit and data shapes however
-many programs (gradient, density, optimiser step) are compiled from it, and what is wrong with it
-is known before any of them. Every fit traces anew, since what the log-joint reads from outside may
+many programs (gradient, density, optimiser step) are compiled from it, and its errors are found
+before any of them. Every fit traces again, since values that the log-joint reads from outside may
 have changed; where the trace is equal to an earlier one, so are the programs.
 """
 
@@ -27,27 +27,14 @@ from advi.model.trace_errors import MisplacedError, missing_key, shapes_in_words
 
 @dataclass(frozen=True, eq=False)
 class LogJoint:
-    """A traced log-joint; traces that are equal are one object, by which programs are found again.
+    """A traced log-joint; equal traces are one object, by which programs are found again."""
 
-    Attributes
-    ----------
-    flat
-        The trace as a function of the latents' values, in the model's order, and the data leaves.
-    used
-        Names of the latents that the result depends on.
-    num_rows
-        Length of `Terms.rows`, or None where the log-joint returned a scalar.
-    has_prior
-        Whether the prior density of the local latents is told apart, in `Terms.prior`.
-    """
-
-    flat: Traced
-    used: frozenset[str]
-    num_rows: int | None
-    has_prior: bool
+    flat: Traced  # a function of the latents' values, in the model's order, and the data leaves
+    used: frozenset[str]  # names of the latents that the result depends on
+    num_rows: int | None  # length of `Terms.rows`, or None if the log-joint returned a scalar
+    has_prior: bool  # whether it returned `Terms.prior`
 
     def __call__(self, values: dict[str, Array], data: Any) -> Terms:
-        """Return the log-joint, without any log-Jacobian, as `Terms`."""
         return Terms(*self.flat(*values.values(), *jax.tree.leaves(data)))
 
     @property
@@ -57,7 +44,7 @@ class LogJoint:
 
     @property
     def open_ended(self) -> bool:
-        """Whether a loop in it runs until some condition holds, as a solver's does."""
+        """Whether it has a loop that runs until some condition holds, as a solver's does."""
         return "while" in self.flat.primitives
 
 
@@ -67,63 +54,44 @@ _known: "weakref.WeakValueDictionary[Any, LogJoint]" = weakref.WeakValueDictiona
 def trace(model: Model, spec: DataSpec) -> LogJoint:
     """Return the trace of a model's log-joint for data of given shapes, made once for a model.
 
-    Parameters
-    ----------
-    model
-        The model.
-    spec
-        Shapes and dtypes of the data.
-
-    Returns
-    -------
-    LogJoint
-
-    Raises
-    ------
-    KeyError
-        If the log-joint asks for a latent or a data leaf that does not exist.
-    TypeError
-        If it returns neither a number nor `Terms`.
-    ValueError
-        If what it returns has the wrong shape, or what it reads from outside is no longer what it
-        was for data of other shapes.
+    KeyError if the log-joint asks for a latent or a data leaf that does not exist; TypeError if it
+    returns neither a number nor `Terms`; ValueError if its result has the wrong shape, or values
+    that it reads from outside have changed since a trace for other shapes.
     """
     spec = spec._replace(per_row=())  # which no trace depends on
-    place = tuple(latent.shape for latent in model.latents.values()), spec
+    key = tuple(latent.shape for latent in model.latents.values()), spec
     with trace_lock:
-        if place not in model.traces:
+        if key not in model.traces:
             made = _trace(model, spec)
             if model.traces:
                 num_rows, at, first = next(iter(model.traces.values()))
                 other = model if num_rows is None else model.with_rows(num_rows)
                 if not _trace(other, at).flat.is_like(first.flat):
                     raise ChangedError("log_joint")
-            model.traces[place] = model.num_rows, spec, made
-        return model.traces[place][2]
+            model.traces[key] = model.num_rows, spec, made
+        return model.traces[key][2]
 
 
 def trace_deterministic(model: Model, spec: DataSpec) -> tuple[Traced, Any]:
-    """Return the trace of what a model derives, and the tree of it, made once for a model.
+    """Return the trace of a model's deterministic quantities and their tree, made once for a model.
 
     It is a function of the latents' values, in the model's order, the data leaves and the number
     of a draw.
     """
     spec = spec._replace(per_row=())
-    place = "deterministic", spec
+    key = "deterministic", spec
+
+    def call(values: list[Array], leaves: list[Array], number: Array) -> dict[str, Array]:
+        z = model.to_tree(dict(zip(model.latents, values, strict=True)))
+        return model.program.deterministic.function(z, spec.treedef.unflatten(leaves), number)
+
     with trace_lock:
-        if place not in model.traces:
-            values, leaves = _arguments(model, spec)
-
-            function = model.program.deterministic.function
-
-            def call(values: list[Array], leaves: list[Array], number: Array) -> dict[str, Array]:
-                z = model.to_tree(dict(zip(model.latents, values, strict=True)))
-                return function(z, spec.treedef.unflatten(leaves), number)
-
+        if key not in model.traces:
+            number = jax.ShapeDtypeStruct((), np.uint32)
             with jax.enable_x64(spec.float_dtype == "float64"):
-                flat, out = traced(call, values, leaves, jax.ShapeDtypeStruct((), np.uint32))
-            model.traces[place] = flat, jax.tree.structure(out)
-        return model.traces[place]
+                flat, out = traced(call, *_arguments(model, spec), number)
+            model.traces[key] = flat, jax.tree.structure(out)
+        return model.traces[key]
 
 
 def _arguments(model: Model, spec: DataSpec) -> tuple[list[Any], list[Any]]:
@@ -163,14 +131,14 @@ def _trace(model: Model, spec: DataSpec) -> LogJoint:
         spec.by_row(num_rows)
     if model.local:
         _check_local(model, closed.jaxpr, num_rows)
-    place = flat, tuple(model.latents), num_rows
-    found = _known.get(place)
+    key = flat, tuple(model.latents), num_rows
+    found = _known.get(key)
     if found is None:
         if "while" in flat.primitives:
             _check_loops(model, spec, flat)
         live = _live_inputs(closed.jaxpr)
         used = frozenset(name for name, alive in zip(model.latents, live, strict=False) if alive)
-        found = _known[place] = LogJoint(flat, used, num_rows, len(closed.out_avals) > 2)
+        found = _known[key] = LogJoint(flat, used, num_rows, len(closed.out_avals) > 2)
     return found
 
 
@@ -186,17 +154,13 @@ def _check_loops(model: Model, spec: DataSpec, flat: Traced) -> None:
     except ValueError as error:
         if "Reverse-mode" not in str(error):
             raise
-        counts = [
-            name
-            for name, (shape, dtype) in zip(spec.names, spec.leaves, strict=True)
-            if not shape and jnp.issubdtype(dtype, jnp.integer)
-        ]
-        hint = (
-            f" {counts[0]!r} in data is traced: close over it instead, or of a NumPyro model bind "
-            f"it, advi.from_numpyro(model, {counts[0]}=...)."
-            if counts
-            else ""
-        )
+        hint = ""
+        for name, (shape, dtype) in zip(spec.names, spec.leaves, strict=True):
+            if not hint and not shape and jnp.issubdtype(dtype, jnp.integer):
+                hint = (
+                    f" {name!r} in data is traced: close over it instead, or of a NumPyro model "
+                    f"bind it, advi.from_numpyro(model, {name}=...)."
+                )
         raise ValueError(
             "log_joint has a loop whose number of steps is not known when it is traced: "
             "lax.while_loop, or lax.fori_loop with bounds that are not Python numbers. Such a loop "
@@ -239,12 +203,8 @@ def _check_local(model: Model, jaxpr: Any, num_rows: int | None) -> None:
             f"and of the local latent {names}."
         )
     only_shared = [True, *(False for _ in jaxpr.outvars[1:])]
-    reaches = dce_jaxpr(jaxpr, only_shared)[1]
-    misplaced = [
-        name
-        for name, reached in zip(model.latents, reaches, strict=False)
-        if reached and name in model.local
-    ]
+    pairs = zip(model.latents, dce_jaxpr(jaxpr, only_shared)[1], strict=False)
+    misplaced = [name for name, reached in pairs if reached and name in model.local]
     if misplaced:
         raise MisplacedError(misplaced)
 

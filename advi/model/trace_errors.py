@@ -1,4 +1,4 @@
-"""What is wrong with a log-joint, as it is traced."""
+"""Errors of a log-joint, found as it is traced."""
 
 import difflib
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from advi.model.model import Model
 
 
 class MissingKeyError(KeyError):
-    """A latent or data leaf that the log-joint asked for and nothing has."""
+    """The log-joint asked for a latent or data leaf that does not exist."""
 
     def __str__(self) -> str:
         # KeyError itself prints the quoted repr of its message
@@ -16,13 +16,7 @@ class MissingKeyError(KeyError):
 
 
 class MisplacedError(ValueError):
-    """Terms.shared depends on local latents.
-
-    Attributes
-    ----------
-    names
-        These latents.
-    """
+    """Terms.shared depends on the local latents `names`."""
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(
@@ -34,7 +28,7 @@ class MisplacedError(ValueError):
 
 
 def missing_key(error: KeyError, model: Model, spec: DataSpec) -> KeyError:
-    """Return the error for a latent or a data leaf that a log-joint asked for in vain."""
+    """Return the error for a latent or a data leaf that does not exist."""
     key = error.args[0] if error.args else ""
     near = difflib.get_close_matches(str(key), [*model.latents, *spec.names], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
@@ -46,7 +40,7 @@ def missing_key(error: KeyError, model: Model, spec: DataSpec) -> KeyError:
 
 
 def shapes_in_words(model: Model, spec: DataSpec) -> str:
-    """Return the shapes that the log-joint was called with, to stand below its own error."""
+    """Return the shapes that the log-joint was called with, as a note to its own error."""
     z = ", ".join(f"{name} {latent.shape}" for name, latent in model.latents.items())
     data = ", ".join(f"{name} {shape}" for name, shape in spec.shapes.items())
     return f"advi called log_joint(z, data) with shapes z: {z}; data: {data or 'None'}."

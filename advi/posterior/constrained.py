@@ -1,4 +1,4 @@
-"""Points of R^D on the constrained scale, and the deterministic quantities of values there."""
+"""Points of R^D on the constrained scale, and deterministic quantities there."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -30,15 +30,13 @@ def constrain(model: Model, X: NDArray, float_dtype: str) -> dict[str, NDArray]:
 def deterministic(density: Density, values: Mapping[str, NDArray]) -> dict[str, NDArray]:
     """Return the deterministic quantities of values by name, ``(n, *shape)``, host arrays.
 
-    Nothing where the density holds only some of the rows.
+    None of them if the density holds only some of the rows.
     """
     names, float_dtype = density.model.beside, density.spec.float_dtype
     if not names or density.is_partial:
         return {}
-    program = _deterministic_program(
-        density.model, *trace_deterministic(density.model, density.spec)
-    )
-    data = density.data
+    traced = trace_deterministic(density.model, density.spec)
+    program, data = _deterministic_program(density.model, *traced), density.data
     points = {name: v.astype(float_dtype) for name, v in values.items()}
     numbers = np.arange(len(next(iter(points.values()))), dtype=np.uint32)
     work = density.log_joint.cost
@@ -49,7 +47,7 @@ def deterministic(density: Density, values: Mapping[str, NDArray]) -> dict[str, 
 def _in_chunks(
     program: Callable[[Any], dict[str, Array]], points: Any, elements: int, float_dtype: str
 ) -> dict[str, NDArray]:
-    """Return a program's values at points (n, ...) of so many elements each, host arrays."""
+    """Return a program's values at points (n, ...) of `elements` numbers each, host arrays."""
     n = len(jax.tree.leaves(points)[0])
     chunk = int(np.clip(2 ** int(np.log2(max(CHUNK_ELEMENTS / elements, 1))), 1, MAX_CHUNK))
     # a chunk that is not full repeats the last point

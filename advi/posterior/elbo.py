@@ -15,17 +15,16 @@ ELBO_ROWS = 2**14  # beyond, the ELBO is estimated from a sample of the rows
 
 
 class RowElbos(NamedTuple):
-    """ELBO of a fit as a sum over chunks of rows, each with draws of its own.
+    """ELBO of a fit as a sum over chunks of rows, which have independent draws.
 
-    The shared terms are split among the chunks, so that these are independent even where a latent
-    that all rows share is inferred.
+    The shared terms are split among the chunks, also those of inferred shared latents.
     """
 
     totals: Floats  # (C, R) nats, each chunk's part of the ELBO by draw
-    share: float  # of all rows, how many were looked at
+    share: float  # of the rows that were evaluated
 
     def estimate(self) -> Estimate:
-        """Return the ELBO with its standard error, of the draws and of the choice of rows."""
+        """Return the ELBO with its standard error, from draws and from the sampling of rows."""
         num_chunks, num_draws = self.totals.shape
         variance = self.totals.var(1, ddof=1).sum() / num_draws
         if self.share < 1:
@@ -36,7 +35,7 @@ class RowElbos(NamedTuple):
 def row_elbos(guide: Guide, params: Any, rows: RowSubset, seed: int) -> RowElbos:
     """Evaluate the ELBO on fresh draws; the same seed gives the same draws and rows.
 
-    Where the guide is for more rows than are given, these stand for all.
+    The given rows represent all rows of the guide.
     """
     rng = np.random.default_rng(seed)
     rows = rows.sample(ELBO_ROWS, rng)

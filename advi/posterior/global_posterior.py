@@ -1,7 +1,7 @@
 """A posterior approximation of latents that all rows of the data share."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,30 +30,27 @@ ORTHOGONAL_DIM = 512  # above it orthogonal draws cost more than they save
 
 @dataclass(frozen=True, eq=False)
 class GlobalPosterior:
-    """A posterior approximation, a `Posterior`.
+    """A posterior approximation without local latents, on the constrained scale.
 
-    Moments are computed from 4,000 orthogonal antithetic draws (fewer above 30,000 coordinates),
-    the same at every call, or from the weighted draws if there are any.
+    Moments come from the weighted draws, if any, or else from 4,000 orthogonal antithetic draws
+    (fewer above 30,000 coordinates), the same at every call.
     """
 
-    guide: Guide
-    params: Any
+    guide: Guide  # q
+    params: Any  # host arrays
     density: Density
-    weighted: WeightedDraws | None = None
+    weighted: WeightedDraws | None = None  # corrected draws, the source of all draws if not None
 
     @property
     def model(self) -> Model:
-        """The model."""
         return self.guide.model
 
     @property
     def float_dtype(self) -> str:
-        """Float type of the fit."""
         return self.density.spec.float_dtype
 
     @property
     def structure(self) -> Structure:
-        """Which coordinates of R^D are random, and which are coupled."""
         return self.guide.structure
 
     @cached_property
@@ -61,17 +58,13 @@ class GlobalPosterior:
         """Mean and scale of q on R^D."""
         return self.guide.to_gaussian(self.params)
 
-    def with_params(self, guide: Guide, params: Any) -> "GlobalPosterior":
-        """Return the approximation by another distribution."""
-        return GlobalPosterior(guide, params, self.density)
-
     def on(self, data: Any) -> "GlobalPosterior":
-        """Return the approximation with the log density on other data."""
+        """Return the approximation at other data of the same form; None: at those of the fit."""
         density = self.density.on(data)
         return self if density is self.density else dataclasses.replace(self, density=density)
 
     def log_prob(self, z: Any) -> Array:
-        """Return log q of constrained values, nats."""
+        """Return log q of constrained values, () or (n,), nats."""
         return log_prob(self.guide, self.params, z, self.float_dtype)
 
     def elbos(self, E: Floats) -> Floats:
@@ -80,12 +73,12 @@ class GlobalPosterior:
         return self.structure.paired_elbos(log_p, E, self.gaussian)
 
     def sample(self, num: int, key: Any) -> dict[str, NDArray]:
-        """Return constrained draws by name, ``(num, *shape)``."""
+        """Return constrained draws and deterministic quantities by name, ``(num, *shape)``."""
         values = self.constrain(self.sample_points(num, key)[0])
         return values | deterministic(self.density, values)
 
     def traced_sample(self, num: int, key: Array) -> dict[str, Array]:
-        """Return draws as `sample` does, made by JAX from a typed key, of the latents alone."""
+        """Return draws of the latents by name, ``(num, *shape)``, from a typed and traced key."""
         model = self.model
         if self.weighted is None:
             eps = jax.random.normal(key, (num, self.guide.noise_dim), self.float_dtype)
@@ -95,9 +88,9 @@ class GlobalPosterior:
         return jax.vmap(lambda x: model.unravel(x)[0])(jax.numpy.asarray(points)[index])
 
     def sample_points(self, num: int, key: Any) -> tuple[Floats, Floats | None]:
-        """Return the points of `sample` on the real scale, and their standard normals, (num, D).
+        """Return the draws of `sample` on R^D and their standard normals, (num, D).
 
-        Weighted draws come from no standard normals.
+        Weighted draws have no standard normals.
         """
         rng = host_rng(key, Stream.SAMPLE)
         if self.weighted is not None:
@@ -106,11 +99,10 @@ class GlobalPosterior:
         return self.gaussian.points(E), E
 
     def moments(self, reduce: Callable[[DrawSet], dict[str, Any]]) -> dict[str, Any]:
-        """Return what `reduce` makes of the draws that moments are computed from, by name."""
+        """Return `reduce` of the draws behind the moments, by name."""
         return reduce(self.shown_draws)
 
     def summary(self) -> Table:
-        """Return moments and quantiles of every scalar coordinate."""
         return self.shown_draws.summary()
 
     def cov(self, names: Sequence[str]) -> Floats:
@@ -119,7 +111,7 @@ class GlobalPosterior:
 
     @cached_property
     def moment_draws(self) -> DrawSet:
-        """The draws that moments are computed from, double precision."""
+        """The draws behind the moments, double precision."""
         weights = None
         if self.weighted is not None:
             X, weights = self.weighted
@@ -134,12 +126,12 @@ class GlobalPosterior:
 
     @cached_property
     def shown_draws(self) -> DrawSet:
-        """`moment_draws`, angles about their mean direction, and deterministic quantities."""
+        """`moment_draws` with angles around their mean direction, and deterministic quantities."""
         values, weights = self.moment_draws
-        found = deterministic(self.density, values)
-        found = {name: v.astype(np.float64) for name, v in found.items()}
-        return DrawSet({**values, **found}, weights).unwrapped(self.guide.angles)
+        sites = deterministic(self.density, values).items()
+        found = {**values, **{name: v.astype(np.float64) for name, v in sites}}
+        return DrawSet(found, weights).unwrapped(self.guide.angles)
 
-    def constrain(self, X: Floats) -> Mapping[str, NDArray]:
+    def constrain(self, X: Floats) -> dict[str, NDArray]:
         """Return points (n, D) on the constrained scale, by name, host arrays ``(n, *shape)``."""
         return constrain(self.model, X, self.float_dtype)

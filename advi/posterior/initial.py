@@ -1,4 +1,4 @@
-"""Where a fit starts: at zeros, at the latents' own initial values, or at what the user gives."""
+"""The Gaussian where a fit starts: at zero, at initial values of latents, or at the user's."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -20,25 +20,13 @@ FIRST_SD = 1.0
 
 
 def initial(model: Model, init: Any) -> tuple[Gaussian, bool]:
-    """Return the Gaussian to start from, and whether it is a fit to go on from.
+    """Return the Gaussian to start from, and whether `init` is a fit.
 
-    Parameters
-    ----------
-    model
-        The model.
-    init
-        The record of a fit, a dict from latent names to constrained values, or None.
-
-    Raises
-    ------
-    TypeError
-        If `init` is something else.
-    ValueError
-        If a latent is unknown, a value has the wrong shape or lies outside the support, or the
-        fit is of other latents.
+    Otherwise `init` is None or a dict from latent names to constrained values.
     """
     if isinstance(init, FitRecord):
-        return _from_fit(model, init), True
+        check_same_latents(model, init)
+        return init.posterior.gaussian.positive(), True
     if init is not None and not isinstance(init, Mapping):
         raise TypeError(
             f"init: got {describe(init)}; expected a Fit, or a dict from latent names to "
@@ -56,14 +44,11 @@ def initial(model: Model, init: Any) -> tuple[Gaussian, bool]:
             raise ValueError(
                 f"init[{name!r}]: got {describe(value)}; expected shape {latent.shape}."
             )
-        if not np.all(latent.support(value)):  # NumPyro's constraints take NumPy: no compilation
-            raise ValueError(
-                f"init[{name!r}]: got {format_value(value)}; expected a value inside the support "
-                f"{latent.support}."
-            )
-        coordinates = _inverse(latent.bijection)(value.astype(jnp.result_type(float)))
-        loc[span] = jax.device_get(coordinates).astype(float).ravel()
-        if not np.all(np.isfinite(loc[span])):
+        inside = bool(np.all(latent.support(value)))  # of NumPy arrays: no compilation
+        if inside:
+            coordinates = _inverse(latent.bijection)(value.astype(jnp.result_type(float)))
+            loc[span] = jax.device_get(coordinates).astype(float).ravel()
+        if not inside or not np.all(np.isfinite(loc[span])):
             raise ValueError(
                 f"init[{name!r}]: got {format_value(value)}; expected a value inside the support "
                 f"{latent.support}."
@@ -76,13 +61,8 @@ def _inverse(bijection: Transform) -> Any:
     return compiled(bijection.inverse)
 
 
-def _from_fit(model: Model, fit: FitRecord) -> Gaussian:
-    check_same_latents(model, fit)
-    return fit.posterior.gaussian.positive()
-
-
 def check_same_latents(model: Model, fit: FitRecord) -> None:
-    """Raise ValueError unless a fit has the latents of a model."""
+    """Raise ValueError unless a fit and a model have the same latents."""
     shapes = {name: latent.shape for name, latent in model.latents.items()}
     got = {name: latent.shape for name, latent in fit.posterior.model.latents.items()}
     if got != shapes:

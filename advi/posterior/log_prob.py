@@ -15,15 +15,7 @@ from advi.variational.guide import Guide
 
 
 def log_prob(guide: Guide, params: Any, z: Any, float_dtype: str) -> Array:
-    """Return log q, () or (n,) nats, of a tree of values or of many with one leading axis.
-
-    Within a JAX transformation it is traced.
-
-    Raises
-    ------
-    ValueError
-        If the tree or a shape does not fit, or a latent's transform has no inverse.
-    """
+    """Return log q, () or (n,) nats, of a tree of values; traced inside a JAX transformation."""
     latents = guide.model.latents
     many_to_one = [name for name, latent in latents.items() if not latent.bijection.bijective]
     if many_to_one:

@@ -1,4 +1,4 @@
-"""Why a log density, or its gradient, is not finite, in words."""
+"""Messages on log densities and gradients that are not finite."""
 
 import jax
 import numpy as np
@@ -20,16 +20,9 @@ GRADIENT_REMEDY = (
 
 
 def not_finite_at_start(density: Density, x: Floats, tried: str = "") -> ValueError:
-    """Return the error for a log-joint without a finite value, or gradient, at the start.
+    """Return the error for a log density without a finite value or gradient at the start x (D,).
 
-    Parameters
-    ----------
-    density
-        The log density.
-    x
-        (D,) the start.
-    tried
-        Where else it was evaluated in vain, as a phrase.
+    `tried` describes further points where it was not finite.
     """
     model = density.model
     log_p = real_log_density(model, density.log_joint, frozenset())
@@ -71,18 +64,18 @@ def not_finite_at_start(density: Density, x: Floats, tried: str = "") -> ValueEr
 def nonfinite_draw(
     density: Density, guide: Guide, q: Gaussian, rng: np.random.Generator
 ) -> str | None:
-    """Return which latent, at which value, makes the log density or its gradient non-finite.
+    """Return a phrase: at which values of latents a log density or its gradient is not finite.
 
-    None if it is finite at all draws.
+    None if it is finite at all draws of q.
     """
     X = q.points(guide.structure.antithetic_draws(rng, TRIED_DRAWS))
     values, gradients = density.value_and_grad(X)
-    bad = ~(np.isfinite(values) & np.all(np.isfinite(gradients), axis=1))
+    bad = ~np.isfinite(values)
+    if not bad.any():  # a value that is not finite explains its gradient
+        bad = ~np.all(np.isfinite(gradients), axis=1)
     if not bad.any():
         return None
-    # a value that is not finite explains its gradient
-    worst = np.flatnonzero(bad & ~np.isfinite(values)) if not np.isfinite(values).all() else None
-    k = int(worst[0]) if worst is not None else int(np.argmax(bad))
+    k = int(np.argmax(bad))
     names = _with_bad(density, gradients[k])
     where = _at(density, X[k], names or None)
     if not np.isfinite(values[k]):
@@ -100,7 +93,7 @@ def _with_bad(density: Density, gradient: Floats) -> list[str]:
 
 
 def _at(density: Density, x: Floats, names: list[str] | None = None) -> str:
-    """Return the constrained values of some latents, or of all, in words."""
+    """Return "name = value" of some latents, or of all, on the constrained scale."""
     model = density.model
     with np.errstate(over="ignore"):
         point = x.astype(density.dtype)

@@ -12,7 +12,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.core.arrays import numbers
-from advi.core.errors import describe
+from advi.core.errors import check_count, describe
 from advi.core.jax_config import compiled, precision
 from advi.core.jaxprs.traced import Traced, traced
 from advi.core.keys import Stream, device_key
@@ -25,7 +25,7 @@ MAX_DRAWS, WORK = 256, 2**24  # draws in one call, and elements that they may re
 
 
 class Program(NamedTuple):
-    """A compiled function of many draws, and how many it takes at once."""
+    """A compiled function of `num` draws at once."""
 
     call: Callable[..., Any]  # (leaves of z (num, ...), data, key, numbers of the draws (num,))
     num: int
@@ -50,19 +50,14 @@ def log_likelihood(posterior: Posterior, data: Any, n: int, key: Any) -> NDArray
 
 
 def drawn(posterior: Posterior, n: int, key: Any, data: Any) -> Any:
-    """Return posterior draws in the tree of the latents, of local ones at the rows of data."""
+    """Return posterior draws in the tree of the latents, of local ones at the rows of `data`."""
+    check_count("n", n)
     at = posterior.on(data) if posterior.guide.local else posterior
     return posterior.model.to_tree(at.sample(n, key))
 
 
 def row_terms(density: Density, z: Any) -> NDArray:
-    """Return `Terms.rows`, unscaled, at draws `z` with leaves (n, *shape): (n, N), nats.
-
-    Raises
-    ------
-    ValueError
-        If the log-joint has no rows.
-    """
+    """Return `Terms.rows`, unscaled, at draws `z` with leaves (n, *shape): (n, N), nats."""
     if density.log_joint.num_rows is None:
         if density.model.program.needs_all_rows:
             raise ValueError(f"log-likelihood by row: {density.model.program.needs_all_rows}")
@@ -108,7 +103,7 @@ def _check_returned(out: Any) -> None:
 
 
 def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec, key: Any) -> Any:
-    """Apply a function of one draw to all, a few at a time, and gather the results on the host."""
+    """Return a function of one draw at all of them, a few at a time: host arrays (n, ...)."""
     with precision(spec.float_dtype):
         leaves, treedef = jax.tree.flatten(z)
         leaves = [np.asarray(leaf, spec.float_dtype) for leaf in jax.device_get(leaves)]
@@ -121,19 +116,12 @@ def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec,
         parts = []
         for numbers in index.reshape(-1, program.num):
             chunk = [leaf[np.minimum(numbers, n - 1)] for leaf in leaves]
-            out = program.call(chunk, data, noise, numbers)
-            parts.append(jax.device_get(out))
+            parts.append(jax.device_get(program.call(chunk, data, noise, numbers)))
     return jax.tree.map(lambda *arrays: np.concatenate(arrays)[:n], *parts)
 
 
 def _program(
-    fn: Callable,
-    with_key: bool,
-    treedef: Any,
-    shapes: tuple,
-    spec: DataSpec,
-    data: Any,
-    most: int,
+    fn: Callable, with_key: bool, treedef: Any, shapes: tuple, spec: DataSpec, data: Any, most: int
 ) -> Program:
     def one(leaves: list[Array], data_leaves: list[Array], key: Array, number: Array) -> Any:
         z, data = treedef.unflatten(leaves), spec.treedef.unflatten(data_leaves)
@@ -146,7 +134,7 @@ def _program(
         _check_returned(out)
         return out
 
-    # at every call: what `fn` reads from outside may have changed
+    # at every call: values that `fn` reads from outside may have changed
     flat, out = traced(
         one,
         [jax.ShapeDtypeStruct(shape, spec.float_dtype) for shape in shapes],

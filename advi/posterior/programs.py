@@ -1,4 +1,4 @@
-"""Compiled functions of a variational distribution: draws, and log p - log q row by row."""
+"""Compiled functions of a variational distribution: draws, and log p - log q by row."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,7 +17,7 @@ from advi.model.trace import LogJoint
 from advi.variational.amortised import Amortised
 from advi.variational.guide import Guide
 
-WEIGHT_DRAWS = 50  # importance draws that are held at once
+WEIGHT_DRAWS = 50  # importance draws at once, for memory
 
 
 @lru_cache(maxsize=64)

@@ -1,1 +1,1 @@
-"""What a user holds after a fit."""
+"""The result of a fit: methods, printing, plots, files and exports."""

@@ -1,7 +1,7 @@
-"""Fits for ArviZ: draws, densities, pointwise log-likelihood, data and what the fit says of itself.
+"""Export of a fit to ArviZ.
 
-The groups are plain xarray datasets. ArviZ from 1.0 on, and arviz-base, take them as a DataTree;
-older ones as InferenceData.
+The groups are plain xarray datasets: a DataTree for ArviZ from 1.0 on and for arviz-base,
+InferenceData for older versions.
 """
 
 import warnings
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from advi.core.errors import describe, unknown
+from advi.core.errors import check_count, describe, unknown
 from advi.diagnostics.alarms import verdict_on
 from advi.posterior.base import density_of
 from advi.posterior.predict import row_terms
@@ -30,6 +30,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 def to_dict(record: FitRecord, n: int, key: Any) -> dict[str, NDArray]:
     """Return draws by the latent's name, host arrays (n, *shape)."""
+    check_count("n", n)
     posterior = record.posterior
     at = posterior.on(None) if posterior.guide.local else posterior
     return {k: np.asarray(v, posterior.float_dtype) for k, v in at.sample(n, key).items()}
@@ -54,9 +55,9 @@ def to_arviz(
     _check(shapes, dims, coords)
     # where a latent and a data leaf share a name, dims are the latent's
     of_data = {name: axes for name, axes in dims.items() if name not in posterior}
-    by_row = _row_leaves(record)
-    row = next((of_data[name][0] for name in by_row if name in of_data), ROW)
-    of_data = dict.fromkeys(by_row, (row,)) | of_data
+    leaves = _row_leaves(record)
+    row = next((of_data[name][0] for name in leaves if name in of_data), ROW)
+    of_data = dict.fromkeys(leaves, (row,)) | of_data
     dims = dict.fromkeys(record.posterior.guide.local, (row,)) | dims
     if verdict_on(record).level == "poor":
         warnings.warn(_caution(record), UserWarning, stacklevel=3)
@@ -64,22 +65,21 @@ def to_arviz(
         "posterior": _dataset(posterior, SAMPLE_DIMS, dims, coords, _report(record)),
         "trace": _dataset(*_trace(record)),
     }
-    if not record.posterior.guide.local:  # otherwise there is no one vector
+    if not record.posterior.guide.local:
         groups["sample_stats"] = _dataset(_densities(record, n, key), SAMPLE_DIMS)
     if rows is not None:
-        groups["log_likelihood"] = _dataset(
-            {"rows": rows[None]}, (*SAMPLE_DIMS, row), coords=coords
-        )
+        by_row = {"rows": rows[None]}
+        groups["log_likelihood"] = _dataset(by_row, (*SAMPLE_DIMS, row), coords=coords)
     if data:
         groups["observed_data"] = _dataset(data, (), of_data, coords)
     if find_spec("arviz_base") is None and find_spec("arviz") is not None:
-        # before 1.0: later ones come with arviz_base, and have no such class
+        # before 1.0: later versions come with arviz_base, without this class
         return import_module("arviz").InferenceData(**groups)
     return _xarray().DataTree.from_dict(groups)
 
 
 def _caution(record: FitRecord) -> str:
-    """Return what ArviZ cannot see of a poor fit, and what to give it instead."""
+    """Return the warning for a poor fit, with the next action."""
     next_one = "use fit.corrected().to_arviz()"
     # a fit that was not examined is poor because it was still moving
     weighted, local = record.posterior.weighted is not None, record.posterior.guide.local
@@ -93,7 +93,7 @@ def _caution(record: FitRecord) -> str:
 
 
 def _report(record: FitRecord) -> dict[str, Any]:
-    """Return what the fit says of itself, as attributes: text and numbers."""
+    """Return attributes of the fit, text and numbers."""
     outcome, verdict = record.outcome, verdict_on(record)
     return {
         "family": record.posterior.guide.description,
@@ -110,7 +110,7 @@ def _report(record: FitRecord) -> dict[str, Any]:
 
 
 def _trace(record: FitRecord) -> tuple[Any, ...]:
-    """Return ELBO and stage at every step of the fit, as `_dataset` takes them."""
+    """Return the arguments of `_dataset` for ELBO and stage at every step."""
     trace = record.outcome.trace
     elbo = np.array([progress.elbo for progress in trace])
     stages = np.array([progress.stage for progress in trace], dtype=str)
@@ -129,7 +129,7 @@ def _densities(record: FitRecord, n: int, key: Any) -> dict[str, NDArray]:
 
 
 def _log_likelihood(record: FitRecord, posterior: Mapping[str, NDArray]) -> NDArray | None:
-    """Return `Terms.rows` at every draw, (n, N), nats, unscaled; None of a scalar log-joint."""
+    """Return `Terms.rows` at every draw, (n, N), nats; None for a scalar log-joint."""
     density = density_of(record.posterior)
     if _lacks_data(record) or density.log_joint.num_rows is None:
         return None
@@ -138,7 +138,7 @@ def _log_likelihood(record: FitRecord, posterior: Mapping[str, NDArray]) -> NDAr
 
 
 def _lacks_data(record: FitRecord) -> bool:
-    """Whether the data are not there: loaded without them, or read a few rows at a time."""
+    """Return whether the data are absent: not in the file, or read a few rows at a time."""
     density = density_of(record.posterior)
     return density.is_partial or isinstance(density.model.log_joint, MissingLogJoint)
 
@@ -156,7 +156,7 @@ def _data(record: FitRecord) -> dict[str, NDArray]:
 
 
 def _row_leaves(record: FitRecord) -> list[str]:
-    """Return the names of the data leaves whose leading axis runs over rows."""
+    """Return the names of the data leaves with rows along the leading axis."""
     density = density_of(record.posterior)
     if _lacks_data(record) or density.log_joint.num_rows is None:
         return []
@@ -170,7 +170,8 @@ def _check(shapes: Mapping[str, Any], dims: Mapping[str, Any], coords: Mapping[s
     for name, axes in dims.items():
         if name not in shapes:
             raise ValueError(f"dims: {unknown('latent or data leaf', name, shapes)}")
-        if not _are_names(axes) or len(axes) != len(shapes[name]):
+        are_names = isinstance(axes, (list, tuple)) and all(isinstance(x, str) for x in axes)
+        if not are_names or len(axes) != len(shapes[name]):
             raise ValueError(
                 f"dims: got {axes!r} for {name!r}; expected a list of {len(shapes[name])} names, "
                 f"one for each axis of its shape {shapes[name]}."
@@ -192,10 +193,6 @@ def _check(shapes: Mapping[str, Any], dims: Mapping[str, Any], coords: Mapping[s
             )
 
 
-def _are_names(axes: Any) -> bool:
-    return isinstance(axes, (list, tuple)) and all(isinstance(axis, str) for axis in axes)
-
-
 def _dataset(
     values: Mapping[str, Any],
     lead: Sequence[str],
@@ -207,9 +204,8 @@ def _dataset(
     variables, sizes = {}, {}
     for name, value in values.items():
         flat = name.replace("/", ".")  # a slash would be a group to xarray
-        own = (*lead, *dims.get(name, ()))
-        rest = range(value.ndim - len(own))
-        axes = (*own, *(f"{flat}_dim_{k}" for k in rest))
+        axes = [*lead, *dims.get(name, ())]
+        axes += [f"{flat}_dim_{k}" for k in range(value.ndim - len(axes))]
         variables[flat] = (axes, value)
         sizes |= dict(zip(axes, value.shape, strict=True))
     taken = [axis for axis in sizes if axis in variables]

@@ -1,7 +1,7 @@
-"""Settings as data: latents, supports, transforms and families written in JSON, without code.
+"""Latents, supports, transforms and families as JSON, without code.
 
-A file names a class by a word of a closed vocabulary, and gives its fields. Nothing that a file
-says is imported: classes of one's own are passed by whoever reads it.
+A file names a class by a word of a closed vocabulary, with its fields. Reading imports nothing:
+the caller passes its own classes.
 """
 
 import dataclasses
@@ -43,23 +43,15 @@ WORDS = {cls: word for word, cls in CLASSES.items()}
 
 
 def word_of(cls: type) -> str:
-    """Return the word for a class: of one's own, its module and name."""
+    """Return the word for a class, or the module and name of a class outside the vocabulary."""
     return WORDS.get(cls, f"{cls.__module__}.{cls.__qualname__}")
 
 
 def to_data(value: Any) -> Any:
-    """Return a value as JSON can express it.
+    """Return a value as JSON can express it; TypeError if a part, such as a function, has no form.
 
-    Parameters
-    ----------
-    value
-        Number, text, array, dict, list or tuple, a NumPyro constraint or transform, or a frozen
-        dataclass of these.
-
-    Raises
-    ------
-    TypeError
-        If there is something else in it, such as a function.
+    Parts are numbers, text, arrays, dicts, lists, tuples, NumPyro constraints and transforms, and
+    frozen dataclasses.
 
     Examples
     --------
@@ -83,7 +75,7 @@ def to_data(value: Any) -> Any:
         if array.dtype.kind in "biuf" and np.isfinite(array).all():
             return {"array": array.tolist(), "dtype": array.dtype.name}
     if isinstance(value, NUMPYRO):
-        # a transform remembers its inverse by a weak reference
+        # a transform caches its inverse by a weak reference
         fields = {k: v for k, v in vars(value).items() if not isinstance(v, weakref.ref)}
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
@@ -92,26 +84,14 @@ def to_data(value: Any) -> Any:
             f"got {describe(value)}, which a file cannot hold: it holds finite numbers, text, "
             "dicts, lists, tuples, and the settings of supports, transforms and families, no code."
         )
-    return {
-        "class": word_of(type(value)),
-        "fields": {name: to_data(item) for name, item in fields.items()},
-    }
+    fields = {name: to_data(item) for name, item in fields.items()}
+    return {"class": word_of(type(value)), "fields": fields}
 
 
 def from_data(data: Any, known: Iterable[type] = ()) -> Any:
-    """Return the value that `to_data` wrote.
+    """Return the value of `to_data`; `known` are classes outside the vocabulary.
 
-    Parameters
-    ----------
-    data
-        What `to_data` returned.
-    known
-        Classes of one's own that it may name.
-
-    Raises
-    ------
-    TypeError, ValueError, KeyError, AttributeError
-        If `data` is not what `to_data` returns, or names a class that is not known.
+    Raises TypeError, ValueError, KeyError or AttributeError for other data and unknown classes.
     """
     value = _value(data, {**CLASSES, **{word_of(cls): cls for cls in known}})
     if to_data(value) != data:
@@ -138,7 +118,7 @@ def _value(data: Any, classes: Mapping[str, type]) -> Any:
             cls = classes[word]
             fields = {name: _value(item, classes) for name, item in written.items()}
             if issubclass(cls, NUMPYRO):
-                # those without fields are singletons, which nothing may be written into
+                # classes without fields are singletons
                 made = object.__new__(cls) if fields else cls.__new__(cls)
                 vars(made).update(fields)
                 return made

@@ -18,7 +18,7 @@ from advi.core.draw_set import DrawSet
 from advi.core.errors import check_bool, check_count, check_names
 from advi.core.jax_config import default_float
 from advi.core.keys import Stream, device_key
-from advi.core.status import Estimate, EvalTrace, Status
+from advi.core.status import Estimate, EvalTrace, RowValues, Status
 from advi.core.table import Table
 from advi.core.verdict import Verdict
 from advi.diagnostics.alarms import verdict_on
@@ -29,17 +29,12 @@ from advi.diagnostics.linear_response import linear_response
 from advi.diagnostics.loo import Loo, psis_loo
 from advi.inference.plan.run import refined
 from advi.posterior import predict
+from advi.posterior.base import Posterior
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.local_posterior import LocalPosterior
 from advi.posterior.record import FitRecord
-from advi.posterior.row_values import RowValues
 from advi.results import arviz, plots, report, storage
 from advi.variational.objective import check_draws, check_weights
-
-NO_ROWS = (
-    "data: no latent has parameters by data row, so that draws do not depend on data; expected a "
-    "fit with an advi.Amortised or advi.PerRow family."
-)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,20 +44,17 @@ class Fit:
     Moments and quantiles are those of q on the constrained scale, computed from 4,000 orthogonal
     antithetic draws (fewer above 30,000 coordinates): they are the same at every call, and for
     real latents exact. `fit`, `load` and the methods below make it.
-
-    Attributes
-    ----------
-    posterior
-        The approximation itself: its variational distribution ``guide`` with its parameters
-        ``params``, the log density ``density`` with the data, and for latents that all rows share
-        the ``gaussian`` on R^D.
     """
 
     _record: FitRecord
 
     @property
-    def posterior(self) -> GlobalPosterior | LocalPosterior:
-        """The variational distribution with its parameters, and the log density with its data."""
+    def posterior(self) -> Posterior:
+        """The approximation itself.
+
+        Its variational distribution ``guide`` with its parameters ``params``, the log density
+        ``density`` with the data, and without local latents the ``gaussian`` on R^D.
+        """
         return self._record.posterior
 
     @property
@@ -74,8 +66,7 @@ class Fit:
     def elbo(self) -> Estimate:
         """Evidence lower bound in nats on fresh draws, with its Monte Carlo standard error.
 
-        After Ctrl-C that of the last steps, since nothing more was evaluated; NaN if there were
-        none.
+        After Ctrl-C that of the last steps; NaN if there were none.
         """
         return self._record.outcome.elbo
 
@@ -93,7 +84,7 @@ class Fit:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether means and sds can be trusted, why, and what to do next."""
+        """Whether means and sds are reliable, with reasons and the next action."""
         return verdict_on(self._record)
 
     @property
@@ -103,13 +94,13 @@ class Fit:
 
     @property
     def diagnostics(self) -> dict[str, Any]:
-        """The figures behind the verdict, by name.
+        """The numbers behind the verdict, by name.
 
         ``elbo``; ``held_out_gap``, ELBO on the plan's fixed draws less that on fresh ones, nats;
-        ``drift``, how far a fit by steps may have to go, sds (NaN for the automatic plan, infinite
-        where the ELBO was still rising); ``khat``; ``num_gradients`` and ``num_values`` of the log
-        density; ``restarts``, other starts that were carried to their end; and after an examination
-        its ``method``, ``mean_shift`` in sds and ``sd_ratio`` by entry.
+        ``drift``, the estimated distance of a fit by steps from convergence, sds (NaN for the
+        automatic plan, infinite where the ELBO was still rising); ``khat``; ``num_gradients`` and
+        ``num_values`` of the log density; ``restarts``, the optima of other starts; and after an
+        examination its ``method``, ``mean_shift`` in sds and ``sd_ratio`` by entry.
         """
         return figures(self._record)
 
@@ -136,8 +127,8 @@ class Fit:
             The tree of the latents, every leaf ``(n, *shape)``, of a local latent
             ``(n, rows, *shape)``, on the constrained scale: JAX arrays, or NumPy arrays for a
             float64 fit where JAX has 64 bits switched off. A NumPyro model's deterministic sites
-            stand beside the latents, unless the fit holds only some of the rows or `data` is given;
-            so they do in moments, unless latents have parameters by row.
+            are included, unless the fit holds only some of the rows or `data` is given; in moments
+            too, unless latents are local.
 
         Raises
         ------
@@ -161,7 +152,10 @@ class Fit:
         if posterior.guide.local:
             posterior = posterior.on(data)
         elif data is not None:
-            raise ValueError(NO_ROWS)
+            raise ValueError(
+                "data: no latent has parameters by data row, so that draws do not depend on data; "
+                "expected a fit with an advi.Amortised or advi.PerRow family."
+            )
         return self._device_tree(posterior.sample(n, key))
 
     def to_dict(self, n: int = 1000, key: Any = 0) -> dict[str, NDArray]:
@@ -176,7 +170,7 @@ class Fit:
         dims: Mapping[str, Sequence[str]] | None = None,
         coords: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Return draws and what belongs to them in the form that ArviZ takes.
+        """Return draws, densities, log-likelihoods and data for ArviZ.
 
         Parameters
         ----------
@@ -195,9 +189,8 @@ class Fit:
             For ArviZ before 1.0, where no later one is installed, `arviz.InferenceData`. Groups:
 
             - ``posterior``, with status, ELBO and verdict as attributes;
-            - ``sample_stats``: ``log_p`` and ``log_q``, log densities of the draws on R^D in nats,
-              as an importance sampler needs them; corrected draws have no ``log_q``, and with
-              local latents the group is left out;
+            - ``sample_stats``: ``log_p`` and ``log_q``, log densities of the draws on R^D in nats;
+              corrected draws have no ``log_q``, and with local latents there is no such group;
             - ``log_likelihood``, if the log-joint returns `Terms`: ``rows``, never scaled;
             - ``observed_data``: all leaves of the data;
             - ``trace``: the ELBO over the course of the fit.
@@ -245,17 +238,12 @@ class Fit:
         return self._device_tree(found)
 
     def cov(self, names: Sequence[str] | str | None = None) -> NDArray[np.float64]:
-        """Return the covariance of the scalar coordinates of some latents.
+        """Return the covariance (K, K) of scalar coordinates, in the order of names and entries.
 
         Parameters
         ----------
         names
             One or several names of latents; all by default.
-
-        Returns
-        -------
-        NDArray
-            (K, K), in the order of the names and of each latent's entries.
 
         Raises
         ------
@@ -293,9 +281,8 @@ class Fit:
     def summary(self) -> Table:
         """Return mean, sd and 5 %, 50 % and 95 % quantiles of every scalar coordinate.
 
-        There is no r_hat and no effective sample size: the draws are independent. Where every
-        data row has latents of its own only those that all rows share, and that are inferred, are
-        in the table.
+        There is no r_hat and no effective sample size: the draws are independent. With local
+        latents the table has only the inferred shared ones.
         """
         return self.posterior.summary()
 
@@ -346,15 +333,15 @@ class Fit:
         n
             Number of draws, those of `sample`.
         data
-            What `fn` is given, rows of any number; by default the data of the fit.
+            Data for `fn`, with any number of rows; by default the data of the fit.
         key
             Integer or JAX key.
 
         Returns
         -------
         pytree
-            What `fn` returns with one more leading axis, (n, ...): NumPy arrays, since together
-            they may exceed the memory of the device, which holds some draws' at a time.
+            The values of `fn` with one more leading axis, (n, ...): NumPy arrays, since together
+            they may exceed the memory of the device.
 
         Raises
         ------
@@ -372,12 +359,12 @@ class Fit:
         return predict.predict(self.posterior, fn, n, data, key)
 
     def log_likelihood(self, data: Any = None, n: int = 1000, key: Any = 0) -> NDArray:
-        """Return the log-likelihood of every row of data at posterior draws.
+        """Return the log-likelihood of every row at posterior draws, unscaled `Terms.rows`.
 
         Parameters
         ----------
         data
-            Data as the log-joint takes it, rows of any number; by default those of the fit. The
+            Data for the log-joint, with any number of rows; by default those of the fit. The
             log-joint is compiled again for another number of rows.
         n
             Number of draws, those of `sample`.
@@ -387,7 +374,7 @@ class Fit:
         Returns
         -------
         NDArray
-            (n, N), nats: `Terms.rows`, never scaled.
+            (n, N), nats.
 
         Raises
         ------
@@ -400,22 +387,18 @@ class Fit:
         """Estimate the log predictive density of rows that are left out one at a time.
 
         Pareto-smoothed importance sampling from q, whose error as an approximation of the
-        posterior is part of the weights. Where that error is too large for them, in most rows at
-        once, the result says so: ``fit.corrected().loo()`` weights draws that are nearer to the
-        posterior. It holds n N numbers in memory.
+        posterior is part of the weights. Where that error is too large, the result says so, and
+        ``fit.corrected().loo()`` weights draws that are nearer to the posterior. It takes n N
+        numbers of memory.
 
         Parameters
         ----------
         data
-            The data of the fit, where the fit does not hold them itself.
+            The data of the fit, if the fit does not hold them.
         n
             Number of draws, at least 100.
         key
             Integer or JAX key.
-
-        Returns
-        -------
-        Loo
 
         Raises
         ------
@@ -431,7 +414,7 @@ class Fit:
         return psis_loo(self._record.global_posterior, data, n, key)
 
     def check(self) -> "Fit":
-        """Return the fit with a verdict, however long the examination takes."""
+        """Return the fit with its verdict, also where the examination takes long."""
         return Fit(examined(self._record))
 
     def linear_response(self) -> "Fit":
@@ -455,7 +438,7 @@ class Fit:
         """Return a fit whose draws and moments are corrected beyond the family.
 
         By adaptive importance sampling, and where that is unreliable by short Hamiltonian Monte
-        Carlo chains preconditioned by the fit. Its own verdict says how far to trust it.
+        Carlo chains preconditioned by the fit. Its verdict says whether it is reliable.
         """
         return self._corrected
 
@@ -466,8 +449,8 @@ class Fit:
     def refine(self, family: Any) -> "Fit":
         """Return a fit of another family, usually a richer one, begun at this fit.
 
-        The log density is that of this fit: what the log-joint reads from outside is as it was,
-        where ``advi.fit(model, data, init=fit)`` reads it anew.
+        The log density is that of this fit: values that the log-joint reads from outside are as
+        they were, whereas ``advi.fit(model, data, init=fit)`` reads them again.
 
         Parameters
         ----------
@@ -489,11 +472,11 @@ class Fit:
         against: "Fit | Mapping[str, Fit] | None" = None,
         axes: Any = None,
     ) -> NDArray[Any]:
-        """Draw marginals on the constrained scale, one panel for each scalar coordinate.
+        """Draw the marginals of scalar coordinates in a panel each; return the axes (K,).
 
         A latent that is transformed entry by entry has the exact density of the approximation;
-        other latents, a NumPyro model's deterministic sites, and corrected fits, a histogram of
-        draws.
+        other latents, a NumPyro model's deterministic sites, and corrected fits have a histogram
+        of draws.
 
         Parameters
         ----------
@@ -506,11 +489,6 @@ class Fit:
             Another fit of these latents, or a dict from labels to fits, to lay over it.
         axes
             Matplotlib axes to draw on, one for each coordinate; a new figure by default.
-
-        Returns
-        -------
-        NDArray
-            The axes, one for each coordinate.
 
         Raises
         ------
@@ -553,17 +531,17 @@ class Fit:
         Raises
         ------
         ImportError
-            If Matplotlib is not installed, which comes with ``advi-engine[plots]``.
+            If Matplotlib is not installed.
         """
         return plots.plot_elbo(self._record.outcome, ax)
 
     def save(self, path: Name) -> None:
         """Write the fit to one file, from which `advi.load` reads it without the model or the data.
 
-        The file is written whole or not at all: one of that name stays as it is until it is
-        replaced. Of a fit that `corrected` returned it holds the corrected draws; what a NumPyro
-        model derives from its latents it does not hold. An encoder is code: of its latents the
-        file holds a table, what it gives for each of the rows that were fitted.
+        The file is written completely or not at all: one of that name is replaced at the end. Of a
+        fit that `corrected` returned it holds the corrected draws; it holds no deterministic sites
+        of a NumPyro model. An encoder is code: the file holds a table of its values at the fitted
+        rows instead.
 
         Parameters
         ----------
@@ -576,25 +554,22 @@ class Fit:
             If there is no such folder, or `path` is one.
         TypeError
             If a transform or a family holds a function, or the tree of the latents a node that is
-            no dict, list or tuple, for files hold no code.
+            no dict, list or tuple.
         ValueError
             If a parameter is not finite, or an encoder was fitted to a stream, whose rows are gone.
         """
         storage.save(self._record, path)
 
     def _layers(self, corrected: bool, against: Any) -> list[plots.Layer]:
-        """Return what a plot shows: the fit, its corrections if asked for, and others."""
-        others = against if isinstance(against, Mapping) or against is None else {
-            "another fit": against
-        }  # fmt: skip
-        for other in (others or {}).values():
+        """Return the layers of a plot: the fit, its corrections if asked for, and others."""
+        others = {} if against is None else {"another fit": against}
+        if isinstance(against, Mapping):
+            others = dict(against)
+        for other in others.values():
             plots.check_is_fit(isinstance(other, Fit), other)
-        extra = {name: other._record for name, other in (others or {}).items()}
-        makers = {
-            "linear response": lambda: linear_response(self._record),
-            "corrected": lambda: self.corrected()._record,
-        }
-        return plots.lay_over(self._record, makers if corrected else {}, extra)
+        records = {name: other._record for name, other in others.items()}
+        make_corrected = (lambda: self.corrected()._record) if corrected else None
+        return plots.lay_over(self._record, make_corrected, records)
 
     def __repr__(self) -> str:
         return report.text(self._record)
@@ -605,7 +580,7 @@ class Fit:
     def _device_tree(self, values: dict[str, Any]) -> Any:
         dtype = self.posterior.float_dtype
         arrays: dict[str, Any] = {k: np.asarray(v, dtype) for k, v in values.items()}
+        # in 32-bit mode JAX warns at every use of a float64 array of its own
         if default_float(None) == "float64" or dtype == "float32":
-            # elsewhere JAX would warn at every use of a float64 array of its own
             arrays = {k: jax.device_put(v) for k, v in arrays.items()}
         return self.posterior.model.to_tree(arrays)

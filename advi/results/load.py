@@ -11,10 +11,10 @@ from advi.results.stored_fit import read_record
 def load(path: Name, *, known: Iterable[type] = ()) -> Fit:
     """Read a fit that `Fit.save` wrote, without the model's code or its data.
 
-    Draws, moments, `summary`, `log_prob`, the verdict and all other figures are those of the fit
-    that was saved, bit for bit. What evaluates the log-joint, such as `check`, `corrected`,
-    `refine` and `compare`, raises RuntimeError, for the model is not in the file; the fit may be
-    where another one starts, ``advi.fit(model, data, init=loaded)``.
+    Draws, moments, `summary`, `log_prob`, the verdict and all other numbers are those of the saved
+    fit, bit for bit. Methods that evaluate the log-joint, such as `check`, `corrected`, `refine`
+    and `compare`, raise RuntimeError, since the model is not in the file. The fit can be a start:
+    ``advi.fit(model, data, init=loaded)``.
 
     Parameters
     ----------
@@ -24,19 +24,15 @@ def load(path: Name, *, known: Iterable[type] = ()) -> Fit:
         Classes of your own that the fit needs: constraints, transforms or families. A file holds
         their names and settings, and never any code.
 
-    Returns
-    -------
-    Fit
-
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     TypeError
-        If `known` is not of classes.
+        If `known` holds other than classes.
     ValueError
-        If it is not a fit's, cut short or altered, of a later version of `advi`, or names a class
-        that is not known.
+        If the file holds no fit, is cut short or altered, was written by a later version of `advi`,
+        or names a class that is not known.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a fit prints above and below the table of its latents."""
+"""The text of a fit above and below the table of its latents."""
 
 import html
 import math
@@ -13,7 +13,7 @@ from advi.variational.guide import Guide
 
 
 def text(record: FitRecord) -> str:
-    """Return a fit as it is printed."""
+    """Return the printed form of a fit."""
     table = record.posterior.summary()
     head = "\n".join([*_above(record), str(verdict_on(record))])
     parts = [head, str(table) if table.rows else "", "\n".join(_below(record.posterior.guide))]
@@ -21,7 +21,7 @@ def text(record: FitRecord) -> str:
 
 
 def markup(record: FitRecord) -> str:
-    """Return a fit as a notebook shows it, HTML."""
+    """Return the HTML of a fit for notebooks."""
     posterior = record.posterior
     head, foot = _divisions(_above(record)), _divisions(_below(posterior.guide))
     return f"{head}{verdict_on(record)._repr_html_()}{posterior.summary()._repr_html_()}{foot}"
@@ -44,7 +44,7 @@ def _above(record: FitRecord) -> list[str]:
 
 
 def _below(guide: Guide) -> list[str]:
-    """Return a line for each latent that is too much for the table."""
+    """Return a line for each latent that is not in the table."""
     lines, rows, latents = [], guide.num_rows, guide.model.latents
     if not guide.local:
         return lines

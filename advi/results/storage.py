@@ -1,4 +1,4 @@
-"""A fit as one file, which needs neither the model's code nor the data to be read: writing it."""
+"""Writing a fit to one file that is readable without the model's code and data."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -13,35 +13,26 @@ from advi.core.keys import key_words
 from advi.model.density import SOME_ROWS
 from advi.model.latents import Latent
 from advi.model.model import Model
-from advi.posterior.base import density_of
+from advi.posterior.base import Posterior, density_of
 from advi.posterior.global_posterior import GlobalPosterior
-from advi.posterior.local_posterior import LocalPosterior
 from advi.posterior.record import FitRecord, Outcome
 from advi.results.codec import to_data
 from advi.results.stored_params import infinite_draws, params_of
-from advi.variational.block import Block
 
 KIND, VERSION = "a fit", 1
-# fields of `Outcome` that are written in a form of their own; all others are in "further"
+# fields of `Outcome` with a format of their own; all others are in "further"
 OWN_PLACE = frozenset({"status", "elbo", "trace", "num_gradients", "held_out_gap", "other_modes"})
-# of every `Progress`
+# fields of every `Progress`
 TRACE = {"stage": np.str_, "step": np.int64, "elbo": np.float64, "eval_elbo": np.float64}
 
 
 @dataclass(frozen=True)
 class MissingLogJoint:
-    """Stands for the log-joint of a fit that was loaded: whatever evaluates it says it is gone.
+    """Placeholder for the log-joint of a loaded fit, which raises an error when evaluated."""
 
-    Attributes
-    ----------
-    path
-        The file.
-    """
-
-    path: str
+    path: str  # of the file
 
     def __call__(self, z: Any, data: Any) -> Any:
-        """Raise RuntimeError."""
         raise RuntimeError(
             f"this fit was loaded from {self.path}, without its model and data, and this needs the "
             "log-joint: fit again, from here with advi.fit(model, data, init=loaded). Draws, "
@@ -58,7 +49,10 @@ def save(record: FitRecord, path: Name) -> None:
         "float": posterior.float_dtype,
         "latents": to_data(_latents(model, guide.local)),
         "num_rows": model.num_rows if guide.local else None,
-        "blocks": [_block_data(block) for block in guide.blocks],
+        "blocks": [
+            _to_data(block, f"the family of {', '.join(map(repr, block.names))}")
+            for block in guide.blocks
+        ],
         "choices": list(guide.choices),
         "status": [str(outcome.status), outcome.status.message],
         "key": list(key_words(record.key)),
@@ -77,7 +71,7 @@ def save(record: FitRecord, path: Name) -> None:
         arrays[f"trace.{field}"] = np.array([getattr(p, field) for p in outcome.trace], dtype)
     for i in range(len(guide.blocks)):
         leaves = jax.tree.leaves(params[i])
-        params_of(guide, i, leaves, posterior.float_dtype)  # what is written can be read
+        params_of(guide, i, leaves, posterior.float_dtype)  # so that the file is readable
         arrays |= {f"params.{i}.{k}": leaf for k, leaf in enumerate(leaves)}
     if weighted is not None:
         points, weights = weighted
@@ -93,17 +87,14 @@ def save(record: FitRecord, path: Name) -> None:
 
 
 def _further(outcome: Outcome) -> dict[str, Any]:
-    """Return the fields of an outcome that have no place of their own: numbers, and sentences."""
-    names = [f.name for f in dataclasses.fields(outcome) if f.name not in OWN_PLACE]
+    """Return the fields of an outcome without a format of their own: numbers and sentences."""
+    fields = {k: v for k, v in vars(outcome).items() if k not in OWN_PLACE}
     # JSON has neither NaN nor infinity
-    return {
-        name: repr(value) if isinstance(value := getattr(outcome, name), float) else to_data(value)
-        for name in names
-    }
+    return {k: repr(v) if isinstance(v, float) else to_data(v) for k, v in fields.items()}
 
 
-def _with_tables(record: FitRecord) -> GlobalPosterior | LocalPosterior:
-    """Return the posterior with tables of what its encoders give for the rows that were fitted."""
+def _with_tables(record: FitRecord) -> Posterior:
+    """Return the posterior with encoders replaced by tables for the fitted rows."""
     posterior = record.posterior
     if isinstance(posterior, GlobalPosterior):
         return posterior
@@ -117,10 +108,10 @@ def _with_tables(record: FitRecord) -> GlobalPosterior | LocalPosterior:
 
 
 def _latents(model: Model, local: frozenset[str]) -> Any:
-    """Return the tree of the latents, dicts in their order of declaration, as they are stored.
+    """Return the tree of the latents for the file, dicts in their order of declaration.
 
-    Each has the very transform its coordinates were fitted with, whatever is registered when it
-    is loaded, and nowhere to start. Those in `local` are as they are in one row.
+    Each has its present transform, whatever is registered on loading, and no initial value. Local
+    latents have the shape of one row.
     """
     stored = {}
     for name, latent in model.latents.items():
@@ -128,10 +119,7 @@ def _latents(model: Model, local: frozenset[str]) -> Any:
         stored[name] = Latent(
             latent.support, shape, local=name in local, transform=latent.bijection
         )
-        try:
-            to_data(stored[name])
-        except TypeError as error:
-            raise TypeError(f"save: latent {name!r}: {error}") from None
+        _to_data(stored[name], f"latent {name!r}")  # fails here, with the name
     position = {name: i for i, name in enumerate(stored)}
 
     def ordered(node: Any) -> Any:
@@ -150,9 +138,8 @@ def _latents(model: Model, local: frozenset[str]) -> Any:
     return ordered(model.to_tree({name: name for name in stored}))
 
 
-def _block_data(block: Block) -> Any:
+def _to_data(value: Any, name: str) -> Any:
     try:
-        return to_data(block)
+        return to_data(value)
     except TypeError as error:
-        names = ", ".join(map(repr, block.names))
-        raise TypeError(f"save: the family of {names}: {error}") from None
+        raise TypeError(f"save: {name}: {error}") from None

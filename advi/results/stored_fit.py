@@ -1,4 +1,4 @@
-"""Reading a fit from its file: whatever is in it is checked, and nothing of it is code."""
+"""Reading a fit from its file: the contents are validated, and contain no code."""
 
 import dataclasses
 import math
@@ -36,11 +36,11 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def read_record(path: Name, known: Iterable[type]) -> FitRecord:
-    """Return the fit in a file; see `load`."""
+    """Return the record of a fit in a file; see `load`."""
     archive = read(path, KIND, VERSION)
     with refused(path, KIND):
         record = _record(str(path), archive, tuple(known))
-        figures(record)  # figures that are not of this model's latents are refused here
+        figures(record)  # which fails on arrays that do not match the latents
         return record
 
 
@@ -61,9 +61,7 @@ def _record(path: str, archive: Archive, known: tuple[type, ...]) -> FitRecord:
     density = Density(model, *prepare(None, float_dtype), guide.estimated)
     density.num_values = int(document["num_values"])
     steps = len(arrays["trace.step"])
-    trace = [
-        _take(arrays, f"trace.{field}", dtype, steps).tolist() for field, dtype in TRACE.items()
-    ]
+    trace = [_take(arrays, f"trace.{k}", dtype, steps).tolist() for k, dtype in TRACE.items()]
     words = [int(word) for word in document["key"]]
     name, message = document["status"]
     weighted = _corrected(arrays, model.size)
@@ -82,17 +80,16 @@ def _record(path: str, archive: Archive, known: tuple[type, ...]) -> FitRecord:
         raise ValueError(f"its draws of {', '.join(infinite) or 'no latent'} are infinite")
     if arrays:
         raise ValueError(f"it holds arrays that no fit has, {', '.join(arrays)}")
-    posterior = (
-        LocalPosterior.of(guide, params, density)
-        if guide.local
-        else GlobalPosterior(guide, params, density, weighted)
-    )
+    if guide.local:
+        posterior = LocalPosterior.of(guide, params, density)
+    else:
+        posterior = GlobalPosterior(guide, params, density, weighted)
     key = words[0] if len(words) == 1 else np.array(words, np.uint32)
     return FitRecord(posterior, outcome, key, examination)
 
 
 def _read_further(archive: Archive) -> dict[str, Any]:
-    """Return the further fields that this version knows, each of the type of its default."""
+    """Return the further fields that this version knows, of the types of their defaults."""
     defaults, found = {f.name: f.default for f in dataclasses.fields(Outcome)}, {}
     for name, data in archive.document.get("further", {}).items():
         if name in OWN_PLACE or name not in defaults:
@@ -119,7 +116,7 @@ def _model(path: str, document: Mapping[str, Any], known: tuple[type, ...]) -> M
 
 def _check_values(model: Model, float_dtype: str, num_bytes: int) -> None:
     """Raise ValueError unless the transforms give values of the latents' shapes."""
-    # so that a few bytes that claim to be a huge array are refused before any such is made
+    # refuse small files that declare huge arrays before any allocation
     if sum(math.prod(latent.shape) for latent in model.latents.values()) > num_bytes:
         raise ValueError("its latents have more entries than the file has bytes")
     with precision(float_dtype):
@@ -174,7 +171,7 @@ def _examination(document: Mapping[str, Any], arrays: Arrays) -> Examination | N
 
 
 def _take(arrays: Arrays, name: str, dtype: Any, *shape: int) -> NDArray[Any]:
-    """Take an array out of those that are left, if it is what it should be."""
+    """Remove an array from the remaining ones; ValueError for another dtype or shape."""
     array = arrays.pop(name)
     if array.dtype.kind != np.dtype(dtype).kind or array.shape != shape:
         raise ValueError(f"{name} is {describe(array)}; expected shape {shape}")
@@ -182,5 +179,5 @@ def _take(arrays: Arrays, name: str, dtype: Any, *shape: int) -> NDArray[Any]:
 
 
 def _group(arrays: Arrays, prefix: str) -> list[NDArray[Any]]:
-    """Take the arrays PREFIX0, PREFIX1 and so on out of those that are left."""
+    """Remove the arrays PREFIX0, PREFIX1 and so on from the remaining ones."""
     return [arrays.pop(f"{prefix}{k}") for k in range(sum(n.startswith(prefix) for n in arrays))]

@@ -1,4 +1,4 @@
-"""The parameters in a file: of their family's shapes, finite, and what draws they give."""
+"""Validation of the parameters in a file: shapes, finite values, finite draws."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,10 +18,9 @@ from advi.variational.point import Point
 
 Shapes = tuple[tuple[int, ...], ...]
 
-REACH = 5.0  # sds from the mean, within which all of some thousand draws lie
+REACH = 5.0  # sds from the mean that some thousand draws do not exceed
 
-# Of the parameters of a vector of dimension d. A file may claim any d, and a family would allocate
-# d x d before it noticed.
+# of the parameters of dimension d, without the allocation of d x d for a d that a file declares
 SHAPES: Mapping[type, Callable[[Any, int], Shapes]] = {
     Point: lambda family, d: ((d,),),
     MeanField: lambda family, d: ((d,), (d,)),
@@ -31,7 +30,7 @@ SHAPES: Mapping[type, Callable[[Any, int], Shapes]] = {
 
 
 def shapes_of(family: Family, dim: int) -> Shapes:
-    """Return the shapes of a family's parameters, without making any of its own families'.
+    """Return the shapes of a family's parameters, for built-in families without an allocation.
 
     Examples
     --------
@@ -44,12 +43,9 @@ def shapes_of(family: Family, dim: int) -> Shapes:
 
 
 def params_of(guide: Guide, i: int, leaves: list[NDArray[Any]], float_dtype: str) -> Any:
-    """Return the parameters of a block, of a table if the rows' are shaped like its base's own.
+    """Return the parameters of a block from their leaves, in a local block with leading rows.
 
-    Raises
-    ------
-    ValueError
-        If they have not the shapes or the float type that they should have, or are not finite.
+    ValueError if shapes or float types are wrong, or values are not finite.
     """
     block, dim = guide.blocks[i], len(guide.indices[i])
     family, lead = block.base, ()
@@ -70,15 +66,13 @@ def params_of(guide: Guide, i: int, leaves: list[NDArray[Any]], float_dtype: str
 def infinite_draws(
     guide: Guide, params: tuple[Any, ...], corrected: WeightedDraws | None, float_dtype: str
 ) -> list[str]:
-    """Return the latents of which draws are infinite or NaN, as far as the ends of q tell.
+    """Return the latents with draws that are infinite or NaN, at the ends of q.
 
-    Finite parameters may have them: a log sd of 100, or a positive latent whose log is.
+    Finite parameters may have such draws: a log sd of 100, or a positive latent with that log.
     """
     loc, sds = np.zeros(guide.model.size), np.zeros(guide.model.size)
     with np.errstate(all="ignore"):
-        for (block, p), index in zip(
-            zip(guide.blocks, params, strict=True), _indices(guide), strict=True
-        ):
+        for block, p, index in zip(guide.blocks, params, _indices(guide), strict=True):
             loc[index], sds[index] = _ends(block.base, p, block.local)
         ends = [loc, loc - REACH * sds, loc + REACH * sds]
         if corrected is not None:
@@ -88,7 +82,7 @@ def infinite_draws(
 
 
 def _indices(guide: Guide) -> list[NDArray[np.int32]]:
-    """Return the coordinates of every block, of a local one (N, d), a row each."""
+    """Return the coordinates of every block, (d,), or (N, d) of a local one."""
     found = []
     for block, index in zip(guide.blocks, guide.indices, strict=True):
         if block.local:

@@ -1,8 +1,8 @@
 """Bijections from the real line to the supports of latents, with their log-Jacobians.
 
 `transform_for` finds the transform of a NumPyro constraint. Those defined here stay inside the
-support, with finite gradients, far out in single precision; NumPyro's own serve every constraint
-that has none here; `register_transform` adds or replaces one.
+support, with finite gradients, far out in single precision; all other constraints have NumPyro's
+own; `register_transform` adds or replaces one.
 """
 
 from advi.transforms.base import Identity, Independent, Transform

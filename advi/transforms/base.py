@@ -1,8 +1,8 @@
-"""What a transform is, and the two that need no mathematics: identity and independent axes."""
+"""The protocol of a transform, and the two without mathematics: identity and independent axes."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -84,18 +84,15 @@ class Identity:
     """R^n itself; ``log |d value / d x|`` = 0."""
 
     event_dim: int = 0
-    bijective: bool = field(default=True, init=False, repr=False)
+    bijective = True
 
     def unconstrained_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return `shape`."""
         return tuple(shape)
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        """Return `x` and zeros."""
         return x, jnp.zeros(x.shape[: x.ndim - self.event_dim], x.dtype)
 
     def inverse(self, value: Array) -> Array:
-        """Return `value`."""
         return value
 
 
@@ -116,35 +113,24 @@ class Independent:
 
     @property
     def event_dim(self) -> int:
-        """Event axes of `base`, and `extra` more."""
         return self.base.event_dim + self.extra
 
     @property
     def bijective(self) -> bool:
-        """As `base`."""
         return self.base.bijective
 
     def unconstrained_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape that `base` gives."""
         event_shape(self, shape)
         return self.base.unconstrained_shape(shape)
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        """Return the value and the log-Jacobian, summed over the last `extra` axes."""
         value, log_det = self.base.forward(x)
         return value, log_det.sum(tuple(range(log_det.ndim - self.extra, log_det.ndim)))
 
     def inverse(self, value: Array) -> Array:
-        """Return the coordinates of `value` under `base`."""
         return self.base.inverse(value)
 
 
 def base_of(transform: Transform) -> Transform:
-    """Return the transform that acts on each axis or event, without what makes it independent.
-
-    Examples
-    --------
-    >>> base_of(Independent(Independent(Identity(), 1), 1))
-    Identity(event_dim=0)
-    """
+    """Return the transform within all `Independent` around it."""
     return base_of(transform.base) if isinstance(transform, Independent) else transform

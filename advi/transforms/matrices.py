@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -23,33 +23,27 @@ class LowerCholesky:
 
     Examples
     --------
-    >>> LowerCholesky().unconstrained_shape((5, 3, 3))
-    (5, 6)
     >>> LowerCholesky().forward(jnp.array([0.0, 7.0, 0.0]))[0].tolist()
     [[1.0, 0.0], [7.0, 1.0]]
     """
 
     link: str = "exp"
-    event_dim: int = field(default=2, init=False, repr=False)
-    bijective: bool = field(default=True, init=False, repr=False)
+    event_dim, bijective = 2, True
 
     def __post_init__(self) -> None:
         check_link(self.link)
 
     def unconstrained_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return (*batch, k (k + 1) / 2) for matrices (*batch, k, k)."""
         k, _ = event_shape(self, shape, square=True)
         return (*shape[:-2], k * (k + 1) // 2)
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        """Return L and log|J|, of the batch shape."""
         raw = _fill_lower(x, diagonal=0)
         diagonal, log_det = HalfLine(link=self.link).forward(_diagonal(raw))
         on_diagonal = np.eye(raw.shape[-1], dtype=bool)
         return jnp.where(on_diagonal, diagonal[..., None], raw), log_det.sum(-1)
 
     def inverse(self, value: Array) -> Array:
-        """Return the coordinates."""
         diagonal = HalfLine(link=self.link).inverse(_diagonal(value))
         on_diagonal = np.eye(value.shape[-1], dtype=bool)
         return _read_lower(jnp.where(on_diagonal, diagonal[..., None], value), diagonal=0)
@@ -57,7 +51,7 @@ class LowerCholesky:
 
 @dataclass(frozen=True)
 class PositiveDefinite:
-    """Positive definite matrices L L', L as in `LowerCholesky`.
+    """Positive definite matrices L L', L as in `LowerCholesky`; the inverse of others is NaN.
 
     log|J| refers to the lower triangle: that of L, and k log 2 + sum_j (k - j) log L_jj, with j
     from 0. Far out, L L' is singular to working precision; a model that needs the Cholesky
@@ -74,19 +68,16 @@ class PositiveDefinite:
     """
 
     link: str = "exp"
-    event_dim: int = field(default=2, init=False, repr=False)
-    bijective: bool = field(default=True, init=False, repr=False)
+    event_dim, bijective = 2, True
 
     def __post_init__(self) -> None:
         check_link(self.link)
 
     def unconstrained_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return (*batch, k (k + 1) / 2) for matrices (*batch, k, k)."""
         k, _ = event_shape(self, shape, square=True)
         return (*shape[:-2], k * (k + 1) // 2)
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        """Return L L' and log|J|, of the batch shape."""
         factor, log_det = LowerCholesky(self.link).forward(x)
         k = factor.shape[-1]
         powers = np.arange(k, 0, -1, dtype=x.dtype)
@@ -94,7 +85,6 @@ class PositiveDefinite:
         return _gram(factor), log_det
 
     def inverse(self, value: Array) -> Array:
-        """Return the coordinates; NaN if `value` is not positive definite."""
         return LowerCholesky(self.link).inverse(jnp.linalg.cholesky(value))
 
 
@@ -119,30 +109,23 @@ class CorrCholesky:
 
     Examples
     --------
-    >>> CorrCholesky().unconstrained_shape((5, 3, 3))
-    (5, 3)
     >>> factor, _ = CorrCholesky().forward(jnp.arctanh(jnp.array([0.6])))
     >>> [round(v, 4) for v in factor[1].tolist()]
     [0.6, 0.8]
     """
 
-    event_dim: int = field(default=2, init=False, repr=False)
-    bijective: bool = field(default=True, init=False, repr=False)
+    event_dim, bijective = 2, True
 
     def unconstrained_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return (*batch, k (k - 1) / 2) for matrices (*batch, k, k)."""
         k, _ = event_shape(self, shape, square=True)
         return (*shape[:-2], k * (k - 1) // 2)
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        """Return L and log|J|, of the batch shape."""
-        factor, log_det, _ = _correlation_factor(x)
-        return factor, log_det
+        return _correlation_factor(x)[:2]
 
     def inverse(self, value: Array) -> Array:
-        """Return the coordinates."""
-        # tanh(y) over its sqrt(1 - tanh^2 y) is sinh(y): L_ij over what is left of its row, both
-        # sums of squares, where artanh(z_ij) would cancel.
+        # tanh(y) over its sqrt(1 - tanh^2 y) is sinh(y): L_ij over the norm of the rest of its
+        # row, a sum of squares, where artanh(z_ij) would cancel.
         squares = jnp.flip(jnp.cumsum(jnp.flip(value**2, -1), -1), -1)
         rest = jnp.sqrt(squares[..., 1:])
         rows, columns = np.tril_indices(value.shape[-1], -1)
@@ -151,35 +134,25 @@ class CorrCholesky:
 
 @dataclass(frozen=True)
 class CorrMatrix:
-    """Correlation matrices L L', L as in `CorrCholesky`.
+    """Correlation matrices L L', L as in `CorrCholesky`; the inverse of others is NaN.
 
     log|J| refers to the entries below the diagonal: that of L, and sum_j (k - 1 - j) log L_jj,
     with j from 0. Far out, L L' is singular to working precision; a model that needs the Cholesky
     factor does better with a `CorrCholesky` latent, which never is.
-
-    Examples
-    --------
-    >>> value, _ = CorrMatrix().forward(jnp.arctanh(jnp.array([0.6])))
-    >>> round(value[0, 1].item(), 4)
-    0.6
     """
 
-    event_dim: int = field(default=2, init=False, repr=False)
-    bijective: bool = field(default=True, init=False, repr=False)
+    event_dim, bijective = 2, True
 
     def unconstrained_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return (*batch, k (k - 1) / 2) for matrices (*batch, k, k)."""
         k, _ = event_shape(self, shape, square=True)
         return (*shape[:-2], k * (k - 1) // 2)
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        """Return L L' and log|J|, of the batch shape."""
         factor, log_det, log_diagonal = _correlation_factor(x)
         powers = np.arange(factor.shape[-1] - 1, -1, -1, dtype=x.dtype)
         return _gram(factor), log_det + (powers * log_diagonal).sum(-1)
 
     def inverse(self, value: Array) -> Array:
-        """Return the coordinates; NaN if `value` is not positive definite."""
         return CorrCholesky().inverse(jnp.linalg.cholesky(value))
 
 
@@ -188,7 +161,7 @@ def _correlation_factor(x: Array) -> tuple[Array, Array, Array]:
     y = _fill_lower(x, diagonal=-1)
     log_one_minus = 2 * (math.log(2) - jnp.logaddexp(y, -y))  # log(1 - z^2); 0 where y is 0
     before = [(0, 0)] * (y.ndim - 1) + [(1, 0)]
-    # (1/2) sum_{k<j} log(1 - z_ik^2): the log of what is left of row i ahead of column j.
+    # (1/2) sum_{k<j} log(1 - z_ik^2): the log norm of row i from column j on.
     log_rest = 0.5 * jnp.cumsum(jnp.pad(log_one_minus, before)[..., :-1], -1)
     rest = jnp.exp(log_rest)
     on_diagonal = np.eye(y.shape[-1], dtype=bool)

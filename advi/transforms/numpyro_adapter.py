@@ -1,7 +1,7 @@
-"""NumPyro's transforms, as transforms of this library."""
+"""NumPyro's transforms as transforms of this library."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jax import Array
@@ -22,11 +22,10 @@ class NumPyroAdapter:
     """
 
     transform: numpyro_transforms.Transform
-    bijective: bool = field(default=True, init=False, repr=False)
+    bijective = True
 
     @property
     def event_dim(self) -> int:
-        """Event axes of the transform's values."""
         return self.transform.codomain.event_dim
 
     def __eq__(self, other: object) -> bool:
@@ -41,11 +40,9 @@ class NumPyroAdapter:
         return hash(type(self.transform))
 
     def unconstrained_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape of the coordinates of a value of this shape."""
         return self.transform.inverse_shape(tuple(shape))
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        """Return the value and log|J|, of the batch shape."""
         value = self.transform(x)
         log_det = jnp.asarray(self.transform.log_abs_det_jacobian(x, value))
         # Some NumPyro transforms give one number an entry, and complex ones a complex zero.
@@ -53,5 +50,4 @@ class NumPyroAdapter:
         return jnp.asarray(value), jnp.real(log_det).sum(axes)
 
     def inverse(self, value: Array) -> Array:
-        """Return the coordinates."""
         return jnp.asarray(self.transform.inv(value))

@@ -1,14 +1,14 @@
-"""Transforms that are not one to one: angles and unit vectors, which wrap around.
+"""Transforms that are not one to one: angles and unit vectors.
 
 Their supports have no boundary to send to infinity. Each point of the support has many preimages,
-and log|J| includes the log density of which one it is, a distribution of its own that does not
-depend on the value. The posterior of the value is thereby exact, and q's entropy bounded: without
-that density, a Gaussian could gain entropy for ever by widening over the preimages.
+and log|J| includes the log density of which one it is, a distribution that does not depend on the
+value. The posterior of the value is thereby exact, and q's entropy bounded: without that density, a
+Gaussian could gain entropy for ever by widening over the preimages.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +16,17 @@ import numpy as np
 from jax import Array
 
 from advi.transforms.base import Independent, Transform, base_of, eps, event_shape
-from advi.transforms.windows import SPREAD, TURN, TURNS
+from advi.transforms.windows import DEFAULT_SD, TURN, TURNS
 
 
 @dataclass(frozen=True)
 class Circular:
     """Angles in [-pi, pi): x wrapped, with the log weight of the turn that x is on as log|J|.
 
-    The weight w is that of `advi.transforms.windows`, about zero and of spread 1.5: given the angle
-    it is a distribution over turns, so that for any density f of the angle the integral of
-    f(wrap(x)) w(x) over the real line is that of f over the circle. A fit places it where its own
-    mean is, which changes the ELBO alone.
-
-    `inverse` returns the angle itself, winding number zero.
+    The weight w is that of `advi.transforms.windows`, about zero with s = 1.5: given the angle it
+    is a distribution over turns, so that for any density f of the angle the integral of
+    f(wrap(x)) w(x) over the real line is that of f over the circle. A fit centres it at its own
+    mean, which changes the ELBO alone. `inverse` returns the angle itself.
 
     Examples
     --------
@@ -37,22 +35,18 @@ class Circular:
     [0.5, 0.5]
     """
 
-    event_dim: int = field(default=0, init=False, repr=False)
-    bijective: bool = field(default=False, init=False, repr=False)
+    event_dim, bijective = 0, False
 
     def unconstrained_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return `shape`."""
         return tuple(shape)
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        """Return the angle and log w(x), both of the shape of `x`."""
         value = x - 2 * math.pi * jnp.floor((x + math.pi) / (2 * math.pi))
         limit = math.pi * (1 - eps(x))
-        log_weight = log_window(x)
+        log_weight = log_window(x)  # traced first: the order of operations decides the last bits
         return jnp.clip(value, -limit, limit), log_weight
 
     def inverse(self, value: Array) -> Array:
-        """Return the angle itself."""
         return value
 
 
@@ -81,16 +75,13 @@ class UnitVector:
     [0.6, 0.8]
     """
 
-    event_dim: int = field(default=1, init=False, repr=False)
-    bijective: bool = field(default=False, init=False, repr=False)
+    event_dim, bijective = 1, False
 
     def unconstrained_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return `shape`: k coordinates for a vector of k entries."""
         event_shape(self, shape)
         return tuple(shape)
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        """Return the unit vector and log|J|, of the batch shape."""
         k = x.shape[-1]
         # Scaled by the largest entry first: squares of very short or long vectors would leave
         # the range of floats. The scale cancels, so its gradient is not needed.
@@ -101,21 +92,17 @@ class UnitVector:
         return value, -0.5 * (x**2).sum(-1) - log_normaliser
 
     def inverse(self, value: Array) -> Array:
-        """Return the vector of length sqrt(k) in the direction of `value`."""
         return math.sqrt(value.shape[-1]) * value
 
 
 def log_window(x: Array, center: Array | float = 0.0) -> Array:
-    """Return the log weight of the turn that x is on, in nats, entry by entry.
-
-    It is `advi.transforms.windows.log_weight` inside JAX, for the spread that it begins with.
-    """
+    """Return the log weight of the turn that x is on, nats: `windows.log_weight` in JAX."""
     away = x - center
     near = away - TURN * jnp.round(away / TURN)
     turns = TURN * np.arange(-TURNS, TURNS + 1, dtype=x.dtype)
-    others = -turns * (turns + 2 * near[..., None]) / (2 * SPREAD**2)
+    others = -turns * (turns + 2 * near[..., None]) / (2 * DEFAULT_SD**2)
     others = jax.nn.logsumexp(others, axis=-1)
-    return -(away - near) * (away + near) / (2 * SPREAD**2) - others
+    return -(away - near) * (away + near) / (2 * DEFAULT_SD**2) - others
 
 
 def is_angle(transform: Transform) -> bool:
@@ -124,13 +111,7 @@ def is_angle(transform: Transform) -> bool:
 
 
 def log_volume(transform: Transform, event: Sequence[int]) -> float:
-    """Return the log of the measure that all values of an event's shape have together.
-
-    Raises
-    ------
-    TypeError
-        If the transform is not of this module.
-    """
+    """Return the log measure of the support of a transform of this module, for an event's shape."""
     if isinstance(transform, Independent):
         within = event[transform.extra :]
         return math.prod(event[: transform.extra]) * log_volume(transform.base, within)

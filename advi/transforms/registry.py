@@ -1,4 +1,4 @@
-"""Which transform serves which NumPyro constraint."""
+"""The registry of transforms by NumPyro constraint."""
 
 from collections.abc import Callable
 from dataclasses import replace as with_fields
@@ -50,24 +50,13 @@ _REGISTRY: dict[type[Constraint], Factory] = {
 
 
 def transform_for(support: Constraint, override: Any = None) -> Transform:
-    """Find the transform for a support.
+    """Return the transform for a support.
 
-    Constraints are matched by their exact class, since a subclass may be a smaller set: first
-    what is registered here, then NumPyro's ``biject_to``.
-
-    Parameters
-    ----------
-    support
-        NumPyro constraint.
-    override
-        None for the registered transform; ``"exp"`` or ``"softplus"`` for supports with a
-        positive part (half-lines, and the diagonals of `LowerCholesky` and `PositiveDefinite`);
-        or a transform, this library's or NumPyro's, to use instead. One that covers fewer axes
-        than the support is summed over the others.
-
-    Returns
-    -------
-    Transform
+    Constraints are matched by their exact class, since a subclass may be a smaller set: first in
+    this registry, then by NumPyro's ``biject_to``. `override` is ``"exp"`` or ``"softplus"`` for
+    supports with a positive part (half-lines, the diagonals of `LowerCholesky` and
+    `PositiveDefinite`), or a transform, this library's or NumPyro's; one that covers fewer axes
+    than the support is summed over the others.
 
     Raises
     ------
@@ -78,8 +67,6 @@ def transform_for(support: Constraint, override: Any = None) -> Transform:
 
     Examples
     --------
-    >>> transform_for(constraints.positive)
-    HalfLine(bound=0.0, below=False, link='exp')
     >>> transform_for(constraints.positive, "softplus")
     HalfLine(bound=0.0, below=False, link='softplus')
     >>> transform_for(constraints.independent(constraints.positive, 1)).event_dim
@@ -106,13 +93,13 @@ def register_transform(
     constraint_type
         Constraint class, or an instance of it such as ``constraints.positive``.
     replace
-        Whether to replace what is registered for it already.
+        Whether to replace the transform registered for it.
 
     Returns
     -------
     decorator
-        For a function from the constraint to a `Transform` or a NumPyro transform. The function
-        itself is returned unchanged.
+        For a function from the constraint to a `Transform` or a NumPyro transform, which it
+        returns unchanged.
 
     Raises
     ------
@@ -153,7 +140,7 @@ def register_transform(
 
 
 def _require_continuous(support: Any) -> None:
-    """Raise TypeError unless a support can have a transform at all."""
+    """Raise TypeError if a support is no constraint, depends on other values, or is discrete."""
     if not isinstance(support, Constraint):
         raise TypeError(
             f"a support is a NumPyro constraint such as constraints.positive or "

@@ -1,7 +1,7 @@
 """Elementwise transforms to half-lines and intervals."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +49,6 @@ class HalfLine:
     f is ``"exp"``, log|J| = x, or ``"softplus"``, f(x) = log(1 + e^x), log|J| = log sigmoid(x).
     The exponential makes log-normal marginals exactly Gaussian. Softplus grows linearly, which
     suits a quantity whose likelihood is near Gaussian once it is well away from the bound.
-
     Where ``bound + f(x)`` rounds to the bound, the value is the next number inside: log(value -
     bound) stays finite.
 
@@ -70,26 +69,22 @@ class HalfLine:
     bound: Bound = 0.0  # broadcasts against the value
     below: bool = False
     link: str = "exp"
-    event_dim: int = field(default=0, init=False, repr=False)
-    bijective: bool = field(default=True, init=False, repr=False)
+    event_dim, bijective = 0, True
 
     def __post_init__(self) -> None:
         check_link(self.link)
         object.__setattr__(self, "bound", _static(self.bound))
 
     def unconstrained_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return `shape`."""
         return tuple(shape)
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        """Return the value and log|J|, both of the shape of `x`."""
         distance, log_det = LINKS[self.link].forward(x)
         bound = np.asarray(self.bound, x.dtype)
         distance = jnp.maximum(distance, _margin(bound, x))
         return self._sign * distance + bound, log_det
 
     def inverse(self, value: Array) -> Array:
-        """Return the coordinates; infinite at the bound itself."""
         bound = np.asarray(self.bound, value.dtype)
         return LINKS[self.link].inverse(self._sign * (value - bound))
 
@@ -115,20 +110,18 @@ class Interval:
 
     lower: Bound = 0.0  # both broadcast against the value
     upper: Bound = 1.0
-    event_dim: int = field(default=0, init=False, repr=False)
-    bijective: bool = field(default=True, init=False, repr=False)
+    event_dim, bijective = 0, True
 
     def __post_init__(self) -> None:
         lower, upper = _static(self.lower), _static(self.upper)
         shapes = np.shape(lower), np.shape(upper)
-        if () not in shapes and shapes[0] != shapes[1]:
-            try:
-                np.broadcast_shapes(*shapes)
-            except ValueError:
-                raise ValueError(
-                    f"an interval's bounds have the shapes {shapes[0]} and {shapes[1]}; expected "
-                    "shapes that broadcast."
-                ) from None
+        try:
+            np.broadcast_shapes(*shapes)
+        except ValueError:
+            raise ValueError(
+                f"an interval's bounds have the shapes {shapes[0]} and {shapes[1]}; expected "
+                "shapes that broadcast."
+            ) from None
         if not np.all(np.asarray(lower) < np.asarray(upper)):
             raise ValueError(
                 f"an interval needs lower < upper everywhere; got lower = {lower}, upper = {upper}."
@@ -137,11 +130,9 @@ class Interval:
         object.__setattr__(self, "upper", upper)
 
     def unconstrained_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return `shape`."""
         return tuple(shape)
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        """Return the value and log|J|, both of the shape of `x`."""
         lower, upper = np.asarray(self.lower, x.dtype), np.asarray(self.upper, x.dtype)
         width = upper - lower
         value = jnp.where(
@@ -151,9 +142,7 @@ class Interval:
         return value, jax.nn.log_sigmoid(x) + jax.nn.log_sigmoid(-x) + np.log(width)
 
     def inverse(self, value: Array) -> Array:
-        """Return the coordinates; infinite at the ends themselves."""
-        lower = np.asarray(self.lower, value.dtype)
-        upper = np.asarray(self.upper, value.dtype)
+        lower, upper = np.asarray(self.lower, value.dtype), np.asarray(self.upper, value.dtype)
         return jnp.log(value - lower) - jnp.log(upper - value)
 
 
@@ -163,7 +152,7 @@ def _margin(bound: NDArray, x: Array) -> NDArray:
 
 
 def _static(bound: Bound) -> float | tuple[Any, ...]:
-    """Return a bound as floats, in nested tuples if it is an array, so that it can be hashed."""
+    """Return a bound as floats, in nested tuples if it is an array: hashable."""
     if isinstance(bound, Tracer):
         raise TypeError(
             "a bound of a support is a traced JAX value: it depends on another latent, or the "

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -45,22 +45,19 @@ class ZeroSum:
     """
 
     event_dim: int = 1
-    bijective: bool = field(default=True, init=False, repr=False)
+    bijective = True
 
     def unconstrained_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return `shape` with one entry fewer along each event axis."""
         event = event_shape(self, shape)
         return (*shape[: len(shape) - self.event_dim], *(n - 1 for n in event))
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        """Return the value and zeros of the batch shape."""
         value = x
         for axis in range(-self.event_dim, 0):
             value = lift(value, axis)
         return value, jnp.zeros(x.shape[: x.ndim - self.event_dim], x.dtype)
 
     def inverse(self, value: Array) -> Array:
-        """Return the coordinates."""
         for axis in range(-self.event_dim, 0):
             value = drop(value, axis)
         return value
@@ -85,23 +82,18 @@ class Simplex:
 
     Examples
     --------
-    >>> Simplex().unconstrained_shape((5, 3))
-    (5, 2)
     >>> value, _ = Simplex().forward(jnp.zeros(2))
     >>> [round(v, 4) for v in value.tolist()]
     [0.3333, 0.3333, 0.3333]
     """
 
-    event_dim: int = field(default=1, init=False, repr=False)
-    bijective: bool = field(default=True, init=False, repr=False)
+    event_dim, bijective = 1, True
 
     def unconstrained_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return `shape` with one entry fewer."""
         (n,) = event_shape(self, shape)
         return (*shape[:-1], n - 1)
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        """Return the value and log|J|, of the batch shape."""
         n = x.shape[-1] + 1
         logits = lift(x, -1)
         top = 1 - eps(x) if n > 1 else 1.0
@@ -110,7 +102,6 @@ class Simplex:
         return value, 0.5 * math.log(n) - n * jax.nn.logsumexp(logits, -1)
 
     def inverse(self, value: Array) -> Array:
-        """Return the coordinates; not finite where an entry is zero."""
         logs = jnp.log(value)
         return drop(logs - logs.mean(-1, keepdims=True), -1)
 
@@ -136,16 +127,13 @@ class Ordered:
     """
 
     positive: bool = False
-    event_dim: int = field(default=1, init=False, repr=False)
-    bijective: bool = field(default=True, init=False, repr=False)
+    event_dim, bijective = 1, True
 
     def unconstrained_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return `shape`."""
         event_shape(self, shape)
         return tuple(shape)
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        """Return the value and log|J|, of the batch shape."""
         first, gaps = x[..., :1], jnp.exp(x[..., 1:])
         if self.positive:
             first = jnp.maximum(jnp.exp(first), tiny(x))
@@ -158,6 +146,5 @@ class Ordered:
         return value, logs.sum(-1)
 
     def inverse(self, value: Array) -> Array:
-        """Return the coordinates; not finite where neighbours are equal."""
         first = jnp.log(value[..., :1]) if self.positive else value[..., :1]
         return jnp.concatenate([first, jnp.log(jnp.diff(value, axis=-1))], -1)

@@ -1,4 +1,4 @@
-"""Which turn an angle's real coordinate is on: the weight of every turn, and where it is placed.
+"""The weight of every turn that an angle's real coordinate may be on.
 
 An angle is fitted by a Gaussian on the real line, wrapped. The turn that a coordinate x is on has
 no meaning, so that any distribution over turns, given the angle, leaves the posterior and the
@@ -6,8 +6,8 @@ evidence as they are. This one is that of a wrapped normal about a centre c,
 
     w(x) = N(x; c, s) / sum_k N(x + 2 pi k; c, s),    sum_k w(x + 2 pi k) = 1 for every x.
 
-If c and s are the mean and the sd of the fit, the ELBO is that of the wrapped normal itself. As a
-fit places c and s, the ELBO of a von Mises posterior of concentration kappa falls short of the
+If c and s are the mean and the sd of the fit, the ELBO is that of the wrapped normal itself. With
+the c and s of a fit, the ELBO of a von Mises posterior of concentration kappa falls short of the
 evidence by
 
     kappa    0      0.1    0.5    1      2      5      50     1000
@@ -19,17 +19,16 @@ and at most by log 2 more where c is opposite the mean.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from advi.core.types import Floats
+from advi.core.types import Floats, Indices
 
 TURN = 2 * np.pi
-SPREAD = 1.5  # s, radians, where nothing is known of the fit
+DEFAULT_SD = 1.5  # s, radians, where nothing is known of the fit
 NARROWEST = 1.35  # else s is the fit's sd, but no less: a narrow fit has all its weight on one turn
 WIDEST = 3.0  # a normal so wide, wrapped, is uniform to a tenth of a percent
 TURNS = 5  # terms of the sum on either side
-AHEAD = 1.5  # of the way that a fit is wider than its window, which the next one is wider still
-GAIN_NATS = 0.002  # for which a window is placed anew
+AHEAD = 1.5  # excess width of the next window, in that of the fit over the present one
+GAIN_NATS = 0.002  # of the ELBO, for which a window is moved
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
 
 
@@ -46,12 +45,12 @@ def wrapped(x: Any) -> Any:
     return x - TURN * np.round(x / TURN)
 
 
-def log_weight(x: Any, center: Any, spread: Any) -> Terms:
-    """Return log w(x), all arguments broadcast; a spread that is infinite stands for w = 1."""
+def log_weight(x: Any, center: Any, sd: Any) -> Terms:
+    """Return log w(x) of s = `sd`, all arguments broadcast; an infinite s stands for w = 1."""
     away = np.asarray(x - center)
     near = wrapped(away)
     turns = TURN * np.arange(-TURNS, TURNS + 1)
-    variance = np.asarray(spread, float) ** 2
+    variance = np.asarray(sd, float) ** 2
     exponents = -(turns * (turns + 2 * near[..., None])) / (2 * variance[..., None])
     weights = np.exp(exponents)
     total = weights.sum(-1)
@@ -68,47 +67,47 @@ def log_weight(x: Any, center: Any, spread: Any) -> Terms:
 class Window(NamedTuple):
     """The weights of the angles among the coordinates of R^D."""
 
-    places: NDArray[np.int_]  # (A,) coordinates that are angles
+    angles: Indices  # (A,) coordinates that are angles
     center: Floats  # (A,)
-    spread: Floats  # (A,) infinite where all turns count alike
+    sd: Floats  # (A,) s; infinite where all turns have the same weight
 
     @classmethod
-    def default(cls, places: NDArray[np.int_]) -> "Window":
-        """Return the window that the transform `Circular` itself has."""
-        return cls(places, np.zeros(len(places)), np.full(len(places), SPREAD))
+    def default(cls, angles: Indices) -> "Window":
+        """Return the window of the transform `Circular` itself."""
+        return cls(angles, np.zeros(len(angles)), np.full(len(angles), DEFAULT_SD))
 
     def lifted(self) -> "Window":
-        """Return the window under which all turns count alike: no density, but with its modes."""
-        return self._replace(spread=np.full(len(self.places), np.inf))
+        """Return the window of equal weights of all turns: no density, but with its modes."""
+        return self._replace(sd=np.full(len(self.angles), np.inf))
 
     def log_weight(self, X: Floats) -> Terms:
         """Return the log weight at points (n, D): (n,), and its derivatives (n, A)."""
-        terms = log_weight(X[:, self.places], self.center, self.spread)
+        terms = log_weight(X[:, self.angles], self.center, self.sd)
         return terms._replace(value=terms.value.sum(1))
 
     def gain(self, loc: Floats, sds: Floats) -> float:
-        """Return what a Gaussian's ELBO gains, nats, under the weights that suit it best."""
-        sd, suited = sds[self.places], self._suited(loc, sds)
+        """Return the gain, nats, of a Gaussian's ELBO under the weights that fit it best."""
+        sd, suited = sds[self.angles], self._suited(loc, sds)
         points = suited.center + sd * NODES[:, None]
-        after = log_weight(points, suited.center, suited.spread).value
-        before = log_weight(points, self.center, self.spread).value
+        after = log_weight(points, suited.center, suited.sd).value
+        before = log_weight(points, self.center, self.sd).value
         return float((WEIGHTS / WEIGHTS.sum()) @ (after - before).sum(1))
 
     def around(self, loc: Floats, sds: Floats) -> "Window":
-        """Return the window for a Gaussian with these means and sds (D,): itself, if that will do.
+        """Return the window for a Gaussian with these means and sds (D,): itself, if that suffices.
 
-        A posterior without much preference has a fit that is as wide as its window lets it be:
-        where a fit is wider than the window, the next one is wider still.
+        A posterior close to uniform has a fit as wide as its window: where a fit is wider than the
+        window, the next window is wider still.
         """
         suited = self._suited(loc, sds)
-        if not np.all(np.isfinite(self.spread)):
+        if not np.all(np.isfinite(self.sd)):
             return suited
         if self.gain(loc, sds) < GAIN_NATS:
             return self
-        sd = sds[self.places]
-        wider = np.maximum(sd - self.spread, 0)
-        return suited._replace(spread=np.clip(sd + AHEAD * wider, NARROWEST, WIDEST))
+        sd = sds[self.angles]
+        wider = np.maximum(sd - self.sd, 0)
+        return suited._replace(sd=np.clip(sd + AHEAD * wider, NARROWEST, WIDEST))
 
     def _suited(self, loc: Floats, sds: Floats) -> "Window":
-        spread = np.clip(sds[self.places], NARROWEST, WIDEST)
-        return self._replace(center=loc[self.places], spread=spread)
+        sd = np.clip(sds[self.angles], NARROWEST, WIDEST)
+        return self._replace(center=loc[self.angles], sd=sd)

@@ -79,34 +79,14 @@ class Amortised(RowFamily):
         return f"Amortised({name}, base={self.base})"
 
     def initial(self, loc: NDArray, sd: NDArray) -> Any:
-        """Return the encoder's parameters, as given."""
         return self.params
 
     def at_rows(self, params: Any, batch: Any, axes: Any) -> Any:
-        """Return the base family's parameters, a row each, of every row in a batch of data.
-
-        Parameters
-        ----------
-        params
-            The encoder's.
-        batch
-            Pytree of data.
-        axes
-            The same tree: 0 for a leaf that runs over rows, None for one that does not.
-        """
         kind = type(unit_params(self.base, 1))
         return kind(*jax.vmap(self.encode, in_axes=(None, axes))(params, batch))
 
     def check(self, dim: int, spec: DataSpec) -> None:
-        """Raise ValueError unless `encode` returns the base family's parameters.
-
-        Parameters
-        ----------
-        dim
-            Real coordinates of one row's latents.
-        spec
-            Of a batch of data.
-        """
+        """Raise ValueError unless `encode` returns base parameters of dimension `dim`."""
         params, row = self._arguments(spec)
         try:
             got = jax.eval_shape(self.thawed.encode, params, row)
@@ -130,7 +110,6 @@ class Amortised(RowFamily):
             )
 
     def frozen(self, spec: DataSpec) -> "Amortised":
-        """Return the encoder as it is now, for batches of data."""
         args = self._arguments(spec)
         return replace(self, encode=Frozen(self.thawed.encode, "the encoder", *args))
 
@@ -141,7 +120,7 @@ class Amortised(RowFamily):
         return replace(self, encode=encode.function) if isinstance(encode, Frozen) else self
 
     def _arguments(self, spec: DataSpec) -> tuple[Any, Any]:
-        """Return shapes and dtypes of the encoder's parameters, and of one row."""
+        """Return abstract parameters of the encoder and one abstract row of data."""
         params = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), spec.float_dtype), self.params
         )

@@ -18,36 +18,28 @@ NAMED_FAMILIES = {"mean_field": MeanField(), "full_rank": FullRank(), "low_rank"
 
 @dataclass(frozen=True)
 class Block:
-    """Latents covered by one family, in the model's order.
-
-    Attributes
-    ----------
-    names
-        The latents.
-    family
-        Family of all their coordinates; of local latents a `PerRow` or `Amortised`.
-    """
+    """Latents covered by one family, in the model's order."""
 
     names: tuple[str, ...]
-    family: Family | RowFamily
+    family: Family | RowFamily  # of all their coordinates; of local latents a `RowFamily`
 
     @property
     def local(self) -> bool:
-        """Whether every data row has parameters of its own."""
+        """Whether every data row has its own parameters."""
         return isinstance(self.family, RowFamily)
 
     @property
     def base(self) -> Family:
-        """Family of one vector: of all coordinates, or of a local block of one row's."""
+        """Family of one vector: of all coordinates, or of one row's in a local block."""
         return self.family.base if isinstance(self.family, RowFamily) else self.family
 
     def over_rows(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function of one vector's parameters for all rows of a local block."""
+        """Return a function of one vector's parameters, mapped over the rows of a local block."""
         return jax.vmap(function) if self.local else function
 
 
 def family_name(family: Family | RowFamily) -> str:
-    """Return a family in words."""
+    """Return the name of a family as it is printed."""
     if isinstance(family, PerRow):
         return f"{family_name(family.base)} per row"
     if isinstance(family, Amortised):

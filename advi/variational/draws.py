@@ -17,27 +17,13 @@ QUASI_RANDOM_DIM = 3  # beyond, the fourth moments of random draws are as good o
 
 
 def fixed(rng: np.random.Generator, num: int, dim: int) -> NDArray[np.float64]:
-    """Orthogonal antithetic draws with mean zero and unit second moments.
+    """Return orthogonal antithetic draws (num, dim), mean zero, unit second moments; `num` even.
 
     The rows come in pairs `e`, `-e`. With ``num >= 2 * dim`` their second moment is exactly the
     identity, so that the ELBO of a Gaussian target is exact for every Gaussian family. In up to
     `QUASI_RANDOM_DIM` dimensions they are quasi-random: a randomly shifted Kronecker sequence
     with the generalised golden ratio (Roberts 2018), whose fourth moments are about twice as
     accurate as those of random draws.
-
-    Parameters
-    ----------
-    rng
-        NumPy generator.
-    num
-        Number of draws, even.
-    dim
-        Dimension of a draw.
-
-    Returns
-    -------
-    NDArray
-        (num, dim), float64.
 
     Examples
     --------
@@ -70,35 +56,21 @@ def _quasi_normal(rng: np.random.Generator, num: int, dim: int) -> NDArray[np.fl
 
 
 def even_draws(num: int, dim: int) -> int:
-    """Return an even number of draws near `num`, fewer where memory would not hold them."""
+    """Return an even number of draws near `num`, fewer where they would exceed the memory cap."""
     return 2 * max(2, min(num, MAX_DRAW_ELEMENTS // max(dim, 1)) // 2)
 
 
 def antithetic(rng: np.random.Generator, num: int, dim: int) -> NDArray[np.float64]:
-    """Fresh antithetic draws on the host, each exactly N(0, I): (num, dim), `num` even."""
+    """Return independent antithetic draws (num, dim), each exactly N(0, I); `num` even."""
     half = rng.standard_normal((num // 2, dim))
     return np.concatenate([half, -half])
 
 
 def fresh(key: Array, num: int, dim: int) -> Array:
-    """Antithetic draws, each exactly N(0, I), mutually orthogonal within groups of `dim`.
+    """Return antithetic draws (num, dim), each N(0, I), orthogonal within groups of `dim`.
 
     Unlike `fixed`, nothing is rescaled: every row keeps the norm of an independent draw, so the
-    Monte Carlo gradient stays unbiased.
-
-    Parameters
-    ----------
-    key
-        Typed JAX key.
-    num
-        Number of draws. An odd `num` leaves one draw without its antithetic partner.
-    dim
-        Dimension of a draw.
-
-    Returns
-    -------
-    Array
-        (num, dim).
+    Monte Carlo gradient stays unbiased. If `num` is odd, one draw has no antithetic partner.
 
     Examples
     --------

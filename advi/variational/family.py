@@ -1,4 +1,4 @@
-"""What a variational family is."""
+"""The protocol of variational families, and the base of families of local latents."""
 
 from abc import abstractmethod
 from typing import Any, Protocol, runtime_checkable
@@ -21,11 +21,11 @@ class Family(Protocol):
 
     @abstractmethod
     def noise_dim(self, dim: int) -> int:
-        """Return how many standard normals one draw needs."""
+        """Return the number of standard normals in one draw."""
 
     @abstractmethod
     def from_gaussian(self, loc: NDArray, scale: Scale) -> Any:
-        """Return parameters with mean `loc` (d,) and, as near as can be, the given scale."""
+        """Return parameters with mean `loc` (d,) and the given scale, or the nearest one."""
 
     @abstractmethod
     def to_gaussian(self, params: Any) -> tuple[NDArray[np.float64], Scale]:
@@ -33,13 +33,14 @@ class Family(Protocol):
 
     @abstractmethod
     def moved(self, center: Any, step: Any) -> Any:
-        """Return the parameters that a step, shaped like them and in the frame of `center`, leads
-        to: linear in the step, the mean in sds and the scale relative to that of `center`.
-        """  # noqa: D205
+        """Return the parameters after a step of the same shape, to which the result is linear.
+
+        The step is relative to `center`: the mean in its sds, the scale relative to its scale.
+        """
 
     @abstractmethod
     def draw(self, params: Any, eps: Array) -> Array:
-        """Return the draw (d,) that standard normal noise (noise_dim,) stands for."""
+        """Return the draw (d,) made of standard normal noise (noise_dim,)."""
 
     @abstractmethod
     def entropy(self, params: Any) -> Array:
@@ -56,17 +57,9 @@ def unit_params(family: Family, dim: int) -> Any:
 
 
 class RowFamily:
-    """A family of local latents: every data row has parameters of its own, of a base family.
+    """A family of local latents, `PerRow` or `Amortised`: every data row has its own parameters."""
 
-    It is abstract: `PerRow` and `Amortised` are what there is.
-
-    Attributes
-    ----------
-    base
-        Family of one row's latents.
-    """
-
-    base: Family
+    base: Family  # of one row's latents
 
     @abstractmethod
     def initial(self, loc: NDArray, sd: NDArray) -> Any:

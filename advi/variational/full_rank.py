@@ -10,6 +10,7 @@ from jax.scipy.linalg import solve_triangular
 from numpy.typing import NDArray
 
 from advi.core.types import LOG_2PI, Floats
+from advi.variational.family import Family
 from advi.variational.scale import Scale, TriangularScale
 
 
@@ -25,7 +26,7 @@ def _scale_tril(raw: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class FullRank:
+class FullRank(Family):
     """Full-rank Gaussian, q(x) = N(x; loc, L L') with L lower triangular.
 
     References
@@ -42,28 +43,21 @@ class FullRank:
     """
 
     def noise_dim(self, dim: int) -> int:
-        """Return how many standard normals one draw needs."""
         return dim
 
     def from_gaussian(self, loc: NDArray, scale: Scale) -> FullRankParams:
-        """Return parameters with mean `loc` and scale `scale`."""
         L = scale.tril()
         raw = np.tril(L, -1) + np.diag(np.log(np.diag(L)))
         return FullRankParams(loc, raw)  # type: ignore[arg-type]
 
     def to_gaussian(self, params: FullRankParams) -> tuple[Floats, TriangularScale]:
-        """Return the mean (d,) and the scale."""
         raw = np.asarray(params.raw_tril, np.float64)
         L = np.tril(raw, -1) + np.diag(np.exp(np.diag(raw)))
         return np.asarray(params.loc, np.float64), TriangularScale(L)
 
     def moved(self, center: FullRankParams, step: FullRankParams) -> FullRankParams:
-        """Return the parameters that a step in the frame of `center` leads to.
-
-        With the scale L of the center and a step V, L (I + V) to first order. Below the diagonal V
-        is the step's part over sqrt(d): however many entries move at once, by one rate each, the
-        norm of V stays about that rate.
-        """
+        # To first order the scale L of the center becomes L (I + V). Below the diagonal V is the
+        # step over sqrt(d): its norm then stays near the learning rate in any dimension.
         V = jnp.tril(step.raw_tril, -1) * len(step.loc) ** -0.5
         log_diagonal = jnp.diagonal(step.raw_tril)
         below = jnp.tril(_scale_tril(center.raw_tril) @ (V + jnp.diag(log_diagonal)), -1)
@@ -71,15 +65,12 @@ class FullRank:
         return FullRankParams(self.draw(center, step.loc), raw)
 
     def draw(self, params: FullRankParams, eps: Array) -> Array:
-        """Return loc + L eps."""
         return params.loc + _scale_tril(params.raw_tril) @ eps
 
     def entropy(self, params: FullRankParams) -> Array:
-        """Return the entropy in nats."""
         return jnp.diagonal(params.raw_tril).sum() + 0.5 * params.loc.size * (1 + LOG_2PI)
 
     def log_prob(self, params: FullRankParams, x: Array) -> Array:
-        """Return log q(x) in nats."""
         standard = solve_triangular(_scale_tril(params.raw_tril), x - params.loc, lower=True)
         log_scale = jnp.diagonal(params.raw_tril)
         return (-0.5 * standard**2 - log_scale - 0.5 * LOG_2PI).sum()

@@ -13,7 +13,7 @@ from advi.variational.scale import DiagonalScale, Scale
 class Gaussian(NamedTuple):
     """Mean and scale on R^D, host arrays.
 
-    Coordinates that are estimated as a point keep a scale too, which only preconditions them.
+    A coordinate that is estimated as a point has a scale too, which only preconditions it.
     """
 
     loc: Floats  # (D,)
@@ -21,7 +21,7 @@ class Gaussian(NamedTuple):
 
     @classmethod
     def diagonal(cls, loc: Floats, sd: Any) -> "Gaussian":
-        """Return the Gaussian with independent coordinates, of one sd or of each its own."""
+        """Return the Gaussian with independent coordinates, of one sd or (D,) sds."""
         return cls(loc, DiagonalScale(np.broadcast_to(sd, loc.shape).astype(float)))
 
     def points(self, E: Floats) -> Floats:
@@ -33,7 +33,7 @@ class Gaussian(NamedTuple):
         return Gaussian(self.loc, DiagonalScale(self.scale.diagonal))
 
     def positive(self) -> "Gaussian":
-        """Return the Gaussian with a positive sd everywhere: what was a point may spread."""
+        """Return the Gaussian with a positive sd everywhere, also for point estimates."""
         return Gaussian(self.loc, self.scale.positive())
 
     @property
@@ -121,19 +121,10 @@ def full_structure(dim: int) -> Structure:
 def block_structure(
     size: int, blocks: Iterable[tuple[Indices, bool, Scale, int]], low_rank: bool
 ) -> Structure:
-    """Return the structure of independent blocks.
+    """Return the structure of independent blocks of `size` coordinates in all.
 
-    Beside a block of low rank, one of full rank counts as one that may take every direction.
-
-    Parameters
-    ----------
-    size
-        Dimension D of all.
-    blocks
-        Coordinates, whether they are random, a scale of the block's kind, and how many directions
-        it may have.
-    low_rank
-        Whether some block is of low rank.
+    Each block has its coordinates, whether they are random, a scale of its kind, and its largest
+    rank. Beside a block of low rank, one of full rank may use every direction.
     """
     random, block = np.ones(size, bool), np.arange(size)
     directions = [np.zeros((size, 0), bool)]

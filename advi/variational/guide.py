@@ -1,5 +1,6 @@
 """Which family covers which latents: the variational distribution of a whole model."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,29 +32,19 @@ from advi.variational.scale import joined
 class Guide:
     """Variational distribution q of all latents: independent blocks, one family each.
 
-    Draws and densities are of the latents' real values, a dict by name. They stay apart, each in
-    an array of its own, so that a network's weights are never copied into one long vector.
-
-    Attributes
-    ----------
-    model
-        The model.
-    blocks
-        Its latents, each in exactly one block.
-    choices
-        What "auto" chose and why, a sentence for each block that left it the choice.
+    Draws and densities are of the latents' real values, a dict by name: each has an array of its
+    own, so that a network's weights are never copied into one long vector.
     """
 
     model: Model
-    blocks: tuple[Block, ...]
-    choices: tuple[str, ...] = field(default=(), compare=False)
+    blocks: tuple[Block, ...]  # every latent in exactly one
+    choices: tuple[str, ...] = field(default=(), compare=False)  # sentences on choices of "auto"
 
     @cached_property
     def indices(self) -> tuple[NDArray[np.int32], ...]:
         """Flat coordinates of every block, increasing."""
         spans = self.model.spans
-        # 32 bits: JAX remembers the dtype of a constant array, and fits of either float type
-        # share these
+        # 32 bits: JAX remembers the dtype of a constant array, which both float types share
         return tuple(
             np.concatenate([np.arange(*spans[name], dtype=np.int32) for name in block.names])
             for block in self.blocks
@@ -62,13 +53,14 @@ class Guide:
     @cached_property
     def structure(self) -> Structure:
         """Which coordinates of R^D are random, and which are coupled."""
-        ranks = [b.base.rank if isinstance(b.base, LowRank) else None for b in self.blocks]
-        blocks = []
-        for block, index, rank in zip(self.blocks, self.indices, ranks, strict=True):
-            dim = len(index)
-            scale = block.base.to_gaussian(unit_params(block.base, dim))[1]
-            blocks.append((index, block.base.noise_dim(dim) > 0, scale, rank or dim))
-        return block_structure(self.model.size, blocks, any(ranks))
+        blocks, low_rank = [], False
+        for block, index in zip(self.blocks, self.indices, strict=True):
+            base, dim = block.base, len(index)
+            rank = base.rank if isinstance(base, LowRank) else dim
+            low_rank |= isinstance(base, LowRank)
+            _, scale = base.to_gaussian(unit_params(base, dim))
+            blocks.append((index, base.noise_dim(dim) > 0, scale, rank))
+        return block_structure(self.model.size, blocks, low_rank)
 
     @cached_property
     def estimated(self) -> frozenset[str]:
@@ -77,7 +69,7 @@ class Guide:
 
     @cached_property
     def local(self) -> frozenset[str]:
-        """Latents of which every data row has parameters of its own."""
+        """Latents with parameters for every data row."""
         return frozenset(name for b in self.blocks if b.local for name in b.names)
 
     @property
@@ -92,7 +84,7 @@ class Guide:
         return ", ".join(f"{family}({', '.join(names)})" for family, names in parts)
 
     def collapse_names(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Return names of latents, a whole tree of them by its own name."""
+        """Return names of latents, complete trees by their own name."""
         tops = [name.split(".")[0] for name in names]
         whole = {top for top in tops if set(self.model.resolve(top)) <= set(names)}
         pairs = zip(names, tops, strict=True)
@@ -103,29 +95,27 @@ class Guide:
         return replace(self, model=self.model.with_rows(num))
 
     def with_encoders_evaluated(self) -> "Guide":
-        """Return the guide whose encoders are replaced by tables of what they compute."""
+        """Return the guide with a table of parameters in place of each encoder."""
         tables = (Block(b.names, PerRow(b.base)) if b.local else b for b in self.blocks)
         return replace(self, blocks=tuple(tables))
 
     def part(self, chosen: Sequence[bool]) -> "Guide":
         """Return the guide of some of the blocks alone."""
-        blocks = (b for b, c in zip(self.blocks, chosen, strict=True) if c)
-        return replace(self, blocks=tuple(blocks))
+        return replace(self, blocks=tuple(itertools.compress(self.blocks, chosen)))
 
     @property
     def tables(self) -> tuple[str, ...]:
         """Local latents with a table of parameters, one for each row."""
-        tables = [b.names for b in self.blocks if isinstance(b.family, PerRow)]
-        return tuple(name for names in tables for name in names)
+        return tuple(n for b in self.blocks if isinstance(b.family, PerRow) for n in b.names)
 
     @property
     def num_rows(self) -> int:
-        """Rows that local latents have a value for: one where there are no rows."""
+        """Number of rows of local latents; 1 without rows."""
         return self.model.num_rows or 1
 
     @cached_property
     def noise_dims(self) -> tuple[int, ...]:
-        """Standard normals that one draw of every block needs."""
+        """Number of standard normals in one draw of every block."""
         rows = [self.num_rows if b.local else 1 for b in self.blocks]
         return tuple(
             n * b.base.noise_dim(len(i) // n)
@@ -134,7 +124,7 @@ class Guide:
 
     @property
     def noise_dim(self) -> int:
-        """Standard normals that one draw needs."""
+        """Number of standard normals in one draw."""
         return sum(self.noise_dims)
 
     def from_gaussian(self, gaussian: Gaussian) -> tuple[Any, ...]:
@@ -156,7 +146,7 @@ class Guide:
         return jax.tree.map(lambda leaf: on_host(leaf, dtype), self.from_gaussian(gaussian))
 
     def to_gaussian(self, params: tuple[Any, ...]) -> Gaussian:
-        """Return the mean (D,) and the scale of all latents, of the simplest kind that holds it."""
+        """Return the mean (D,) and the scale of all latents, of the simplest kind possible."""
         parts = [b.base.to_gaussian(p) for b, p in zip(self.blocks, params, strict=True)]
         loc = np.zeros(self.model.size)
         for i, (block_loc, _) in zip(self.indices, parts, strict=True):
@@ -169,42 +159,26 @@ class Guide:
         for block, p in zip(self.blocks, params, strict=True):
             if not block.local:
                 loc, scale = block.base.to_gaussian(p)
-                sd = scale.sds
                 stops = np.cumsum([self.model.latents[name].size for name in block.names])[:-1]
-                pairs = zip(np.split(loc, stops), np.split(sd, stops), strict=True)
+                pairs = zip(np.split(loc, stops), np.split(scale.sds, stops), strict=True)
                 found |= dict(zip(block.names, pairs, strict=True))
         return found
 
     def at_rows(self, params: tuple[Any, ...], batch: Any, spec: DataSpec) -> Any:
-        """Return the parameters at a batch of data, an encoder's replaced by what it computes.
-
-        Parameters
-        ----------
-        params
-            Of every block; a table's for the rows of the batch.
-        batch, spec
-            Pytree of data, and its spec.
-        """
+        """Return the parameters at a batch; tables are of its rows, encoders are evaluated."""
         return tuple(
             b.family.at_rows(p, batch, spec.axes) if isinstance(b.family, RowFamily) else p
             for b, p in zip(self.blocks, params, strict=True)
         )
 
     def check_encoders(self, spec: DataSpec) -> None:
-        """Raise ValueError unless every encoder returns its base family's parameters.
-
-        Parameters
-        ----------
-        spec
-            Of a batch of data.
-        """
+        """Raise ValueError unless every encoder returns its base family's parameters."""
         for block, index in zip(self.blocks, self.indices, strict=True):
             if isinstance(block.family, Amortised):
-                dim = len(index) // self.num_rows
-                block.family.check(dim, spec)
+                block.family.check(len(index) // self.num_rows, spec)
 
     def frozen(self, spec: DataSpec) -> "Guide":
-        """Return the guide with its encoders as they are now, for batches of data."""
+        """Return the guide with its encoders traced now, for batches of data."""
         blocks = (
             Block(b.names, b.family.frozen(spec)) if isinstance(b.family, Amortised) else b
             for b in self.blocks
@@ -216,7 +190,7 @@ class Guide:
         return self.params_of(Gaussian.diagonal(np.zeros(self.model.size), 1.0), dtype)
 
     def draw(self, params: tuple[Any, ...], eps: Array) -> dict[str, Array]:
-        """Return the draw that standard normal noise (noise_dim,) stands for, by latent."""
+        """Return the draw, by latent, of standard normal noise (noise_dim,)."""
         noise = jnp.split(eps, np.cumsum(self.noise_dims)[:-1])
         real: dict[str, Array] = {}
         for b, p, e in zip(self.blocks, params, noise, strict=True):
@@ -227,20 +201,20 @@ class Guide:
 
     @cached_property
     def angles(self) -> tuple[str, ...]:
-        """Latents with a distribution that are angles."""
+        """Latents with a distribution on the circle."""
         latents = self.model.latents.items()
         return tuple(n for n, v in latents if is_angle(v.bijection) and n not in self.estimated)
 
     def middle(self, params: tuple[Any, ...]) -> dict[str, Array]:
-        """Return the real values of angles in the middle of their distribution, held constant."""
+        """Return the real values of angles at the centre of q, without gradients."""
         if not self.angles:
             return {}
-        held = jax.lax.stop_gradient(params)
-        drawn = self.draw(held, jnp.zeros(self.noise_dim, jax.tree.leaves(held)[0].dtype))
+        params = jax.lax.stop_gradient(params)
+        drawn = self.draw(params, jnp.zeros(self.noise_dim, jax.tree.leaves(params)[0].dtype))
         return {name: drawn[name] for name in self.angles}
 
     def weighed(self, p: Terms, real: Mapping[str, Array], middle: Mapping[str, Array]) -> Terms:
-        """Return a log density whose turns of angles are weighed about their middle, not zero."""
+        """Return a log density whose winding numbers of angles are weighted around their centre."""
         for name in self.angles:
             change = log_window(real[name], middle[name]) - log_window(real[name])
             if name not in self.model.local:

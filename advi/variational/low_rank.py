@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from advi.core.errors import describe
 from advi.core.types import LOG_2PI, Floats
+from advi.variational.family import Family
 from advi.variational.scale import LowRankScale, Scale, gain
 
 FIRST_LENGTH = 0.1  # of the directions of a scale that has none: at zero they would never move
@@ -25,7 +26,7 @@ class LowRankParams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LowRank(Family):
     """Low-rank Gaussian, q(x) = N(x; loc, S R^2 S): S a diagonal, R the identity but for a few
     directions.
 
@@ -62,31 +63,26 @@ class LowRank:
             raise ValueError(f"LowRank rank: got {self.rank}; expected at least 1.")
 
     def noise_dim(self, dim: int) -> int:
-        """Return how many standard normals one draw needs."""
         return dim
 
     def from_gaussian(self, loc: NDArray, scale: Scale) -> LowRankParams:
-        """Return parameters with mean `loc` and scale `scale`, or the closest that has the rank."""
         dim, scale = len(loc), scale.low_rank()
         rank = min(self.rank, dim)
         if not len(scale.stretch):
-            start = FIRST_LENGTH * np.linalg.qr(_directions(dim, 2 * rank))[0]
+            random = np.random.default_rng(0).standard_normal((dim, 2 * rank))
+            start = FIRST_LENGTH * np.linalg.qr(random)[0]
             start = np.pad(start, ((0, 0), (0, 2 * rank - start.shape[1])))
             return LowRankParams(loc, np.log(scale.sd), start[:, :rank], start[:, rank:])  # type: ignore[arg-type]
         order = np.argsort(-gain(scale.stretch**-2.0), kind="stable")[:rank]
         vectors, stretch = scale.vectors[:, order], scale.stretch[order]
-        wider = vectors * np.sqrt(np.maximum(stretch - 1, 0))
-        narrower = vectors * np.sqrt(np.maximum(1 / stretch - 1, 0))
         missing = ((0, 0), (0, rank - len(order)))
-        return LowRankParams(
-            loc,  # type: ignore[arg-type]
-            np.log(scale.sd),  # type: ignore[arg-type]
-            np.pad(wider, missing),  # type: ignore[arg-type]
-            np.pad(narrower, missing),  # type: ignore[arg-type]
+        wider, narrower = (
+            np.pad(vectors * np.sqrt(np.maximum(factor - 1, 0)), missing)
+            for factor in (stretch, 1 / stretch)
         )
+        return LowRankParams(loc, np.log(scale.sd), wider, narrower)  # type: ignore[arg-type]
 
     def to_gaussian(self, params: LowRankParams) -> tuple[Floats, LowRankScale]:
-        """Return the mean (d,) and the scale."""
         loc, log_sd, P, N = (np.asarray(leaf, np.float64) for leaf in params)
         Q = np.linalg.qr(np.concatenate([P, N], axis=1))[0]
         QN, QP = Q.T @ N, Q.T @ P
@@ -95,7 +91,6 @@ class LowRank:
         return loc, LowRankScale(np.exp(log_sd), Q @ W, stretch)
 
     def moved(self, center: LowRankParams, step: LowRankParams) -> LowRankParams:
-        """Return the parameters that a step in the frame of `center` leads to."""
         return LowRankParams(
             self.draw(center, step.loc),
             center.log_sd + step.log_sd,
@@ -104,17 +99,14 @@ class LowRank:
         )
 
     def draw(self, params: LowRankParams, eps: Array) -> Array:
-        """Return loc + S R eps."""
         P, N = params.wider, params.narrower
         shrunk = eps - N @ jnp.linalg.solve(_plus_one(N.T @ N), N.T @ eps)
         return params.loc + jnp.exp(params.log_sd) * (shrunk + P @ (P.T @ eps))
 
     def entropy(self, params: LowRankParams) -> Array:
-        """Return the entropy in nats."""
         return _log_det(params) + 0.5 * params.loc.size * (1 + LOG_2PI)
 
     def log_prob(self, params: LowRankParams, x: Array) -> Array:
-        """Return log q(x) in nats."""
         P, N = params.wider, params.narrower
 
         def widened(y: Array) -> Array:
@@ -136,7 +128,3 @@ def _log_det(params: LowRankParams) -> Array:
 
 def _plus_one(A: Array) -> Array:
     return A + np.eye(len(A), dtype=A.dtype)
-
-
-def _directions(dim: int, num: int) -> NDArray[np.float64]:
-    return np.random.default_rng(0).standard_normal((dim, num))

@@ -9,6 +9,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.core.types import LOG_2PI, Floats
+from advi.variational.family import Family
 from advi.variational.scale import DiagonalScale, Scale
 
 
@@ -20,7 +21,7 @@ class MeanFieldParams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MeanField:
+class MeanField(Family):
     """Mean-field Gaussian, q(x) = prod_k N(x_k; loc_k, sd_k^2).
 
     On a Gaussian target with precision matrix P its variances are 1 / P_kk (Bishop 2006,
@@ -39,31 +40,24 @@ class MeanField:
     """
 
     def noise_dim(self, dim: int) -> int:
-        """Return how many standard normals one draw needs."""
         return dim
 
     def from_gaussian(self, loc: NDArray, scale: Scale) -> MeanFieldParams:
-        """Return parameters with mean `loc` and the marginal sds of `scale`."""
         return MeanFieldParams(loc, np.log(scale.sds))  # type: ignore[arg-type]
 
     def to_gaussian(self, params: MeanFieldParams) -> tuple[Floats, DiagonalScale]:
-        """Return the mean (d,) and the scale."""
         sd = np.exp(np.asarray(params.log_sd, np.float64))
         return np.asarray(params.loc, np.float64), DiagonalScale(sd)
 
     def moved(self, center: MeanFieldParams, step: MeanFieldParams) -> MeanFieldParams:
-        """Return the parameters that a step in the frame of `center` leads to."""
         return MeanFieldParams(self.draw(center, step.loc), center.log_sd + step.log_sd)
 
     def draw(self, params: MeanFieldParams, eps: Array) -> Array:
-        """Return loc + sd * eps."""
         return params.loc + jnp.exp(params.log_sd) * eps
 
     def entropy(self, params: MeanFieldParams) -> Array:
-        """Return the entropy in nats."""
         return params.log_sd.sum() + 0.5 * params.log_sd.size * (1 + LOG_2PI)
 
     def log_prob(self, params: MeanFieldParams, x: Array) -> Array:
-        """Return log q(x) in nats."""
         standard = (x - params.loc) * jnp.exp(-params.log_sd)
         return (-0.5 * standard**2 - params.log_sd - 0.5 * LOG_2PI).sum()

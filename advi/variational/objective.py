@@ -21,7 +21,7 @@ from advi.variational import draws
 from advi.variational.guide import Guide
 
 Estimator = Literal["auto", "entropy", "stl"]
-LogDensity = Callable[[dict[str, Array]], Terms]  # of real values by latent
+LogP = Callable[[dict[str, Array]], Terms]  # log density of real values by latent
 
 
 @runtime_checkable
@@ -29,16 +29,11 @@ class Objective(Protocol):
     """A lower bound on the log evidence, which the steps of an optimiser maximise.
 
     Objectives are frozen dataclasses: hashable settings. One of your own has these members.
-
-    Attributes
-    ----------
-    draws
-        Draws of the latents per gradient; None to leave the choice.
     """
 
     @property
     def draws(self) -> int | None:
-        """Draws of the latents per gradient."""
+        """Draws of the latents per gradient; None for the default."""
         ...
 
     @abstractmethod
@@ -47,7 +42,7 @@ class Objective(Protocol):
 
     @property
     def frozen(self) -> "Objective":
-        """The objective with what it reads from outside as it is now, or itself."""
+        """The objective with a trace of its functions, or itself without any."""
         ...
 
     @abstractmethod
@@ -56,13 +51,7 @@ class Objective(Protocol):
 
     @abstractmethod
     def value(
-        self,
-        log_p: LogDensity,
-        guide: Guide,
-        params: Any,
-        eps: Array,
-        scale: float = 1.0,
-        step: Any = 0,
+        self, log_p: LogP, guide: Guide, params: Any, eps: Array, scale: float = 1.0, step: Any = 0
     ) -> Array:
         """Return the Monte Carlo bound in nats, a scalar.
 
@@ -94,15 +83,15 @@ class Elbo:
         for an optimiser that searches along lines.
     estimator
         "entropy": the entropy of q in closed form. "stl": sticking the landing, log q at the
-        draw with its parameters held, whose gradient has no noise where q equals the posterior.
-        "auto": "entropy", which is the safer one away from the optimum, and "stl" where steps
+        draw with its parameters held constant, whose gradient has no noise where q equals the
+        posterior. "auto": "entropy", which is safer away from the optimum, and "stl" where steps
         on minibatches start near it, from the plan on some rows. The automatic plan on all rows
         chooses by its stage and takes no objective.
     beta
         Factor of the Kullback-Leibler divergence of the local latents from their prior, or a
-        function of the step that returns it, such as an Optax schedule. The log-joint tells the
-        prior apart: ``Terms(shared, rows, prior=...)``. With 1, the default, this is the evidence
-        lower bound. `Fit.elbo_trace` is what was maximised; `Fit.elbo` always has a factor of 1.
+        function of the step that returns it, such as an Optax schedule. The log-joint returns the
+        prior separately: ``Terms(shared, rows, prior=...)``. With 1, the default, this is the
+        evidence lower bound. `Fit.elbo_trace` has this factor; `Fit.elbo` always a factor of 1.
 
     References
     ----------
@@ -134,7 +123,6 @@ class Elbo:
             raise ValueError(unknown("estimator", str(self.estimator), get_args(Estimator)))
 
     def check(self, guide: Guide, log_joint: LogJoint) -> None:
-        """Raise ValueError if this objective is not defined for a guide and a log-joint."""
         if self.beta != 1 and not (guide.local and log_joint.has_prior):
             raise ValueError(
                 f"beta: got {describe(self.beta)}, which tempers the divergence of local latents "
@@ -144,31 +132,22 @@ class Elbo:
 
     @property
     def frozen(self) -> "Elbo":
-        """The objective with `beta` as it is now."""
         if not callable(self.beta):
             return self
         step = jax.ShapeDtypeStruct((), np.int32)
         return replace(self, beta=Frozen(self.beta, "beta", step))
 
     def noise(self, key: Array, num: int, dim: int) -> Array:
-        """Return the noise (num, dim) of a step: antithetic."""
         return draws.fresh(key, num, dim)
 
     def value(
-        self,
-        log_p: LogDensity,
-        guide: Guide,
-        params: Any,
-        eps: Array,
-        scale: float = 1.0,
-        step: Any = 0,
+        self, log_p: LogP, guide: Guide, params: Any, eps: Array, scale: float = 1.0, step: Any = 0
     ) -> Array:
-        """Return the Monte Carlo ELBO, whose gradient is the reparameterisation gradient."""
         stl = self.estimator == "stl"
-        held = jax.lax.stop_gradient(params)
+        fixed = jax.lax.stop_gradient(params)
         with mixed_dtypes():
             beta = self.beta(step) if callable(self.beta) else self.beta
-        middle = guide.middle(held)
+        middle = guide.middle(fixed)
 
         def per_draw(e: Array) -> Array:
             real = guide.draw(params, e)
@@ -176,7 +155,7 @@ class Elbo:
             value = p.shared + scale * p.rows.sum()
             if p.prior is not None:
                 value += scale * beta * p.prior.sum()
-            return value - guide.log_prob(held, real).total(scale * beta) if stl else value
+            return value - guide.log_prob(fixed, real).total(scale * beta) if stl else value
 
         average = _over_draws(per_draw, eps).mean()
         return average if stl else average + guide.entropy(params).total(scale * beta)
@@ -211,28 +190,18 @@ class Iwae:
         check_draws("Iwae", self.draws)
 
     def check(self, guide: Guide, log_joint: LogJoint) -> None:
-        """Raise ValueError if this objective is not defined for a guide and a log-joint."""
         check_weights("Iwae", guide)
 
     @property
     def frozen(self) -> "Iwae":
-        """The objective itself, which reads nothing from outside."""
         return self
 
     def noise(self, key: Array, num: int, dim: int) -> Array:
-        """Return the noise (num, dim) of a step: independent draws."""
         return jax.random.normal(key, (num, dim))
 
     def value(
-        self,
-        log_p: LogDensity,
-        guide: Guide,
-        params: Any,
-        eps: Array,
-        scale: float = 1.0,
-        step: Any = 0,
+        self, log_p: LogP, guide: Guide, params: Any, eps: Array, scale: float = 1.0, step: Any = 0
     ) -> Array:
-        """Return the Monte Carlo bound."""
         middle = guide.middle(params)
 
         def per_draw(e: Array) -> tuple[Array, Array]:
@@ -246,9 +215,9 @@ class Iwae:
 
 
 def _over_draws(function: Callable[[Array], Any], eps: Array) -> Any:
-    """Return a function of one draw's noise for all (M, noise_dim).
+    """Return a function of one draw's noise at all eps (M, noise_dim).
 
-    One draw alone is not mapped: networks with an axis of length 1 compile to transposed copies.
+    A single draw is not mapped: networks with an axis of length 1 compile to transposed copies.
     """
     if len(eps) == 1:
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], function(eps[0]))
@@ -256,17 +225,14 @@ def _over_draws(function: Callable[[Array], Any], eps: Array) -> Any:
 
 
 def near_optimum(objective: Objective) -> Objective:
-    """Return an objective for steps that start near the optimum.
-
-    Sticking the landing has the least noise there, and is taken where the choice is left.
-    """
+    """Return an objective for steps near the optimum, where "stl" has the least noise."""
     if isinstance(objective, Elbo) and objective.estimator == "auto":
         return replace(objective, estimator="stl")
     return objective
 
 
 def check_weights(name: str, guide: Guide) -> None:
-    """Raise ValueError unless every row's own draws can be weighted by themselves."""
+    """Raise ValueError unless the draws of every row can have importance weights of their own."""
     if not guide.local:
         raise ValueError(
             f"{name} weighs draws of every row's own latents, but none is local; expected one, "

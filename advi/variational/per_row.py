@@ -41,11 +41,9 @@ class PerRow(RowFamily):
         check_base("PerRow", self.base)
 
     def initial(self, loc: NDArray, sd: NDArray) -> Any:
-        """Return parameters with means `loc` (N, d), a row each, and the same sds (d,) in all."""
         one = self.base.from_gaussian(np.zeros(len(sd)), DiagonalScale(sd))
         table = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (len(loc), *leaf.shape)), one)
         return table._replace(loc=loc)
 
     def at_rows(self, params: Any, batch: Any, axes: Any) -> Any:
-        """Return the base family's parameters, a row each: the table's own rows."""
         return params

@@ -9,6 +9,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.core.types import Floats
+from advi.variational.family import Family
 from advi.variational.scale import DiagonalScale, Scale
 
 
@@ -19,7 +20,7 @@ class PointParams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Point:
+class Point(Family):
     """Point mass: the latent is estimated, on its constrained scale, instead of inferred.
 
     With every other latent integrated out by its family this is variational EM: the maximum of
@@ -33,30 +34,23 @@ class Point:
     """
 
     def noise_dim(self, dim: int) -> int:
-        """Return how many standard normals one draw needs: none."""
         return 0
 
     def from_gaussian(self, loc: NDArray, scale: Scale) -> PointParams:
-        """Return the parameters at `loc`."""
         return PointParams(loc)  # type: ignore[arg-type]
 
     def to_gaussian(self, params: PointParams) -> tuple[Floats, DiagonalScale]:
-        """Return the point (d,) and a scale of zero."""
         loc = np.asarray(params.loc, np.float64)
         return loc, DiagonalScale(np.zeros_like(loc))
 
     def moved(self, center: PointParams, step: PointParams) -> PointParams:
-        """Return the point that a step leads to: there is no scale to measure it by."""
         return PointParams(center.loc + step.loc)
 
     def draw(self, params: PointParams, eps: Array) -> Array:
-        """Return the point."""
         return params.loc
 
     def entropy(self, params: PointParams) -> Array:
-        """Return zero."""
         return jnp.zeros((), params.loc.dtype)
 
     def log_prob(self, params: PointParams, x: Array) -> Array:
-        """Return zero: a point mass contributes no density."""
         return jnp.zeros((), params.loc.dtype)

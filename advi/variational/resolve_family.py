@@ -1,4 +1,4 @@
-"""The guide that a `family` argument asks for."""
+"""The guide that a `family` argument describes."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -29,29 +29,13 @@ def has_row_family(family: Any) -> bool:
 
 
 def resolve_family(model: Model, family: Any, *, auto: Family | None = None) -> Guide:
-    """Return the guide that a `family` argument asks for.
+    """Return the guide that a `family` argument describes; `auto` replaces the automatic family.
 
-    Parameters
-    ----------
-    model
-        The model.
-    family
-        "auto", "mean_field", "full_rank", a family, or a dict from latent names to these. A tuple
-        of names couples these latents in one block; a name of a subtree covers all below it.
-        Latents that a dict leaves out form one block of the automatic family. A latent to which
-        the model gives a family keeps it, unless a dict names the latent.
-    auto
-        What "auto" stands for; by default full rank up to dimension `AUTO_FULL_RANK_DIM`, low rank
-        up to `AUTO_LOW_RANK_DIM` and mean field beyond.
-
-    Raises
-    ------
-    TypeError
-        If something is not a family.
-    ValueError
-        If a name is unknown, or a latent is named twice.
+    A tuple of names couples these latents in one block; a name of a subtree covers all below it.
+    Latents that a dict leaves out form one block of the automatic family. A latent to which the
+    model gives a family keeps it, unless a dict names the latent.
     """
-    # of a model with a number of rows local latents are latents like others
+    # where the model knows the number of rows, local latents need no family of their own
     local = frozenset() if model.num_rows else model.local
     if not isinstance(family, Mapping):
         free = [name for name in model.latents if name not in model.program.estimated]
@@ -91,17 +75,17 @@ def resolve_family(model: Model, family: Any, *, auto: Family | None = None) -> 
         if own and not isinstance(chosen, RowFamily):
             chosen = PerRow(chosen)
         if not size:
-            chosen = MeanField()  # there is nothing to couple
+            chosen = MeanField()  # nothing to couple
         _check_memory(chosen, size)
         names = tuple(sorted(names, key=position.__getitem__))
-        # coordinates that are estimated do not know each other: each latent stays by itself
+        # points are not coupled: each latent has a block of its own
         apart = [(name,) for name in names] if isinstance(chosen, Point) else [names]
         made += [Block(part, chosen) for part in apart]
     return Guide(model, tuple(made), tuple(dict.fromkeys(choices)))
 
 
 def _by(local: frozenset[str], names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the local and the other ones of some names."""
+    """Return the local ones of some names, and the others."""
     return [n for n in names if n in local], [n for n in names if n not in local]
 
 
@@ -125,7 +109,7 @@ def _check_local(
 
 
 def _check_memory(family: Family | RowFamily, size: int) -> None:
-    """Raise ValueError if a full-rank block would take more memory than is sensible."""
+    """Raise ValueError if a full-rank block would exceed `MAX_FULL_RANK_BYTES`."""
     needed = FULL_RANK_BYTES * size**2
     if isinstance(family, FullRank) and needed > MAX_FULL_RANK_BYTES:
         raise ValueError(
@@ -152,7 +136,7 @@ def _family(value: Any) -> Family | RowFamily:
 
 
 def _richest(size: int) -> tuple[Family, str]:
-    """Return the richest family for a number of coordinates, and the reason in words."""
+    """Return the richest family for a number of coordinates, and the reason."""
     if size <= AUTO_FULL_RANK_DIM:
         return FullRank(), f"the richest family, for up to {AUTO_FULL_RANK_DIM} coordinates"
     if size <= AUTO_LOW_RANK_DIM:

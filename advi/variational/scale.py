@@ -14,60 +14,33 @@ POINT_SD = 0.1  # first sd of a coordinate that was estimated as a point
 
 
 class Scale(Protocol):
-    """A scale of dimension D, a pytree of host arrays.
-
-    Coordinates that are estimated as a point have an sd of zero.
-    """
+    """A scale L of dimension D, a pytree of host arrays; a point estimate has an sd of zero."""
 
     @property
-    def coupling(self) -> Coupling:
-        """Which coordinates may be correlated: none, along a few directions, or all."""
-        ...
+    def coupling(self) -> Coupling: ...  # of coordinates: none, along a few directions, or all
 
     @property
-    def diagonal(self) -> Floats:
-        """Diagonal of L, of low rank that of its diagonal part (D,)."""
-        ...
+    def diagonal(self) -> Floats: ...  # of L, of low rank that of its diagonal part (D,)
 
     @property
-    def sds(self) -> Floats:
-        """Marginal standard deviations (D,)."""
-        ...
+    def sds(self) -> Floats: ...  # marginal (D,)
 
-    def mv(self, E: Floats) -> Floats:
-        """Return L e for every row e of E (M, D)."""
-        ...
+    def mv(self, E: Floats) -> Floats: ...  # L e for every row e of E (M, D)
 
-    def rmv(self, G: Floats) -> Floats:
-        """Return L' g for every row g of G (M, D)."""
-        ...
+    def rmv(self, G: Floats) -> Floats: ...  # L' g for every row g of G (M, D)
 
-    def log_det(self, random: Bools) -> float:
-        """Return the log-determinant over the coordinates that are random (D,)."""
-        ...
+    def log_det(self, random: Bools) -> float: ...  # over the random coordinates (D,)
 
-    def take(self, index: NDArray) -> "Scale":
-        """Return a scale of the marginal distribution of some coordinates.
+    # of the marginal distribution; a triangular scale must not couple these to other coordinates
+    def take(self, index: NDArray) -> "Scale": ...
 
-        A triangular scale must couple them to no other.
-        """
-        ...
+    def tril(self) -> Floats: ...  # lower triangular (D, D) with the same covariance
 
-    def tril(self) -> Floats:
-        """Return the lower triangular matrix (D, D) with the scale's covariance."""
-        ...
+    def low_rank(self) -> "LowRankScale": ...
 
-    def low_rank(self) -> "LowRankScale":
-        """Return the scale as a diagonal and directions."""
-        ...
+    def shrunk(self, factor: float) -> Self: ...  # times a factor
 
-    def shrunk(self, factor: float) -> Self:
-        """Return the scale times a factor."""
-        ...
-
-    def positive(self) -> Self:
-        """Return the scale with an sd of `POINT_SD` where it has none."""
-        ...
+    def positive(self) -> Self: ...  # with `POINT_SD` in place of each sd of zero
 
 
 class DiagonalScale(NamedTuple):
@@ -75,48 +48,40 @@ class DiagonalScale(NamedTuple):
 
     sd: Floats  # (D,)
 
-    coupling = property(lambda self: "none")
+    @property
+    def coupling(self) -> Coupling:
+        return "none"
 
     @property
     def diagonal(self) -> Floats:
-        """The sds (D,)."""
         return self.sd
 
     @property
     def sds(self) -> Floats:
-        """The sds (D,)."""
         return self.sd
 
     def mv(self, E: Floats) -> Floats:
-        """Return L e for every row e of E (M, D)."""
         return self.sd * E
 
     def rmv(self, G: Floats) -> Floats:
-        """Return L' g for every row g of G (M, D)."""
         return G * self.sd
 
     def log_det(self, random: Bools) -> float:
-        """Return the log-determinant over the coordinates that are random."""
         return float(np.log(self.sd[random]).sum())
 
     def take(self, index: NDArray) -> "DiagonalScale":
-        """Return the scale of some coordinates."""
         return DiagonalScale(self.sd[index])
 
     def tril(self) -> Floats:
-        """Return the diagonal matrix (D, D)."""
         return np.diag(self.sd)
 
     def low_rank(self) -> "LowRankScale":
-        """Return the scale without a direction."""
         return LowRankScale(self.sd, np.zeros((len(self.sd), 0)), np.zeros(0))
 
     def shrunk(self, factor: float) -> "DiagonalScale":
-        """Return the scale times a factor."""
         return DiagonalScale(factor * self.sd)
 
     def positive(self) -> "DiagonalScale":
-        """Return the scale with a positive sd everywhere."""
         return DiagonalScale(_positive(self.sd))
 
 
@@ -125,40 +90,34 @@ class TriangularScale(NamedTuple):
 
     matrix: Floats  # (D, D)
 
-    coupling = property(lambda self: "all")
+    @property
+    def coupling(self) -> Coupling:
+        return "all"
 
     @property
     def diagonal(self) -> Floats:
-        """Diagonal of the matrix (D,)."""
         return np.diag(self.matrix)
 
     @property
     def sds(self) -> Floats:
-        """Marginal standard deviations (D,)."""
         return np.linalg.norm(self.matrix, axis=1)
 
     def mv(self, E: Floats) -> Floats:
-        """Return L e for every row e of E (M, D)."""
         return E @ self.matrix.T
 
     def rmv(self, G: Floats) -> Floats:
-        """Return L' g for every row g of G (M, D)."""
         return G @ self.matrix
 
     def log_det(self, random: Bools) -> float:
-        """Return the log-determinant over the coordinates that are random."""
         return float(np.log(self.diagonal[random]).sum())
 
     def take(self, index: NDArray) -> "TriangularScale":
-        """Return the scale of some coordinates, which others are independent of."""
         return TriangularScale(self.matrix[np.ix_(index, index)])
 
     def tril(self) -> Floats:
-        """Return the matrix (D, D)."""
         return self.matrix
 
     def low_rank(self) -> "LowRankScale":
-        """Return all directions beside the mean field, in coordinates of that."""
         inverse = np.linalg.inv(self.matrix)
         precision = inverse.T @ inverse
         sd = np.diag(precision) ** -0.5
@@ -166,13 +125,11 @@ class TriangularScale(NamedTuple):
         return LowRankScale(sd, U, h**-0.5)
 
     def shrunk(self, factor: float) -> "TriangularScale":
-        """Return the scale times a factor."""
         return TriangularScale(factor * self.matrix)
 
     def positive(self) -> "TriangularScale":
-        """Return the scale with a positive sd everywhere."""
-        none = self.diagonal == 0
-        return TriangularScale(self.matrix + np.diag(np.where(none, POINT_SD, 0.0)))
+        missing = np.where(self.diagonal == 0, POINT_SD, 0.0)
+        return TriangularScale(self.matrix + np.diag(missing))
 
 
 class LowRankScale(NamedTuple):
@@ -186,65 +143,49 @@ class LowRankScale(NamedTuple):
     vectors: Floats  # (D, R) orthonormal columns of U
     stretch: Floats  # (R,) singular values l > 0 along them
 
-    coupling = property(lambda self: "directions")
+    @property
+    def coupling(self) -> Coupling:
+        return "directions"
 
     @property
     def diagonal(self) -> Floats:
-        """The diagonal of S (D,)."""
         return self.sd
 
     @property
     def sds(self) -> Floats:
-        """Marginal standard deviations (D,)."""
         return self.sd * np.sqrt(1 + self.vectors**2 @ (self.stretch**2 - 1))
 
     def mv(self, E: Floats) -> Floats:
-        """Return L e for every row e of E (M, D)."""
         return self.sd * (E + (E @ self.vectors * (self.stretch - 1)) @ self.vectors.T)
 
     def rmv(self, G: Floats) -> Floats:
-        """Return L' g for every row g of G (M, D)."""
         H = G * self.sd
         return H + (H @ self.vectors * (self.stretch - 1)) @ self.vectors.T
 
     def log_det(self, random: Bools) -> float:
-        """Return the log-determinant over the coordinates that are random."""
         return float(np.log(self.sd[random]).sum() + np.log(self.stretch).sum())
 
     def take(self, index: NDArray) -> "LowRankScale":
-        """Return a scale of the marginal distribution of some coordinates."""
         Q, R = np.linalg.qr(self.vectors[index])
         excess, W = np.linalg.eigh(R * (self.stretch**2 - 1) @ R.T)
         return LowRankScale(self.sd[index], Q @ W, np.sqrt(1 + excess))
 
     def tril(self) -> Floats:
-        """Return the lower triangular matrix (D, D) with the scale's covariance."""
         L = np.linalg.qr(self.mv(np.eye(len(self.sd)))).R.T
         return L * np.sign(np.diag(L))
 
     def low_rank(self) -> "LowRankScale":
-        """Return the scale."""
         return self
 
     def shrunk(self, factor: float) -> "LowRankScale":
-        """Return the scale times a factor."""
         return self._replace(sd=factor * self.sd)
 
     def positive(self) -> "LowRankScale":
-        """Return the scale with a positive sd everywhere."""
         return self._replace(sd=_positive(self.sd))
 
 
 def joined(size: int, indices: Sequence[NDArray], scales: Sequence[Any]) -> Scale:
-    """Return the scale of independent blocks of coordinates, of the simplest kind that holds it.
-
-    Parameters
-    ----------
-    size
-        Dimension D of all.
-    indices, scales
-        Coordinates and scale of every block.
-    """
+    """Return the scale of independent blocks, D = `size`, of the simplest kind possible."""
     kinds = {scale.coupling for scale in scales}
     if "all" in kinds:
         matrix = np.zeros((size, size))
@@ -256,17 +197,12 @@ def joined(size: int, indices: Sequence[NDArray], scales: Sequence[Any]) -> Scal
         sd[i] = scale.diagonal
     if kinds == {"none"}:
         return DiagonalScale(sd)
-    vectors, stretch = [], []
-    for i, scale in zip(indices, map(_low_rank, scales), strict=True):
-        padded = np.zeros((size, len(scale.stretch)))
-        padded[i] = scale.vectors
-        vectors.append(padded)
-        stretch.append(scale.stretch)
-    return LowRankScale(sd, np.concatenate(vectors, axis=1), np.concatenate(stretch))
-
-
-def _low_rank(scale: Scale) -> LowRankScale:
-    return scale.low_rank()
+    parts: list[LowRankScale] = [scale.low_rank() for scale in scales]
+    vectors = [np.zeros((size, len(part.stretch))) for part in parts]
+    for i, part, padded in zip(indices, parts, vectors, strict=True):
+        padded[i] = part.vectors
+    stretch = np.concatenate([part.stretch for part in parts])
+    return LowRankScale(sd, np.concatenate(vectors, axis=1), stretch)
 
 
 def _positive(sd: Floats) -> Floats:
@@ -274,12 +210,8 @@ def _positive(sd: Floats) -> Floats:
 
 
 def gain(precision: Floats) -> Floats:
-    """Return the nats gained by giving directions their own variance, (K,).
+    """Return the reduction (K,) in nats of the KL divergence by a variance for each direction.
 
-    Parameters
-    ----------
-    precision
-        (K,) eigenvalues h of the precision in coordinates in which its diagonal is one: the
-        Gaussian's divergence falls by (h - 1 - log h) / 2 each.
+    `precision` (K,) are eigenvalues of the precision scaled to a diagonal of ones.
     """
     return 0.5 * (precision - 1 - np.log(precision))

@@ -1,1 +1,1 @@
-"""Traces of functions: compared by what they compute, frozen, and looked into."""
+"""Jaxprs: compared by value, frozen, and evaluated in part."""

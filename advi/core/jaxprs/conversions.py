@@ -1,7 +1,7 @@
 """Constants of traces that JAX converted from NumPy arrays, such as float64 ones to float32.
 
 JAX keeps a converted copy as long as anything refers to it, and takes it again for the same array,
-whatever this holds by then. Its memory of traces refers to them for good.
+even if its contents have changed. Its cache of traces refers to such copies for good.
 """
 
 import gc
@@ -19,17 +19,9 @@ _copies: "weakref.WeakValueDictionary[int, np.ndarray]" = weakref.WeakValueDicti
 
 
 def forget_conversions(jaxpr: Any) -> bool:
-    """Make JAX convert anew what a trace converted, by putting equal copies in their place.
+    """Make JAX convert a closed jaxpr's constants afresh, by putting equal copies in their place.
 
-    Parameters
-    ----------
-    jaxpr
-        Closed.
-
-    Returns
-    -------
-    bool
-        Whether some constant may be of an earlier trace, and no longer what the array holds.
+    Returns whether some constant may be of an earlier trace, and no longer what the array holds.
     """
     earlier = any(_copies.get(id(c)) is c for c in _values(jaxpr))
     copies = {id(c): c.copy() for c in _values(jaxpr) if _is_conversion(c)}
@@ -38,7 +30,7 @@ def forget_conversions(jaxpr: Any) -> bool:
     _copies.update((id(copy), copy) for copy in copies.values())
     values = tuple(c for c in _values(jaxpr) if id(c) in copies)
     own = {id(holder) for holder in _holders(jaxpr)}
-    # the memory of loops and checkpoints is not reachable from the trace
+    # the cache of loops and checkpoints is not reachable from the trace
     for holder in gc.get_referrers(*values):
         if isinstance(holder, list):
             holder[:] = [copies.get(id(item), item) for item in holder]
@@ -60,7 +52,7 @@ def _is_conversion(value: Any) -> bool:
 
 
 def _holders(jaxpr: Any) -> Iterator[Any]:
-    """Yield what refers to constants: the lists of a jaxpr and of its inner ones, and literals."""
+    """Yield the references to constants: lists of a jaxpr and its inner ones, and literals."""
     inner = getattr(jaxpr, "jaxpr", jaxpr)
     yield constants(jaxpr)
     for eqn in inner.eqns:

@@ -1,4 +1,4 @@
-"""What two traces have in common exactly if they compute the same: a key that compares by value."""
+"""A key of a jaxpr that compares by value: two are equal exactly if the computations are."""
 
 import hashlib
 import weakref
@@ -10,6 +10,8 @@ import jax.extend.core as jex_core
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+from advi.core.identity import Identity
 
 Key = tuple[Any, ...]
 
@@ -27,42 +29,21 @@ def is_jaxpr(value: Any) -> bool:
     return isinstance(value, (jex_core.ClosedJaxpr, jex_core.Jaxpr))
 
 
-class _Same:
-    """What is equal to nothing but itself, and by its type alone where that is overlooked."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-
 # rules of differentiation, which are functions: parameters of these names, replaced by a trace
 RULES = {
     "custom_jvp_call": ("jvp_jaxpr_fun",),
     "custom_vjp_call": ("fwd_jaxpr_thunk", "bwd", "out_trees"),
 }
-
-
 PLAIN = (bool, int, str)
 
 
 def key_of(jaxpr: Any, strict: bool, rules: bool = True) -> Key:
-    """Return what two jaxprs have in common exactly if they compute the same.
+    """Return a key that two jaxprs, closed or not, share exactly if they compute the same.
 
-    Parameters
-    ----------
-    jaxpr
-        Closed or not.
-    strict
-        Whether functions that cannot be looked into are told apart by identity, or are overlooked.
-    rules
-        Whether custom rules of differentiation are looked into.
+    Functions without a trace are compared by identity if `strict`, else not at all. With `rules`
+    custom rules of differentiation are compared too.
     """
-    inner = jaxpr.jaxpr
+    inner = getattr(jaxpr, "jaxpr", jaxpr)
     number: dict[int, int] = {}
 
     def bind(variables: Sequence[Any]) -> Key:
@@ -78,12 +59,10 @@ def key_of(jaxpr: Any, strict: bool, rules: bool = True) -> Key:
     def equation(eqn: Any) -> Key:
         name = eqn.primitive.name
         functions = RULES.get(name, ())
-        params = tuple(
-            (k, _param(p, strict, rules)) for k, p in eqn.params.items() if k not in functions
-        )
+        params = {k: p for k, p in eqn.params.items() if k not in functions}
         inputs = tuple(map(atom, eqn.invars))
         derivative = _rule(eqn, strict) if functions and rules else None
-        return name, params, inputs, bind(eqn.outvars), derivative
+        return name, _param(params, strict, rules), inputs, bind(eqn.outvars), derivative
 
     head = bind(inner.constvars), tuple(map(_content, constants(jaxpr))), bind(inner.invars)
     return *head, tuple(map(equation, inner.eqns)), tuple(map(atom, inner.outvars))
@@ -98,7 +77,7 @@ def _param(value: Any, strict: bool, rules: bool) -> Any:
     if value is None or type(value) in PLAIN:
         return type(value), value
     if is_jaxpr(value):
-        return key_of(_closed(value), strict, rules)
+        return key_of(value, strict, rules)
     if isinstance(value, (tuple, list)):
         return type(value), tuple(_param(item, strict, rules) for item in value)
     if isinstance(value, dict):
@@ -110,29 +89,17 @@ def _param(value: Any, strict: bool, rules: bool) -> Any:
     try:
         hash(value)
     except TypeError:
-        return _Same(value) if strict else type(value)
+        return Identity(value) if strict else type(value)
     # functions are compared by identity, and so are objects without equality of their own
     opaque = callable(value) or type(value).__hash__ is object.__hash__
     return type(value) if opaque and not strict else (type(value), value)
 
 
-def _closed(jaxpr: Any) -> Any:
-    return jaxpr if hasattr(jaxpr, "jaxpr") else _Open(jaxpr)
-
-
-class _Open:
-    """A jaxpr that takes its constants as arguments, in the form of a closed one."""
-
-    def __init__(self, jaxpr: Any) -> None:
-        self.jaxpr = jaxpr
-
-
 def _rule(eqn: Any, strict: bool) -> Any:
-    """Return the key of what an equation with custom rules is differentiated to."""
+    """Return the key of the derivative of an equation with custom rules."""
     floats = [np.issubdtype(v.aval.dtype, np.inexact) for v in eqn.invars]
     shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
     some = [shape for shape, is_float in zip(shapes, floats, strict=True) if is_float]
-    results = [v.aval for v in eqn.outvars]
 
     def derivative(args: list[Any], directions: list[Any], backward: list[Any]) -> Any:
         def function(*moving: Any) -> list[Any]:
@@ -147,15 +114,12 @@ def _rule(eqn: Any, strict: bool) -> Any:
             return jax.jvp(function, at, directions)
         return jax.vjp(function, *at)[1](backward)
 
-    backward = [
-        jax.ShapeDtypeStruct(r.shape, r.dtype)
-        for r in results
-        if np.issubdtype(r.dtype, np.inexact)
-    ]
+    results = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
+    backward = [result for result in results if np.issubdtype(result.dtype, np.inexact)]
     try:
         jaxpr = jax.make_jaxpr(derivative)(shapes, some, backward)
     except Exception:  # the user's own rule: its error is raised where it is differentiated
-        return _Same(eqn) if strict else None
+        return Identity(eqn) if strict else None
     return key_of(jaxpr, strict, rules=False)
 
 
@@ -164,20 +128,19 @@ _digests: dict[int, tuple[Any, Key]] = {}
 
 
 def _content(value: Any) -> Any:
-    """Return what stands for the contents of a constant."""
+    """Return a key of the contents of a constant."""
     if isinstance(value, Tracer):
-        return _Same(value)
+        return Identity(value)
     if not isinstance(value, jax.Array):
         return _digest(np.asarray(value))
-    known = _digests.get(id(value))
-    if known is not None:
-        return known[1]
+    identity = id(value)
+    if identity in _digests:
+        return _digests[identity][1]
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         content = (str(value.dtype), _digest(jax.device_get(jax.random.key_data(value))))
     else:
         content = _digest(jax.device_get(value))
-    place = id(value)
-    _digests[place] = weakref.ref(value, lambda _: _digests.pop(place, None)), content
+    _digests[identity] = weakref.ref(value, lambda _: _digests.pop(identity, None)), content
     return content
 
 

@@ -10,7 +10,7 @@ from advi.core.jaxprs.traced import Traced, trace_lock, traced
 
 
 class ChangedError(ValueError):
-    """What a function reads from outside has changed since the fit."""
+    """Values that a function reads from outside have changed since the fit."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
@@ -21,24 +21,11 @@ class ChangedError(ValueError):
 
 
 class Frozen:
-    """A function of arrays, as it is when it is first traced: what it reads from outside is kept.
+    """A function of arrays as it is when first traced: values read from outside are kept.
 
-    Two are equal, and share compiled code, if their first traces are.
-
-    Parameters
-    ----------
-    function
-        The function.
-    what
-        Its name in messages.
-    *args
-        Pytrees of arrays, of which only shapes and dtypes matter: a first call.
-
-    Raises
-    ------
-    ChangedError
-        When it is called with other shapes, of which there is no trace yet, and is no longer what
-        it was.
+    Two are equal, and share compiled code, if their first traces are; `args` are the arguments of
+    a first call, `what` names the function in messages. ChangedError on a call with shapes of
+    which there is no trace, if the function has changed meanwhile.
     """
 
     def __init__(self, function: Callable[..., Any], what: str, *args: Any) -> None:
@@ -55,24 +42,22 @@ class Frozen:
         return hash(self._key)
 
     def __call__(self, *args: Any) -> Any:
-        """Return the function's value."""
         flat, treedef = self._trace(*args)
         return treedef.unflatten(flat(*jax.tree.leaves(args)))
 
     def _trace(self, *args: Any) -> tuple[Traced, Any]:
         """Return the trace, and the tree of the results."""
         leaves, treedef = jax.tree.flatten(args)
-        place = treedef, tuple((np.shape(leaf), _dtype(leaf)) for leaf in leaves)
+        key = treedef, tuple((np.shape(leaf), _dtype(leaf)) for leaf in leaves)
         with trace_lock:
-            if place not in self._traces:
+            if key not in self._traces:
                 if self._traces:
                     again = traced(self.function, *self._first)[0]
                     if not again.is_like(self._key[0]):
                         raise ChangedError(self.what)
-                shapes = treedef.unflatten([_shape(leaf) for leaf in leaves])
-                flat, out = traced(self.function, *shapes)
-                self._traces[place] = flat, jax.tree.structure(out)
-            return self._traces[place]
+                flat, out = traced(self.function, *jax.tree.map(_shape, args))
+                self._traces[key] = flat, jax.tree.structure(out)
+            return self._traces[key]
 
 
 def _shape(leaf: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 Evaluate = Callable[[Sequence[Any]], np.ndarray]  # from the inputs' values
 
-MAX_ELEMENTS = 2**24  # of an index array; one that is larger is not looked at
+MAX_ELEMENTS = 2**24  # of an index array; larger ones are not computed
 
 ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "add": np.add,
@@ -36,21 +36,11 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
 
 
 class Known(NamedTuple):
-    """A value of a trace that its inputs determine, without any latent.
-
-    Attributes
-    ----------
-    value
-        From the values of the inputs.
-    leaves
-        The inputs that it comes from.
-    steps
-        Whether it is a scalar in a loop, and the value holds that of every step.
-    """
+    """A value of a trace that its inputs determine, without any latent."""
 
     value: Evaluate
-    leaves: frozenset[int]
-    steps: bool = False
+    leaves: frozenset[int]  # the inputs that it comes from
+    steps: bool = False  # whether it is a scalar in a loop, and `value` holds that of every step
 
 
 def input_at(i: int) -> Known:
@@ -70,7 +60,7 @@ def is_number(aval: Any) -> bool:
 
 
 def applied(eqn: Any, args: Sequence[Known]) -> Known | None:
-    """Return the known result of arithmetic on known values, or None of what is not looked at."""
+    """Return the result of arithmetic on known values, or None of other operations."""
     name, params, aval = eqn.primitive.name, eqn.params, eqn.outvars[0].aval
     steps = any(arg.steps for arg in args)
     function = ELEMENTWISE.get(name)
@@ -85,10 +75,9 @@ def applied(eqn: Any, args: Sequence[Known]) -> Known | None:
         function = (lambda x: np.trunc(x).astype(np.int64)) if whole else np.asarray
     if function is None or math.prod(aval.shape) > MAX_ELEMENTS:
         return None
-    apply: Callable[..., Any] = function
 
-    def value(values: Sequence[Any]) -> np.ndarray:
-        # as wide as they come: a sum that wraps around in 32 bits is outside in any case
+    def value(values: Sequence[Any], apply: Callable[..., Any] = function) -> np.ndarray:
+        # in 64 bits: a sum that wraps around in 32 is outside in any case
         return np.asarray(apply(*(_wide(arg.value(values)) for arg in args)))
 
     return Known(value, frozenset().union(*(arg.leaves for arg in args)), steps)
@@ -99,17 +88,9 @@ def _wide(array: np.ndarray) -> np.ndarray:
 
 
 def _shaped(name: str, params: dict[str, Any], aval: Any) -> Callable[..., Any] | None:
-    """Return NumPy's function for an operation that arranges entries anew."""
+    """Return NumPy's function for an operation that rearranges entries."""
     if name == "broadcast_in_dim":
-        axes = params["broadcast_dimensions"]
-
-        def broadcast(x: np.ndarray) -> np.ndarray:
-            shape = [1] * len(aval.shape)
-            for axis, length in zip(axes, x.shape, strict=True):
-                shape[axis] = length
-            return np.broadcast_to(x.reshape(shape), aval.shape)
-
-        return broadcast
+        return lambda x: _broadcast(x, params["broadcast_dimensions"], aval.shape)
     if name in ("reshape", "squeeze", "expand_dims"):
         return lambda x: x.reshape(aval.shape)
     if name == "concatenate":
@@ -117,11 +98,8 @@ def _shaped(name: str, params: dict[str, Any], aval: Any) -> Callable[..., Any] 
     if name == "transpose":
         return lambda x: x.transpose(params["permutation"])
     if name == "iota":
-        shape = [1] * len(aval.shape)
-        shape[params["dimension"]] = -1
-        return lambda: np.broadcast_to(
-            np.arange(aval.shape[params["dimension"]]).reshape(shape), aval.shape
-        )
+        axis = params["dimension"]
+        return lambda: _broadcast(np.arange(aval.shape[axis]), [axis], aval.shape)
     if name == "slice":
         spans = zip(
             params["start_indices"],
@@ -132,3 +110,11 @@ def _shaped(name: str, params: dict[str, Any], aval: Any) -> Callable[..., Any] 
         parts = tuple(slice(*span) for span in spans)
         return lambda x: x[parts]
     return None
+
+
+def _broadcast(x: np.ndarray, axes: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+    """Return x broadcast to a shape, in which its axes are those named."""
+    lengths = [1] * len(shape)
+    for axis, length in zip(axes, x.shape, strict=True):
+        lengths[axis] = length
+    return np.broadcast_to(x.reshape(lengths), shape)

@@ -1,7 +1,7 @@
-"""Traces that compare by what they compute, so that an equal one finds the compiled programs.
+"""Traces that compare by value, so that an equal one finds the compiled programs.
 
-What a user's function reads from outside, such as a global, stands in its trace as a constant. A
-function is therefore traced anew whenever it may have changed, and its programs are looked up by
+Values that a user's function reads from outside, such as a global, are constants of its trace. A
+function is therefore traced again whenever it may have changed, and its programs are looked up by
 the trace: by its operations, and by the contents of its constants.
 """
 
@@ -24,26 +24,20 @@ from jax.core import Tracer
 from advi.core.jaxprs.conversions import forget_conversions
 from advi.core.jaxprs.equality import Key, constants, inner_jaxprs, is_jaxpr, key_of
 
-# JAX and NumPyro keep what they are about to trace in global state: one trace at a time
+# JAX and NumPyro keep the state of a trace in globals: one trace at a time
 trace_lock = threading.RLock()
 
 
 class Traced:
     """A traced function of flat arguments; two whose operations and constants agree are one object.
 
-    It holds constants of its own: an array that its owner changes later does not change it.
-
-    Attributes
-    ----------
-    jaxpr
-        The trace, closed.
+    Its constants are copies: an array that its owner changes later does not change it.
     """
 
     def __init__(self, jaxpr: Any) -> None:
-        self.jaxpr = jaxpr
+        self.jaxpr = jaxpr  # closed
 
     def __call__(self, *args: Any) -> Sequence[Array]:
-        """Return the results, a flat list."""
         return jex_core.jaxpr_as_fun(self.jaxpr)(*args)
 
     @cached_property
@@ -57,7 +51,7 @@ class Traced:
         return frozenset(_primitives(self.jaxpr.jaxpr))
 
     def is_like(self, other: "Traced") -> bool:
-        """Return whether it computes what another does, leaving aside what cannot be compared."""
+        """Return whether two compute the same, leaving aside functions without a trace."""
         return self is other or key_of(self.jaxpr, False) == key_of(other.jaxpr, False)
 
 
@@ -65,7 +59,7 @@ _known: "weakref.WeakValueDictionary[Key, Traced]" = weakref.WeakValueDictionary
 
 
 def interned(jaxpr: Any) -> Traced:
-    """Return the one `Traced` that stands for all closed jaxprs equal to this one."""
+    """Return the one `Traced` of all closed jaxprs equal to this one."""
     key = key_of(jaxpr, True)
     with trace_lock:
         found = _known.get(key)
@@ -77,12 +71,7 @@ def interned(jaxpr: Any) -> Traced:
 def traced(function: Callable[..., Any], *args: Any) -> tuple[Traced, Any]:
     """Trace a function of pytrees of arrays, of which only shapes and dtypes matter.
 
-    Returns
-    -------
-    traced
-        Of the leaves of the arguments.
-    shape
-        The tree that the function returns, of shapes and dtypes.
+    Returns the trace, a function of the leaves, and the result's tree of shapes and dtypes.
     """
     jaxpr, shape = fresh_jaxpr(function, *args)
     return interned(jaxpr), shape
@@ -91,33 +80,33 @@ def traced(function: Callable[..., Any], *args: Any) -> tuple[Traced, Any]:
 def fresh_jaxpr(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
     """Return the closed jaxpr of a function as it is now, and the shape of its result.
 
-    JAX remembers the traces of functions that it knows: of this one, of those that the user has
-    jitted, and of bodies of loops that are not made anew. Where a part is what it was in an
-    earlier trace, or a NumPy array may be, all is traced once more without that memory.
+    JAX caches the traces of functions that it knows: of this one, of the user's jitted ones, and
+    of bodies of loops that are not created again. Where a part is that of an earlier trace, or a
+    converted NumPy array may be, all is traced once more without the cache.
     """
 
-    def anew(*args: Any) -> Any:
+    def uncached(*args: Any) -> Any:
         return function(*args)
 
     with trace_lock:
-        found = jax.make_jaxpr(anew, return_shape=True)(*args)
+        found = jax.make_jaxpr(uncached, return_shape=True)(*args)
         parts = list(_own_parts(found[0].jaxpr))
         again = forget_conversions(found[0])
-        if again or any(_remembered.get(id(part)) is part for part in parts):
-            with _memory(object()):
-                found = jax.make_jaxpr(anew, return_shape=True)(*args)
+        if again or any(_seen.get(id(part)) is part for part in parts):
+            with _cache(object()):
+                found = jax.make_jaxpr(uncached, return_shape=True)(*args)
             forget_conversions(found[0])
-        _remembered.update((id(part), part) for part in parts)
+        _seen.update((id(part), part) for part in parts)
         return found
 
 
-_memory = jax.make_user_context(None)  # JAX finds its traces again only where this is the same
-_remembered: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
+_cache = jax.make_user_context(None)  # JAX takes traces from its cache only where this is the same
+_seen: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
 _LIBRARIES = tuple(str(Path(m.__file__).parent) for m in (jax, numpyro, optax) if m.__file__)
 
 
 def _own_parts(jaxpr: Any) -> Iterator[Any]:
-    """Yield the inner jaxprs that are of functions of the user's."""
+    """Yield the inner jaxprs of the user's own functions."""
     for eqn in jaxpr.eqns:
         for inner in inner_jaxprs(eqn):
             part = getattr(inner, "jaxpr", inner)

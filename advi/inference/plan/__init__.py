@@ -1,6 +1,5 @@
 """The automatic plan: fixed draws, Newton steps and L-BFGS, one stage a file.
 
-A stage is a generator: it yields points on R^D where it wants the log density and its gradient, and
-is sent both. Written for one path of optimisation, several of them run in lockstep and share every
-evaluation of the model.
+A stage is a generator: it yields points on R^D at which it needs the log density and its gradient,
+and is sent both, so that several stages share every evaluation of the model.
 """

@@ -1,4 +1,4 @@
-"""The turns of angles: weighed about a mode before the plan starts, and about its end after it."""
+"""The window over the turns of angles: at a mode before the plan starts, at its end after it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,34 +13,21 @@ from advi.transforms import wrapped
 from advi.variational.gaussian import Gaussian
 
 NUM_CLIMBS = 8
-SAME_SDS = 2.0  # ends of paths that are nearer than this are one optimum
-MAX_WINDOWS = 5  # times that the turns are weighed anew, at most
+SAME_SDS = 2.0  # ends that are nearer than this are one optimum
+MAX_WINDOWS = 5  # times that the window is moved
 
 
-def on_their_turns(
+def start_at_mode(
     density: Density,
     first: Gaussian,
     rng: np.random.Generator,
     eps: float,
     run: Callable[..., list[Any]],
 ) -> Gaussian:
-    """Return where to start with angles at a mode, about which their turns are weighed.
+    """Return the start with angles at a mode, around which their window is placed.
 
-    While their mode is looked for all turns count alike, so that it does not depend on where the
-    angles are cut.
-
-    Parameters
-    ----------
-    density
-        Log density on R^D.
-    first
-        Where to start.
-    rng
-        Generator of the points to climb from.
-    eps
-        Machine epsilon of the log density.
-    run
-        Runs stages.
+    The mode is searched for without a window, so that it does not depend on where the angles are
+    cut. `run` runs stages.
     """
     if not density.angles.any():
         return first
@@ -57,23 +44,15 @@ def on_their_turns(
     return first
 
 
-def at_home(density: Density, ended: Refined, carry: Callable[[Gaussian], Refined]) -> Refined:
-    """Return the end of a path where the turns of angles are weighed as suits it.
-
-    Parameters
-    ----------
-    density
-        Log density on R^D.
-    ended
-        Where the path ended.
-    carry
-        Takes a Gaussian that is a fit to the end of the plan.
-    """
+def with_settled_window(
+    density: Density, ended: Refined, refit: Callable[[Gaussian], Refined]
+) -> Refined:
+    """Return the end of the plan after refits under the window that suits each end."""
     for _ in range(MAX_WINDOWS):
         q = ended.fresh.gaussian
         if not density.place_window(q.loc, q.sds):
             break
-        ended = carry(q)
+        ended = refit(q)
     return ended
 
 
@@ -83,19 +62,19 @@ def distance(density: Density, a: Gaussian, b: Gaussian) -> Floats:
     return np.abs(np.where(density.angles, wrapped(difference), difference)) / b.sds
 
 
-def elsewhere(density: Density, best: Refined, others: list[Refined]) -> list[Refined]:
-    """Return the ends that are not those of better ones on another turn, the best first."""
+def without_other_turns(density: Density, best: Refined, others: list[Refined]) -> list[Refined]:
+    """Return the other ends, without those that equal a better one but for turns of angles."""
     if not density.angles.any():
         return others
     kept = [best]
-    for path in sorted(others, key=lambda p: -height(density, p)):
-        q = path.fresh.gaussian
+    for end in sorted(others, key=lambda other: -windowed_elbo(density, other)):
+        q = end.fresh.gaussian
         if all(distance(density, q, k.fresh.gaussian).max() > SAME_SDS for k in kept):
-            kept.append(path)
+            kept.append(end)
     return kept[1:]
 
 
-def height(density: Density, ended: Refined) -> float:
-    """Return the ELBO of a path's end in nats, turns of angles weighed as suits it."""
+def windowed_elbo(density: Density, ended: Refined) -> float:
+    """Return the held-out ELBO of an end in nats, under the window that suits it."""
     q = ended.fresh.gaussian
     return ended.fresh.elbo.value + density.window.gain(q.loc, q.sds)

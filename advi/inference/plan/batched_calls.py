@@ -15,19 +15,9 @@ Stage = Generator[Floats, tuple[Floats, Floats], Result]
 def run_batched(
     stages: Sequence[Stage[Any]], evaluate: Callable[[Floats], tuple[Floats, Floats]]
 ) -> list[Any]:
-    """Drive stages to their ends.
+    """Run stages to their ends; return what each returned.
 
-    Parameters
-    ----------
-    stages
-        Generators that yield points and are sent values and gradients.
-    evaluate
-        Points (n, D) to log densities (n,) and gradients (n, D).
-
-    Returns
-    -------
-    list
-        What each stage returned.
+    `evaluate` maps points (n, D) to log densities (n,) and gradients (n, D).
 
     Examples
     --------

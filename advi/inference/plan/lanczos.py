@@ -1,4 +1,4 @@
-"""The directions in which a mean field is wrong, in closed form, by the Lanczos iteration."""
+"""The best directions of a low-rank scale in closed form, by the Lanczos iteration."""
 
 import numpy as np
 
@@ -9,8 +9,8 @@ from advi.variational.gaussian import Gaussian
 from advi.variational.scale import LowRankScale, gain
 
 CURVATURE_DRAWS = 16
-CURVATURE_STEP = 0.3  # sds along a direction, to both sides, that gradients are differenced over
-LANCZOS_STEPS = (4, 20)  # per direction wanted, and besides
+CURVATURE_STEP = 0.3  # sds to either side over which gradients are differenced
+LANCZOS_STEPS = (4, 20)  # per direction, and added to all
 CURVATURE_RANGE = (1e-4, 1e4)
 DAMPING = (1.0, 0.5, 0.25)
 
@@ -21,15 +21,6 @@ def low_rank_start(q: Gaussian, chart: LowRankChart, rng: np.random.Generator) -
     From a mean field the best directions are known in closed form: the eigenvectors of the
     expected Hessian of -log p, in the mean field's own coordinates, with the largest
     h - 1 - log h.
-
-    Parameters
-    ----------
-    q
-        The mean field.
-    chart
-        Fixed draws, and which coordinates each direction may involve.
-    rng
-        Generator of the search for directions.
     """
     structure, sd = chart.structure, q.scale.diagonal
     directions = structure.directions
@@ -42,26 +33,26 @@ def low_rank_start(q: Gaussian, chart: LowRankChart, rng: np.random.Generator) -
         best = np.argsort(-gain(values), kind="stable")[: len(columns)]
         h[columns], U[:, columns] = values[best], vectors[:, best]
     stretches = [*(h ** (-0.5 * damping) for damping in DAMPING), np.ones_like(h)]
-    ends = [Gaussian(q.loc, LowRankScale(sd, U, stretch)) for stretch in stretches]
-    best, best_value = ends[-1], np.inf
-    for end in ends:
-        log_p, _ = yield end.points(chart.E)
-        value = chart.value(end, log_p)
+    trials = [Gaussian(q.loc, LowRankScale(sd, U, stretch)) for stretch in stretches]
+    best, best_value = trials[-1], np.inf
+    for trial in trials:
+        log_p, _ = yield trial.points(chart.E)
+        value = chart.value(trial, log_p)
         if value < best_value:
-            best, best_value = end, value
+            best, best_value = trial, value
     return best
 
 
 def _extreme(
     q: Gaussian, E: Floats, involved: Floats, num: int, rng: np.random.Generator
 ) -> Stage[tuple[Floats, Floats]]:
-    """Return eigenvalues (K,) and eigenvectors (D, K) at both ends of the expected Hessian.
+    """Return Ritz values (K,) and vectors (D, K) of the expected Hessian, accurate at both ends.
 
     By the Lanczos iteration with full reorthogonalisation (Golub & Van Loan 2013, section 10.3);
     products with the Hessian are differences of gradients, averaged over the draws E.
     """
-    per_direction, besides = LANCZOS_STEPS
-    steps = min(int(involved.sum()), per_direction * num + besides)
+    per_direction, added = LANCZOS_STEPS
+    steps = min(int(involved.sum()), per_direction * num + added)
     V, products = np.zeros((len(involved), steps)), np.zeros((len(involved), steps))
     v = np.where(involved, rng.standard_normal(len(involved)), 0.0)
     for k in range(steps):
@@ -78,7 +69,7 @@ def _extreme(
         ahead, behind = np.split(q.scale.rmv(gradients), 2)
         v = np.where(involved, (behind - ahead).mean(0) / (2 * CURVATURE_STEP), 0.0)
         if not np.all(np.isfinite(v)):
-            v = V[:, k]  # as if the scale were right: nothing else is known
+            v = V[:, k]  # as if the scale were right
         products[:, k] = v
     T = V.T @ products
     values, W = np.linalg.eigh((T + T.T) / 2)

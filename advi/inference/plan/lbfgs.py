@@ -1,7 +1,6 @@
 """L-BFGS with a changing diagonal metric, of several minimisations at once.
 
-Points may be vectors, or anything else that a step leads on from, such as a Gaussian in whose own
-frame steps are taken.
+Points may be vectors, or anything else that can be retracted along a step, such as a Gaussian.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +14,13 @@ from advi.inference.plan.batched_calls import Stage
 HISTORY = 10
 ARMIJO = 1e-4
 SHRINK_NON_FINITE = 0.15
-MIN_SHRINKAGE = 1e-8  # of the first step tried, below which a search gives up
+MIN_SHRINKAGE = 1e-8  # of the first step tried, below which a line search fails
 
 Objective = Callable[[Sequence[Any]], Stage[tuple[Floats, Floats]]]  # values (n,), gradients (n, P)
 
 
 class Measure(NamedTuple):
-    """What a stopping rule sees, in the metric of the current point."""
+    """The inputs of a stopping rule, in the metric of the current point."""
 
     values: list[float]  # objective at every accepted point, the current one last
     gradient: float  # max |sqrt(H0) g|
@@ -29,7 +28,7 @@ class Measure(NamedTuple):
 
 
 class Minimum(NamedTuple):
-    """Where a minimisation ended."""
+    """The end of a minimisation."""
 
     point: Any
     value: float
@@ -38,7 +37,7 @@ class Minimum(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Points to start from, and the objective there."""
+    """Starting points, and the objective there."""
 
     points: list[Any]
     values: Floats  # (n,)
@@ -47,25 +46,16 @@ class Start(NamedTuple):
 
     @property
     def finite(self) -> Any:
-        """Where values and gradients are finite, (n,)."""
+        """Whether values and gradients are finite, (n,)."""
         return np.isfinite(self.values) & np.isfinite(self.gradients).all(1)
 
 
 def finite_start(
     points: Sequence[Any], objective: Objective, retreat: Callable[[Any], Any], most: int
 ) -> Stage[Start]:
-    """Evaluate an objective, at points further back while it is not finite there.
+    """Evaluate an objective at points, replaced by `retreat(point)` while it is not finite there.
 
-    Parameters
-    ----------
-    points
-        Where to start.
-    objective
-        Stage that returns the values and the gradients at some points.
-    retreat
-        Point to the next one to try.
-    most
-        Evaluations at most.
+    At most `most` evaluations are made.
     """
     points = list(points)
     start = Start(points, *(yield from objective(points)), 1)
@@ -82,41 +72,20 @@ def finite_start(
 def minimise(
     start: Start,
     objective: Objective,
-    retract: Callable[[Any, Floats], Any],
-    metric: Callable[[Any], Floats],
+    retract: Callable[[Any, Floats], Any],  # (point, step (P,)) to a new point
+    metric: Callable[[Any], Floats],  # point to H0 (P,), diagonal of the initial inverse Hessian
     *,
-    cap: float,
-    max_evals: int,
+    cap: float,  # largest step in that metric, max |p / sqrt(H0)|
+    max_evals: int,  # of each minimisation, including those of the start
     done: Callable[[Measure], bool],
-    eps: float,
-    accepted: Callable[[int, Any, float], None],
-    first_cap: float | None = None,
+    eps: float,  # machine epsilon of the objective
+    accepted: Callable[[int, Any, float], None],  # minimisation, accepted point and its value
+    first_cap: float | None = None,  # of a step along a gradient without curvature pairs
 ) -> Stage[list[Minimum | None]]:
-    """Minimise by L-BFGS with backtracking, from several points side by side.
+    """Minimise by L-BFGS with backtracking, from several points together.
 
-    Parameters
-    ----------
-    start
-        Where to start. From a point that is not finite there is no minimisation, None.
-    objective
-        Stage that returns values and gradients. In a moving frame a gradient is that of the frame
-        at its point.
-    retract
-        (point, step (P,)) to a new point.
-    metric
-        Point to H0 (P,), the diagonal of the initial inverse Hessian: a Fisher metric's inverse.
-    cap
-        Largest step in that metric, max |p / sqrt(H0)|.
-    max_evals
-        Evaluations of each, those of the start included.
-    done
-        Stopping rule.
-    eps
-        Machine epsilon of the objective.
-    accepted
-        Called with the number of a minimisation, every point that it accepts, and the value.
-    first_cap
-        Largest step along a gradient that no curvature is known beside; by default `cap`.
+    From a point that is not finite there is no minimisation: None. Gradients are in the local
+    coordinates of each point.
     """
     points, value, g, num_evals = start
     num = len(points)
@@ -127,9 +96,9 @@ def minimise(
     history = InverseHessian(*g.shape)
     h0, p = np.ones_like(g), np.zeros_like(g)
     t, slope, shortest, largest, length = np.zeros((5, num))
-    turning = running.copy()  # those that need a new direction
+    turning = running.copy()  # which need a new direction
 
-    def end(k: int, reason: str) -> None:
+    def end(k: Any, reason: str) -> None:
         measure = Measure(values[k], float(largest[k]), float(length[k]))
         ended[k] = Minimum(points[k], float(value[k]), reason, measure)
         running[k] = turning[k] = False
@@ -167,7 +136,7 @@ def minimise(
         trial_value, trial_g = yield from objective(trials)
         num_evals += 1
         finite = np.isfinite(trial_value) & np.isfinite(trial_g).all(1)
-        slack = 20 * eps * np.abs(value[now])  # a rise that is taken for rounding
+        slack = 20 * eps * np.abs(value[now])  # rounding
         lower = finite & (trial_value <= value[now] + ARMIJO * t[now] * slope[now] + slack)
 
         went = now[lower]
@@ -184,7 +153,8 @@ def minimise(
         t[back] = _backtracked(t[back], slope[back], rise, finite[~lower])
         for k in back[t[back] < shortest[back]]:
             if history.count[k]:
-                turning[k] = True  # a stale history can point uphill: once more along the metric
+                # a stale history can point uphill: once more along the metric
+                turning[k] = True
                 history.forget(np.array([k]))
             else:
                 end(k, "stalled")
@@ -192,18 +162,10 @@ def minimise(
 
 
 def _backtracked(t: Floats, slope: Floats, rise: Floats, finite: Any) -> Floats:
-    """Return the lengths to try after steps that did not descend enough.
+    """Return the lengths to try after steps that did not descend enough, in steps p.
 
-    Parameters
-    ----------
-    t
-        Lengths of those steps, in steps p.
-    slope
-        The objective's derivatives along p, negative.
-    rise
-        Its values after the steps less those before.
-    finite
-        Whether value and gradient after the step are finite.
+    `slope` is the objective's derivative along p, `rise` its change over the failed step, and
+    `finite` whether value and gradient after it are finite.
     """
     # minimiser of the parabola through both values, with that slope
     parabola = np.clip(-0.5 * t * slope / (rise - t * slope), 0.1, 0.5)
@@ -211,23 +173,11 @@ def _backtracked(t: Floats, slope: Floats, rise: Floats, finite: Any) -> Floats:
 
 
 class InverseHessian:
-    """The last steps of several minimisations, and what the gradients changed by on them.
+    """The L-BFGS memory of `num` minimisations over `size` parameters.
 
     The two loops of the recursion are products with a triangular matrix and its transpose: the
-    inverse of that of all s_i'y_j, step i no later than j. It is kept up to date by one product
-    for every step, and spares some hundred operations on single vectors.
-
-    Parameters
-    ----------
-    num
-        Minimisations.
-    size
-        Parameters P of each.
-
-    Attributes
-    ----------
-    count : NDArray
-        (num,) steps that each has kept and not forgotten.
+    inverse of that of all s_i'y_j, step i no later than j. It is updated by one product for every
+    step, and spares some hundred operations on single vectors.
 
     References
     ----------
@@ -237,23 +187,16 @@ class InverseHessian:
     """
 
     def __init__(self, num: int, size: int) -> None:
-        self.count = np.zeros(num, int)
-        # a ring, in which a step takes the place of the oldest; zeros stand for none
+        self.count = np.zeros(num, int)  # pairs added and not forgotten
+        # ring buffers, in which a pair replaces the oldest; zeros stand for none
         self._s, self._y = np.zeros((2, num, HISTORY, size))
         self._sy = np.zeros((num, HISTORY))
         self._inverse = np.zeros((num, HISTORY, HISTORY))
 
     def add(self, which: Indices, s: Floats, y: Floats, eps: float) -> None:
-        """Keep steps (n, P) of some minimisations (n,), where the curvature is positive.
+        """Add steps s and gradient changes y (n, P) of some minimisations (n,), each index once.
 
-        Parameters
-        ----------
-        which
-            Their numbers, each once.
-        s, y
-            The steps, and what the gradients changed by.
-        eps
-            Machine epsilon of the objective, in which a curvature may be lost.
+        Pairs whose curvature is not positive, beyond the rounding of the objective, are skipped.
         """
         sy = np.vecdot(s, y)
         bent = sy > eps * np.sqrt(np.vecdot(s, s) * np.vecdot(y, y))
@@ -262,7 +205,7 @@ class InverseHessian:
         self._s[k, slot], self._y[k, slot], self._sy[k, slot] = s[bent], y[bent], sy
         newest = np.zeros((len(self.count), s.shape[1]))
         newest[k] = y[bent]
-        products = _times(self._s, newest)[k]  # of all, for to pick some would copy their steps
+        products = _times(self._s, newest)[k]  # of all: selecting some would copy their steps
         inverse = self._inverse
         inverse[k, slot] = inverse[k, :, slot] = 0
         inverse[k, :, slot] = -_times(inverse[k], products) / sy[:, None]
@@ -270,19 +213,13 @@ class InverseHessian:
         self.count[k] += 1
 
     def forget(self, which: Indices) -> None:
-        """Forget the steps of some minimisations (n,)."""
         for kept in (self._s, self._y, self._sy, self._inverse, self.count):
             kept[which] = 0
 
     def times(self, g: Floats, h0: Floats) -> Floats:
-        """Return the inverse Hessians times gradients (num, P).
+        """Return the inverse Hessians times gradients g (num, P).
 
-        Parameters
-        ----------
-        g
-            The gradients.
-        h0
-            (num, P) diagonals of the initial inverse Hessians, before their scaling s'y / y'H0y.
+        `h0` (num, P) are the diagonals of the initial ones, before their scaling s'y / y'H0y.
         """
         last = np.arange(len(g)), (self.count - 1) % HISTORY
         y, sy = self._y[last], self._sy[last]

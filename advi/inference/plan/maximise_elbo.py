@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from advi.core.types import Floats
-from advi.inference.plan.batched_calls import Stage
-from advi.inference.plan.charts import Chart
+from advi.inference.plan.batched_calls import Stage, together
+from advi.inference.plan.charts import Chart, DiagonalChart
 from advi.inference.plan.lbfgs import Measure, finite_start, minimise
 from advi.variational.gaussian import Gaussian, Structure
 
@@ -20,8 +20,12 @@ PLATEAU_STEPS, PLATEAU_NATS = 20, 1e-3
 Accepted = Callable[[Gaussian, float], None]  # a Gaussian and its ELBO in nats
 
 
+def ignore(*_: object) -> None:
+    """Take no notice of an accepted Gaussian."""
+
+
 class StageResult(NamedTuple):
-    """The Gaussian a stage ended with, its ELBO on the stage's own draws, and why it ended."""
+    """The last Gaussian of a stage, its ELBO on the stage's own draws, and why it ended."""
 
     gaussian: Gaussian
     elbo: float
@@ -30,10 +34,10 @@ class StageResult(NamedTuple):
 
 
 def converged(measure: Measure) -> bool:
-    """Whether gradient and next step are small in the Fisher metric, or the ELBO has levelled off.
+    """Return whether gradient and next step are small in the Fisher metric, or the ELBO is flat.
 
     The gradient alone can be small far from the optimum of an ill-conditioned target, and stays
-    large where the log density is steep at a single draw: there the ELBO tells.
+    large where the log density is steep at a single draw: there the ELBO decides.
     """
     if measure.gradient < GRADIENT_TOLERANCE and measure.step < STEP_TOLERANCE:
         return True
@@ -47,27 +51,10 @@ def maximise_elbo(
     structure: Structure,
     eps: float,
     accepted: Accepted,
-    max_evals: int = MAX_EVALS,
+    max_evals: int = MAX_EVALS,  # of as many draws each as the chart has
 ) -> Stage[StageResult]:
-    """Maximise the ELBO on the fixed draws of a chart.
+    """Maximise the ELBO on the fixed draws of a chart; `eps` is the log density's epsilon.
 
-    Parameters
-    ----------
-    gaussian
-        Where to start.
-    chart
-        The coordinates to move in.
-    structure
-        Which coordinates are random.
-    eps
-        Machine epsilon of the log density.
-    accepted
-        Called with every accepted Gaussian and its ELBO.
-    max_evals
-        Evaluations, of as many draws each as the chart has.
-
-    References
-    ----------
     Giordano, Ingram & Broderick (2024), Black Box Variational Inference with a Deterministic
     Objective, JMLR 25(18).
     """
@@ -92,6 +79,26 @@ def maximise_elbo(
     if end is None:
         point, value = start.points[0], float(start.values[0])
         return StageResult(chart.gaussian(point), constant - value, "not finite", np.inf)
-    return StageResult(
-        chart.gaussian(end.point), constant - end.value, end.reason, end.measure.gradient
+    gaussian, gradient = chart.gaussian(end.point), end.measure.gradient
+    return StageResult(gaussian, constant - end.value, end.reason, gradient)
+
+
+def fit_mean_fields(
+    starts: Sequence[Gaussian],
+    E: Floats,
+    structure: Structure,
+    eps: float,
+    max_evals: int,
+    accepted: Accepted = ignore,
+) -> Stage[list[StageResult]]:
+    """Return the finite mean fields of several starts on common draws E (M, D), the best first.
+
+    `accepted` is called for the first start only.
+    """
+    chart = DiagonalChart(E, structure)
+    stages = (
+        maximise_elbo(q, chart, structure, eps, ignore if k else accepted, max_evals)
+        for k, q in enumerate(starts)
     )
+    fits = yield from together(*stages)
+    return sorted((f for f in fits if np.isfinite(f.elbo)), key=lambda f: -f.elbo)

@@ -1,4 +1,4 @@
-"""Climbs of the log density from several points at once: where a fit may begin."""
+"""Searches for modes of the log density from several points at once."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from advi.inference.plan.lbfgs import Measure, finite_start, minimise
 
 MAX_EVALS = 100
 STEP_CAP = 5.0
-FIRST_STEP = 0.1  # along the gradient, whose size says nothing of the distance to go
+FIRST_STEP = 0.1  # along the gradient, whose size is unrelated to the distance
 GAIN_WINDOW, GAIN_NATS = 5, 0.5  # a climb ends when its last 5 steps gain less than half a nat
 MAX_TRIES = 10
 
@@ -26,18 +26,10 @@ class Climb(NamedTuple):
 def climb(
     points: Floats, center: Floats, eps: float, max_evals: int = MAX_EVALS
 ) -> Stage[list[Climb]]:
-    """Climb the log density from several points, by L-BFGS with a metric of ones.
+    """Climb the log density from several points (n, D), by L-BFGS with a metric of ones.
 
-    Parameters
-    ----------
-    points
-        (n, D) where to start, or from nearer to `center` until the value there is finite.
-    center
-        (D,) the point to fall back to.
-    eps
-        Machine epsilon of the log density.
-    max_evals
-        Evaluations of each climb, from the first point that is finite on.
+    A point whose value is not finite is halved towards `center` (D,). `max_evals` counts the
+    evaluations of each climb from its first finite point on; `eps` is the log density's epsilon.
     """
 
     def objective(points: Sequence[Floats]) -> Stage[tuple[Floats, Floats]]:
@@ -58,9 +50,8 @@ def climb(
         eps=eps,
         accepted=lambda k, x, _: paths[k].append(x),
     )
-    return [
-        Climb(path, -end.value if end else -np.inf) for path, end in zip(paths, ends, strict=True)
-    ]
+    log_p = [-end.value if end else -np.inf for end in ends]
+    return [Climb(*climbed) for climbed in zip(paths, log_p, strict=True)]
 
 
 def _levelled_off(measure: Measure) -> bool:

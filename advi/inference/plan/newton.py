@@ -12,24 +12,24 @@ from advi.variational.gaussian import Gaussian, Structure
 from advi.variational.scale import TriangularScale
 
 MAX_EVALS = 100
-GAIN_NATS = 0.1  # that a step must gain for another to follow
-CURVATURE_RANGE = (1e-2, 1e4)  # that a scale may change by in one step, squared
-MEAN_CURVATURE_RANGE = (1e-6, 1e4)  # a mean may have a thousand sds to go along a ridge
-# a step that fails is tried again, the mean's at a quarter of its length, until the scale's is
-# damped to this power of the whole one
+GAIN_NATS = 0.1  # minimal gain of a step for another to follow
+CURVATURE_RANGE = (1e-2, 1e4)  # squared change of a scale in one step
+MEAN_CURVATURE_RANGE = (1e-6, 1e4)  # a mean may move a thousand sds along a ridge
+# a failed step is repeated with a quarter of the mean's length and half the power of the scale's
+# factor, down to the minimal power
 DAMPING, MIN_DAMPING = 0.5, 0.01
 SHRINKAGE, GROWTH = 0.25, 4.0  # of the radius
-POOR = 0.25  # share of the gain expected of the mean, below which its step was too long
+POOR = 0.25  # ratio of actual to expected gain below which the mean's step was too long
 BISECTIONS = 30
 
 
 class _Step(NamedTuple):
-    """Where a step leads, and what its mean's part was."""
+    """A trial Gaussian, and the gains expected of it."""
 
     gaussian: Gaussian
-    length: float  # sds
-    of_mean: float  # nats that it is expected to gain
-    of_scale: float  # and the scale's part
+    length: float  # of the mean's step, sds
+    mean_gain: float  # expected, nats
+    scale_gain: float
 
 
 def newton(
@@ -37,30 +37,20 @@ def newton(
     E: Floats,
     structure: Structure,
     accepted: Callable[[Gaussian, float], None],
-    max_evals: int = MAX_EVALS,
+    max_evals: int = MAX_EVALS,  # of M draws each
 ) -> Stage[tuple[Gaussian, bool]]:
-    """Take Newton steps with the Stein Hessian while they pay.
+    """Take Newton steps with the Stein Hessian on draws E (M, D) while they gain enough.
 
-    In the frame of q the expected Hessian of -log p is H = -sym(E[g' e']) (Stein's identity), the
-    mean's step -H^-1 E[g'] and a block's optimal covariance the inverse of its part of H. The
-    mean uses all of H, whatever the blocks: an ill-conditioned posterior is no obstacle to it.
-    Where H is not positive definite, as on a ridge that bends, its eigenvalues count by their size
-    (Dauphin et al. 2014). Once a whole step has been too long, the mean's is the best one within a
-    radius, which grows while steps keep what they promise (Nocedal & Wright 2006, chapter 4).
+    In coordinates where q is standard the expected Hessian of -log p is H = -sym(E[g' e'])
+    (Stein's identity), the mean's step -H^-1 E[g'] and a block's optimal covariance the inverse of
+    its part of H. The mean uses all of H, whatever the blocks, and so is not slowed by an
+    ill-conditioned posterior. Where H is not positive definite, as on a curved ridge, its
+    eigenvalues are replaced by their absolute values (Dauphin et al. 2014). Once a full step has
+    been too long, the mean's is the best one within a trust radius, which grows while steps gain
+    what is expected (Nocedal & Wright 2006, chapter 4).
 
-    Parameters
-    ----------
-    gaussian, E, structure, accepted
-        Where to start, the fixed draws, which coordinates are random and coupled, and what is
-        called with every accepted Gaussian and its ELBO.
-    max_evals
-        Evaluations, of M draws each.
-
-    Returns
-    -------
-    Gaussian, bool
-        With a (D, D) scale on the pattern of the blocks; and whether no more was to be gained,
-        or else the steps failed.
+    Returns a Gaussian with a (D, D) scale on the pattern of the blocks, and whether no more was to
+    be gained, rather than the steps having failed.
     """
     chart, constant = TriangularChart(E, structure), structure.entropy_constant
     q = Gaussian(gaussian.loc, TriangularScale(gaussian.scale.tril()))
@@ -73,7 +63,7 @@ def newton(
         while True:
             if evals >= max_evals:
                 return q, False
-            trial, length, of_mean, of_scale = step(damping, radius)
+            trial, length, mean_gain, scale_gain = step(damping, radius)
             log_p, trial_gradients = yield trial.points(chart.E)
             evals += 1
             trial_value = chart.value(trial, log_p)
@@ -81,14 +71,14 @@ def newton(
             if finite and trial_value < value:
                 break
             damping, radius = DAMPING * damping, SHRINKAGE * length
-            little = of_mean + of_scale < GAIN_NATS
+            little = mean_gain + scale_gain < GAIN_NATS
             if little or damping < MIN_DAMPING:
                 return q, little
         gain = value - trial_value
         q, value, gradients = trial, trial_value, trial_gradients
         accepted(q, constant - value)
-        poor = gain < POOR * of_mean
-        if gain < GAIN_NATS and not (poor and of_mean > GAIN_NATS):
+        poor = gain < POOR * mean_gain
+        if gain < GAIN_NATS and not (poor and mean_gain > GAIN_NATS):
             return q, True
         if poor:
             radius = SHRINKAGE * length
@@ -114,18 +104,17 @@ def _newton_step(
     def step(damping: float, radius: float) -> _Step:
         covariance = (block_Q * block_h**-damping) @ block_Q.T
         factor = np.where(chart.same_block, np.linalg.cholesky(covariance), 0.0)
-        of_scale = 0.5 * float(
-            np.sum(block_h - block_h ** (1 - damping) - damping * np.log(block_h))
-        )
+        gains = block_h - block_h ** (1 - damping) - damping * np.log(block_h)
         u = _within(g, h, radius)
         moved = Gaussian(q.loc + L @ (Q @ u), TriangularScale(L @ factor))
-        return _Step(moved, float(np.linalg.norm(u)), float(g @ u - 0.5 * u @ (h * u)), of_scale)
+        mean_gain, scale_gain = float(g @ u - 0.5 * u @ (h * u)), 0.5 * float(np.sum(gains))
+        return _Step(moved, float(np.linalg.norm(u)), mean_gain, scale_gain)
 
     return step
 
 
 def _within(g: Floats, h: Floats, radius: float) -> Floats:
-    """Return the maximiser of g'u - u'hu / 2, h a diagonal, over all u no longer than a radius."""
+    """Return the maximiser of g'u - u'hu / 2, h a diagonal, over all u with |u| <= radius."""
     if np.linalg.norm(g / h) <= radius:
         return g / h
     if not radius > 0:

@@ -9,29 +9,15 @@ from advi.inference.plan.charts import chart_of
 from advi.variational.gaussian import Gaussian, Structure
 
 STEPS, DRAWS = 15, 64
-RATE, MAX_MOVE = 0.35, 0.2  # of a step, in standard deviations; heavy-tailed gradients are cut
+RATE, MAX_MOVE = 0.35, 0.2  # of a step, sds; heavy-tailed gradients are cut
 BURN_IN = 5  # steps before the average begins
 
 
 def polish(gaussian: Gaussian, structure: Structure, rng: np.random.Generator) -> Stage[Gaussian]:
-    """Average natural-gradient steps with the sticking-the-landing gradient.
+    """Return the average of natural-gradient steps with the sticking-the-landing gradient.
 
-    Its noise vanishes where q equals the posterior (Roeder, Wu & Duvenaud 2017), so that near the
-    optimum it removes what fixed draws overfit; far from it, it diverges, and is not used.
-
-    Parameters
-    ----------
-    gaussian
-        The optimum on fixed draws.
-    structure
-        Which coordinates have noise and which are coupled.
-    rng
-        Generator of the fresh draws.
-
-    Returns
-    -------
-    Gaussian
-        The average over the steps after the first `BURN_IN`.
+    Its noise vanishes where q equals the posterior (Roeder, Wu & Duvenaud 2017): near the optimum
+    it removes the overfitting of fixed draws. Far from the optimum it diverges.
     """
     chart = chart_of(structure, np.zeros((0, len(gaussian.loc))))
     total, q = None, gaussian
@@ -40,7 +26,7 @@ def polish(gaussian: Gaussian, structure: Structure, rng: np.random.Generator) -
         _, gradients = yield q.points(E)
         if not np.all(np.isfinite(gradients)):
             return gaussian
-        # gradient of log p - log q along the draw, in the frame where q is standard
+        # gradient of log p - log q along the draw, in coordinates where q is standard
         W = q.scale.rmv(gradients) + E
         loc_step = np.where(structure.random, _cut(W.mean(0)), 0.0)
         loc = q.loc + q.scale.mv(loc_step[None])[0]

@@ -26,7 +26,7 @@ from advi.variational.gaussian import Gaussian, Structure
 NEWTON_DIM = 512  # the Newton steps hold a few D x D matrices
 NEAR_EVALS, LONG_EVALS = 8, 300  # of L-BFGS before the Newton steps, and instead of them
 MAX_ROUNDS = 6  # of a stage that has used all its evaluations
-ROUND_NATS = 1.0  # that a round must gain for another to follow
+ROUND_NATS = 1.0  # minimal gain of a round for another to follow
 MAX_DOUBLINGS = 3
 TOO_FAR = 1e16  # on the real scale: no posterior is meant to be there
 NEARLY = 0.1  # a search stalled by rounding counts as converged below this scaled gradient
@@ -46,71 +46,147 @@ class FreshElbo(NamedTuple):
 
     @property
     def elbo(self) -> Estimate:
-        """The ELBO in nats."""
         return Estimate.of(self.elbos)
 
 
 class Refined(NamedTuple):
-    """Where the plan ended from one start."""
+    """The end of the plan from one start."""
 
     fitted: StageResult  # of the last stage that optimises on fixed draws
-    fresh: FreshElbo  # of the Gaussian that it leaves
+    fresh: FreshElbo  # of the final Gaussian
 
     @property
     def settled(self) -> bool:
-        """Whether it ended at an optimum, as far as rounding lets one tell."""
+        """Whether it ended at an optimum, within rounding."""
         nearly = self.fitted.reason == "stalled" and self.fitted.gradient < NEARLY
         return bool(self.fitted.reason == "converged" or nearly)
 
 
-def mean_field_stages(
-    gaussian: Gaussian,
-    structure: Structure,
-    rng: np.random.Generator,
-    eps: float,
-    accepted: Accepted,
-    settle: bool,
-) -> Stage[StageResult]:
-    """Fit a mean field: L-BFGS to come near, Newton steps, L-BFGS to settle if asked to.
+class Refinement(NamedTuple):
+    """The stages of the plan after the search for a start."""
 
-    The Newton steps carry the mean along ridges, where the diagonal metric takes hundreds of
-    evaluations and its progress can look like the end.
-    """
-    dim = len(gaussian.loc)
-    E = structure.fixed_draws(rng, even_draws(max(MIN_DRAWS, 2 * structure.dim), dim))
+    structure: Structure
+    rng: np.random.Generator
+    fresh_draws: Floats  # (n, D) antithetic, those without sign first, for the held-out ELBO
+    eps: float  # machine epsilon of the log density
+    accepted: Accepted
 
-    def stage(q: Gaussian, max_evals: int) -> Stage[StageResult]:
-        chart = DiagonalChart(E, structure)
-        return maximise_elbo(q, chart, structure, eps, partial(accepted, "mean_field"), max_evals)
+    def run(self, gaussian: Gaussian, *, warm: bool, settle: bool) -> Stage[Refined]:
+        """Fit from a Gaussian to the end.
 
-    def by_newton(q: Gaussian) -> Stage[tuple[Gaussian, bool]]:
-        moved, arrived = yield from newton(
-            q,
-            E,
-            structure,
-            lambda q, elbo: accepted("mean_field", q.mean_field(), elbo),
-        )
-        return moved.mean_field(), arrived
+        `warm` skips the mean-field stage if a richer one follows: `gaussian` is a fit. `settle`
+        runs it to convergence in any case: it is the cheaper one for large distances.
+        """
+        structure = self.structure
+        fitted, richer = None, structure.coupled or structure.rank > 0
+        # a low-rank scale is made from a mean field, or from the diagonal of another scale
+        begun = structure.coupled or gaussian.scale.coupling != "all"
+        if not (warm and richer and begun):
+            # the Newton steps of a coupled scale converge from any point that is near enough
+            fitted = yield from self._mean_field(gaussian, settle or not structure.coupled)
+            gaussian = fitted.gaussian
+        if richer:
+            fitted, fresh = yield from self._richer(gaussian)
+        else:
+            assert fitted is not None
+            fresh = yield from fresh_elbo(gaussian, structure, self.fresh_draws)
+        if fresh.roughness > POLISH_ROUGHNESS:  # else the fixed draws' optimum is the optimum
+            polished = yield from polish(fresh.gaussian, structure, self.rng)
+            after = yield from fresh_elbo(polished, structure, self.fresh_draws)
+            if after.elbo.value > fresh.elbo.value:
+                fresh = after
+                self.accepted("polish", polished, after.elbo.value)
+        return Refined(fitted, fresh)
 
-    def by_both(q: Gaussian) -> Stage[StageResult]:
-        moved, _ = yield from by_newton(q)
-        return (yield from stage(moved, MAX_EVALS))
+    def _mean_field(self, gaussian: Gaussian, settle: bool) -> Stage[StageResult]:
+        """Fit a mean field: a little L-BFGS, Newton steps, and with `settle` L-BFGS to the end.
 
-    if dim > NEWTON_DIM:
-        fitted = yield from stage(gaussian, LONG_EVALS)
-        return (yield from _persistent(lambda q: stage(q, LONG_EVALS), fitted))
-    near = yield from stage(gaussian, NEAR_EVALS)
-    moved, arrived = yield from by_newton(near.gaussian)
-    if arrived and not settle:
-        return near._replace(gaussian=moved)
-    fitted = yield from stage(moved, MAX_EVALS)
-    return (yield from _persistent(by_both, fitted))
+        The Newton steps carry the mean along ridges, where L-BFGS in the diagonal metric takes
+        hundreds of evaluations and can seem to have converged.
+        """
+        structure = self.structure.uncoupled()
+        E = mean_field_draws(structure, self.rng)
+        accepted = partial(self.accepted, "mean_field")
+
+        def stage(q: Gaussian, max_evals: int) -> Stage[StageResult]:
+            chart = DiagonalChart(E, structure)
+            return maximise_elbo(q, chart, structure, self.eps, accepted, max_evals)
+
+        def by_newton(q: Gaussian) -> Stage[tuple[Gaussian, bool]]:
+            show = lambda q, elbo: accepted(q.mean_field(), elbo)  # noqa: E731
+            moved, arrived = yield from newton(q, E, structure, show)
+            return moved.mean_field(), arrived
+
+        def by_both(q: Gaussian) -> Stage[StageResult]:
+            moved, _ = yield from by_newton(q)
+            return (yield from stage(moved, MAX_EVALS))
+
+        if len(gaussian.loc) > NEWTON_DIM:
+            fitted = yield from stage(gaussian, LONG_EVALS)
+            return (yield from _repeated(lambda q: stage(q, LONG_EVALS), fitted))
+        near = yield from stage(gaussian, NEAR_EVALS)
+        moved, arrived = yield from by_newton(near.gaussian)
+        if arrived and not settle:
+            return near._replace(gaussian=moved)
+        fitted = yield from stage(moved, MAX_EVALS)
+        return (yield from _repeated(by_both, fitted))
+
+    def _richer(self, gaussian: Gaussian) -> Stage[tuple[StageResult, FreshElbo]]:
+        """Fit a full or low-rank scale, doubling the fixed draws while they are overfitted.
+
+        The more parameters a scale has, the more draws it needs.
+        """
+        structure = self.structure
+        num, doublings = max(MIN_DRAWS, (4 if structure.coupled else 2) * structure.dim), 0
+        while True:
+            E = structure.fixed_draws(self.rng, even_draws(num, len(gaussian.loc)))
+            stage = partial(self._richer_stage, E)
+            fitted = yield from stage(gaussian)
+            fitted = yield from _repeated(stage, fitted)
+            gaussian = fitted.gaussian
+            fresh = yield from fresh_elbo(gaussian, structure, self.fresh_draws)
+            bound = max(OVERFIT_NATS, OVERFIT_ERRORS * fresh.elbo.mcse)
+            overfitted = not fitted.elbo - fresh.elbo.value <= bound
+            if doublings == MAX_DOUBLINGS or _led_away(gaussian) or not overfitted:
+                return fitted, fresh
+            num, doublings = 2 * num, doublings + 1
+
+    def _richer_stage(self, E: Floats, q: Gaussian) -> Stage[StageResult]:
+        """Maximise the ELBO over a full or low-rank scale, from Newton steps or a closed form."""
+        structure = self.structure
+        if structure.coupled:
+            stage, max_evals = "full_rank", MAX_FULL_RANK_EVALS
+            chart = TriangularChart(E, structure)
+            q, _ = yield from newton(q, E, structure, partial(self.accepted, stage))
+        else:
+            stage, max_evals = "low_rank", MAX_LOW_RANK_EVALS
+            chart = LowRankChart(E, structure)
+            rank = len(q.scale.low_rank().stretch) if q.scale.coupling == "directions" else None
+            if rank != structure.rank:
+                q = yield from low_rank_start(q.mean_field(), chart, self.rng)
+        show = partial(self.accepted, stage)
+        return (yield from maximise_elbo(q, chart, structure, self.eps, show, max_evals))
 
 
-def _persistent(
+def mean_field_draws(structure: Structure, rng: np.random.Generator) -> Floats:
+    """Return the fixed draws (M, D) of a mean-field stage."""
+    num = even_draws(max(MIN_DRAWS, 2 * structure.dim), len(structure.random))
+    return structure.fixed_draws(rng, num)
+
+
+def fresh_elbo(gaussian: Gaussian, structure: Structure, E: Floats) -> Stage[FreshElbo]:
+    """Evaluate a Gaussian on antithetic draws E (n, D)."""
+    log_p, gradients = yield gaussian.points(E)
+    elbos = structure.paired_elbos(log_p, E, gaussian)
+    even = gaussian.scale.rmv(gradients.reshape(2, len(elbos), -1).mean(0))
+    roughness = float((even - even.mean(0))[:, structure.random].var(0).sum())
+    return FreshElbo(gaussian, elbos, roughness)
+
+
+def _repeated(
     stage: Callable[[Gaussian], Stage[StageResult]], fitted: StageResult
 ) -> Stage[StageResult]:
-    """Go on with a stage from where it ended, while its evaluations do not suffice."""
+    """Repeat a stage from its end while it uses all its evaluations and still gains."""
     for _ in range(MAX_ROUNDS - 1):
         if fitted.reason != "budget" or _led_away(fitted.gaussian):
             break
@@ -123,126 +199,3 @@ def _persistent(
 
 def _led_away(q: Gaussian) -> bool:
     return not max(np.abs(q.loc).max(initial=0), q.sds.max(initial=0)) < TOO_FAR
-
-
-def refine(
-    gaussian: Gaussian,
-    structure: Structure,
-    rng: np.random.Generator,
-    fresh_draws: Floats,
-    eps: float,
-    accepted: Accepted,
-    *,
-    warm: bool = False,
-    settle: bool = False,
-) -> Stage[Refined]:
-    """Fit from a started Gaussian to the end.
-
-    Parameters
-    ----------
-    gaussian
-        Where to start.
-    structure
-        Which coordinates have noise and which are coupled.
-    rng
-        Generator of the draws.
-    fresh_draws
-        (n, D) antithetic draws to check against, those without sign first.
-    eps
-        Machine epsilon of the log density.
-    accepted
-        Called with the stage, every accepted Gaussian and its ELBO.
-    warm
-        Leave the mean-field stage out where a richer one follows: `gaussian` is a fit.
-    settle
-        Take the mean-field stage to its end even so: it is the cheaper one to go far by.
-    """
-    fitted, richer = None, structure.coupled or structure.rank > 0
-    # what a low-rank scale is made from is a mean field's, or another one's diagonal
-    begun = structure.coupled or gaussian.scale.coupling != "all"
-    if not (warm and richer and begun):
-        fitted = yield from mean_field_stages(
-            gaussian,
-            structure.uncoupled(),
-            rng,
-            eps,
-            accepted,
-            # Newton steps of a coupled scale go on from any place that is near enough
-            settle=settle or not structure.coupled,
-        )
-        gaussian = fitted.gaussian
-    if richer:
-        fitted, fresh = yield from _richer(gaussian, structure, rng, fresh_draws, eps, accepted)
-    else:
-        assert fitted is not None
-        fresh = yield from fresh_elbo(gaussian, structure, fresh_draws)
-    if fresh.roughness > POLISH_ROUGHNESS:  # else the fixed draws' optimum is the optimum
-        polished = yield from polish(fresh.gaussian, structure, rng)
-        after = yield from fresh_elbo(polished, structure, fresh_draws)
-        if after.elbo.value > fresh.elbo.value:
-            fresh = after
-            accepted("polish", polished, after.elbo.value)
-    return Refined(fitted, fresh)
-
-
-def fresh_elbo(gaussian: Gaussian, structure: Structure, E: Floats) -> Stage[FreshElbo]:
-    """Evaluate a Gaussian on antithetic draws E (n, D)."""
-    log_p, gradients = yield gaussian.points(E)
-    elbos = structure.paired_elbos(log_p, E, gaussian)
-    even = gaussian.scale.rmv(gradients.reshape(2, len(elbos), -1).mean(0))
-    roughness = float((even - even.mean(0))[:, structure.random].var(0).sum())
-    return FreshElbo(gaussian, elbos, roughness)
-
-
-def _richer(
-    gaussian: Gaussian,
-    structure: Structure,
-    rng: np.random.Generator,
-    fresh_draws: Floats,
-    eps: float,
-    accepted: Accepted,
-) -> Stage[tuple[StageResult, FreshElbo]]:
-    """Fit a full or low-rank scale, with twice the draws as long as the fixed ones are overfitted.
-
-    The more parameters a scale has, the more draws determine it.
-    """
-    per_coordinate = 4 if structure.coupled else 2
-    num, doublings = max(MIN_DRAWS, per_coordinate * structure.dim), 0
-    while True:
-        E = structure.fixed_draws(rng, even_draws(num, len(gaussian.loc)))
-
-        def stage(q: Gaussian, E: Floats = E) -> Stage[StageResult]:
-            return _richer_stage(q, E, structure, eps, accepted, rng)
-
-        fitted = yield from stage(gaussian)
-        fitted = yield from _persistent(stage, fitted)
-        gaussian = fitted.gaussian
-        fresh = yield from fresh_elbo(gaussian, structure, fresh_draws)
-        bound = max(OVERFIT_NATS, OVERFIT_ERRORS * fresh.elbo.mcse)
-        if (
-            doublings == MAX_DOUBLINGS
-            or _led_away(gaussian)
-            or fitted.elbo - fresh.elbo.value <= bound
-        ):
-            return fitted, fresh
-        num, doublings = 2 * num, doublings + 1
-
-
-def _richer_stage(
-    q: Gaussian,
-    E: Floats,
-    structure: Structure,
-    eps: float,
-    accepted: Accepted,
-    rng: np.random.Generator,
-) -> Stage[StageResult]:
-    """Maximise the ELBO over a full or low-rank scale, from Newton steps or from a closed form."""
-    if structure.coupled:
-        stage, max_evals, chart = "full_rank", MAX_FULL_RANK_EVALS, TriangularChart(E, structure)
-        q, _ = yield from newton(q, E, structure, partial(accepted, stage))
-    else:
-        stage, max_evals, chart = "low_rank", MAX_LOW_RANK_EVALS, LowRankChart(E, structure)
-        if q.scale.coupling != "directions" or len(q.scale.low_rank().stretch) != structure.rank:
-            q = yield from low_rank_start(q.mean_field(), chart, rng)
-    show = partial(accepted, stage)
-    return (yield from maximise_elbo(q, chart, structure, eps, show, max_evals))

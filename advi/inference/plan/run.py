@@ -13,7 +13,6 @@ from advi.model.density import Density
 from advi.model.model import Model
 from advi.model.prior_starts import prior_starts
 from advi.model.resolve import traced_model
-from advi.model.rows import for_rows
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.initial import initial
 from advi.posterior.nonfinite import nonfinite_draw, not_finite_at_start
@@ -23,21 +22,12 @@ from advi.variational.resolve_family import resolve_family
 
 
 class Plan(NamedTuple):
-    """The automatic plan: a search for a start, then fixed draws, L-BFGS and Newton steps.
-
-    Attributes
-    ----------
-    restarts
-        How often it is carried through.
-    max_evals
-        Budget of evaluations; None for none.
-    """
+    """The automatic plan: a search for a start, then fixed draws, L-BFGS and Newton steps."""
 
     restarts: int = 1
-    max_evals: int | None = None
+    max_evals: int | None = None  # None for no limit
 
     def refuse(self, objective: Any, eval_data: Any, checkpoint: Any, init: Any) -> None:
-        """Raise ValueError if an argument is of the stochastic path only, or has no effect."""
         if objective is not None:
             raise ValueError(
                 "objective: the automatic plan chooses its own draws and estimator; give an "
@@ -60,13 +50,11 @@ class Plan(NamedTuple):
     def run(
         self, model: Model, source: Source, family: Any, init: Any, key: Any, bar: ProgressBar
     ) -> FitRecord:
-        """Fit; the arguments are those of `fit`, resolved."""
-        of_rows = for_rows(model, source.spec, source.num_rows)
+        of_rows, _ = traced_model(model, source)
         guide = resolve_family(of_rows, family)
-        traced_model(model, source)
         density = Density(of_rows, source.example, source.spec, guide.estimated, by_gradient=True)
         first, warm = initial(of_rows, init)
-        look = FirstPoints(density)
+        inspect = FirstPoints(density)
         try:
             found = run_plan(
                 density,
@@ -77,21 +65,22 @@ class Plan(NamedTuple):
                 restarts=self.restarts,
                 max_evals=self.max_evals,
                 callback=bar.update,
-                look=look,
+                inspect=inspect,
                 candidates=lambda: prior_starts(density, first.loc),
             )
         except NotFiniteError as error:
             raise not_finite_at_start(density, first.loc, error.tried) from None
-        status = found.status
-        if status == "diverged" and not math.isfinite(found.elbo.value):
+        if found.status == "diverged" and not math.isfinite(found.elbo.value):
             where = nonfinite_draw(density, guide, found.gaussian, host_rng(key, Stream.BLAME))
-            status = Status("diverged", f"{status.message}; {where}") if where else status
-        record = _record(found._replace(status=status), density, guide, key)
-        return record.with_outcome(alarms=look.alarms)
+            if where:
+                status = Status("diverged", f"{found.status.message}; {where}")
+                found = found._replace(status=status)
+        record = _record(found, density, guide, key)
+        return record.with_outcome(alarms=inspect.alarms)
 
 
 def refined(record: FitRecord, family: Any) -> FitRecord:
-    """Return the automatic plan's fit of a family, begun at a fit, without a verdict."""
+    """Return the automatic plan's fit of a family from a fit as the start, without a verdict."""
     posterior = record.global_posterior
     guide, whole = resolve_family(posterior.model, family), posterior.density.on(None)
     density = Density(posterior.model, whole.data, whole.spec, guide.estimated)
@@ -103,19 +92,13 @@ def refined(record: FitRecord, family: Any) -> FitRecord:
 
 def _record(found: PlanResult, density: Density, guide: Guide, key: Any) -> FitRecord:
     posterior = GlobalPosterior(guide, guide.params_of(found.gaussian, density.dtype), density)
-    outcome = Outcome(
-        found.status,
-        found.elbo,
-        found.trace,
-        density.num_gradients,
-        found.held_out_gap,
-        found.other_modes,
-    )
+    _, elbo, status, trace, gap, other_modes = found
+    outcome = Outcome(status, elbo, trace, density.num_gradients, gap, other_modes)
     return FitRecord(posterior, outcome, key)
 
 
 def one_start(restarts: int, what: str) -> ValueError:
-    """Return the error for restarts where there is one start."""
+    """Return the error for restarts where there is only one start."""
     return ValueError(
         f"restarts: got {restarts}, and {what} one start; expected 1. Leave it out; several starts "
         "are the automatic plan's, without batch_size, optimizer and init=fit."

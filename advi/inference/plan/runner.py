@@ -1,4 +1,4 @@
-"""What runs the stages of the plan: the budget, the trace and the latest Gaussian."""
+"""The evaluation of the plan's stages: the budget, the trace and the latest Gaussian."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from advi.inference.plan.batched_calls import Stage, run_batched
 from advi.model.density import Density
 from advi.variational.gaussian import Gaussian
 
-FARTHEST = 1e18  # on the real scale, from where on no log density counts as finite
+FARTHEST = 1e18  # on the real scale, beyond which no log density counts as finite
 
 
 class StopError(Exception):
@@ -35,22 +35,24 @@ class Runner:
         self.trace: list[Progress] = []
 
     def run(self, *stages: Stage[Any]) -> list[Any]:
-        """Run stages to their ends; return what each returned."""
         return run_batched(stages, self._evaluate)
 
     def accepted(self, stage: str, gaussian: Gaussian, elbo: float) -> None:
-        """Show a Gaussian that a stage has accepted."""
         self.stage, self.gaussian = stage, gaussian
         progress = Progress(stage, self.evals, float(elbo))
         self.trace.append(progress)
         if self.callback is not None and self.callback(progress):
             raise StopError("interrupted", "the callback asked to stop")
 
+    @property
+    def spent(self) -> str:
+        return f"{self.evals} evaluations, {self.density.num_gradients} gradients"
+
     def _evaluate(self, points: Floats) -> tuple[Floats, Floats]:
         if self.max_evals is not None and self.evals >= self.max_evals:
             raise StopError("max_steps", f"stopped after max_steps={self.max_evals} evaluations")
         self.evals += 1
         values, gradients = self.density.value_and_grad(points)
-        # nothing that a fit is used for can square numbers beyond
+        # beyond, squares overflow
         values[~(np.abs(points).max(1, initial=0) < FARTHEST)] = np.nan
         return values, gradients

@@ -1,4 +1,4 @@
-"""The search for a start: climbs from many points, and where they disagree a wider one."""
+"""The search for a start: mode searches from many points, and a wider one where they disagree."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -8,111 +8,89 @@ from numpy.typing import NDArray
 
 from advi.core.types import Floats
 from advi.inference.plan.batched_calls import Stage, together
-from advi.inference.plan.charts import DiagonalChart
-from advi.inference.plan.maximise_elbo import StageResult, maximise_elbo
+from advi.inference.plan.maximise_elbo import StageResult, fit_mean_fields
 from advi.inference.plan.mode_search import Climb, climb
 from advi.inference.plan.start import Start, basins, select
 from advi.model.density import Density
 from advi.variational.gaussian import Gaussian, Structure
 
-# Random points are screened by their log density in two boxes, and the best of each are climbed
-# from: the small one is where optima usually are, the large one is for those that hide.
+# Random points in two boxes are screened by their log density, and the best of each are climbed
+# from: most optima lie in the small box, some only in the large one.
 SCREENED = 32
 NUM_CLIMBS = 8
-NUM_STARTS = 3  # climbs that a scale is chosen for
+NUM_STARTS = 3  # climbs for which a scale is chosen
 START_RADIUS, WIDE_RADIUS = 2.0, 6.0
-HOPELESS_NATS = 20.0  # a start so much lower, both in height and in ELBO, is given up
-SAME_START_SDS = 2.0  # climbs that end nearer than this have found one optimum
-# In few dimensions these climbs leave little to find. In more, the optimum found is doubted where
-# fewer of the climbs from the large box come to it, and the search goes on with more the more
+MAX_DEFICIT_NATS = 20.0  # a start is dropped if both its log density and its ELBO are lower by this
+SAME_START_SDS = 2.0  # starts that are nearer count as one optimum
+# In few dimensions these climbs suffice. In more, the result is ambiguous if fewer of the climbs
+# from the large box end at the best optimum, and the search goes on, the longer the more
 # dimensions there are.
-FEW_DIMS, WITNESSES, SAME_HEIGHT_NATS = 10, 7, 2.0
+FEW_DIMS, MIN_AGREEING, SAME_LOG_P_NATS = 10, 7, 2.0
 WIDER_RADII = (2.0, 6.0)
 WIDER_PER_DIM, MAX_WIDER = 8, 128  # points to climb from
-WIDER_ROUNDS = ((8, 0.25), (30, 0.25), (100, 1.0))  # evaluations of each, and what share goes on
+WIDER_ROUNDS = ((8, 0.25), (30, 0.25), (100, 1.0))  # evaluations of a round, share that goes on
 ASCENTS_PER_DIM, MAX_ASCENTS, ASCENT_SD = 2, 30, 0.1  # from random points
 ASCENT_DRAWS, ASCENT_EVALS = 4, 120
 MAX_ELEMENTS = 2**20  # memory cap of either: points times dimension
-RACE_DRAWS, RACE_EVALS = 32, 60  # of the best of these, and the best start beside them
-LAST_RADII = (0.1, 0.5, 1.0, 2.0, 6.0, 20.0)  # where else a finite value is looked for
+SCREEN_DRAWS, SCREEN_EVALS = 32, 60  # of the best of these, and the best start beside them
+LAST_RADII = (0.1, 0.5, 1.0, 2.0, 6.0, 20.0)  # boxes of the last search for a finite value
 LAST_POINTS = 50  # in each of these boxes
 
 
-Look = Callable[[Floats, Floats, Floats], None]
+Inspect = Callable[[Floats, Floats, Floats], None]  # points, log densities, gradients
 
 
 class Found(NamedTuple):
-    """What a search found."""
+    """The result of a search."""
 
     starts: list[StageResult]  # the best first
-    doubted: bool  # whether climbs disagreed, so that none may be near an optimum
+    ambiguous: bool  # whether climbs disagreed, so that none may be near an optimum
 
 
 class Search(NamedTuple):
-    """What a search for a start needs to know.
+    """A search for a start."""
 
-    Attributes
-    ----------
-    center
-        (D,) the point to begin at.
-    candidates
-        (n, D) further points to try.
-    shapes
-        Shapes of the latents on the real scale, in the order of their coordinates.
-    structure
-        Which coordinates have noise.
-    rng
-        Generator of all draws.
-    eps
-        Machine epsilon of the log density.
-    look
-        Called with the first random points and the log densities and gradients there, or nothing.
-    farthest
-        How far from the center a finite value is looked for at the last.
-    """
-
-    center: Floats
-    candidates: Floats
-    shapes: Sequence[tuple[int, ...]]
+    center: Floats  # (D,) the first point
+    candidates: Floats  # (n, D) further points to try
+    shapes: Sequence[tuple[int, ...]]  # of the latents on the real scale
     structure: Structure
     rng: np.random.Generator
-    eps: float
-    look: Look | None = None
-    farthest: float = LAST_RADII[-1]
+    eps: float  # machine epsilon of the log density
+    inspect: Inspect | None = None  # called with the first random points
+    farthest: float = LAST_RADII[-1]  # largest radius of the last search for a finite value
 
     def run(self) -> Stage[Found]:
         """Return the starts that may win, the best first; none if no point was finite."""
         climbs, wide = yield from self._climbs()
         found = yield from basins(climbs, NUM_STARTS)
         more = len(self.center) - FEW_DIMS
-        doubted = len(found) > 1 and more > 0 and _share(found[0], wide) < WITNESSES / NUM_CLIMBS
-        if doubted:
+        agreeing = MIN_AGREEING / NUM_CLIMBS
+        ambiguous = len(found) > 1 and more > 0 and _share_at_best(found[0], wide) < agreeing
+        if ambiguous:
             wide = yield from self._wider(min(WIDER_PER_DIM * more, MAX_WIDER))
             found = yield from basins(climbs + wide, NUM_STARTS)
-        started = yield from self._started(found)
-        hopeful = [StageResult(s.gaussian, s.elbo, "started", np.inf) for s in _hopeful(started)]
-        if doubted and (len(hopeful) > 1 or _share(found[0], wide) < 0.5):
-            ascended = yield from self._ascents(started, min(ASCENTS_PER_DIM * more, MAX_ASCENTS))
-            raced = yield from self._raced(ascended + hopeful[:1])
-            return Found(raced or hopeful, doubted)
-        return Found(hopeful, doubted)
+        scaled = yield from self._scaled(found)
+        starts = [StageResult(s.gaussian, s.elbo, "started", np.inf) for s in _plausible(scaled)]
+        if ambiguous and (len(starts) > 1 or _share_at_best(found[0], wide) < 0.5):
+            ascended = yield from self._ascents(scaled, min(ASCENTS_PER_DIM * more, MAX_ASCENTS))
+            screened = yield from self._screened(ascended + starts[:1])
+            return Found(screened or starts, ambiguous)
+        return Found(starts, ambiguous)
 
     def again(self) -> Stage[list[StageResult]]:
-        """Return other starts, the best first, where those of a first search came to nothing."""
+        """Return other starts, the best first, where those of a first search have failed."""
         climbs = yield from self._wider(MAX_WIDER)
-        started = yield from self._started((yield from basins(climbs, NUM_STARTS)))
-        ascended = yield from self._ascents(started, MAX_ASCENTS)
-        return (yield from self._raced(ascended))
+        scaled = yield from self._scaled((yield from basins(climbs, NUM_STARTS)))
+        ascended = yield from self._ascents(scaled, MAX_ASCENTS)
+        return (yield from self._screened(ascended))
 
-    def _started(self, found: list[list[Climb]]) -> Stage[list[Start]]:
+    def _scaled(self, found: list[list[Climb]]) -> Stage[list[Start]]:
         """Choose a scale for the best climb to each optimum; return the starts, the best first."""
-        started = yield from together(
-            *(
-                select(group[0], self.structure, child)
-                for group, child in zip(found, self.rng.spawn(len(found)), strict=True)
-            )
+        rngs = self.rng.spawn(len(found))
+        starts = yield from together(
+            *(select(group[0], self.structure, g) for group, g in zip(found, rngs, strict=True))
         )
-        return sorted((s for s in started if np.isfinite(s.elbo)), key=lambda s: -s.elbo)
+        return sorted((s for s in starts if np.isfinite(s.elbo)), key=lambda s: -s.elbo)
 
     def _climbs(self) -> Stage[tuple[list[Climb], list[Climb]]]:
         """Climb from the best points of both boxes; return all climbs, and those of the large."""
@@ -122,29 +100,26 @@ class Search(NamedTuple):
             for radius in (START_RADIUS, WIDE_RADIUS)
         )
         points = np.concatenate([near, wide, self.candidates])
-        heights, gradients = yield points
-        if self.look is not None:
-            self.look(points, heights, gradients)
-        of_near, of_wide, given = np.split(heights, [SCREENED, 2 * SCREENED])
+        log_p, gradients = yield points
+        if self.inspect is not None:
+            self.inspect(points, log_p, gradients)
+        of_near, of_wide, given = np.split(log_p, [SCREENED, 2 * SCREENED])
         near, wide = near[_highest(of_near, NUM_CLIMBS)], wide[_highest(of_wide, NUM_CLIMBS)]
         given = self.candidates[_highest(given, NUM_CLIMBS)]
-        climbs = yield from climb(
-            np.concatenate([self.center[None], near, wide, given]), self.center, self.eps
-        )
+        points = np.concatenate([self.center[None], near, wide, given])
+        climbs = yield from climb(points, self.center, self.eps)
         if not any(c.path for c in climbs):
-            points = yield from self.anywhere()
+            points = yield from self.finite_points()
             if len(points):
                 climbs = yield from climb(points, points[0], self.eps)
         return climbs, climbs[1 + len(near) : 1 + len(near) + len(wide)]
 
-    def anywhere(self) -> Stage[Floats]:
-        """Return the highest points (n, D) that are finite, of many in smaller and larger boxes."""
-        points = np.concatenate(
-            [self._scattered(LAST_POINTS, radius) for radius in self._last_radii]
-        )
-        heights, gradients = yield points
-        finite = np.isfinite(heights) & np.isfinite(gradients).all(1)
-        best = _highest(np.where(finite, heights, -np.inf), min(NUM_CLIMBS, int(finite.sum())))
+    def finite_points(self) -> Stage[Floats]:
+        """Return the highest finite points (n, D) of many in smaller and larger boxes."""
+        points = np.concatenate([self._scattered(LAST_POINTS, r) for r in self._last_radii])
+        log_p, gradients = yield points
+        finite = np.isfinite(log_p) & np.isfinite(gradients).all(1)
+        best = _highest(np.where(finite, log_p, -np.inf), min(NUM_CLIMBS, int(finite.sum())))
         return points[best]
 
     @property
@@ -153,7 +128,7 @@ class Search(NamedTuple):
 
     @property
     def tried(self) -> str:
-        """Where a finite value is looked for, in words."""
+        """The points of the search, in words."""
         num = 2 * SCREENED + LAST_POINTS * len(self._last_radii)
         given = f", {len(self.candidates)} candidates" if len(self.candidates) else ""
         farthest = self._last_radii[-1]
@@ -177,49 +152,43 @@ class Search(NamedTuple):
         return climbs
 
     def _scattered(self, num: int, radius: float) -> Floats:
-        """Return random points around the center, (num, D), some with entries that are alike.
+        """Return random points around the center, (num, D), some with entries that are equal.
 
-        Entries along an axis of a latent are often exchangeable, as those of groups are, and then
-        far less likely where they have nothing to do with each other.
+        Entries along an axis of a latent are often exchangeable, such as those of groups, and then
+        a point with independent entries is far less likely.
         """
         points = []
         for k in range(num):
             parts = []
             for shape in self.shapes:
-                alike = np.zeros(len(shape), bool)
+                equal = np.zeros(len(shape), bool)
                 if k % 3 == 1:
-                    alike = np.arange(len(shape)) < max(1, len(shape) - 1)
+                    equal = np.arange(len(shape)) < max(1, len(shape) - 1)
                 elif k % 3 == 2:
-                    alike = self.rng.random(len(shape)) < 0.5
-                drawn = self.rng.uniform(-radius, radius, np.where(alike, 1, shape).astype(int))
+                    equal = self.rng.random(len(shape)) < 0.5
+                drawn = self.rng.uniform(-radius, radius, np.where(equal, 1, shape).astype(int))
                 parts.append(np.broadcast_to(drawn, shape).ravel())
             points.append(np.concatenate(parts))
         return self.center + np.stack(points)
 
-    def _ascents(self, started: list[Start], num: int) -> Stage[list[StageResult]]:
-        """Climb the ELBO instead, on few draws: it knows no poles and sees across plateaus."""
-        structure, dim = self.structure.uncoupled(), len(self.center)
-        entrants = [s.gaussian for s in started]
-        num = max(min(num, MAX_ELEMENTS // dim), 1)
-        entrants += [Gaussian.diagonal(x, ASCENT_SD) for x in self._scattered(num, WIDE_RADIUS)]
+    def _ascents(self, scaled: list[Start], num: int) -> Stage[list[StageResult]]:
+        """Climb the ELBO on a few draws instead: it has no poles and a slope on plateaus."""
+        structure = self.structure.uncoupled()
+        num = max(min(num, MAX_ELEMENTS // len(self.center)), 1)
+        starts = [s.gaussian for s in scaled]
+        starts += [Gaussian.diagonal(x, ASCENT_SD) for x in self._scattered(num, WIDE_RADIUS)]
         E = structure.fixed_draws(self.rng, ASCENT_DRAWS)
-        ascended = yield from together(*(self._short_fit(q, E, ASCENT_EVALS) for q in entrants))
-        fitted = sorted((f for f in ascended if np.isfinite(f.elbo)), key=lambda f: -f.elbo)
-        fitted = [f for f in fitted if f.elbo >= fitted[0].elbo - HOPELESS_NATS]
-        return _elsewhere(fitted)[: NUM_STARTS - 1]
+        fits = yield from fit_mean_fields(starts, E, structure, self.eps, ASCENT_EVALS)
+        fits = [f for f in fits if f.elbo >= fits[0].elbo - MAX_DEFICIT_NATS]
+        return _distinct(fits)[: NUM_STARTS - 1]
 
-    def _short_fit(self, q: Gaussian, E: Floats, max_evals: int) -> Stage[StageResult]:
+    def _screened(self, starts: list[StageResult]) -> Stage[list[StageResult]]:
+        """Return short mean-field fits from the starts on common draws, the best first."""
         structure = self.structure.uncoupled()
-        chart = DiagonalChart(E, structure)
-        return maximise_elbo(q, chart, structure, self.eps, _ignore, max_evals)
-
-    def _raced(self, entrants: list[StageResult]) -> Stage[list[StageResult]]:
-        """Run a short mean-field stage of every entrant on common draws; return the best first."""
-        structure = self.structure.uncoupled()
-        E = structure.fixed_draws(self.rng, RACE_DRAWS)
-        raced = yield from together(*(self._short_fit(e.gaussian, E, RACE_EVALS) for e in entrants))
-        raced = [f for f in raced if np.isfinite(f.elbo)]
-        return _elsewhere(sorted(raced, key=lambda f: -f.elbo))
+        E = structure.fixed_draws(self.rng, SCREEN_DRAWS)
+        gaussians = [s.gaussian for s in starts]
+        fits = yield from fit_mean_fields(gaussians, E, structure, self.eps, SCREEN_EVALS)
+        return _distinct(fits)
 
 
 def start_search(
@@ -239,45 +208,42 @@ def start_search(
     return search._replace(farthest=WIDE_RADIUS) if density.log_joint.open_ended else search
 
 
-def _elsewhere(fits: list[StageResult]) -> list[StageResult]:
-    """Return the fits, the best first, that are not where a better one is."""
+def _distinct(fits: list[StageResult]) -> list[StageResult]:
+    """Return the fits, the best first, without those that are near a better one."""
     kept: list[StageResult] = []
     for f in fits:
-        if all(distance(f.gaussian, k.gaussian).max() > SAME_START_SDS for k in kept):
+        if _is_apart(f.gaussian, kept):
             kept.append(f)
     return kept
 
 
-def distance(a: Gaussian, b: Gaussian) -> Floats:
-    """Return the differences of the means in the marginal sds of `b`, (D,)."""
-    return np.abs(a.loc - b.loc) / b.sds
+def _is_apart(q: Gaussian, kept: Sequence[StageResult | Start]) -> bool:
+    """Return whether a mean differs from all others, in their marginal sds."""
+    distances = (np.abs(q.loc - k.gaussian.loc) / k.gaussian.sds for k in kept)
+    return all(distance.max() > SAME_START_SDS for distance in distances)
 
 
-def _share(best: list[Climb], climbs: list[Climb]) -> float:
-    """Return the share of climbs that came to the best optimum, or as high."""
-    inside = {id(c) for c in best}
-    same = [id(c) in inside or c.log_p > best[0].log_p - SAME_HEIGHT_NATS for c in climbs]
+def _share_at_best(best: list[Climb], climbs: list[Climb]) -> float:
+    """Return the share of climbs that ended at the best optimum, or as high."""
+    at_best = {id(c) for c in best}
+    same = [id(c) in at_best or c.log_p > best[0].log_p - SAME_LOG_P_NATS for c in climbs]
     return sum(same) / max(len(same), 1)
 
 
-def _hopeful(started: list[Start]) -> list[Start]:
-    """Return the starts, the best ELBO first, that are high enough, each elsewhere."""
+def _plausible(starts: list[Start]) -> list[Start]:
+    """Return the distinct starts that are high enough, the best ELBO first."""
     kept: list[Start] = []
-    if not started:
-        return kept
-    top, elbo = max(s.log_p for s in started), started[0].elbo
-    for s in started:
-        # not below by so much: nats may be lost in the rounding of a height
-        high = s.log_p >= top - HOPELESS_NATS or s.elbo >= elbo - HOPELESS_NATS
-        if high and all(distance(s.gaussian, k.gaussian).max() > SAME_START_SDS for k in kept):
+    for s in starts:
+        # by the ELBO too: nats of the log density may be lost in rounding
+        high = (
+            s.log_p >= max(s.log_p for s in starts) - MAX_DEFICIT_NATS
+            or s.elbo >= starts[0].elbo - MAX_DEFICIT_NATS
+        )
+        if high and _is_apart(s.gaussian, kept):
             kept.append(s)
     return kept
 
 
-def _highest(heights: Floats, num: int) -> NDArray[np.int_]:
-    finite = np.where(np.isfinite(heights), heights, -np.inf)
+def _highest(log_p: Floats, num: int) -> NDArray[np.int_]:
+    finite = np.where(np.isfinite(log_p), log_p, -np.inf)
     return np.argsort(-finite, kind="stable")[:num]
-
-
-def _ignore(gaussian: Gaussian, elbo: float) -> None:
-    """Report nothing of a start that may not be taken."""

@@ -1,4 +1,4 @@
-"""Where to begin: on the path of a climb, with the scale that suits the place best."""
+"""The start of a fit: a point on the path of a climb, and the best diagonal scale there."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from advi.variational.gaussian import Gaussian, Structure
 SCALES = (1.0, 0.1, 0.01, 0.001)
 PATH_POINTS = 6
 SHORTLIST = 3
-SAME_HEIGHT_NATS = 1.0  # climbs stop this short of their optimum
+SHORT_NATS = 1.0  # climbs stop this far below their optimum
 BETWEEN = (0.25, 0.5, 0.75)
 SCREEN_DRAWS, SELECT_DRAWS = 4, 16
 MAX_HALVINGS = 10
@@ -23,14 +23,14 @@ class Start(NamedTuple):
 
     gaussian: Gaussian
     elbo: float
-    log_p: float  # where the climb ended, nats
+    log_p: float  # at the end of the climb, nats
 
 
 def basins(climbs: list[Climb], num: int) -> Stage[list[list[Climb]]]:
-    """Return the climbs to at most `num` different optima, the highest optimum and climb first.
+    """Return the climbs to at most `num` optima, the highest optimum and climb first.
 
-    Two ends belong to one optimum if no valley lies between them: along the line that joins them
-    the log density nowhere falls below the lower end by more than a climb stops short.
+    Two ends belong to one optimum if no valley lies between them: on the line between them the log
+    density nowhere falls below the lower end by more than a climb stops short.
     """
     waiting = sorted((c for c in climbs if c.path), key=lambda c: -c.log_p)
     found: list[list[Climb]] = []
@@ -41,29 +41,20 @@ def basins(climbs: list[Climb], num: int) -> Stage[list[list[Climb]]]:
             break
         ends = np.stack([c.path[-1] for c in waiting])
         between = [best.path[-1] + t * (ends - best.path[-1]) for t in BETWEEN]
-        heights, _ = yield np.concatenate(between)
-        lowest = heights.reshape(len(BETWEEN), -1).min(0)
-        climbing, waiting = waiting, []
-        for c, low in zip(climbing, lowest, strict=True):
-            together = low > min(c.log_p, best.log_p) - SAME_HEIGHT_NATS
-            (found[-1] if together else waiting).append(c)
+        log_p, _ = yield np.concatenate(between)
+        lowest = log_p.reshape(len(BETWEEN), -1).min(0)
+        others, waiting = waiting, []
+        for c, low in zip(others, lowest, strict=True):
+            connected = low > min(c.log_p, best.log_p) - SHORT_NATS
+            (found[-1] if connected else waiting).append(c)
     return found
 
 
 def select(climb: Climb, structure: Structure, rng: np.random.Generator) -> Stage[Start]:
     """Choose, by ELBO, a point of a climb and a diagonal scale.
 
-    The mode alone will not do: where the density is unbounded (centred hierarchies) the climb
-    runs away and the ELBO is what brings it back.
-
-    Parameters
-    ----------
-    climb
-        The climb.
-    structure
-        Which coordinates have noise.
-    rng
-        Generator of the draws.
+    The mode alone is not enough: where the density is unbounded (centred hierarchies) the climb
+    diverges, and the ELBO selects an earlier point.
     """
     path = climb.path
     chosen = np.unique(np.linspace(0, len(path) - 1, PATH_POINTS).round().astype(int))
@@ -76,15 +67,13 @@ def select(climb: Climb, structure: Structure, rng: np.random.Generator) -> Stag
         factor *= SCALES[-1]
     else:
         return Start(Gaussian.diagonal(path[0], factor), -np.inf, climb.log_p)
-    best = np.argsort(elbos)[::-1][:SHORTLIST]
-    finalists = [candidates[k] for k in best]
-    elbos, curvatures = yield from _elbos(finalists, structure, SELECT_DRAWS, rng)
-    winner = int(np.argmax(elbos))
-    gaussian, elbo = finalists[winner], float(elbos[winner])
-    with np.errstate(divide="ignore"):
-        sd = 1 / np.sqrt(np.abs(curvatures[winner]))
+    candidates = [candidates[k] for k in np.argsort(elbos)[::-1][:SHORTLIST]]
+    elbos, curvatures = yield from _elbos(candidates, structure, SELECT_DRAWS, rng)
+    best = int(np.argmax(elbos))
+    gaussian, elbo = candidates[best], float(elbos[best])
     before = gaussian.sds
-    sd = np.clip(sd, before / 100, before * 100)
+    with np.errstate(divide="ignore"):
+        sd = np.clip(1 / np.sqrt(np.abs(curvatures[best])), before / 100, before * 100)
     tuned = Gaussian.diagonal(gaussian.loc, np.where(structure.random, sd, before))
     elbos, _ = yield from _elbos([tuned], structure, SELECT_DRAWS, rng)
     if elbos[0] > elbo:
@@ -95,7 +84,7 @@ def select(climb: Climb, structure: Structure, rng: np.random.Generator) -> Stag
 def _elbos(
     gaussians: list[Gaussian], structure: Structure, num: int, rng: np.random.Generator
 ) -> Stage[tuple[Floats, Floats]]:
-    """Return every Gaussian's ELBO, and the diagonal curvature of -log p there.
+    """Return every Gaussian's ELBO (n,), and the diagonal curvature of -log p there (n, D).
 
     The curvature is Stein's identity, -E[g_k e_k] / s_k for antithetic draws e.
     """

@@ -1,7 +1,4 @@
-"""Averages of the parameters over the last steps of a stochastic fit.
-
-Polyak & Juditsky (1992): the average converges faster than the steps that it is of.
-"""
+"""Averages over the last steps, which converge faster than these (Polyak & Juditsky 1992)."""
 
 from typing import Any, NamedTuple
 
@@ -15,9 +12,9 @@ from advi.variational.point import Point
 
 
 class TailAverage(NamedTuple):
-    """Averages of the parameters since the last power of two steps, and from the one before to it.
+    """Averages of the parameters over the current and the previous window of steps.
 
-    After 2^k steps they cover the steps (2^(k-2), 2^(k-1)] and (2^(k-1), 2^k].
+    Windows end at powers of two: after 2^k steps they are (2^(k-2), 2^(k-1)] and (2^(k-1), 2^k].
     """
 
     older: Any
@@ -33,18 +30,16 @@ def tail_average(average: TailAverage) -> Any:
     """
     older, newer, num_older, num_newer = jax.device_get(average)
     total = max(int(num_older + num_newer), 1)
-    share = int(num_older) / total
-    return jax.tree.map(
-        lambda a, b: a * a.dtype.type(share) + b * b.dtype.type(1 - share), older, newer
-    )
+    w = int(num_older) / total
+    return jax.tree.map(lambda a, b: a * a.dtype.type(w) + b * b.dtype.type(1 - w), older, newer)
 
 
 def averaged_blocks(guide: Guide, settle: bool) -> tuple[bool, ...]:
-    """Return which blocks end with the average of their steps: what is inferred, always.
+    """Return which blocks end with the average of their steps.
 
-    Estimates do where the fit is left to `settle`; after a number of steps asked for, a network is
-    expected where the last one left it. A table never does: averaging all its rows would cost more
-    than a step on a few.
+    Distributions always do; estimates only in a fit until convergence (`settle`), as a network
+    trained for a number of steps is expected in its last state. Tables never do: averaging all rows
+    would cost more than a step on a few.
     """
     return tuple(
         not isinstance(b.family, PerRow) and (settle or not (b.local or isinstance(b.base, Point)))
@@ -53,12 +48,12 @@ def averaged_blocks(guide: Guide, settle: bool) -> tuple[bool, ...]:
 
 
 def averaged_only(params: Any, averaged: tuple[bool, ...]) -> Any:
-    """Return the parameters of the averaged blocks, and nothing in place of the others'."""
+    """Return the parameters of the averaged blocks, () for the others."""
     return tuple(p if keep else () for p, keep in zip(params, averaged, strict=True))
 
 
 def with_step(average: TailAverage, params: Any, step: Array) -> TailAverage:
-    """Return the averages with one step more; both windows move on after powers of two."""
+    """Return the averages with one step more; the windows move after powers of two."""
     move = ((step - 1) & (step - 2)) == 0
     older = jax.tree.map(lambda a, b: jnp.where(move, b, a), average.older, average.newer)
     num_older = jnp.where(move, average.num_newer, average.num_older)

@@ -1,12 +1,13 @@
-"""Optimisers as users give them: they see parameters by latent, and compare by what they do."""
+"""Optimisers of users: they see parameters by latent, and are compared by their traces."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 
 from advi.core.jax_config import mixed_dtypes
 from advi.core.jaxprs.traced import traced
@@ -28,15 +29,13 @@ class _Keyed:
         return hash(self.key)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the function's value."""
         return self.function(*args, **kwargs)
 
 
 def named(guide: Guide, params: tuple[Any, ...]) -> dict[str, Any]:
     """Return the parameters of a guide as a dict by latent.
 
-    Those of a mean field are split by latent; coupled latents have one entry, by all their names,
-    "mu, tau".
+    Those of a mean field are split by latent; coupled latents have one entry, named "mu, tau".
     """
     found: dict[str, Any] = {}
     for block, p in zip(guide.blocks, params, strict=True):
@@ -82,14 +81,13 @@ def by_latent(
 ) -> optax.GradientTransformation:
     """Return an optimiser of a guide's parameters from one of a dict by latent's name.
 
-    ``optax.partition``, ``optax.masked`` and rates of their own so work by name. It is equal to all
-    that do the same: Optax makes its functions anew at every call, so that two equal ones have
-    nothing in common but their traces; and a schedule may read what has changed.
+    ``optax.partition``, ``optax.masked`` and rates by name so work. It is equal to all with the
+    same trace: Optax makes new functions at every call, and a schedule may read what has changed.
     """
     inner = optax.with_extra_args_support(optimizer)
 
     def init(params: Any) -> Any:
-        # Optax looks for parameters in a state with one that stands for all
+        # optax.tree.map_params calls it with a placeholder
         return inner.init(named(guide, params) if isinstance(params, tuple) else params)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
@@ -97,22 +95,29 @@ def by_latent(
             extra["grad"] = named(guide, extra["grad"])
         if value_fn := extra.get("value_fn"):
             extra["value_fn"] = lambda p: value_fn(unnamed(guide, p))
+        found: Any
         found, state = inner.update(named(guide, updates), state, named(guide, params), **extra)
         return unnamed(guide, found), state
 
-    def both(params: Any) -> Any:
-        def value_fn(p: Any) -> Any:
-            return sum((leaf.sum() for leaf in jax.tree.leaves(p)), start=jnp.zeros(()))
-
-        state = init(params)
-        return state, update(
-            params, state, params, value=jnp.zeros(()), grad=params, value_fn=value_fn
-        )
-
+    outer = optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
     with mixed_dtypes():
-        flat, out = traced(both, guide.unit_params(float_dtype))
+        flat, out = traced(lambda p: first_update(outer, p, total), guide.unit_params(float_dtype))
     key = guide, flat, jax.tree.structure(out)
     return optax.GradientTransformationExtraArgs(
         init=_Keyed(init, (*key, "init")),  # type: ignore[arg-type]
         update=_Keyed(update, (*key, "update")),  # type: ignore[arg-type]
     )
+
+
+def first_update(
+    optimizer: optax.GradientTransformationExtraArgs, params: Any, value_fn: Callable[[Any], Array]
+) -> tuple[Any, Any]:
+    """Return an optimiser's initial state and first update, with the parameters as gradient."""
+    state = optimizer.init(params)
+    extra = {"value": jnp.zeros(()), "grad": params, "value_fn": value_fn}
+    return state, optimizer.update(params, state, params, **extra)
+
+
+def total(params: Any) -> Array:
+    """Return the sum of all parameters."""
+    return sum((leaf.sum() for leaf in jax.tree.leaves(params)), start=jnp.zeros(()))

@@ -1,4 +1,4 @@
-"""Checkpoints of a stochastic fit: the same call, made again, goes on where it was stopped."""
+"""Checkpoints of a stochastic fit: the same call, repeated, continues where it was stopped."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,39 +26,16 @@ KIND, VERSION = "a checkpoint", 1
 FILE = "fit.checkpoint"
 HALF_WRITTEN = re.compile(r"\.advi-[0-9a-f]{32}")  # as `archive.write` names files
 EVERY = 10.0  # seconds between two writes
-MAX_SHARE = 0.05  # of the time that goes into writing
+MAX_SHARE = 0.05  # of the time, for writing
 NAMED = 4  # differences named in an error
 
 
-class Resumed(NamedTuple):
-    """Where a fit goes on."""
-
-    state: State
-    history: History
-    status: Status | None  # why it had ended, if it has
-
-
 class Checkpoint:
-    """The folder that a fit is kept in while it runs.
+    """The folder that keeps a fit while it runs; None keeps nothing.
 
     Its one file is replaced as a whole, so that a process may be killed at any moment. Within a
-    ``with`` block no other fit may use the folder. What else is in there is left alone.
-
-    Parameters
-    ----------
-    folder
-        The folder, made if there is none; None keeps nothing.
-
-    Raises
-    ------
-    TypeError
-        If `folder` is no name.
-    ValueError
-        If its name is empty.
-    NotADirectoryError
-        If it is the name of a file.
-    BlockingIOError
-        If another fit uses it now, at the beginning of the block.
+    ``with`` block no other fit may use the folder; BlockingIOError if another one does. Other files
+    in it are left alone.
     """
 
     def __init__(self, folder: Name | None) -> None:
@@ -70,9 +47,7 @@ class Checkpoint:
         self._run: dict[str, dict[str, str]] = {}
         self._due = 0.0
         self._lock: FolderLock | None = None
-        if self.folder is None:
-            return
-        if self.folder.exists() and not self.folder.is_dir():
+        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"checkpoint: {folder} is a file; expected a folder.")
 
     def __enter__(self) -> "Checkpoint":
@@ -88,7 +63,7 @@ class Checkpoint:
             ) from None
         for entry in self.folder.iterdir():
             if HALF_WRITTEN.fullmatch(entry.name) and entry.is_file():
-                entry.unlink()  # what a process that was killed was writing
+                entry.unlink()  # left by a process that was killed
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,28 +78,19 @@ class Checkpoint:
         data: Any,
         key: Any,
         max_steps: int | None,
-    ) -> Resumed:
-        """Return where the fit goes on: at its start, if the folder is empty.
+    ) -> tuple[State, History, Status | None]:
+        """Return where the fit goes on, its start if the folder is empty, and why it had ended.
 
-        Parameters
-        ----------
-        steps, start, history, data, key, max_steps
-            The fit, all of which but for a larger `max_steps` must be as it was.
-
-        Raises
-        ------
-        ArchiveError
-            If the file is damaged.
-        ValueError
-            If it is of another fit, or has taken more steps than `max_steps`.
+        ArchiveError if the file is damaged; ValueError if it is of another fit, apart from a larger
+        `max_steps`, or has taken more steps.
         """
         if self.folder is None:
-            return Resumed(start, history, None)
+            return start, history, None
         path = self.folder / FILE
         self._run = _fingerprint(steps, start, data, key, max_steps is None)
         if not path.exists():
             self._write(start, history, None)  # a folder that cannot be written is found now
-            return Resumed(start, history, None)
+            return start, history, None
         self._due = time.monotonic() + EVERY
         document, arrays, _ = read(path, KIND, VERSION)
         with refused(path, KIND):
@@ -152,10 +118,9 @@ class Checkpoint:
             )
         if status == "max_steps" and max_steps is not None and step < max_steps:
             status = None
-        return Resumed(state, history, status)
+        return state, history, status
 
     def offer(self, state: State, history: History) -> None:
-        """Write the fit, if the last time is long enough ago."""
         if time.monotonic() >= self._due:
             self.save(state, history, None)
 
@@ -164,7 +129,7 @@ class Checkpoint:
         try:
             self._write(state, history, status)
         except OSError as error:
-            # a full disk does not cost the fit what it has
+            # a full disk must not end the fit
             warnings.warn(f"checkpoint: not written, {error}", RuntimeWarning, stacklevel=2)
 
     def _write(self, state: State, history: History, status: Status | None) -> None:
@@ -188,7 +153,7 @@ class Checkpoint:
 def _fingerprint(
     steps: Steps, start: State, data: Any, key: Any, until_converged: bool
 ) -> dict[str, dict[str, str]]:
-    """Return what a run depends on by name: what can be told in words, and digests of the rest."""
+    """Return all that a run depends on by name: settings in words, and digests of the rest."""
     guide, spec, batching = steps.guide, steps.spec, steps.batching
     leaves = dict(zip(spec.names, jax.tree.leaves(data), strict=True))
     words = {
@@ -212,7 +177,7 @@ def _fingerprint(
 
 
 def _differences(there: dict[str, dict[str, str]], here: dict[str, dict[str, str]]) -> list[str]:
-    """Return what differs, in words where there are any."""
+    """Return the differences in words, or the names of the digests that differ."""
     before, now = there["words"], here["words"]
     return [
         f"{name} ({before.get(name)} before, {now.get(name)} now)"
@@ -229,7 +194,7 @@ def _digest(arrays: Sequence[Any], text: str = "") -> str:
 
 
 def _to_bytes(leaf: Any) -> Any:
-    """Return an array's bytes: what kind of number they are, and in which shape, a start says."""
+    """Return an array's bytes; its dtype and shape are those of the start."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return np.frombuffer(np.asarray(jax.device_get(leaf), order="C").tobytes(), np.uint8)

@@ -1,4 +1,4 @@
-"""A control variate for minibatches: what a batch says beyond all rows, at one fixed point."""
+"""A control variate for minibatches: the log density of all rows around one fixed point."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,26 +20,17 @@ class ControlVariate(NamedTuple):
     gradient: Array  # (D,)
 
 
-def controlled(
-    log_p: LogDensity, model: Model, control: ControlVariate | tuple[()], scale: float
-) -> LogDensity:
-    """Return the log density of a batch, less by how it differs from all rows near an control.
+Control = ControlVariate | tuple[()]  # () for none
 
-    What is taken off is linear in the real values, zero on average over the batches, and so the
-    gradient stays unbiased. Its noise grows with the distance from that point, where it is zero,
-    instead of with the root of N/B: of a posterior of many rows, draws are all near. Of two
-    antithetic draws around the point, it even cancels for a mean.
 
-    Parameters
-    ----------
-    log_p
-        Real values by latent to the `Terms` of a batch.
-    model
-        The model, which splits a point into the latents.
-    control
-        The point, or nothing, which changes nothing.
-    scale
-        N/B, the factor of the rows.
+def controlled(log_p: LogDensity, model: Model, control: Control, scale: float) -> LogDensity:
+    """Return the log density of a batch less a control variate, the identity without `control`.
+
+    The control variate is the batch's difference from all rows, to first order around the point. It
+    is linear in the real values and zero on average over the batches, so that the gradient stays
+    unbiased. Its noise grows with the distance from that point, instead of with the root of N/B
+    (`scale`): with many rows, all draws are near. For a mean it even cancels between two antithetic
+    draws around the point.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""When a stochastic fit has settled: two windows of its course are compared."""
+"""Convergence of a stochastic fit, by two windows of its steps."""
 
 import math
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from advi.variational.gaussian import Gaussian
 
 FIRST_CHECK = 1024  # steps; then at every power of two
 MAX_DISTANCE = 0.05  # sds that a mean may differ between the windows, and log sds a scale may
-MAX_CONTROLLED_DISTANCE = 0.03  # the same where steps have so little noise that they can afford it
+MAX_CONTROLLED_DISTANCE = 0.03  # the same for the less noisy steps with a control variate
 MAX_GROWTH = 1.2  # of that distance from one check to the next: a drift grows by 1.4 to 2
 RISE_ERRORS = 2.0  # standard errors of the ELBO's rise that count as still rising
 MIN_BATCHES = 8
@@ -24,24 +24,13 @@ def check_due(step: int) -> bool:
 def has_converged(
     distance: float, previous: float | None, elbos: Floats, most: float = MAX_DISTANCE
 ) -> bool:
-    """Return whether a fit has settled after ``step = len(elbos)`` steps, a power of two.
+    """Return whether a fit has converged after ``step = len(elbos)`` steps, a power of two.
 
-    The averages over the last half of the steps and over the quarter before it must agree, and
-    their distance must not have grown since the check before: as the windows double, that of a
-    drift grows, however slow it is, and that of noise shrinks. The ELBO of the steps must not rise
-    beyond its noise, unless the distance shrinks: then the steps only become less noisy, as they
-    do when a learning rate falls.
-
-    Parameters
-    ----------
-    distance
-        `distance` of the two windows' averages.
-    previous
-        The same at the check before; None at the first one, which settles nothing.
-    elbos
-        (step,) ELBO of every step, nats; higher is better. Steps that are not finite are skipped.
-    most
-        Distance that counts as agreement.
+    The averages over the last half of the steps and over the quarter before it must agree to
+    `most`, and their distance must not have grown since the `previous` check, None at the first: as
+    the windows double, that of a drift grows, however slow it is, and that of noise shrinks. The
+    ELBOs of the steps must not rise beyond their noise, unless the distance shrinks: then only the
+    noise of the steps falls, as with a learning rate.
     """
     if previous is None or distance > most or distance > MAX_GROWTH * previous:
         return False
@@ -49,14 +38,13 @@ def has_converged(
 
 
 class Distance(NamedTuple):
-    """How far two Gaussians are apart."""
+    """The distance of two Gaussians."""
 
     shift: float  # largest difference of their means, sds
     stretch: float  # largest difference of their log sds
 
     @property
     def most(self) -> float:
-        """The larger of the two."""
         return max(self)
 
     def __str__(self) -> str:
@@ -66,25 +54,25 @@ class Distance(NamedTuple):
 
 
 def distance(older: Gaussian, newer: Gaussian) -> Distance:
-    """Return how far two Gaussians are apart; NaN where nothing has a scale to measure by."""
-    spread = newer.sds > 0
-    if not spread.any():
+    """Return the distance of two Gaussians; NaN if no coordinate has a scale."""
+    random = newer.sds > 0
+    if not random.any():
         return Distance(math.nan, math.nan)
-    shift = np.abs(newer.loc - older.loc)[spread] / newer.sds[spread]
-    stretch = np.abs(np.log(newer.sds[spread] / older.sds[spread]))
+    shift = np.abs(newer.loc - older.loc)[random] / newer.sds[random]
+    stretch = np.abs(np.log(newer.sds[random] / older.sds[random]))
     return Distance(float(shift.max()), float(stretch.max()))
 
 
 def distance_of_unread(num_rows: int, seen: int) -> float:
     """Return about how many sds the posterior of some of the rows is from that of all.
 
-    Either is about as far from the truth as its own sds, and that of some rows is wider.
+    Each is about its own sds from the truth, and that of some rows is wider.
     """
     return math.sqrt(num_rows / seen - 1)
 
 
 def rising(elbos: Floats) -> bool:
-    """Return whether the last half of a course lies above the quarter before it, beyond noise."""
+    """Return whether the last half of a series lies above the quarter before it, beyond noise."""
     step = len(elbos)
     older, newer = elbos[step // 4 : step // 2], elbos[step // 2 :]
     older, newer = older[np.isfinite(older)], newer[np.isfinite(newer)]

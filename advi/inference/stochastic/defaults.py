@@ -10,15 +10,15 @@ from advi.variational.family import Family
 from advi.variational.guide import Guide
 
 LEARNING_RATE, RATE_STEPS = 0.02, 1000
-MAX_STEPS = 100_000  # of a fit that is left to settle
+MAX_STEPS = 100_000  # of a fit until convergence
 
 
 def default_optimizer(guide: Guide, near: bool) -> optax.GradientTransformation:
     """Return Adam with a rate that falls as one over the root of the steps: averages converge.
 
-    Where all latents are shared its steps are in the frame of the scale that they have. If they
-    start `near` the optimum, in its scale, neither their units nor their correlations matter.
-    Steps of hundredths of an sd would not get there from anywhere else: of many rows, sds are tiny.
+    Where all latents are global its steps are whitened by their scale. If they start `near` the
+    optimum the means are too, so that neither their units nor their correlations matter. Otherwise
+    steps of hundredths of an sd would be too short: with many rows, sds are tiny.
     """
     families = tuple(b.family for b in guide.blocks if isinstance(b.family, Family))
     return whiten(_adam(), families, near) if len(families) == len(guide.blocks) else _adam()

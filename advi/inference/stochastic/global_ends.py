@@ -1,4 +1,4 @@
-"""The two ends of a fit by steps whose latents are all shared by the rows."""
+"""The two ends of a fit by steps whose latents are all global."""
 
 from typing import Any, NamedTuple
 
@@ -24,30 +24,25 @@ FINAL_WORK = 2**32  # elements read by the final ELBO, which bounds its draws
 
 
 class GlobalEnds(NamedTuple):
-    """The ends of a fit, `Ends`, by points of R^D on the host."""
+    """The `Ends` of a fit with global latents only, by points of R^D on the host."""
 
     densities: tuple[Density, ...]  # of all data, or of batches that each stand for all
     guide: Guide
     rng: np.random.Generator
 
-    def judged_by(self, batches: list[Any], spec: DataSpec, scale: float) -> "GlobalEnds":
-        """Return the ends of a fit to rows of which only some batches were kept."""
+    def on_batches(self, batches: list[Any], spec: DataSpec, scale: float) -> "GlobalEnds":
         [first] = self.densities
-        return self._replace(
-            densities=tuple(
-                Density(first.model, jax.device_put(batch), spec, first.estimated, scale)
-                for batch in batches
-            )
-        )
+        on_device = map(jax.device_put, batches)
+        densities = (Density(first.model, b, spec, first.estimated, scale) for b in on_device)
+        # each with its own draws: the error of the ELBO is then also that of the rows
+        return self._replace(densities=tuple(densities))
 
     def initial_params(self, init: Any) -> Any:
-        """Return the parameters to start from, whatever the log density there."""
         first, warm = initial(self.guide.model, init)
         q = first if warm else Gaussian.diagonal(first.loc, START_SDS[0])
         return self.guide.from_gaussian(q)
 
     def start(self, init: Any) -> Any:
-        """Return the parameters to start from, their scale small enough for finite values."""
         first, warm = initial(self.guide.model, init)
         if warm:
             return self.guide.from_gaussian(first)
@@ -63,21 +58,15 @@ class GlobalEnds(NamedTuple):
                 if np.all(np.isfinite(density.value(q.points(E)))):
                     return self.guide.from_gaussian(q)
             if loc is first.loc:
-                [found] = run_batched([search.anywhere()], density.value_and_grad)
+                [found] = run_batched([search.finite_points()], density.value_and_grad)
                 centers = list(found[:1])
         raise not_finite_at_start(density, first.loc, search.tried)
 
     def elbo(self, params: Any) -> Estimate:
-        """Return the ELBO on fresh draws, nats."""
         with np.errstate(all="ignore"):
             return Estimate.of(self._elbos(params, self._draws(FINAL_DRAWS)))
 
     def select(self, average: Any, last: Any) -> tuple[Any, Estimate]:
-        """Return the averaged parameters, or the last if common draws show them to be better.
-
-        Several densities are those of batches, each with draws of its own: what they say of the
-        whole differs by their rows too, and so does the error.
-        """
         draws = self._draws(FINAL_DRAWS)
         with np.errstate(all="ignore"):
             of_last = self._elbos(last, draws)
@@ -89,19 +78,18 @@ class GlobalEnds(NamedTuple):
         return average, Estimate.of(of_average)
 
     def gain(self, before: Any, after: Any) -> Estimate:
-        """Return by how many nats the ELBO of some parameters is above that of others."""
         draws = self._draws(GAIN_DRAWS)
         with np.errstate(all="ignore"):
             return Estimate.of(self._elbos(after, draws) - self._elbos(before, draws))
 
     def _draws(self, most: int) -> list[Floats]:
-        """Return draws for each density, at most so many, on which parameters are compared."""
+        """Return at most `most` draws for each density, common to all parameters."""
         work = sum(density.log_joint.cost for density in self.densities)
         num = int(np.clip(FINAL_WORK // work, MIN_DRAWS, most)) // 2 * 2
         return [self.guide.structure.antithetic_draws(self.rng, num) for _ in self.densities]
 
     def _elbos(self, params: Any, draws: list[Floats]) -> Floats:
-        """Return ELBOs whose mean is that of the parameters, of pairs of draws or of batches."""
+        """Return ELBOs of pairs of draws, or of batches, whose mean is the ELBO."""
         found = []
         for density, E in zip(self.densities, draws, strict=True):
             posterior = GlobalPosterior(self.guide, params, density)
@@ -110,6 +98,5 @@ class GlobalEnds(NamedTuple):
         return found[0] if len(found) == 1 else np.array([values.mean() for values in found])
 
     def nonfinite(self, params: Any) -> str:
-        """Return what makes the log density or its gradient non-finite, in words."""
         q = self.guide.to_gaussian(params)
         return nonfinite_draw(self.densities[0], self.guide, q, self.rng) or NOTHING_FOUND

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from advi.core.errors import format_value
 from advi.core.keys import Stream, host_rng
@@ -29,7 +28,7 @@ TRIED_ROWS, TRIED_DRAWS = 256, 16
 
 
 class LocalEnds(NamedTuple):
-    """The ends of a fit, `Ends`, by rows."""
+    """The `Ends` of a fit with local latents, by rows."""
 
     guide: Guide  # for all rows
     rows: RowSubset
@@ -41,12 +40,10 @@ class LocalEnds(NamedTuple):
         rows = RowSubset.of(density.data, density.spec, density.model.num_rows or 1)
         return cls(guide, rows, int(host_rng(key, Stream.ROW_ENDS).integers(2**32)))
 
-    def judged_by(self, batches: list[Any], spec: DataSpec, scale: float) -> "LocalEnds":
-        """Return the ends of a fit to a stream, of which some batches were kept."""
+    def on_batches(self, batches: list[Any], spec: DataSpec, scale: float) -> "LocalEnds":
         return self._replace(rows=self.rows.joined(batches))
 
     def initial_params(self, init: Any) -> Any:
-        """Return the parameters to start from, host arrays, whatever the ELBO there."""
         if isinstance(init, FitRecord):
             return _from_fit(self.guide, init, self.dtype)
         guide, loc = self._first(init)
@@ -54,97 +51,81 @@ class LocalEnds(NamedTuple):
 
     @property
     def dtype(self) -> str:
-        """Float type of the fit."""
         return self.rows.spec.float_dtype
 
     def _first(self, init: Any) -> tuple[Guide, Floats]:
-        """Return the guide that parameters are made by, and the mean to start from."""
+        """Return the guide that makes parameters, and the mean to start from."""
         guide = self.guide
         if isinstance(init, Mapping):
             _check_not_encoded(guide, guide.model.named(dict(init)))
         if not any(isinstance(b.family, PerRow) for b in guide.blocks):
-            guide = guide.with_rows(1)  # nothing is held for each row
+            guide = guide.with_rows(1)  # no parameters by row
         return guide, initial(guide.model, init)[0].loc
 
     def start(self, init: Any) -> Any:
-        """Return the parameters to start from, host arrays, where the ELBO is finite.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As `initial`; if a value is given for what an encoder computes; if a fit's local
-            latents have another family; or if the ELBO is finite at no scale.
-        """
         if isinstance(init, FitRecord):
             return self.initial_params(init)
         guide, loc = self._first(init)
-        some = self.rows.sample(TRIED_ROWS, np.random.default_rng(self.seed))
-        bad = some.index
+        where = ""
         for sd in START_SDS:
             params = guide.params_of(Gaussian.diagonal(loc, sd), self.dtype)
-            bad = not_finite(self.guide, params, some, self.seed)
-            if not len(bad):
+            where = self._nonfinite_rows(params)
+            if not where:
                 return params
         raise ValueError(
-            f"the log density is not finite at the start, in {_words(bad, some)} Expected a finite "
+            f"the log density is not finite at the start, in {where} Expected a finite "
             "log-joint for every row: check the supports of the latents, the encoder's `params`, "
             "or give init={...}."
         )
 
     def select(self, average: Any, last: Any) -> tuple[Any, Estimate]:
-        """Return the averaged parameters, or the last if common draws show them to be better.
-
-        There is no average, None, where nothing was averaged.
-        """
         with np.errstate(all="ignore"):
-            of_last = row_elbos(self.guide, last, self.rows, self.seed)
+            of_last = self._elbos(last)
             if average is None:
                 return last, of_last.estimate()
-            of_average = row_elbos(self.guide, average, self.rows, self.seed)
-            gain = RowElbos(of_last.totals - of_average.totals, of_last.share).estimate()
-            if last_is_better(gain, of_average.totals):
+            of_average = self._elbos(average)
+            if last_is_better(_difference(of_last, of_average), of_average.totals):
                 return last, of_last.estimate()
             return average, of_average.estimate()
 
     def elbo(self, params: Any) -> Estimate:
-        """Return the ELBO on fresh draws, nats."""
         with np.errstate(all="ignore"):
-            return row_elbos(self.guide, params, self.rows, self.seed).estimate()
+            return self._elbos(params).estimate()
 
     def gain(self, before: Any, after: Any) -> Estimate:
-        """Return by how many nats the ELBO of some parameters is above that of others."""
-        of_both = (row_elbos(self.guide, p, self.rows, self.seed) for p in (after, before))
-        first, second = of_both
-        return RowElbos(first.totals - second.totals, first.share).estimate()
+        return _difference(self._elbos(after), self._elbos(before))
 
     def nonfinite(self, params: Any) -> str:
-        """Return which rows make the ELBO non-finite, in words."""
-        some = self.rows.sample(TRIED_ROWS, np.random.default_rng(self.seed))
-        bad = not_finite(self.guide, params, some, self.seed)
+        where = self._nonfinite_rows(params)
+        return f"the log density is not finite in {where}" if where else NOTHING_FOUND
+
+    def _elbos(self, params: Any) -> RowElbos:
+        return row_elbos(self.guide, params, self.rows, self.seed)
+
+    def _nonfinite_rows(self, params: Any) -> str:
+        """Return the rows whose ELBO is not finite on a few draws, and the first NaN of the data.
+
+        In words; empty if there are none.
+        """
+        rng = np.random.default_rng(self.seed)
+        rows = self.rows.sample(TRIED_ROWS, np.random.default_rng(self.seed))
+        parts = []
+        for terms, index, count in LocalPosterior(self.guide, params, rows).terms(rng, TRIED_DRAWS):
+            finite = np.isfinite(terms.shared)[:, None] & np.isfinite(terms.rows)
+            parts.append(rows.index[index[:count]][~finite.all(0)[:count]])
+        bad = np.sort(np.concatenate(parts))
         if not len(bad):
-            return NOTHING_FOUND
-        return f"the log density is not finite in {_words(bad, some)}"
+            return ""
+        which = "every row." if len(bad) == len(rows.index) else f"rows {format_value(bad)}."
+        nan = find_nan(rows.data, rows.spec)
+        return f"{which} The {nan}: remove or mask it." if nan else which
 
 
-def not_finite(guide: Guide, params: Any, rows: RowSubset, seed: int) -> NDArray[np.int_]:
-    """Return the rows whose ELBO is not finite on a few draws."""
-    rng = np.random.default_rng(seed)
-    bad = []
-    for terms, index, count in LocalPosterior(guide, params, rows).terms(rng, TRIED_DRAWS):
-        finite = np.isfinite(terms.shared)[:, None] & np.isfinite(terms.rows)
-        bad.append(rows.index[index[:count]][~finite.all(0)[:count]])
-    return np.sort(np.concatenate(bad))
-
-
-def _words(bad: NDArray[np.int_], rows: RowSubset) -> str:
-    """Return rows in words, and with them the first NaN of the data."""
-    nan = find_nan(rows.data, rows.spec)
-    what = "every row." if len(bad) == len(rows.index) else f"rows {format_value(bad)}."
-    return f"{what} The {nan}: remove or mask it." if nan else what
+def _difference(first: RowElbos, second: RowElbos) -> Estimate:
+    return RowElbos(first.totals - second.totals, first.share).estimate()
 
 
 def _check_not_encoded(guide: Guide, given: Mapping[str, Any]) -> None:
-    """Raise ValueError if a value is given for what an encoder computes."""
     for block in guide.blocks:
         for name in block.names:
             if isinstance(block.family, Amortised) and name in given:
@@ -158,16 +139,15 @@ def _from_fit(guide: Guide, fit: FitRecord, dtype: str) -> Any:
     """Return the parameters of a fit: of equal blocks the same, of others their means and sds."""
     check_same_latents(guide.model, fit)
     other = fit.posterior.guide
-    # what an encoder reads from outside may have changed
+    # the closure of an encoder may have changed
     known = dict(zip(map(_thawed, other.blocks), fit.posterior.params, strict=True))
     for block in guide.blocks:
-        table = isinstance(block.family, PerRow)
         if block.local and _thawed(block) not in known:
             raise ValueError(
                 f"init: got a fit with {other.description}; expected the same family of "
                 f"{', '.join(map(repr, block.names))}, which is local."
             )
-        if table and guide.num_rows != other.num_rows:
+        if isinstance(block.family, PerRow) and guide.num_rows != other.num_rows:
             raise ValueError(
                 f"init: got a fit to {other.num_rows} rows; expected {guide.num_rows}, those of "
                 "the data."

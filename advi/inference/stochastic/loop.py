@@ -1,4 +1,4 @@
-"""Steps in compiled chunks, and the host's part between two chunks: progress, stopping, Ctrl-C."""
+"""Steps in compiled chunks, and the host's work between them: progress, stopping, Ctrl-C."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -28,12 +28,12 @@ from advi.model.trace import LogJoint
 from advi.variational.family import Family
 from advi.variational.gaussian import Gaussian
 
-CHUNK = 128  # steps between two looks of the host, at least; a power of two, as the checks are
-MAX_BAD_RUN = 100  # non-finite steps in a row that end a fit
+CHUNK = 128  # minimal steps of a chunk; a power of two, like the steps of checks
+MAX_BAD_RUN = 100  # consecutive non-finite steps that end a fit
 
 
 class History(NamedTuple):
-    """What the host remembers of the steps taken; its lists grow as the fit goes on."""
+    """The host's record of the steps; its lists grow during the fit."""
 
     chunks: list[np.ndarray]  # ELBO of every step, nats
     evals: list[tuple[int, float]]  # step and held-out ELBO, nats
@@ -41,11 +41,9 @@ class History(NamedTuple):
     drift: Distance | None = None  # of the windows at the last check
 
     def elbos(self, step: int) -> np.ndarray:
-        """Return the ELBO of every step up to one, (step,)."""
         return np.concatenate([np.zeros(0, np.float32), *self.chunks])[:step]
 
     def trace(self, step: int) -> list[Progress]:
-        """Return the progress up to a step."""
         evals = dict(self.evals)
         return [
             Progress("optimize", i, elbo, evals.get(i, np.nan))
@@ -54,11 +52,11 @@ class History(NamedTuple):
 
 
 def chunk_steps(steps: Steps) -> int:
-    """Return the steps between two looks of the host, a power of two.
+    """Return the number of steps of a chunk, a power of two.
 
-    Every chunk begins with a copy of the state. Where that holds a table of all rows, a chunk
-    goes through most of them, so that a step costs the same however many there are. Of rows that
-    are read as the fit goes on it takes the steps of one block.
+    Every chunk begins with a copy of the state. If that has a table of all rows, a chunk takes most
+    of an epoch, so that the cost of a step does not grow with the rows. Of rows that are read
+    during the fit it takes the steps of one block.
     """
     batching = steps.batching
     if batching is not None and batching.block:
@@ -70,8 +68,8 @@ def chunk_steps(steps: Steps) -> int:
 def take_chunk(steps: Steps, state: State, data: Any, num: int) -> tuple[State, np.ndarray]:
     """Take at most `chunk_steps` steps; return the state and every step's ELBO in nats.
 
-    The steps are taken without looking at every gradient, and taken anew, with each one looked at,
-    if anything is not finite after them; and so are all steps after one that was skipped.
+    The steps are taken without a check of every gradient, and repeated with it if anything is not
+    finite after them. After a skipped step all steps are checked.
     """
     before, skipped = map(int, jax.device_get((state.step, state.skipped)))
     num_steps = jax.device_put(np.int32(num))
@@ -83,7 +81,7 @@ def take_chunk(steps: Steps, state: State, data: Any, num: int) -> tuple[State, 
 
 
 def lowered(steps: Steps, state: State, data: Any) -> str:
-    """Return a chunk as StableHLO, with all numbers in it: what the settings amount to."""
+    """Return a chunk as StableHLO with all constants, which identifies the settings."""
     program = _chunk_program(steps, *steps.traces(), False)
     return program.lower(state, data, chunk_steps(steps)).as_text()
 
@@ -92,10 +90,10 @@ def lowered(steps: Steps, state: State, data: Any) -> str:
 def _chunk_program(
     steps: Steps, log_joint: LogJoint, own: Traced | None, skip_nonfinite: bool
 ) -> Any:
-    """Return a compiled chunk of steps; `own` tells apart what the user's own classes compute.
+    """Return a compiled chunk of steps; `own` is the trace of the user's own classes.
 
-    It maps a state, data and a number of steps to the new state, every step's ELBO, and whether
-    all that changed is finite.
+    It maps a state, data and a number of steps to the new state, every step's ELBO, and whether all
+    that changed is finite.
     """
     batching, size = steps.batching, chunk_steps(steps)
     step = make_step(steps, log_joint, skip_nonfinite)
@@ -126,18 +124,15 @@ def _chunk_program(
 def _became_nonfinite(before: Any, after: Any) -> Array:
     """Return whether anything in a tree was finite before and is not after.
 
-    Optimisers keep infinities of their own, such as the best value before there is one.
+    Optimisers may hold infinities, such as the best value before there is one.
     """
     pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-    return jnp.any(
-        jnp.stack(
-            [
-                jnp.any(jnp.isfinite(old) & ~jnp.isfinite(new))
-                for old, new in pairs
-                if jnp.issubdtype(new.dtype, jnp.inexact)
-            ]
-        )
-    )
+    lost = [
+        jnp.any(jnp.isfinite(old) & ~jnp.isfinite(new))
+        for old, new in pairs
+        if jnp.issubdtype(new.dtype, jnp.inexact)
+    ]
+    return jnp.any(jnp.stack(lost))
 
 
 def run_steps(
@@ -152,13 +147,13 @@ def run_steps(
 ) -> Iterator[tuple[State, History, Status | None]]:
     """Yield the state and the history after every chunk, and at the end the status.
 
-    Every chunk is of the steps on one block of the data: all of it, or a part of a stream.
+    Every chunk takes its steps on one block of the data: all of it, or a part of a stream.
     """
     size = chunk_steps(steps)
     while True:
         interrupts.check()
         step = int(jax.device_get(state.step))
-        # however many steps came before, chunks end where the checks are due
+        # chunks end at the steps of the checks, however many steps came before
         num_steps = min(size - step % size, max_steps - step)
         state, elbos = take_chunk(steps, state, next(blocks), num_steps)
         history.chunks.append(elbos)
@@ -180,10 +175,10 @@ def run_steps(
                 "ELBO or gradient",
             )
         elif check_due(step):
-            drift, before = window_distance(steps, state), history.drift
+            drift = window_distance(steps, state)
             if until_converged:
                 most = MAX_CONTROLLED_DISTANCE if state.control else MAX_DISTANCE
-                previous = None if before is None else before.most
+                previous = None if history.drift is None else history.drift.most
                 if has_converged(drift.most, previous, history.elbos(step), most):
                     status = Status("converged", f"the averages settled after {step} steps{note}")
             history = history._replace(drift=drift)
@@ -202,13 +197,13 @@ def run_steps(
 
 
 def stopped(step: int, why: str, cause: BaseException) -> Status:
-    """Return the status of a fit that something stopped after some steps."""
+    """Return the status of a fit that an exception stopped after some steps."""
     where = "before the first chunk of steps ended; this is where they start"
     if step:
         where = f"after step {step}: {why}"
     elif not isinstance(cause, KeyboardInterrupt):
         where += f": {why}"
-    # where Ctrl-C came tells nothing, and its traceback would keep all that was there alive
+    # the traceback of Ctrl-C tells nothing, and would keep its local variables alive
     cause = cause.with_traceback(None) if isinstance(cause, KeyboardInterrupt) else cause
     return Status("interrupted", f"interrupted {where}", cause)
 
@@ -216,7 +211,7 @@ def stopped(step: int, why: str, cause: BaseException) -> Status:
 def averaged_params(steps: Steps, state: State) -> Any:
     """Return the parameters averaged over the last half to three quarters of the steps.
 
-    Those of blocks that are not `averaged` are the last ones.
+    Blocks that are not `averaged` have their last ones.
     """
     average = tail_average(state.average)
     parts = zip(steps.averaged, average, state.params, strict=True)
@@ -224,16 +219,16 @@ def averaged_params(steps: Steps, state: State) -> Any:
 
 
 def windows(steps: Steps, state: State) -> tuple[Any, Any] | None:
-    """Return the averages over the last two windows, where all blocks have them."""
+    """Return the averages over the last two windows, if all blocks have them."""
     average = jax.device_get(state.average)
     both = min(int(average.num_older), int(average.num_newer)) > 0
     return (average.older, average.newer) if both and all(steps.averaged) else None
 
 
 def window_distance(steps: Steps, state: State) -> Distance:
-    """Return how far apart the averages over the last two windows are; NaN if there are none.
+    """Return the distance of the averages over the last two windows; NaN if there are none.
 
-    Blocks of local latents have too many parameters to compare: of these the ELBO tells.
+    Blocks of local latents have too many parameters to compare; they are judged by the ELBO.
     """
     average = jax.device_get(state.average)
     blocks = zip(steps.guide.blocks, average.older, average.newer, steps.averaged, strict=True)
@@ -243,17 +238,16 @@ def window_distance(steps: Steps, state: State) -> Distance:
         if averaged and isinstance(b.family, Family)
     ]
     shifts, stretches = zip((math.nan, math.nan), *found, strict=True)
-    # fmax passes over what is NaN
+    # fmax ignores NaN
     return Distance(float(np.fmax.reduce(shifts)), float(np.fmax.reduce(stretches)))
 
 
 def last_drift(steps: Steps, state: State, history: History) -> Distance:
     """Return the drift at the end, or at the last power of two if few steps came after it.
 
-    The average of a few steps has much of their noise, by which that of all is not off.
+    The average of a few steps has much of their noise, which the average of all has not.
     """
-    counts = jax.device_get((state.average.num_older, state.average.num_newer))
-    num_older, num_newer = map(int, counts)
+    num_older, num_newer = jax.device_get((state.average.num_older, state.average.num_newer))
     if history.drift is not None and num_newer < num_older:
         return history.drift
     return window_distance(steps, state)

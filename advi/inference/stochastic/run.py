@@ -1,4 +1,4 @@
-"""Steps of an optimiser as an algorithm of `fit`, from their start to what they end with."""
+"""Steps of an optimiser as an algorithm of `fit`."""
 
 from typing import Any, NamedTuple
 
@@ -28,15 +28,7 @@ from advi.variational.resolve_family import resolve_family
 
 
 class StochasticSteps(NamedTuple):
-    """Steps of an Optax optimiser, each on fresh draws and a batch of rows.
-
-    Attributes
-    ----------
-    objective, optimizer, batch_size, max_steps, eval_data
-        As in `fit`.
-    checkpoint
-        What keeps the fit.
-    """
+    """Steps of an Optax optimiser, each on fresh draws and a batch of rows; fields as in `fit`."""
 
     objective: Objective | None
     optimizer: optax.GradientTransformation | None
@@ -46,7 +38,6 @@ class StochasticSteps(NamedTuple):
     checkpoint: Checkpoint
 
     def refuse(self, restarts: int) -> None:
-        """Raise ValueError if an argument has no effect."""
         if restarts > 1:
             raise one_start(restarts, "steps of an optimiser have")
 
@@ -60,8 +51,7 @@ class StochasticSteps(NamedTuple):
         steps, source = prepare_steps(model, source, family, self)
         validation = None
         if self.eval_data is not None:
-            rng = host_rng(key, Stream.EVAL)
-            validation = hold_out(self.eval_data, steps, rng)
+            validation = hold_out(self.eval_data, steps, host_rng(key, Stream.EVAL))
         density = rows_density(model, source, source.first, steps.guide.estimated)
         found = Found()
         if self.optimizer is None:
@@ -82,16 +72,10 @@ class StochasticSteps(NamedTuple):
 def prepare_steps(
     model: Model, source: Source, family: Any, settings: StochasticSteps
 ) -> tuple[Steps, Source]:
-    """Return the settings of steps and the source in batches, after all checks of arguments.
-
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        If the log-joint, the family, the objective or the batch size is wrong.
-    """
+    """Return the settings of steps and the source in batches, after all checks of arguments."""
     batch_size = settings.batch_size
-    guide = resolve_family(model, family, auto=MeanField())
     of_rows, log_joint = traced_model(model, source)
+    guide = resolve_family(model, family, auto=MeanField())
     if batch_size is None and guide.local:
         batch_size = of_rows.num_rows
     source = source.batched(log_joint.num_rows, batch_size, model.program.needs_all_rows)

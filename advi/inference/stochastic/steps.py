@@ -13,10 +13,12 @@ from jax import Array
 from advi.core.arrays import on_host
 from advi.core.jax_config import mixed_dtypes, precision
 from advi.core.jaxprs.traced import Traced, traced
+from advi.core.keys import Stream, device_key
 from advi.data.batching import Batching
 from advi.data.spec import DataSpec
 from advi.inference.stochastic.averaging import TailAverage, averaged_only, with_step
-from advi.inference.stochastic.control_variate import ControlVariate, controlled
+from advi.inference.stochastic.by_latent import first_update, total
+from advi.inference.stochastic.control_variate import Control, controlled
 from advi.inference.stochastic.sparse_updates import rows_of, tables_of, with_rows
 from advi.model.density import real_log_density
 from advi.model.trace import LogJoint, trace
@@ -40,20 +42,20 @@ class State(NamedTuple):
     key: Array  # typed key
     step: Array  # () steps taken
     fixed_eps: Array  # (M, noise_dim) draws of a line search; (0, noise_dim) when they are fresh
-    control: ControlVariate | tuple[()]  # what batches are compared with, or nothing
+    control: Control  # of minibatches
     skipped: Array  # () non-finite steps
-    bad_run: Array  # () non-finite steps in a row up to now
+    bad_run: Array  # () latest consecutive non-finite steps
 
 
 class StepInfo(NamedTuple):
-    """What a step found."""
+    """The result of a step."""
 
     elbo: Array  # () nats, at the parameters before the step; higher is better
-    finite: Array  # () whether the objective, its gradient and the new parameters are
+    finite: Array  # () the objective, its gradient and the new parameters
 
 
 class Steps(NamedTuple):
-    """Settings of steps, hashable: what compiled code depends on."""
+    """Settings of steps, hashable: all that compiled code depends on."""
 
     guide: Guide
     spec: DataSpec  # of one batch
@@ -75,7 +77,6 @@ class Steps(NamedTuple):
 
     @property
     def draws(self) -> int:
-        """Draws per step."""
         if self.objective.draws is not None:
             return self.objective.draws
         if self.line_search:
@@ -84,16 +85,10 @@ class Steps(NamedTuple):
 
     @property
     def line_search(self) -> bool:
-        """Whether the optimiser evaluates the objective itself, which then must not be noisy."""
+        """Whether the optimiser evaluates the objective, which then must be deterministic."""
         return _uses_value_fn(self.guide, self.optimizer)
 
-    def init(
-        self,
-        params: Any,
-        key: Array,
-        rng: np.random.Generator,
-        control: ControlVariate | tuple[()] = (),
-    ) -> State:
+    def init(self, params: Any, key: Any, rng: np.random.Generator, control: Control = ()) -> State:
         """Return the state before the first step; `params` and `control` are host arrays."""
         dtype = np.dtype(self.spec.float_dtype)
         params, control = jax.tree.map(
@@ -111,16 +106,17 @@ class Steps(NamedTuple):
         return draws.fixed(rng, self.draws + self.draws % 2, dim) if dim else np.zeros((1, 0))
 
     def traces(self) -> tuple[LogJoint, Traced | None]:
-        """Return the traces of the log-joint, and of what the user's own classes compute."""
+        """Return the traces of the log-joint, and of the user's own classes if there are any."""
         log_joint = trace(self.guide.model, self.spec)
         traces = self.guide.model.traces
         if OWN not in traces:
             traces[OWN] = _trace_own(self, log_joint)
         return log_joint, traces[OWN]
 
-    def log_p(self, log_joint: LogJoint) -> Any:
-        """Return the function (real values by latent, data) -> `Terms`."""
-        return real_log_density(self.guide.model, log_joint, self.guide.estimated)
+
+def step_key(key: Any) -> Array:
+    """Return the key of the order of the rows and the draws of the steps."""
+    return device_key(key, Stream.STEPS)
 
 
 def initial_state(
@@ -129,14 +125,14 @@ def initial_state(
     params: Any,
     key: Array,
     fixed_eps: Array,
-    control: ControlVariate | tuple[()] = (),
+    control: Control = (),
 ) -> State:
     """Return the state before the first step, a pure function of arrays."""
     zeros = jax.tree.map(jnp.zeros_like, averaged_only(params, averaged))
     count = jnp.zeros((), jnp.int32)
     return State(
         params=params,
-        # typed as steps leave it: Python numbers would have the chunk compiled twice
+        # typed as after a step: Python numbers would have the chunk compiled twice
         opt_state=jax.tree.map(
             lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)),
             optimizer.init(params),
@@ -159,18 +155,12 @@ def _init_program(optimizer: optax.GradientTransformation, averaged: tuple[bool,
 def make_step(steps: Steps, log_joint: LogJoint, skip_nonfinite: bool) -> Step:
     """Return the function of a state, the data of a step and the indices (B,) of its rows.
 
-    The indices are needed where rows have a table of parameters.
-
-    Parameters
-    ----------
-    steps, log_joint
-        The settings, and the trace for one batch.
-    skip_nonfinite
-        Whether a step whose results are not finite leaves the state as it was. To look at every
-        gradient costs a large network a fifth of its time.
+    The indices matter for tables of parameters by row. With `skip_nonfinite` a step whose results
+    are not finite leaves the state as it was; to check every gradient costs a large network a fifth
+    of its time.
     """
     guide, objective, spec, scale = steps.guide, steps.objective, steps.spec, steps.scale
-    log_p = steps.log_p(log_joint)
+    log_p = real_log_density(guide.model, log_joint, guide.estimated)
     optimizer = optax.with_extra_args_support(steps.optimizer)
     num_draws, line_search = steps.draws, steps.line_search
 
@@ -184,11 +174,11 @@ def make_step(steps: Steps, log_joint: LogJoint, skip_nonfinite: bool) -> Step:
             key = jax.random.fold_in(state.key, -1 - state.step)
             eps = objective.noise(key, num_draws, guide.noise_dim)
         log_p_batch = controlled(lambda real: log_p(real, batch), guide.model, state.control, scale)
-        aim = near_optimum(objective) if state.control else objective
+        used = near_optimum(objective) if state.control else objective
 
         def loss(params: Any) -> Array:
             params = guide.at_rows(params, batch, spec)
-            return -aim.value(log_p_batch, guide, params, eps, scale, state.step)
+            return -used.value(log_p_batch, guide, params, eps, scale, state.step)
 
         value, gradients = jax.value_and_grad(loss)(old_params)
         with mixed_dtypes():
@@ -207,14 +197,11 @@ def make_step(steps: Steps, log_joint: LogJoint, skip_nonfinite: bool) -> Step:
         params = with_rows(state.params, params, tables, index)
         opt_state = with_rows(state.opt_state, opt_state, in_state, index)
         average = with_step(state.average, averaged_only(params, steps.averaged), state.step + 1)
-        new = State(
+        new = state._replace(
             params=params,
             opt_state=opt_state,
             average=average,
-            key=state.key,
             step=state.step + 1,
-            fixed_eps=state.fixed_eps,
-            control=state.control,
             skipped=state.skipped + (~finite).astype(jnp.int32),
             bad_run=jnp.where(finite, 0, state.bad_run + 1),
         )
@@ -227,31 +214,26 @@ def make_step(steps: Steps, log_joint: LogJoint, skip_nonfinite: bool) -> Step:
 def _uses_value_fn(guide: Guide, optimizer: optax.GradientTransformation) -> bool:
     used = []
 
-    def update(params: Any) -> Any:
-        def value_fn(p: Any) -> Array:
-            used.append(True)
-            return sum((leaf.sum() for leaf in jax.tree.leaves(p)), start=jnp.zeros(()))
-
-        return optax.with_extra_args_support(optimizer).update(
-            params, optimizer.init(params), params,
-            value=jnp.zeros(()), grad=params, value_fn=value_fn,
-        )  # fmt: skip
+    def value_fn(params: Any) -> Array:
+        used.append(True)
+        return total(params)
 
     with mixed_dtypes():
-        jax.eval_shape(update, guide.unit_params(np.float32))
+        inner = optax.with_extra_args_support(optimizer)
+        jax.eval_shape(lambda p: first_update(inner, p, value_fn), guide.unit_params(np.float32))
     return bool(used)
 
 
 def _trace_own(steps: Steps, log_joint: LogJoint) -> Traced | None:
     """Return the trace of the objective, if it or a family is of the user's own class.
 
-    What these read from outside may have changed, which no comparison of settings can tell.
+    Their closures may have changed, which no comparison of settings detects.
     """
     guide, objective, spec = steps.guide, steps.objective, steps.spec
     parts = (objective, *(b.family for b in guide.blocks), *(b.base for b in guide.blocks))
     if all(type(part).__module__.split(".")[0] == "advi" for part in parts):
         return None
-    log_p = steps.log_p(log_joint)
+    log_p = real_log_density(guide.model, log_joint, guide.estimated)
 
     def value(params: Any, eps: Array, data: Any, step: Array) -> Array:
         params = guide.at_rows(params, data, spec)

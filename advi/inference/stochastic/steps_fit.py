@@ -1,4 +1,4 @@
-"""One fit by steps, from where it starts to what it ends with."""
+"""One fit by steps, from its start to its end."""
 
 import math
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import numpy as np
 
 from advi.core import interrupts
 from advi.core.errors import describe_error
-from advi.core.keys import Stream, device_key, host_rng
+from advi.core.keys import Stream, host_rng
 from advi.core.progress_bar import ProgressBar
 from advi.core.status import MAX_DRIFT, Estimate, Status
 from advi.data.batching import Batching
@@ -29,7 +29,7 @@ from advi.inference.stochastic.loop import (
     stopped,
     windows,
 )
-from advi.inference.stochastic.steps import State, Steps
+from advi.inference.stochastic.steps import State, Steps, step_key
 from advi.inference.stochastic.validation import Validation
 from advi.inference.stochastic.warm_start import Found, project
 from advi.model.checks.first_points import refuse_unmoved
@@ -39,14 +39,14 @@ from advi.posterior.local_posterior import LocalPosterior
 from advi.posterior.record import FitRecord, Outcome
 from advi.variational.objective import Elbo
 
-LOST_NATS = 0.1  # of the ELBO, for every coordinate, that steps may end below their start
-GAIN_NATS = 1.0  # of the ELBO, for every coordinate, that no fit which has arrived has to gain
-LAST_ELBOS = 128  # steps whose ELBO stands for that of a fit which nobody waited for
+WORSE_NATS = 0.1  # of the ELBO, per coordinate, by which steps may end below their start
+GAIN_NATS = 1.0  # of the ELBO, per coordinate, that a converged fit cannot still gain
+LAST_ELBOS = 128  # steps whose ELBO is that of an interrupted fit
 UNKNOWN = Estimate(math.nan, math.nan)
 
 
 class StepsFit:
-    """One fit by steps: where it starts, the steps, and what they end with."""
+    """One fit by steps: its start, the steps, and its end."""
 
     def __init__(
         self,
@@ -59,36 +59,32 @@ class StepsFit:
     ) -> None:
         self.max_steps, self.steps, self.density = max_steps, steps, density
         self.found, self.init, self.key = found, init, key
-        self.step_key, self.rng = device_key(key, Stream.STEPS), host_rng(key, Stream.ENDS)
+        self.step_key, self.rng = step_key(key), host_rng(key, Stream.ENDS)
         self.guide = steps.guide  # for all rows, not those of a batch
         if steps.guide.local and steps.batching is not None:
             self.guide = steps.guide.with_rows(steps.batching.num_rows)
         self.ends: Ends = GlobalEnds((density,), self.guide, self.rng)
         if self.guide.local:
             self.ends = LocalEnds.of(density, self.guide, key)
-        self.begun, self.control = None, ()
+        self.start, self.control = None, ()
         if found.start is not None:
             q = project(found.start.gaussian, self.guide.structure)
-            self.begun, self.control = self.guide.params_of(q, density.dtype), found.start.control
+            self.start, self.control = self.guide.params_of(q, density.dtype), found.start.control
 
     def take_steps(
-        self,
-        checkpoint: Checkpoint,
-        blocks: Blocks,
-        bar: ProgressBar,
-        validation: Validation | None,
+        self, checkpoint: Checkpoint, blocks: Blocks, bar: ProgressBar, held_out: Validation | None
     ) -> tuple[State | None, History, Status]:
-        """Take the steps; return the state, None before there is one, and why they ended."""
+        """Take the steps; return the state, None before the first, the history and the status."""
         state, history, status = None, History([], []), self.found.stopped
         try:
             if status is None:
-                for state, history, status in self._states(checkpoint, blocks, bar, validation):  # noqa: B007
+                for state, history, status in self._states(checkpoint, blocks, bar, held_out):  # noqa: B007
                     checkpoint.offer(state, history)
         except KeyboardInterrupt as stop:
             status = stopped(_num_steps(state), "this is the fit so far", stop)
         except BrokenStreamError as broken:
             step = _num_steps(state)
-            if not step and self.begun is None and not isinstance(self.init, FitRecord):
+            if not step and self.start is None and not isinstance(self.init, FitRecord):
                 raise broken.error from None  # there is no fit yet
             status = stopped(step, describe_error(broken.error), broken.error)
         assert status is not None
@@ -97,33 +93,24 @@ class StepsFit:
         return state, history, status
 
     def _states(
-        self,
-        checkpoint: Checkpoint,
-        blocks: Blocks,
-        bar: ProgressBar,
-        validation: Validation | None,
+        self, checkpoint: Checkpoint, blocks: Blocks, bar: ProgressBar, held_out: Validation | None
     ) -> Iterator[tuple[State, History, Status | None]]:
         interrupts.check()
-        params, max_steps = self.begun, self.max_steps
+        params, max_steps = self.start, self.max_steps
         if params is None:
             params = self.ends.start(self.init)
             if not self.guide.local and not self.density.is_partial:
                 refuse_unmoved(self.density, self.guide.to_gaussian(params).loc)
         start = self.steps.init(params, self.step_key, self.rng, self.control)
-        history = History([], [], 0 if validation is None else validation.every)
+        history = History([], [], 0 if held_out is None else held_out.every)
         data = self.density.data
         resumed = checkpoint.resume(self.steps, start, history, data, self.key, max_steps)
         yield resumed
-        if resumed.status is None:
+        state, history, status = resumed
+        if status is None:
+            num, until_converged = max_steps or MAX_STEPS, max_steps is None
             yield from run_steps(
-                self.steps,
-                resumed.state,
-                resumed.history,
-                blocks,
-                max_steps or MAX_STEPS,
-                max_steps is None,
-                bar.update,
-                validation,
+                self.steps, state, history, blocks, num, until_converged, bar.update, held_out
             )
 
     def finished(
@@ -134,19 +121,17 @@ class StepsFit:
         checkpoint: Checkpoint,
         kept: list[Any],
     ) -> FitRecord:
-        """Return the fit that the steps end with."""
         drift, seen = Distance(math.nan, math.nan), self.found.seen if self.control else 0
         batching, step = self.steps.batching, _num_steps(state)
-        params, elbo, risen = self.begun, UNKNOWN, 0.0
-        if state is None:
-            if self.begun is None:
-                params = self.ends.initial_params(self.init)
-        else:
+        params, elbo, risen = self.start, UNKNOWN, 0.0
+        if state is None and self.start is None:
+            params = self.ends.initial_params(self.init)
+        if state is not None:
             checkpoint.save(state, history, None if status == "interrupted" else status)
             if step:
                 drift = last_drift(self.steps, state, history)
             if kept and batching is not None:
-                self.ends = self.ends.judged_by(kept, self.steps.spec, batching.scale)
+                self.ends = self.ends.on_batches(kept, self.steps.spec, batching.scale)
             if not isinstance(status.cause, KeyboardInterrupt):
                 try:
                     params, elbo, status = self._selected(state, status)
@@ -158,7 +143,7 @@ class StepsFit:
                 params, elbo = self._unevaluated(state, history, drift)
             if batching is not None:
                 seen = max(seen, min(batching.num_rows, step * batching.batch_size))
-        # how far there is to go when the ELBO still rises much no distance so far tells
+        # while the ELBO still rises much, no distance so far bounds the remaining one
         to_go = math.inf if risen else drift.most
         left = distance_of_unread(batching.num_rows, seen) if batching is not None and seen else 0.0
         trace = history.trace(step)
@@ -177,24 +162,24 @@ class StepsFit:
         return FitRecord(posterior, outcome, self.key)
 
     def _selected(self, state: State, status: Status) -> tuple[Any, Estimate, Status]:
-        """Return the parameters to end with, their ELBO and what the status has become."""
+        """Return the final parameters, their ELBO and the new status."""
         moved = _num_steps(state) > 0 and any(self.steps.averaged)
         average = jax.device_get(averaged_params(self.steps, state)) if moved else None
         params, elbo = self.ends.select(average, jax.device_get(state.params))
-        before = None if self.begun is None else self.ends.elbo(self.begun)
-        if before is not None and _lost(before, elbo, self.steps.guide.structure.dim):
+        before = None if self.start is None else self.ends.elbo(self.start)
+        if before is not None and _is_worse(before, elbo, self.steps.guide.structure.dim):
             why = "the steps led away from where the plan on some rows had ended, which is kept; "
-            return self.begun, before, Status("diverged", why + status.message, status.cause)
+            return self.start, before, Status("diverged", why + status.message, status.cause)
         if status == "diverged":
             found = self.ends.nonfinite(params)
             status = Status("diverged", f"{status.message}; {found}")
         return params, elbo, status
 
     def _unevaluated(self, state: State, history: History, drift: Distance) -> tuple[Any, Estimate]:
-        """Return parameters to end with, and an ELBO, without evaluating the density.
+        """Return final parameters, and an ELBO, without evaluating the density.
 
-        While means still move by more than an sd, the last ones are the best; at rest the average
-        is. The ELBO is that of the last steps, where it is what they maximise.
+        While means still move by more than an sd the last ones are the best, later the average. The
+        ELBO is that of the last steps, if it is their objective.
         """
         params = averaged_params(self.steps, state) if drift.most < 1 else state.params
         last = history.elbos(_num_steps(state))[-LAST_ELBOS:].astype(float)
@@ -207,15 +192,15 @@ class StepsFit:
         return isinstance(self.steps.objective, Elbo) and self.steps.objective.beta == 1
 
     def _risen(self, state: State, drift: Distance, status: Status) -> float:
-        """Return by how many nats the ELBO still rose, or 0 where not, or nothing can be told.
+        """Return the nats by which the ELBO still rose; 0 if it did not, or is unknown.
 
-        The windows of a fit that is far too wide are near in its own sds, however far it has to
-        go. The ELBOs of its steps are then as noisy as it is wide, so the windows' averages are
-        compared, on common draws.
+        The windows of a fit that is far too wide are near in its own sds, however far it is from
+        the optimum. The ELBOs of its steps are then noisy, so the windows' averages are compared,
+        on common draws.
         """
         both = windows(self.steps, state)
         known = drift.most > MAX_DRIFT or status in ("converged", "diverged")
-        # points and local latents are of networks, which are often trained for as long as it pays
+        # points and local latents are of networks, which are often trained while it pays
         trained = self.guide.estimated or self.guide.local
         if not self._maximises_elbo or both is None or known or trained:
             return 0.0
@@ -229,20 +214,13 @@ def _num_steps(state: State | None) -> int:
 
 
 def _with_drift(
-    status: Status,
-    drift: Distance,
-    risen: float,
-    left: float,
-    seen: int,
-    batching: Batching | None,
+    status: Status, drift: Distance, risen: float, left: float, seen: int, batching: Batching | None
 ) -> Status:
-    """Return the status with what the fit had still before it, where that is much."""
+    """Return the status with the estimated distance from the optimum, if that is large."""
     told = []
     if risen:
-        told.append(
-            f"still moving at the end: the ELBO rose by {risen:.2g} nats over the last half of the "
-            "steps"
-        )
+        rise = f"the ELBO rose by {risen:.2g} nats"
+        told.append(f"still moving at the end: {rise} over the last half of the steps")
     elif drift.most > MAX_DRIFT:
         told.append(f"still moving at the end: {drift} over the last half of the steps")
     if batching is not None and left > MAX_DRIFT and not math.isnan(drift.most):
@@ -252,11 +230,10 @@ def _with_drift(
         )
     if not told or status == "diverged":
         return status
-    message = "; ".join([status.message, *told, "give more steps"])
-    return Status(str(status), message, status.cause)
+    return Status(str(status), "; ".join([status.message, *told, "give more steps"]), status.cause)
 
 
-def _lost(before: Estimate, after: Estimate, dim: int) -> bool:
-    """Return whether an ELBO is lower than before by more than noise of the steps explains."""
+def _is_worse(before: Estimate, after: Estimate, dim: int) -> bool:
+    """Return whether an ELBO is lower than before, beyond the noise of the steps."""
     errors = GAIN_ERRORS * math.hypot(before.mcse, after.mcse)
-    return not before.value - after.value < LOST_NATS * (1 + dim) + errors
+    return not before.value - after.value < WORSE_NATS * (1 + dim) + errors

@@ -1,4 +1,4 @@
-"""The ELBO on rows that a stochastic fit does not see, as it goes on."""
+"""The ELBO on held-out rows during a stochastic fit."""
 
 import math
 from dataclasses import dataclass
@@ -27,31 +27,17 @@ GRADIENT = 3  # work of a gradient, in values
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """Held-out rows, at most `EVAL_ROWS` of them, with draws that all evaluations share.
-
-    Attributes
-    ----------
-    guide
-        The variational distribution.
-    data, spec
-        The rows, on the device.
-    scale
-        What the rows are multiplied by to stand for as many as the fit has.
-    eps
-        (EVAL_DRAWS, noise_dim) standard normals.
-    every
-        Steps between two evaluations, so many that these take a small share of the time.
-    """
+    """Held-out rows, at most `EVAL_ROWS` of them, with draws that all evaluations share."""
 
     guide: Guide
-    data: Any
+    data: Any  # on the device
     spec: DataSpec
-    scale: float
-    eps: Array
-    every: int
+    scale: float  # factor of the rows, to stand for as many as the fit has
+    eps: Array  # (EVAL_DRAWS, noise_dim) standard normals
+    every: int  # steps between two evaluations, which take a small share of the time
 
     def elbo(self, params: Any) -> float:
-        """Return the ELBO in nats of the model with these rows in place of its own."""
+        """Return the ELBO in nats of the model on these rows in place of its own."""
         log_joint = trace(self.guide.model, self.spec)
         program = _program(self.guide, log_joint, self.spec, self.scale)
         return float(jax.device_get(program(params, self.data, self.eps)))
@@ -60,20 +46,8 @@ class Validation:
 def hold_out(eval_data: Any, steps: Steps, rng: np.random.Generator) -> Validation:
     """Check held-out rows, and choose which to evaluate and when.
 
-    Parameters
-    ----------
-    eval_data
-        A pytree like the data.
-    steps
-        The settings of the steps.
-    rng
-        Generator of the rows and draws.
-
-    Raises
-    ------
-    ValueError
-        If the log-joint has no rows, the tree is not that of the data, an index is outside of its
-        array, or a table holds the parameters of the rows that are fitted.
+    ValueError if the log-joint has no rows, the tree is not that of the data, an index is outside
+    of its array, or a table has parameters for the fitted rows only.
     """
     guide, spec = steps.guide, steps.spec
     log_joint = trace(guide.model, spec)
@@ -111,16 +85,11 @@ def hold_out(eval_data: Any, steps: Steps, rng: np.random.Generator) -> Validati
     of_step = GRADIENT * steps.draws * log_joint.cost
     guide = guide.with_rows(held)
     guide.check_encoders(given)
-    work = EVAL_DRAWS * trace(guide.model, given).cost
+    every = math.ceil(EVAL_DRAWS * trace(guide.model, given).cost / (SHARE * of_step))
     eps = draws.fixed(rng, EVAL_DRAWS, guide.noise_dim) if guide.noise_dim else np.zeros((1, 0))
-    return Validation(
-        guide,
-        spec.treedef.unflatten([jax.device_put(leaf) for leaf in leaves]),
-        given,
-        num_rows / held,
-        jax.device_put(eps.astype(spec.float_dtype)),
-        math.ceil(work / (SHARE * of_step)),
-    )
+    eps = jax.device_put(eps.astype(spec.float_dtype))
+    data = spec.treedef.unflatten(jax.device_put(leaves))
+    return Validation(guide, data, given, num_rows / held, eps, every)
 
 
 @lru_cache(maxsize=16)

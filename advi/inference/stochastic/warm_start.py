@@ -1,8 +1,7 @@
-"""Where steps on minibatches start: the automatic plan on some rows, then a look at all of them.
+"""The start of steps on minibatches: the automatic plan on some rows, then passes over all of them.
 
-Some rows, counted as often as there are more, have a posterior of the right width, which lies
-within the root of N/n of its sds of that of all rows. Gradients of all rows at a few points make up
-for that distance.
+Some rows n, weighted by N/n, have a posterior of the right width, about sqrt(N/n) of its sds from
+that of all rows. Gradients of all rows at a few points correct for that distance.
 """
 
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from advi.data.source import MAX_PASSES, Source
 from advi.inference.plan.batched_calls import Stage, run_batched
 from advi.inference.plan.lbfgs import Minimum, finite_start, minimise
 from advi.inference.plan.plan import NotFiniteError, run_plan
-from advi.inference.stochastic.control_variate import ControlVariate
+from advi.inference.stochastic.control_variate import Control, ControlVariate
 from advi.inference.stochastic.steps import Steps
 from advi.model import prior_starts
 from advi.model.checks.first_points import FirstPoints, UsedElsewhereError
@@ -33,65 +32,46 @@ from advi.variational.guide import Guide
 from advi.variational.point import Point
 from advi.variational.scale import TriangularScale
 
-MAX_DIM = 256  # beyond, the plan would cost more than the steps that it saves
+MAX_DIM = 256  # beyond, the plan would cost more than the steps it saves
 NUM_ROWS, ROWS_PER_DIM = 2048, 20  # rows to run the plan on
-LAST_WORD = 16  # times as many rows for the plan, where nothing is known of the others
-NEAR = 0.02  # sds that a coordinate of the mean may still have to go
-FAR = 0.5  # sds from which on the start has failed
-STEP_CAP = 1000.0  # sds; all rows may lie as far from some as the root of their ratio
+ENDLESS_FACTOR = 16  # times as many rows for the plan on a stream without an end
+NEAR = 0.02  # sds: remaining distance of the mean at convergence
+FAR = 0.5  # sds: remaining distance from which on the start has failed
+STEP_CAP = 1000.0  # sds; some rows may be off by sqrt(N/n)
 
 
 class WarmStart(NamedTuple):
-    """Where steps on minibatches start."""
+    """A start of steps on minibatches."""
 
     gaussian: Gaussian
-    control: ControlVariate | tuple[()]  # nothing where rows beyond the sample told nothing
-    alarms: tuple[str, ...] = ()  # what is wrong with the log density
+    control: Control  # () without a converged pass over all rows
+    alarms: tuple[str, ...] = ()  # faults of the log density
 
 
 class Found(NamedTuple):
-    """What came of looking for a start."""
+    """The result of the search for a start."""
 
     start: WarmStart | None = None
     seen: int = 0  # rows that the control variate has seen
-    stopped: Status | None = None  # if it was interrupted, and no step is to be taken
+    stopped: Status | None = None  # if it was interrupted: no step is taken
 
 
 def can_start(guide: Guide) -> bool:
-    """Return whether a guide is one that the plan on some rows is for: few latents, all shared."""
+    """Return whether the plan on some rows is suited to a guide: few latents, all global."""
     families = all(isinstance(b.family, Family) and b.family != Point() for b in guide.blocks)
     return families and guide.model.size <= MAX_DIM
 
 
 def find_start(steps: Steps, source: Source, init: Any, key: Any, num_steps: int) -> Found:
-    """Return a start for steps on minibatches: the plan on some rows, then a look at all of them.
+    """Return a start for steps on minibatches: the plan on some rows, then passes over all of them.
 
-    Rows that have to be read are read as often as for the steps, at most, and twice at least. If
-    the steps read less than an epoch, so does the start, and what it has read stands for all. Of a
-    stream whose epoch never ends, which need not give every row as often as every other, there is
-    no more than the plan on its first rows.
+    Rows on disk are read at most as often as by the steps, and at least twice. If the steps read
+    less than an epoch, so does the start, and its rows represent all. Of a stream without an end,
+    which may not give all rows equally often, only the first rows are used, for the plan. There is
+    no start for unsuited latents, or if the log density is not finite at its end.
 
-    There is no start for latents that it is not for, or where it ends at nothing finite.
-
-    Parameters
-    ----------
-    steps
-        Settings of the steps.
-    source
-        The rows, in batches.
-    init, key
-        As in `fit`.
-    num_steps
-        How many are taken, at most.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `init` is not as `initial` takes it.
-    StreamError
-        If a stream is not what its first batch and `num_rows` said.
-    Exception
-        What else it raises before the plan on some rows has ended.
+    Errors are those of `initial`, of a stream that contradicts its first batch or `num_rows`, and
+    any other of a stream before the plan has ended.
     """
     guide = steps.guide
     if steps.batching is None or not can_start(guide):
@@ -101,14 +81,14 @@ def find_start(steps: Steps, source: Source, init: Any, key: Any, num_steps: int
     try:
         rows, some, passes, seen = _sampled(steps, source, num_steps, rng)
         first = first if warm else first._replace(loc=prior_starts.finite_start(some, first.loc))
-        look = FirstPoints(some, lambda X: rows.value_and_grad(X)[0])
-        q, status = plan_on(some, rng, first, warm, look)
-        found = Found(WarmStart(q, (), look.alarms))
+        inspect = FirstPoints(some, lambda X: rows.value_and_grad(X)[0])
+        q, status = plan_on(some, rng, first, warm, inspect)
+        found = Found(WarmStart(q, (), inspect.alarms))
         if status.cause is not None:
             raise status.cause
         if passes:
             start = toward_all_rows(rows, some, rng, q, passes)
-            found = Found(start and start._replace(alarms=look.alarms), seen)
+            found = Found(start and start._replace(alarms=inspect.alarms), seen)
     except (NotFiniteError, UsedElsewhereError):
         return Found()
     except KeyboardInterrupt:
@@ -116,7 +96,7 @@ def find_start(steps: Steps, source: Source, init: Any, key: Any, num_steps: int
         return found._replace(stopped=Status("interrupted", why, KeyboardInterrupt()))
     except BrokenStreamError as broken:
         if found.start is None or isinstance(broken.error, StreamError):
-            raise broken.error from None  # what is wrong with the arguments, too
+            raise broken.error from None  # faults of the arguments, too
         why = f"interrupted in the search for a start: {describe_error(broken.error)}"
         return found._replace(stopped=Status("interrupted", why, broken.error))
     return found
@@ -125,7 +105,7 @@ def find_start(steps: Steps, source: Source, init: Any, key: Any, num_steps: int
 def _sampled(
     steps: Steps, source: Source, num_steps: int, rng: np.random.Generator
 ) -> tuple[SourceDensity, Density, int, int]:
-    """Return the density of all rows, that of some, passes over all, and how many rows all are."""
+    """Return the densities of all rows and of some, the passes over all, and how many these are."""
     model, estimated, batching = steps.guide.model, steps.guide.estimated, steps.batching
     assert batching is not None
     num = min(batching.num_rows, max(NUM_ROWS, ROWS_PER_DIM * model.size))
@@ -134,8 +114,8 @@ def _sampled(
     try:
         return rows, rows.sample(num, rng), passes.num, passes.rows
     except EndlessError:
-        # no pass will make up for what the sample lacks; of all rows, the end would be looked for
-        num = min(LAST_WORD * num, batching.num_rows - 1)
+        # without passes more rows are needed; asking for all would search the end of the stream
+        num = min(ENDLESS_FACTOR * num, batching.num_rows - 1)
         rows = SourceDensity(model, source, estimated, num)
         return rows, rows.sample(num, rng), 0, num
 
@@ -145,26 +125,11 @@ def plan_on(
     rng: np.random.Generator,
     first: Gaussian,
     warm: bool,
-    look: FirstPoints | None = None,
+    inspect: FirstPoints | None = None,
 ) -> tuple[Gaussian, Status]:
-    """Return where the plan on some rows, which stand for all, ends, of full rank, and why.
-
-    Parameters
-    ----------
-    some
-        Log density of the rows.
-    rng
-        Generator of all draws.
-    first, warm, look
-        As for `run_plan`.
-
-    Raises
-    ------
-    NotFiniteError
-        If the log density is finite nowhere.
-    """
+    """Return the full-rank Gaussian of the plan on some rows, and its status, or NotFiniteError."""
     structure = full_structure(len(first.loc))
-    ended = run_plan(some, structure, rng, first, warm=warm, look=look)
+    ended = run_plan(some, structure, rng, first, warm=warm, inspect=inspect)
     return ended.gaussian, ended.status
 
 
@@ -177,33 +142,17 @@ def toward_all_rows(
 ) -> WarmStart | None:
     """Return a Gaussian near the posterior of all rows, and a control variate near its mean.
 
-    The Gaussian of some rows is moved to where all rows have it, by L-BFGS in its own frame. What
-    is maximised is the ELBO on some rows, and what all rows have beyond them at the mean (Shamir,
-    Srebro & Zhang 2014, section 3): the first step leaves about the root of D/n of the way, or more
-    where some rows say little of a latent, as of a rare group.
-
-    Parameters
-    ----------
-    density
-        Log density of all rows.
-    some
-        That of some rows, which stand for all.
-    rng
-        Generator of all draws.
-    q
-        Where the plan on some rows ended.
-    max_passes
-        Gradients of all rows, at most. If no way leads from the optimum of some rows to that of
-        all, there is no control variate.
-
-    Returns
-    -------
-    WarmStart or None
-        None if the log density of all rows is not finite where that of some is.
+    The Gaussian `q` of some rows is moved to the posterior of all rows by L-BFGS in coordinates
+    whitened by it, with at most `max_passes` gradients of all rows. The objective is the ELBO on
+    some rows plus the difference of all rows from these at the mean (Shamir, Srebro & Zhang 2014,
+    section 3): the first step leaves a distance of about sqrt(D/n), or more if some rows have
+    little information on a latent, such as that of a rare group. If it does not converge, there is
+    no control variate; if the log density of all rows is not finite where that of some is, no
+    start: None.
     """
     structure = full_structure(len(q.loc))
     E = structure.fixed_draws(rng, max(MIN_DRAWS, 2 * structure.dim))
-    seen: list[tuple[ControlVariate, Floats]] = []  # the last evaluation, its gradient in the frame
+    seen: list[tuple[ControlVariate, Floats]] = []  # the last evaluation, its whitened gradient
     reached: list[tuple[Floats, ControlVariate, Floats]] = []
     evals = 0
 
@@ -243,7 +192,7 @@ def toward_all_rows(
     x, control, gradient = reached[-1]
     far = minimum.measure.gradient >= FAR
     if far and max_passes < MAX_PASSES and evals == len(reached):
-        # there was no time for more; the step that costs nothing leaves about sqrt(D/n) of the way
+        # no passes are left: a step without a further one leaves about sqrt(D/n)
         length = min(1.0, STEP_CAP / minimum.measure.gradient)
         x = x + q.scale.mv(length * gradient[None])[0]
     elif far:
@@ -254,13 +203,13 @@ def toward_all_rows(
 def project(gaussian: Gaussian, structure: Structure) -> Gaussian:
     """Return the best approximation with a structure to a Gaussian of full rank.
 
-    Of coupled coordinates the precision is kept, so that uncoupled ones end with the sds that they
-    have given all others (Bishop 2006, eq. 10.13). Families of low rank choose for themselves.
+    The precision of coupled coordinates is kept, so that uncoupled ones have their conditional sds
+    (Bishop 2006, eq. 10.13). Families of low rank choose for themselves.
     """
     coupled = structure.same_block()
     if structure.rank or coupled.all():
         return gaussian
-    sds = gaussian.sds  # in units of these, the matrices below are as far from singular as can be
+    sds = gaussian.sds  # units in which the matrices below are well conditioned
     inverse = np.linalg.inv(gaussian.scale.tril() / sds[:, None])
     precision = np.where(coupled, inverse.T @ inverse, 0.0)
     scale = sds[:, None] * np.linalg.cholesky(np.linalg.inv(precision))

@@ -1,4 +1,4 @@
-"""Optimisers whose steps are taken where q is about a standard normal."""
+"""Optimisers in coordinates where q is about a standard normal."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -15,7 +15,7 @@ from advi.variational.family import Family
 class WhiteningState(NamedTuple):
     """State of an optimiser in whitened coordinates."""
 
-    center: Any  # parameters of every block, whose scale is the frame
+    center: Any  # parameters of every block, which define the coordinates
     step: Array  # () steps taken
     inner: Any  # the optimiser's own state
 
@@ -24,23 +24,15 @@ class WhiteningState(NamedTuple):
 def whiten(
     optimizer: optax.GradientTransformation, families: tuple[Family, ...], in_sds: bool = True
 ) -> optax.GradientTransformation:
-    """Return an optimiser that moves parameters in the frame of those it starts from.
+    """Return an optimiser of parameters in coordinates whitened by those it starts from.
 
-    There a mean moves in sds of the start, along axes in which its coordinates are independent,
-    and a scale moves relative to that of the start. If that is about right, one rate suits all
-    coordinates whatever their units and correlations. After every power of two steps the frame is
-    taken anew, should the start have been wrong; in between it is held, so that parameters are
-    linear in what is moved, and their average is that of the steps.
-
-    Parameters
-    ----------
-    optimizer
-        Takes the steps, in the frame.
-    families
-        Family of every block of the parameters.
-    in_sds
-        Whether means move in sds of the start. Where it may be many sds from the optimum, they had
-        better move in the units of the real scale, and only scales in their own.
+    There a mean moves in sds of the start, along axes in which its coordinates are independent, and
+    a scale moves relative to that of the start. If that is about right, one rate suits all
+    coordinates whatever their units and correlations. After every power of two steps the
+    coordinates are renewed, should the start have been wrong; in between they are fixed, so that
+    parameters are linear in the steps, and their average is that of the steps. Without `in_sds`,
+    for a start that may be many sds from the optimum, means move in the units of the real scale,
+    and only scales relatively.
     """
 
     def moved(center: Any) -> Callable[[Any], Any]:

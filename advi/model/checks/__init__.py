@@ -1,1 +1,1 @@
-"""Faults of a model that its values and gradients show."""
+"""Faults of a model that are found by its values and gradients."""

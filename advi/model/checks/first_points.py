@@ -1,4 +1,4 @@
-"""What the first random points of a fit tell about its log density, before it goes on."""
+"""Checks of a log density at the first random points of a fit, before it goes on."""
 
 from collections.abc import Callable
 
@@ -9,41 +9,27 @@ from advi.model.density import Density
 
 
 class UsedElsewhereError(Exception):
-    """Some entries of latents matter to other rows alone: these have no posterior of their own."""
+    """Some entries of latents are used by other rows alone: these have no posterior of theirs."""
 
 
 class FirstPoints:
-    """A look at a log density that refuses flat entries and remembers other faults.
+    """Checks of a log density at the first points of a fit; flat entries are refused.
 
-    Parameters
-    ----------
-    density
-        Log density on R^D.
-    all_rows
-        The log density of all rows at points (n, D), where `density` is that of some: an entry
-        may be used by other rows alone.
-
-    Attributes
-    ----------
-    alarms
-        What speaks against the log density, a sentence each.
+    `all_rows` is the log density of all rows at points (n, D), where `density` is that of some: an
+    entry may be used by other rows alone.
     """
 
     def __init__(
         self, density: Density, all_rows: Callable[[Floats], Floats] | None = None
     ) -> None:
         self._density, self._all_rows = density, all_rows
-        self.alarms: tuple[str, ...] = ()
+        self.alarms: tuple[str, ...] = ()  # other faults, a sentence each
 
     def __call__(self, X: Floats, values: Floats, gradients: Floats) -> None:
-        """Look at points (n, D), with the log densities (n,) and gradients (n, D) there.
+        """Check points (n, D), with the log densities (n,) and gradients (n, D) there.
 
-        Raises
-        ------
-        ValueError
-            If some entries of latents do not change the log density.
-        UsedElsewhereError
-            If some do not, but change that of all rows.
+        ValueError if some entries of latents do not change the log density; UsedElsewhereError
+        if they change that of all rows.
         """
         density = self._density
         some = flat = flat_entries(density, X, values, gradients)
@@ -57,15 +43,7 @@ class FirstPoints:
 
 
 def refuse_unmoved(density: Density, x: Floats) -> None:
-    """Raise ValueError if entries do not change a log density, where no gradient is compiled.
-
-    Parameters
-    ----------
-    density
-        Log density on R^D.
-    x
-        (D,) where it is finite.
-    """
+    """Raise ValueError if entries do not change a log density, finite at x (D,), by its values."""
     flat = flat_by_values(density, x)
     if len(flat):
         raise ValueError(sentence(density.model, flat.tolist()))

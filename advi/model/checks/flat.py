@@ -1,7 +1,7 @@
 """Entries of latents that the log density does not depend on, whose posterior is improper.
 
-Such are entries that only pad an array, that a mask leaves out, or of a category that no row has,
-where they have no prior. Their gradient is that of the log-Jacobian alone, at every point.
+Examples are entries that only pad an array, that a mask leaves out, or of a category without rows,
+if they have no prior. Their gradient is that of the log-Jacobian alone, at every point.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,24 +11,15 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
-from numpy.typing import NDArray
 
 from advi.core.errors import listed
 from advi.core.jax_config import compiled, precision
-from advi.core.types import Floats
+from advi.core.types import Floats, Indices
 from advi.model.density import Density
 from advi.model.model import Model
-from advi.transforms import (
-    HalfLine,
-    Identity,
-    LowerCholesky,
-    Ordered,
-    PositiveDefinite,
-    ZeroSum,
-)
+from advi.transforms import HalfLine, Identity, LowerCholesky, Ordered, PositiveDefinite, ZeroSum
 from advi.transforms.base import base_of
 
-Indices = NDArray[np.int_]
 Values = Callable[[Floats], Floats]  # points (n, D) to log densities (n,)
 
 MIN_POINTS = 16
@@ -44,17 +35,9 @@ BENT = (HalfLine, Ordered, LowerCholesky, PositiveDefinite)
 def flat_entries(density: Density, X: Floats, values: Floats, gradients: Floats) -> Indices:
     """Return the coordinates that a log density does not depend on, increasing.
 
-    There is no telling, and none are returned, where it has a loop that runs until something has
-    converged: far out, where entries have to be moved to, that may not end.
-
-    Parameters
-    ----------
-    density
-        Log density on R^D.
-    X
-        (n, D) random points, 16 or more of them with finite values.
-    values, gradients
-        There, (n,) and (n, D).
+    X (n, D) are random points, 16 or more of them with finite values (n,) and gradients (n, D).
+    None are returned where the density has a loop that runs until something has converged: far
+    out, where entries have to be moved to, that may not end.
     """
     finite = np.isfinite(values) & np.isfinite(gradients).all(1)
     if finite.sum() < MIN_POINTS or density.log_joint.open_ended:
@@ -68,16 +51,9 @@ def flat_entries(density: Density, X: Floats, values: Floats, gradients: Floats)
 
 
 def flat_by_values(density: Density, x: Floats) -> Indices:
-    """Return what `flat_entries` does, of latents on the real line and scales, by values alone.
+    """Return `flat_entries` of latents on the real line and scales, by values alone.
 
-    Of densities that are cheap enough for one value for each coordinate.
-
-    Parameters
-    ----------
-    density
-        Log density on R^D.
-    x
-        (D,) where it is finite.
+    Of densities that are cheap enough for one value for each coordinate, and finite at x (D,).
     """
     entries, slopes = _straight(density)
     num, log_joint = len(entries), density.log_joint
@@ -94,7 +70,7 @@ def flat_by_values(density: Density, x: Floats) -> Indices:
 
 
 def _straight(density: Density) -> tuple[Indices, Floats]:
-    """Return the coordinates whose log-Jacobian is straight, and its slopes."""
+    """Return the coordinates whose log-Jacobian is linear, and its slopes."""
     entries, slopes = [np.zeros(0, int)], [np.zeros(0)]
     for name, span in density.model.spans.items():
         base = base_of(density.model.latents[name].bijection)
@@ -106,18 +82,10 @@ def _straight(density: Density) -> tuple[Indices, Floats]:
 
 
 def unmoved(values: Values, density: Density, X: Floats, entries: Indices) -> Indices:
-    """Return those of some coordinates that do not change a log density when they are moved.
+    """Return those coordinates of `entries` that do not change a log density when they are moved.
 
-    Parameters
-    ----------
-    values
-        The log density, of all rows if the coordinates were found on some.
-    density
-        One of the same model.
-    X
-        (n, D) points to move them from.
-    entries
-        The coordinates.
+    They are moved from points X (n, D). `values` is the log density, of all rows if the
+    coordinates were found on some, `density` one of the same model.
     """
     signs = np.random.default_rng(0).choice([-1.0, 1.0], X.shape[1])
 
@@ -125,10 +93,10 @@ def unmoved(values: Values, density: Density, X: Floats, entries: Indices) -> In
         moved = np.concatenate([X] * (1 + len(MOVES)))
         for i, move in enumerate(MOVES, 1):
             moved[i * len(X) : (i + 1) * len(X), part] += move * signs[part]
-        heights, curved = values(moved), _curved(density.model, part)
-        rest = heights - _log_jacobians(density, moved)[0] if curved else heights
+        log_p, curved = values(moved), _curved(density.model, part)
+        rest = log_p - _log_jacobians(density, moved)[0] if curved else log_p
         rest = rest.reshape(-1, len(X))
-        size = 1 + np.abs(heights).max() + np.abs(rest[0])
+        size = 1 + np.abs(log_p).max() + np.abs(rest[0])
         off = np.abs(rest - rest[0])
         return bool(np.all(off <= ROUNDING * np.finfo(density.dtype).eps * size))
 
@@ -144,13 +112,11 @@ def unmoved(values: Values, density: Density, X: Floats, entries: Indices) -> In
 
 
 def sentence(model: Model, entries: Sequence[int]) -> str:
-    """Return what is wrong with flat coordinates, and what to do."""
-    names = listed(_names(model, entries))
-    one = len(entries) == 1
+    """Return the fault of flat coordinates and its remedy, in words."""
+    which, it = ("that entry", "it") if len(entries) == 1 else ("these entries", "them")
     return (
-        f"log_joint never depends on {names}: the posterior of "
-        f"{'that entry' if one else 'these entries'} is improper. Give {'it' if one else 'them'} "
-        f"a prior, or remove {'it' if one else 'them'} from the latents."
+        f"log_joint never depends on {listed(_names(model, entries))}: the posterior of {which} "
+        f"is improper. Give {it} a prior, or remove {it} from the latents."
     )
 
 
@@ -159,8 +125,10 @@ def _names(model: Model, entries: Sequence[int]) -> list[str]:
     for name, (start, stop) in model.spans.items():
         within = [i - start for i in entries if start <= i < stop]
         latent = model.latents[name]
-        if len(within) == stop - start > 0 or not within:
-            names += [name] if within else []
+        if not within:
+            continue
+        if len(within) == stop - start:
+            names.append(name)
         elif latent.unconstrained_shape == latent.shape:
             names += [model.coordinates[name][i] for i in within]
         else:
@@ -170,7 +138,7 @@ def _names(model: Model, entries: Sequence[int]) -> list[str]:
 
 def _candidates(density: Density, X: Floats, gradients: Floats) -> Indices:
     """Return the coordinates whose gradient is that of the log-Jacobian at all points."""
-    model, found, doubtful = density.model, [], []
+    model, found, possible = density.model, [], []
     for name, span in model.spans.items():
         latent = model.latents[name]
         base = base_of(latent.bijection)
@@ -182,11 +150,11 @@ def _candidates(density: Density, X: Floats, gradients: Floats) -> Indices:
         else:
             # the log-Jacobian's slope is at most one, of a matrix its number of rows and one
             most = 1.001 if isinstance(base, (HalfLine, Ordered)) else 1 + latent.shape[-1]
-            doubtful += (span[0] + np.flatnonzero(np.abs(own).max(0) <= most)).tolist()
-    if doubtful:
+            possible += (span[0] + np.flatnonzero(np.abs(own).max(0) <= most)).tolist()
+    if possible:
         slopes = _log_jacobians(density, X)[1]
-        off = np.abs(gradients - slopes)[:, doubtful] > 1e-5 * (1 + np.abs(slopes[:, doubtful]))
-        found += np.array(doubtful)[~off.any(0)].tolist()
+        off = np.abs(gradients - slopes)[:, possible] > 1e-5 * (1 + np.abs(slopes[:, possible]))
+        found += np.array(possible)[~off.any(0)].tolist()
     return np.sort(np.array(found, int))
 
 

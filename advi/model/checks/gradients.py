@@ -1,8 +1,8 @@
 """Whether the gradient of a log density is that of its values.
 
 It is not where an index lies outside of an array, which JAX reads at the edge but has no gradient
-for, where `stop_gradient` hides a latent, or where a custom rule is wrong. All that follows the
-gradient then ends elsewhere.
+for, where `stop_gradient` hides a latent, or where a custom rule is wrong. An optimiser that
+follows the gradient then ends elsewhere.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ STEPS = 4.0 ** np.arange(-6, 4)  # on the real scale: from where rounding rules 
 STEADY = 0.02  # relative change from a step to its neighbours, where a difference is a slope
 AGREES, DIFFERS = 0.05, 0.1  # relative to the larger of the two slopes
 ROUNDING = 16.0  # float spacings by which a log density may be off
-WORK = 2**26  # elements that a look may read: a tenth of a second
-MOST = 2**24  # numbers in all points that are looked at
+WORK = 2**26  # elements that a check may read: a tenth of a second
+MOST = 2**24  # numbers in all points of a check
 ADVICE = (
     "Is an index outside of its array, is there a stop_gradient, or a custom rule of "
     "differentiation that is wrong?"
@@ -49,19 +49,9 @@ def mismatches(
     Differences are taken with steps of many sizes, along one direction of each latent, or of
     several together where the density is costly. They differ from the gradient where some step
     sizes agree with one another on a slope, and neither these nor smaller ones with the gradient;
-    a kink, a jump, or rounding, shows as steps that do not agree. A density with a loop that runs
-    until something has converged is not looked at: steps lead to where it may not end.
-
-    Parameters
-    ----------
-    density
-        Log density on R^D.
-    X
-        (n, D) random points.
-    values, gradients
-        There, (n,) and (n, D).
-    work
-        Array elements that may be read. A density that costs more is not looked at.
+    a kink, a jump, or rounding, shows as steps that do not agree. Densities with a loop that runs
+    until something has converged are left out: steps lead to where it may not end. So are those
+    that cost more than `work` array elements.
     """
     finite = np.flatnonzero(np.isfinite(values) & np.isfinite(gradients).all(1))
     best = finite[np.argsort(-values[finite], kind="stable")[:POINTS]]
@@ -116,5 +106,5 @@ def _slopes(density: Density, X: Floats, along: Floats, directions: Floats) -> F
 
 
 def sentences(found: Sequence[Mismatch]) -> tuple[str, ...]:
-    """Return what is wrong, a sentence for each latent."""
+    """Return the faults, a sentence for each latent."""
     return tuple(f"{str(m)[0].upper()}{str(m)[1:]}" for m in found)

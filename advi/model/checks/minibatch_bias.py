@@ -1,4 +1,4 @@
-"""Whether minibatches of a log-joint add up to the whole, as stochastic steps rely on."""
+"""Whether minibatches of a log-joint add up to the whole, as stochastic steps assume."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,9 +19,9 @@ from advi.model.trace import LogJoint, trace
 
 Part = tuple[Model, LogJoint]  # for some number of rows
 
-BATCH, MAX_ROWS = 16, 2**16  # small batches, in which what is wrong shows most
+BATCH, MAX_ROWS = 16, 2**16  # small batches, in which errors are largest
 TOLERANCE = 1e-3  # of the terms' size: single precision's rounding is below, errors are near 1/B
-NEGLIGIBLE = 1e-2  # part of the largest gradient that a smaller one is measured by
+NEGLIGIBLE = 1e-2  # part of the largest gradient that is added to the unit of every other
 
 TAKE_FROM_DATA = "Take every row, and the number of rows, from `data`."
 
@@ -38,30 +38,20 @@ class Differences(NamedTuple):
 def bias(
     model: Model, data: Any, spec: DataSpec, X: Floats, rng: np.random.Generator
 ) -> tuple[str | None, str]:
-    """Compare minibatches with the whole they are parts of.
+    """Compare minibatches with the whole of their rows.
 
     The rows are partitioned into batches at random. Averaged over such a partition, the log
     density ``shared + N/B * sum(rows)`` and its gradient equal those of the whole up to rounding
     if, and at generic points only if, minibatches are unbiased. Of many rows a random
-    `MAX_ROWS` stand for all.
-
-    Parameters
-    ----------
-    model
-        A model whose log-joint returns `Terms`, of at least two rows.
-    data, spec
-        Its data.
-    X
-        (P, D) points where the log density is finite.
-    rng
-        Generator of the partition.
+    `MAX_ROWS` stand for all. The log-joint returns `Terms` of at least two rows, and is finite at
+    X (P, D).
 
     Returns
     -------
     problem
-        What is wrong and how to mend it, in a sentence; None if nothing is.
+        The fault and its remedy, in a sentence; None if there is none.
     note
-        What was compared.
+        The parts that were compared.
     """
     num_rows = trace(model, spec).num_rows
     assert num_rows is not None

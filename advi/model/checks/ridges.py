@@ -1,7 +1,7 @@
 """Combinations of latents along which the log density does not change: an improper posterior.
 
-As that of an intercept and the effects of all groups without priors: what is added to the one can
-be taken from the others.
+An example is an intercept and the effects of all groups without priors: a constant can be added to
+the one and subtracted from the others.
 """
 
 import numpy as np
@@ -23,25 +23,13 @@ TERMS = 8  # of a combination, that are named
 def ridges(density: Density, rng: np.random.Generator, radius: float) -> Floats:
     """Return directions (k, D) along which a log density does not change, or none.
 
-    Gradients at random points have no component along such a direction, and moving along it leaves
-    the values as they are. Only latents on the real line are looked at.
-
-    Parameters
-    ----------
-    density
-        Log density on R^D.
-    rng
-        Generator of the points.
-    radius
-        The points are uniform in [-radius, radius].
+    Gradients at random points, uniform in [-radius, radius], have no component along such a
+    direction, and moving along it leaves the values as they are. Only latents on the real line are
+    examined.
     """
-    size = density.model.size
-    spans = density.model.spans.items()
-    real = [
-        np.arange(*span)
-        for name, span in spans
-        if isinstance(base_of(density.model.latents[name].bijection), UNIT)
-    ]
+    size, spans = density.model.size, density.model.spans
+    latents = density.model.latents.items()
+    real = [np.arange(*spans[n]) for n, v in latents if isinstance(base_of(v.bijection), UNIT)]
     none = np.zeros((0, size))
     if not real or sum(map(len, real)) > MAX_DIM:
         return none
@@ -69,7 +57,7 @@ def ridges(density: Density, rng: np.random.Generator, radius: float) -> Floats:
 
 def combination(model: Model, direction: Floats) -> str:
     """Return a direction in words: "a - b[0] - b[1]"."""
-    names = [c for coordinates in _coordinates(model) for c in coordinates]
+    names = _coordinates(model)
     terms = [(float(v), n) for v, n in zip(direction, names, strict=True) if abs(v) > SMALL]
     text = ""
     for value, name in terms[:TERMS]:
@@ -79,17 +67,18 @@ def combination(model: Model, direction: Floats) -> str:
     return text + (f" and {len(terms) - TERMS} more" if len(terms) > TERMS else "")
 
 
-def _coordinates(model: Model) -> list[list[str]]:
+def _coordinates(model: Model) -> list[str]:
     found = []
     for name, latent in model.latents.items():
-        same = latent.unconstrained_shape == latent.shape
-        known = list(model.coordinates[name])
-        found.append(known if same else [f"{name}, coordinate {i}" for i in range(latent.size)])
+        if latent.unconstrained_shape == latent.shape:
+            found += model.coordinates[name]
+        else:
+            found += [f"{name}, coordinate {i}" for i in range(latent.size)]
     return found
 
 
 def _reduced(rows: Floats) -> Floats:
-    """Return the same span with as many zeros as can be had, and ones where rows begin."""
+    """Return the reduced row echelon form of a matrix."""
     rows, done = rows.copy(), 0
     for column in range(rows.shape[1]):
         if done == len(rows):

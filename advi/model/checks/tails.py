@@ -11,20 +11,20 @@ from advi.model.model import Model
 from advi.transforms.base import Identity, base_of
 from advi.transforms.scalars import HalfLine
 
-MAX_RAYS = 10  # coordinates looked along, to both sides: 60 points at first
-# Distances on the real scale. Real latents are taken to where no prior in use is flat any more;
+MAX_RAYS = 10  # coordinates, in both directions: 60 points at first
+# Distances on the real scale. Real latents are moved to where no prior in use is flat any more;
 # the values of others are exponentials of theirs, of which floats hold the squares up to some 44,
 # and the differences to an upper bound up to some 12.
 OF_REAL = (1e6, 1e7, 1e8, 1e9, 1e12, 1e14, 1e15, 1e18)
 OF_OTHERS = (6.0, 8.0, 10.0, 12.0, 20.0, 25.0, 30.0, 40.0)
-NUM_NEAR = 4  # of these, as far as an upper bound is told apart
-FIRST_LOOK = (0, 3, 7)  # places of the distances that decide whether to look at the others
+NUM_NEAR = 4  # of these, within which floats resolve an upper bound
+FIRST = (0, 3, 7)  # indices of the distances that decide whether the others are evaluated
 RISE = 1.0  # nats from one distance of the tail to the next that count as growth
 SLOW = 0.9  # a tail that falls no faster than r^-0.9 has no finite integral
-# Logarithms of others, such as that of Gamma(.001, .001), fall by as little as .001 for a unit.
+# Log densities of others, such as that of Gamma(.001, .001), fall by as little as .001 for a unit.
 FLAT, FLAT_NEAR = 1e-3, 0.05  # nats over the far distances, and over the near ones
 ROUNDINGS = 20
-NEAR = 1e3  # of a point's coordinates those beyond are not what to look from
+NEAR = 1e3  # a point's coordinates beyond are set to zero
 
 
 class Growth(NamedTuple):
@@ -64,25 +64,18 @@ class _Ray(NamedTuple):
 
 
 def growth(density: Density, x: Floats) -> Growth | None:
-    """Look along rays from a point, parallel to the axes; return one on which nothing falls.
+    """Evaluate rays from a point x (D,), parallel to the axes; return one on which nothing falls.
 
     Coordinates stand for their latents: every latent has some, as many as there is room for. A
     density with a loop that runs until something has converged, such as a solver of differential
-    equations, is not evaluated so far out.
-
-    Parameters
-    ----------
-    density
-        Log density on R^D.
-    x
-        (D,) a point where it is finite, not too special.
+    equations, is not evaluated so far out. The density is finite at x, which is generic.
     """
     if density.log_joint.open_ended:
         return None
     x = np.where(np.abs(x) < NEAR, x, 0.0)
-    rays = [_Ray(k, sign, *kind) for k, *kind in _places(density.model) for sign in (1, -1)]
+    rays = [_Ray(k, sign, *kind) for k, *kind in _chosen(density.model) for sign in (1, -1)]
     with np.errstate(all="ignore"):
-        first = _along(density, x, rays, FIRST_LOOK)
+        first = _along(density, x, rays, FIRST)
         # a ray is left out where the density has fallen, or is out of the range of floats
         left = [
             ray
@@ -91,40 +84,39 @@ def growth(density: Density, x: Floats) -> Growth | None:
         ]
         if not left:
             return None
-        every = range(len(OF_REAL))
-        for ray, heights in zip(left, _along(density, x, left, every), strict=True):
-            rises = _rises(heights, ray, float(np.finfo(density.dtype).eps))
+        for ray, log_p in zip(left, _along(density, x, left, range(len(OF_REAL))), strict=True):
+            rises = _rises(log_p, ray, float(np.finfo(density.dtype).eps))
             if rises is not None:
                 return Growth(_name(density.model, ray.coordinate), ray.sign, ray.real, rises)
     return None
 
 
 def _along(density: Density, x: Floats, rays: Sequence[_Ray], which: Sequence[int]) -> Floats:
-    """Return log densities at some distances along rays, (rays, distances)."""
+    """Return log densities (rays, distances) at some distances, by index, along rays."""
     points = np.tile(x, (len(rays), len(which), 1))
     for i, ray in enumerate(rays):
         points[i, :, ray.coordinate] += ray.sign * ray.distances[list(which)]
     return density.value(points.reshape(-1, len(x))).reshape(len(rays), -1)
 
 
-def _rises(heights: Floats, ray: _Ray, eps: float) -> bool | None:
+def _rises(log_p: Floats, ray: _Ray, eps: float) -> bool | None:
     """Return whether a log density goes on rising, False if it only does not fall, else None.
 
-    Of latents that are not real infinity says nothing: it may be a logarithm of what has become 0.
+    Of latents that are not real infinity says nothing: it may be the logarithm of an underflow.
     """
     if ray.real:
-        heights = heights[: 1 + np.argmax(np.isposinf(np.append(heights, np.inf)))]
-    elif _is_flat(heights[:NUM_NEAR], FLAT_NEAR, eps) and ray.bounded:
+        log_p = log_p[: 1 + np.argmax(np.isposinf(np.append(log_p, np.inf)))]
+    elif _is_flat(log_p[:NUM_NEAR], FLAT_NEAR, eps) and ray.bounded:
         return False
     else:
-        heights = heights[NUM_NEAR:]
-        if _is_flat(heights, FLAT, eps):
+        log_p = log_p[NUM_NEAR:]
+        if _is_flat(log_p, FLAT, eps):
             return False
-    if not len(heights) or np.isnan(heights).any() or np.isneginf(heights).any():
+    if not len(log_p) or np.isnan(log_p).any() or np.isneginf(log_p).any():
         return None
-    if np.isposinf(heights[0]):
+    if np.isposinf(log_p[0]):
         return True
-    finite = heights[np.isfinite(heights)]
+    finite = log_p[np.isfinite(log_p)]
     steps = np.diff(finite)
     rounding = ROUNDINGS * eps * np.maximum(np.abs(finite[1:]), np.abs(finite[:-1]))
     if len(steps) and np.all(steps > np.maximum(RISE, rounding)):
@@ -136,27 +128,27 @@ def _rises(heights: Floats, ray: _Ray, eps: float) -> bool | None:
     return False if flat and np.all(rounding < RISE) else None
 
 
-def _is_flat(heights: Floats, most: float, eps: float) -> bool:
-    rounding = ROUNDINGS * eps * np.max(np.abs(heights))
-    return bool(np.isfinite(heights).all() and np.ptp(heights) <= most and rounding < most)
+def _is_flat(log_p: Floats, most: float, eps: float) -> bool:
+    rounding = ROUNDINGS * eps * np.max(np.abs(log_p))
+    return bool(np.isfinite(log_p).all() and np.ptp(log_p) <= most and rounding < most)
 
 
-def _places(model: Model) -> list[tuple[int, bool, bool]]:
-    """Return some coordinates of every latent, and of what kind of ray they are."""
+def _chosen(model: Model) -> list[tuple[int, bool, bool]]:
+    """Return some coordinates of every latent: index, `_Ray.real` and `_Ray.bounded`."""
     spans = list(model.spans.values())
     num = max(1, MAX_RAYS // len(spans))
     step = -(-len(spans) // MAX_RAYS)  # more latents than rays: every so many
-    places = []
+    found = []
     for (start, stop), latent in list(zip(spans, model.latents.values(), strict=True))[::step]:
         base = base_of(latent.bijection)
         real, half = isinstance(base, Identity), isinstance(base, HalfLine)
         chosen = np.unique(np.linspace(start, stop - 1, min(num, stop - start)).astype(int))
-        places += [(int(k), real, not (real or half)) for k in chosen]
-    return places
+        found += [(int(k), real, not (real or half)) for k in chosen]
+    return found
 
 
 def _name(model: Model, k: int) -> str:
-    """Return the name of a coordinate: that of the entry if each entry has one of its own."""
+    """Return the name of a coordinate, that of its entry or, if there is none, of its latent."""
     for name, (start, stop) in model.spans.items():
         if start <= k < stop:
             entries = model.coordinates[name]

@@ -10,7 +10,7 @@ from advi.core.identity import identified
 
 @dataclass(frozen=True, eq=False)
 class BoundCall:
-    """A model and bound arguments; called with data, it calls the model with both.
+    """A model with bound arguments, called with data: a dict by name, a tuple by position.
 
     Two are equal if model and arguments are; arrays are compared by identity.
     """
@@ -38,7 +38,6 @@ class BoundCall:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
     def __call__(self, data: Any) -> Any:
-        """Call the model: a dict of data by name, a tuple by position, else one argument."""
         args, kwargs = self._arguments(data)
         return self.function(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""The log-joint of a NumPyro model: the sum of its sites' log densities."""
+"""The log-joint of a NumPyro model, and the values of its sites."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
 from advi.model.numpyro.call import BoundCall
-from advi.model.numpyro.handlers import KnownValues, MovingSupports, NothingRandom, WholePlates
+from advi.model.numpyro.handlers import DependentSupports, KnownValues, NothingRandom, WholePlates
 from advi.model.numpyro.masks import mask_of, normal_log_prob, unit_log_prob
 from advi.model.numpyro.refusals import explained
 from advi.model.numpyro.rows import RowsPlate
@@ -23,28 +23,26 @@ from advi.transforms import Transform
 
 @dataclass(frozen=True)
 class SiteDensity:
-    """The log-joint of a NumPyro model, as a function of latents and data.
+    """The log-joint of a NumPyro model: the sum of its sites' log densities.
 
-    It is the sum of the sites' log densities. The observed sites inside the rows plate give
-    `Terms.rows`, local latents `Terms.prior`, without the factor by which NumPyro scales a
-    subsample of that plate.
+    The observed sites inside the rows plate give `Terms.rows`, local latents `Terms.prior`, without
+    the factor by which NumPyro scales a subsample of that plate.
     """
 
     call: BoundCall
     plate: RowsPlate | None
     params: tuple[tuple[str, Tree], ...]  # name and tree of every parameter
-    moving: tuple[str, ...]  # latents whose support depends on others
-    predicted: tuple[str, ...] = ()  # sites that are drawn given the latents, and have no density
-    padded: tuple[tuple[str, Transform | None], ...] = ()  # latents whose masked entries are flat
+    dependent: tuple[str, ...]  # latents whose support depends on others
+    predicted: tuple[str, ...] = ()  # sites without density, drawn given the latents
+    padded: tuple[tuple[str, Transform | None], ...] = ()  # latents with flat masked entries
 
     def __call__(self, z: dict[str, Any], data: Any) -> Array | Terms:
-        """Return the log-joint, with the log-Jacobian of moving supports."""
         return self.without((), z, data)
 
     def without(self, omitted: tuple[str, ...], z: dict[str, Any], data: Any) -> Array | Terms:
         """Return the log-joint without the densities of some latents."""
-        sites, scales, log_det = self.run(z, data)
-        shared, by_row = log_det, {}
+        sites, scales, shared = self.run(z, data)
+        by_row = {}
         padded = dict(self.padded)
         for name, site in sites.items():
             if site["type"] != "sample" or name in self.predicted or name in omitted:
@@ -74,30 +72,27 @@ class SiteDensity:
     ) -> tuple[dict[str, Site], dict[str, float], Array]:
         """Run the model; return its sites, NumPyro's scales of its plates, and a log-Jacobian.
 
-        With a key the predicted sites are drawn; without one nothing is random, since every latent
-        has its value, and what stands for the predicted sites is of no account.
+        With a key the predicted sites are drawn; without one nothing is random, and they are zero.
         """
         trees = {name: tree.unpack(z.get(name, {})) for name, tree in self.params}
         plates = WholePlates(self._lengths(z, data))
-        moving = MovingSupports({name: z[UNCONSTRAINED.format(name)] for name in self.moving})
+        supports = DependentSupports({n: z[UNCONSTRAINED.format(n)] for n in self.dependent})
         local = {name: jnp.moveaxis(z[name], 0, axis) for name, axis in self._axes}
         values = {**z, **local, **trees}
-        if key is None:
-            drawn = handlers.substitute(substitute_fn=self._no_prediction)
-        else:
-            drawn = handlers.seed(rng_seed=key)
+        zeros = handlers.substitute(substitute_fn=self._no_prediction)
+        drawn = zeros if key is None else handlers.seed(rng_seed=key)
         with (
             handlers.trace() as sites,
             drawn,
             NothingRandom(),
             plates,
-            moving,
+            supports,
             KnownValues(),
             handlers.substitute(data=values),
             explained(self.call),
         ):
             self.call(data)
-        return sites, plates.scales, jnp.asarray(moving.log_det, float)
+        return sites, plates.scales, jnp.asarray(supports.log_det, float)
 
     def _no_prediction(self, site: Site) -> Array | None:
         if site["type"] != "sample" or site["name"] not in self.predicted:
@@ -105,7 +100,7 @@ class SiteDensity:
         return jnp.zeros((*site["kwargs"]["sample_shape"], *site["fn"].shape()))
 
     def _padding(self, name: str, site: Site, transform: Transform | None, z: Any) -> Array:
-        """Return what the masked entries of a latent add, the axis of its rows first."""
+        """Return the log density of a latent's masked entries, the axis of its rows first."""
         counted = self.counted(name, site)
         if transform is None:
             x, to_support = z[UNCONSTRAINED.format(name)], biject_to(support_of(site["fn"]))
@@ -116,20 +111,18 @@ class SiteDensity:
         return jnp.where(counted, 0, log_prob)
 
     def counted(self, name: str, site: Site) -> Array:
-        """Return which entries of a latent its own density counts, the axis of its rows first.
+        """Return the entries of a latent that count in its density, the axis of its rows first.
 
-        It has an axis for every axis of the value but those of the events that are masked whole.
+        It has all axes of the value except those of events that are masked whole.
         """
-        fn, axis = site["fn"], dict(self._axes).get(name)
-        mask, inner = mask_of(fn)
-        whole = fn.event_dim - inner
-        shape = jnp.shape(site["value"])
+        axis, shape = dict(self._axes).get(name), jnp.shape(site["value"])
+        mask, inner = mask_of(site["fn"])
+        whole = site["fn"].event_dim - inner
         counted = jnp.broadcast_to(mask, shape[: len(shape) - whole])
         return counted if axis is None else jnp.moveaxis(counted, axis + whole, 0)
 
     @property
     def _axes(self) -> tuple[tuple[str, int], ...]:
-        """Local latents, and the axis of their value that runs over rows, from the last."""
         return () if self.plate is None else self.plate.axes
 
     def _lengths(self, z: dict[str, Any], data: Any) -> dict[str, int]:
@@ -137,16 +130,14 @@ class SiteDensity:
         plate = self.plate
         if plate is None or plate.leaf is None:
             return {}
-        if plate.axes:
-            length = z[plate.axes[0][0]].shape[0]
-        else:
-            length = jax.tree.leaves(data)[plate.leaf].shape[0]
-        if length != plate.size and plate.obstacle:
-            raise ValueError(plate.obstacle)
+        of_rows = z[plate.axes[0][0]] if plate.axes else jax.tree.leaves(data)[plate.leaf]
+        length = of_rows.shape[0]
+        if length != plate.size and plate.why_not_local:
+            raise ValueError(plate.why_not_local)
         return {plate.name: length}
 
     def _rows_axis(self, name: str, site: Site) -> int | None:
-        """Return the axis of the rows, counted from the last; None if the site has no rows."""
+        """Return the axis of the rows, from the last; None if the site has no rows."""
         if self.plate is None or not (site["is_observed"] or name in dict(self._axes)):
             return None
         return next((f.dim for f in site["cond_indep_stack"] if f.name == self.plate.name), None)
@@ -156,15 +147,13 @@ class SiteDensity:
 class SiteValues:
     """The values of some sites of a NumPyro model, as a function of latents and data.
 
-    The predicted sites are drawn. The latents themselves are the seed, and the number of the draw
-    where one is given: the same draws of the latents give the same predictions.
+    The predicted sites are drawn, with the latents as the seed, and a number for further draws.
     """
 
     log_joint: SiteDensity
     names: tuple[str, ...]
 
     def __call__(self, z: dict[str, Any], data: Any, number: Any = 0) -> dict[str, Array]:
-        """Return the sites' values by name."""
         key = jax.random.fold_in(_seeded_by(z), number) if self.log_joint.predicted else None
         sites = self.log_joint.run(z, data, key)[0]
         return {name: jnp.asarray(sites[name]["value"]) for name in self.names}
@@ -176,7 +165,6 @@ def _seeded_by(z: dict[str, Any]) -> Array:
     for leaf in jax.tree.leaves(z):
         bits = lax.bitcast_convert_type(jnp.asarray(leaf), jnp.uint32).ravel()
         odd = 2 * lax.iota(jnp.uint32, len(bits)) + 1
-        key = jax.random.fold_in(
-            key, jnp.sum(bits * odd * jnp.uint32(0x9E3779B1), dtype=jnp.uint32)
-        )
+        hashed = jnp.sum(bits * odd * jnp.uint32(0x9E3779B1), dtype=jnp.uint32)
+        key = jax.random.fold_in(key, hashed)
     return key

@@ -15,27 +15,16 @@ from advi.model.numpyro.supports import plain, support_of
 class WholePlates(Messenger):
     """Handler that gives every plate all of its indices: minibatches are taken from the data.
 
-    Parameters
-    ----------
-    lengths
-        Plate's name to the number of indices, where that is not the plate's size.
-
-    Attributes
-    ----------
-    declared : dict
-        Plate's name to the size and the subsample size that the model declares.
-    scales : dict
-        Plate's name to the factor by which NumPyro scales the sites inside.
+    `lengths` has the number of indices of plates where it is not the plate's size.
     """
 
     def __init__(self, lengths: dict[str, int]) -> None:
         Messenger.__init__(self)
         self.lengths = lengths
-        self.declared: dict[str, tuple[int, int]] = {}
-        self.scales: dict[str, float] = {}
+        self.declared: dict[str, tuple[int, int]] = {}  # size and subsample size by plate
+        self.scales: dict[str, float] = {}  # NumPyro's factors of the sites inside, by plate
 
     def process_message(self, msg: Any) -> None:
-        """Set the indices of a plate."""
         if msg["type"] == "plate":
             name, (size, subsample_size) = msg["name"], msg["args"]
             length = self.lengths.get(name, size)
@@ -52,19 +41,20 @@ class WholePlates(Messenger):
 
 
 class NothingRandom(Messenger):
-    """Handler that has no random key for anything."""
+    """Handler that raises UnseededError if a key is needed, as for a site without a value."""
 
     def process_message(self, msg: Any) -> None:
-        """Raise UnseededError if the model asks for one, as a site without a value does."""
         if msg["type"] == "prng_key":
             raise UnseededError
 
 
 class KnownValues(Messenger):
-    """Handler that gives sample sites with a single possible value, `dist.Delta`, that value."""
+    """Handler that gives sample sites with a single possible value, `dist.Delta`, that value.
+
+    They become observed sites, marked as auxiliary: no observations of the model's.
+    """
 
     def process_message(self, msg: Any) -> None:
-        """Make the site an observed one, which is no observation of the model's."""
         if msg["type"] == "sample" and msg["value"] is None:
             known = plain(msg["fn"])
             if isinstance(known, Delta):
@@ -73,27 +63,15 @@ class KnownValues(Messenger):
                 msg["infer"] = {**msg["infer"], "is_auxiliary": True}
 
 
-class MovingSupports(Messenger):
-    """Handler that maps real coordinates to values of latents whose support moves with others.
-
-    Parameters
-    ----------
-    coordinates
-        Site's name to its real coordinates.
-
-    Attributes
-    ----------
-    log_det
-        Log-Jacobian of the maps, nats, once the model has run.
-    """
+class DependentSupports(Messenger):
+    """Handler that maps real coordinates to latents whose support depends on other latents."""
 
     def __init__(self, coordinates: dict[str, Array]) -> None:
         Messenger.__init__(self)
-        self.coordinates = coordinates
-        self.log_det: Any = 0.0
+        self.coordinates = coordinates  # by site
+        self.log_det: Any = 0.0  # log-Jacobian of the maps, nats, once the model has run
 
     def process_message(self, msg: Any) -> None:
-        """Set the value of a latent."""
         if msg["type"] == "sample" and msg["name"] in self.coordinates:
             x, transform = self.coordinates[msg["name"]], biject_to(support_of(msg["fn"]))
             msg["value"] = transform(x)

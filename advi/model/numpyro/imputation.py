@@ -1,4 +1,4 @@
-"""Which masked latents are predictions, and which have flat entries."""
+"""The masked latents that are predictions, and those with flat entries."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -23,7 +23,7 @@ def predictions(sites: Sites, density: SiteDensity, model: Model, spec: DataSpec
     """Return the imputed sites that no other density depends on."""
     found = set(sites.imputed)
     while found:
-        needed = _needed(density, tuple(sorted(found)), model, spec)
+        needed = _used(density, tuple(sorted(found)), model, spec)
         if not found & needed:
             break
         found -= needed
@@ -33,21 +33,19 @@ def predictions(sites: Sites, density: SiteDensity, model: Model, spec: DataSpec
 def flat_where_masked(
     names: Iterable[str], density: SiteDensity, model: Model, data: Any, spec: DataSpec
 ) -> Iterable[str]:
-    """Yield the latents of which nothing depends on an entry that is masked away.
+    """Yield the latents with masked entries that nothing depends on.
 
-    Of a latent that other densities depend on the derivative is taken at the entries, for these
-    data: a mask may be that of a flat prior, and then stays.
+    If other densities depend on a latent, the derivative at the entries decides, for these data:
+    with the mask of a flat prior it is not zero.
     """
     for name in names:
-        needed = name in _needed(density, (name,), model, spec)
-        if not needed or not _derivative(density, name, model, data, spec):
+        needed = name in _used(density, (name,), model, spec)
+        if not (needed and _has_slope(density, name, model, data, spec)):
             yield name
 
 
-def _needed(
-    density: SiteDensity, omitted: tuple[str, ...], model: Model, spec: DataSpec
-) -> set[str]:
-    """Return the latents that the log-joint depends on, but for the densities of some of them."""
+def _used(density: SiteDensity, omitted: tuple[str, ...], model: Model, spec: DataSpec) -> set[str]:
+    """Return the latents that the log-joint depends on, without the densities of some of them."""
 
     def rest(values: list[Array], leaves: list[Array]) -> Array:
         z = model.to_tree(dict(zip(model.latents, values, strict=True)))
@@ -59,8 +57,8 @@ def _needed(
     return {name for name, alive in zip(model.latents, used, strict=False) if alive}
 
 
-def _derivative(density: SiteDensity, name: str, model: Model, data: Any, spec: DataSpec) -> bool:
-    """Return whether the rest depends on entries of a latent that are masked away."""
+def _has_slope(density: SiteDensity, name: str, model: Model, data: Any, spec: DataSpec) -> bool:
+    """Return whether the rest depends on masked entries of a latent."""
 
     def rest(value: Array, z: dict[str, Array], data: Any) -> Array:
         return _total(density.without((name,), {**z, name: value}, data))

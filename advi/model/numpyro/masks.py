@@ -1,14 +1,13 @@
-"""Entries of latents that a mask takes out of the density, and what becomes of them.
+"""Entries of latents that a mask takes out of the density.
 
-NumPyro masks a latent's own density away entry by entry: with `handlers.mask`, `Distribution.mask`
-and, as a standard way of writing missing outcomes, with `obs_mask`, which makes a latent
-"y_unobserved" of all rows, masked where the outcome is observed. An entry that is masked away, and
-that nothing else depends on, is flat: it has no posterior. Such an entry is given a density of
-integral one that depends on nothing, the standard normal on its real coordinates, so that the
-posterior of everything else, and the evidence, are those of the model without it.
+NumPyro masks a latent's own density entry by entry: with `handlers.mask`, `Distribution.mask`, and
+`obs_mask`, which for missing outcomes makes a latent "y_unobserved" of all rows, masked where the
+outcome is observed. A masked entry that nothing else depends on is flat: it has no posterior. It is
+given a density of integral one that depends on nothing, the standard normal on its real
+coordinates, which leaves the posterior of everything else, and the evidence, unchanged.
 
-What `obs_mask` makes a latent of, and nothing else depends on, is no unknown at all: it is drawn
-from its distribution given the others, as a prediction is.
+A latent of an `obs_mask` that nothing else depends on is not fitted: it is drawn from its
+distribution given the others, as a prediction.
 """
 
 import math
@@ -24,7 +23,7 @@ from numpyro.distributions.distribution import ExpandedDistribution, MaskedDistr
 
 from advi.transforms import Independent, Transform, log_volume
 
-UNOBSERVED, OBSERVED = "_unobserved", "_observed"  # what NumPyro appends to a site with obs_mask
+UNOBSERVED, OBSERVED = "_unobserved", "_observed"  # NumPyro's suffixes of sites with obs_mask
 
 
 def is_masked(fn: Distribution) -> bool:
@@ -33,27 +32,17 @@ def is_masked(fn: Distribution) -> bool:
 
 
 def is_imputed(name: str, sites: Mapping[str, Any]) -> bool:
-    """Return whether a site is what NumPyro makes for the missing values of one with `obs_mask`."""
+    """Return whether NumPyro made a site for the missing values of one with `obs_mask`."""
     of = name.removesuffix(UNOBSERVED)
-    observed, both = sites.get(of + OBSERVED), sites.get(of)
-    return (
-        name != of
-        and observed is not None
-        and observed["is_observed"]
-        and both is not None
-        and both["type"] == "deterministic"
-    )
+    if name == of or of not in sites or of + OBSERVED not in sites:
+        return False
+    return sites[of + OBSERVED]["is_observed"] and sites[of]["type"] == "deterministic"
 
 
 def mask_of(fn: Distribution) -> tuple[Any, int]:
-    """Return which entries count in a distribution's log density.
+    """Return the mask of a distribution's log density, and the event axes that it masks one by one.
 
-    Returns
-    -------
-    mask
-        Booleans that broadcast to the batch shape followed by the inner axes; True for all.
-    inner : int
-        Event axes of the distribution that a mask goes over one by one.
+    The mask broadcasts to the batch shape followed by these inner axes; True if all entries count.
     """
     if isinstance(fn, dist.Independent):
         mask, inner = mask_of(fn.base_dist)
@@ -78,17 +67,14 @@ def mask_of(fn: Distribution) -> tuple[Any, int]:
 def unit_log_prob(transform: Transform, inner: int, value: Array) -> Array:
     """Return the log density of the standard normal on a transform's real coordinates, in nats.
 
-    Where a transform is not one to one it is that of the uniform distribution. The last `inner`
+    For a transform that is not one to one it is that of the uniform distribution. The last `inner`
     event axes are not summed over.
     """
     for _ in range(inner):
         if not isinstance(transform, Independent):
             break
-        transform = (
-            transform.base
-            if transform.extra == 1
-            else Independent(transform.base, transform.extra - 1)
-        )
+        base, extra = transform.base, transform.extra - 1
+        transform = Independent(base, extra) if extra else base
     if not transform.bijective:
         event = value.shape[value.ndim - transform.event_dim :]
         batch = value.shape[: value.ndim - transform.event_dim]

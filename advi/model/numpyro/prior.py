@@ -1,4 +1,4 @@
-"""Draws of a NumPyro model's latents from its prior: where else a fit may begin."""
+"""Draws of a NumPyro model's latents from its prior: further starts of a fit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,34 +21,19 @@ from advi.model.numpyro.sites import UNCONSTRAINED, Site
 from advi.model.numpyro.supports import plain, support_of
 
 MEDIAN_OF = 15  # draws, entry by entry
-FARTHEST = 20.0  # on the real line, for what lies at a bound
+FARTHEST = 20.0  # on the real line, for values at a bound
 
 
 @dataclass(frozen=True)
 class PriorDraws:
-    """Points of R^D from a model's prior: its medians first, then draws.
-
-    Attributes
-    ----------
-    log_joint
-        The log-joint, which runs the model.
-    """
+    """Points of R^D from a model's prior: its medians first, then draws."""
 
     log_joint: SiteDensity
 
     def __call__(self, model: Model, data: Any, first: NDArray, num: int) -> NDArray[np.float64]:
-        """Return `num` points (num, D), or none where the prior cannot be drawn from.
+        """Return points (num, D), or none if the prior cannot be drawn from.
 
-        Parameters
-        ----------
-        model
-            The model, for the rows of the data.
-        data
-            The data.
-        first
-            (D,) a point that parameters, which have no prior, are taken from.
-        num
-            Number of points.
+        Parameters, which have no prior, are taken from the point `first` (D,).
         """
         try:
             drawn = evaluated(_draws(self.log_joint, model, num), data)
@@ -63,36 +48,29 @@ class PriorDraws:
 
 
 def _draws(log_joint: SiteDensity, model: Model, num: int) -> Callable[[Any], dict[str, Array]]:
-    """Return the function of data that draws latents from their prior, by name."""
-
     def one(key: Array, number: Array, data: Any) -> dict[str, Array]:
-        sites = _drawn(log_joint, model, key, number == 0, data)
-        axes = dict(log_joint.plate.axes) if log_joint.plate is not None else {}
+        sites = _drawn(log_joint, key, number == 0, data)
+        axes = dict(log_joint.plate.axes) if log_joint.plate else {}
         found = {}
         for name, latent in model.latents.items():
             if name in sites and sites[name]["type"] == "sample":
                 value = sites[name]["value"]
                 value = jnp.moveaxis(value, axes[name], 0) if name in axes else value
                 found[name] = latent.bijection.inverse(value)
-        for name in log_joint.moving:
+        for name in log_joint.dependent:
             to_support = biject_to(support_of(sites[name]["fn"]))
             found[UNCONSTRAINED.format(name)] = to_support.inv(sites[name]["value"])
         return found
 
-    keys = jax.vmap(jax.random.fold_in, (None, 0))
+    def draws(data: Any) -> dict[str, Array]:
+        key, numbers = jax.random.key(0, impl="rbg"), jnp.arange(num)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        return jax.vmap(one, (0, 0, None))(keys, numbers, data)
 
-    def all_of_them(data: Any) -> dict[str, Array]:
-        numbers = jnp.arange(num)
-        return jax.vmap(one, (0, 0, None))(
-            keys(jax.random.key(0, impl="rbg"), numbers), numbers, data
-        )
-
-    return all_of_them
+    return draws
 
 
-def _drawn(
-    log_joint: SiteDensity, model: Model, key: Array, median: Array, data: Any
-) -> dict[str, Site]:
+def _drawn(log_joint: SiteDensity, key: Array, median: Array, data: Any) -> dict[str, Site]:
     """Run a model with all latents drawn from their prior; return its sites."""
 
     def draw(site: Site) -> Array | None:
@@ -107,10 +85,9 @@ def _drawn(
         middle = jnp.median(draws, axis=0) if fn.support.event_dim == 0 else draws[0]
         return jnp.where(median, middle, draws[0])
 
-    lengths = {}
-    if log_joint.plate is not None and log_joint.plate.leaf is not None:
-        leaf = jax.tree.leaves(data)[log_joint.plate.leaf]
-        lengths = {log_joint.plate.name: leaf.shape[0]}
+    lengths, plate = {}, log_joint.plate
+    if plate is not None and plate.leaf is not None:
+        lengths[plate.name] = jax.tree.leaves(data)[plate.leaf].shape[0]
     with (
         handlers.trace() as sites,
         WholePlates(lengths),

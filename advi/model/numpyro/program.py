@@ -29,62 +29,49 @@ NO_ROWS = (
 
 @dataclass(frozen=True)
 class NumPyroModel:
-    """A NumPyro model with its bound arguments, for `fit` and `check`, which bring the data.
-
-    Attributes
-    ----------
-    call
-        The model as a function of the data.
-    rows
-        Name of the plate of the rows, if it is to be another than that which is found.
-    """
+    """A NumPyro model with its bound arguments, for `fit` and `check`, which bring the data."""
 
     call: BoundCall
-    rows: str | None
+    rows: str | None  # name of the plate of the rows; None for the one that is found
 
     def bind(self, data: Any, spec: DataSpec) -> Model:
         """Return the model for data of these shapes.
 
-        Raises
-        ------
-        TypeError
-            If the model cannot be called with the data, needs a value of which only the shape is
-            known, or has a discrete latent.
-        ValueError
-            If it has no latent, or `rows` is no plate that the data has rows for.
+        TypeError if the model cannot be called with the data, needs a value of which only the shape
+        is known, or has a discrete latent; ValueError if it has no latent, or `rows` is no plate of
+        rows.
         """
         self.call.check(data)
         sites = _sites(self.call, spec)
         predicted: set[str] = set()
         if sites.imputed:
             model = self._model(sites, rows_plate(self.rows, sites, spec), data)
-            model, log_joint = for_rows(model, spec), _site_density(model)
-            predicted = predictions(sites, log_joint, model, spec)
+            predicted = predictions(sites, _site_density(model), for_rows(model, spec), spec)
             sites = sites.without(predicted)
         if not sites.unknowns:
             raise ValueError(f"{self.call!r} has no latent site and no parameter: nothing to fit.")
-        made = partial(self._model, data=data, predicted=tuple(sorted(predicted)))
+        build = partial(self._model, data=data, predicted=tuple(sorted(predicted)))
         plate = rows_plate(self.rows, sites, spec)
-        model = made(sites, plate)
+        model = build(sites, plate)
         try:
             used = trace(for_rows(model, spec), spec).used
         except MisplacedError as error:
-            assert plate is not None  # nothing is local without
+            assert plate is not None  # without it no latent is local
             names = ", ".join(map(repr, error.names))
             plate = plate.without_local(f"a site outside the plate depends on {names}")
-            model = made(sites, plate)
+            model = build(sites, plate)
             used = trace(model, spec).used
-        # a network with priors in place of its parameters may register these all the same
-        idle = [name for name in sites.fitted_params if used.isdisjoint(model.resolve(name))]
-        sites = sites.without(idle)
+        # a network with priors in place of its parameters may register these nevertheless
+        unused = [name for name in sites.fitted_params if used.isdisjoint(model.resolve(name))]
+        sites = sites.without(unused)
         masked = [name for name in sites.masked if name in sites.unknowns]
-        if not idle and not masked:
+        if not unused and not masked:
             return model
         padded = [name for name in masked if name in sites.imputed]
-        whole = for_rows(model, spec)
-        others = [name for name in masked if name not in padded]
-        padded += flat_where_masked(others, _site_density(model), whole, data, spec)
-        return made(sites, plate, padded=tuple(padded))
+        others = [name for name in masked if name not in sites.imputed]
+        density, whole = _site_density(model), for_rows(model, spec)
+        padded += flat_where_masked(others, density, whole, data, spec)
+        return build(sites, plate, padded=tuple(padded))
 
     def _model(
         self,
@@ -95,25 +82,19 @@ class NumPyroModel:
         padded: tuple[str, ...] = (),
     ) -> Model:
         latents = sites.latents(data, dict(plate.axes) if plate else {})
-        log_joint = SiteDensity(
-            self.call,
-            plate,
-            tuple(sites.params.items()),
-            sites.moving,
-            predicted,
-            tuple((n, latents[n].bijection if n in latents else None) for n in padded),
-        )
-        shown = (*sites.moving, *predicted, *sites.derived)
+        params = tuple(sites.params.items())
+        flat = tuple((n, latents[n].bijection if n in latents else None) for n in padded)
+        log_joint = SiteDensity(self.call, plate, params, sites.dependent, predicted, flat)
+        shown = (*sites.dependent, *predicted, *sites.derived)
         model = Model(log_joint, latents)
-        return model.with_program(
-            Program(
-                frozenset(n for name in sites.fitted_params for n in model.resolve(name)),
-                Deterministic(shown, SiteValues(log_joint, shown)),
-                rows_leaf=plate.leaf if plate else None,
-                needs_all_rows=plate.obstacle if plate else NO_ROWS,
-                starts=PriorDraws(log_joint),
-            )
+        program = Program(
+            frozenset(n for name in sites.fitted_params for n in model.resolve(name)),
+            Deterministic(shown, SiteValues(log_joint, shown)),
+            rows_leaf=plate.leaf if plate else None,
+            needs_all_rows=plate.why_not_local if plate else NO_ROWS,
+            starts=PriorDraws(log_joint),
         )
+        return model.with_program(program)
 
 
 def _site_density(model: Model) -> SiteDensity:
@@ -128,24 +109,24 @@ def from_numpyro(
 
     Sample sites become latents, in NumPyro's order, and observed sites the likelihood. Parameters
     (`numpyro.param`, and networks registered by it) are estimated as a `Point`, unless a fit's
-    ``family`` names them. A tree of them stays as it is, but one with empty places, as Equinox has
-    them, becomes a dict of its leaves by their paths. Deterministic sites come out with the draws
-    and moments of a fit. So does a latent "x" whose support depends on other latents: what is
-    fitted is "x_unconstrained", its coordinates on the real line. Effect handlers such as
-    ``mask``, ``scale``, ``reparam`` and ``condition`` work as ever.
+    ``family`` names them. A tree of them keeps its form, but one with empty nodes, as in Equinox,
+    becomes a dict of its leaves by their paths. Deterministic sites are part of the draws and
+    moments of a fit. So is a latent "x" whose support depends on other latents: fitted is
+    "x_unconstrained", its coordinates on the real line. Effect handlers such as ``mask``,
+    ``scale``, ``reparam`` and ``condition`` work as in NumPyro.
 
-    The missing values of a site with an ``obs_mask`` are drawn given the latents, and come out with
-    the draws as "x_unobserved", and in "x"; they are latents where another site depends on them.
-    An entry of a latent that a mask takes out of the density, and that nothing else depends on, has
-    a standard normal on the real line, which leaves the posterior of the rest and the evidence as
-    they are.
+    The missing values of a site with an ``obs_mask`` are drawn given the latents, and are part of
+    the draws as "x_unobserved", and in "x"; they are latents if another site depends on them. An
+    entry of a latent that is masked out of the density, and that nothing else depends on, has a
+    standard normal on the real line, which leaves the posterior of the rest and the evidence
+    unchanged.
 
     Latents inside the plate of the rows are local: they have a value for each row of the data,
-    along the leading axis of their draws wherever the plate has its axis. They can have a `PerRow`
+    along the leading axis of their draws whatever the axis of the plate. They can have a `PerRow`
     or `Amortised` family, with or without `batch_size`; otherwise the automatic plan fits them
-    like any others. Where one of them cannot be local, none is, and the fit takes all rows at
-    once: a parameter of the rows, a support that has bounds of its own in every row or depends on
-    other latents, or a site outside the plate that depends on them.
+    like any others. If one of them cannot be local, none is, and the fit takes all rows at once: a
+    parameter by row, a support with bounds that differ between rows or depend on other latents, or
+    a site outside the plate that depends on them.
 
     Parameters
     ----------
@@ -157,10 +138,9 @@ def from_numpyro(
         name, a tuple by position after `args`, one array as the next argument.
     rows
         Name of the plate that runs over rows of the data, whose observed sites are `Terms.rows`.
-        By default the one plate that declares a subsample; or else the plate that is the leading
-        axis of every observed site, if data has that leading axis. With `batch_size` the data
-        that the model gets is a batch: the plate follows it, whatever subsample it declares, and
-        its rows are scaled once.
+        By default the one plate that declares a subsample, or else the leading axis of every
+        observed site, if data has that leading axis. With `batch_size` the model's data is a batch:
+        the plate follows it, whatever subsample it declares, and its rows are scaled once.
 
     Returns
     -------
@@ -170,8 +150,8 @@ def from_numpyro(
     Raises
     ------
     TypeError
-        If `model` is no function. What is wrong with its sites is said by `fit` and `check`:
-        discrete latents must be summed out.
+        If `model` is no function. Its sites are checked by `fit` and `check`: discrete latents must
+        be summed out.
 
     Examples
     --------

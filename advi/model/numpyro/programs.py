@@ -1,4 +1,4 @@
-"""Compiled functions of a NumPyro model, which are traced anew whenever they are asked for."""
+"""Compiled functions of a NumPyro model, traced at every call."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -7,20 +7,16 @@ from typing import Any
 import jax
 
 from advi.core.jax_config import compiled
-from advi.core.jaxprs.traced import Traced, traced
+from advi.core.jaxprs.traced import traced
+
+_program = lru_cache(maxsize=16)(compiled)
 
 
 def evaluated(function: Callable[..., Any], *args: Any) -> Any:
-    """Return what a function gives for pytrees of arrays, on the host.
+    """Return the value of a function of pytrees of arrays, on the host.
 
-    What the model reads from outside is as it is now; where the trace is equal to an earlier one,
-    so is the program.
+    It is traced at each call, as the closure of the model may change; equal traces share a program.
     """
     flat, shape = traced(function, *args)
     leaves = _program(flat)(*jax.tree.leaves(args))
     return jax.tree.unflatten(jax.tree.structure(shape), jax.device_get(leaves))
-
-
-@lru_cache(maxsize=16)
-def _program(flat: Traced) -> Callable[..., Any]:
-    return compiled(flat)

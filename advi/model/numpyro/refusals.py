@@ -1,4 +1,4 @@
-"""What NumPyro cannot do with a model, in its user's words: assertions without one say nothing."""
+"""Explanations of NumPyro's errors that do not name their cause, such as bare assertions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class UnseededError(TypeError):
-    """A random key was asked for, and there is none."""
+    """A random key was needed, and there is none."""
 
 
 RANDOM = (
@@ -21,19 +21,7 @@ RANDOM = (
 
 @contextmanager
 def explained(model: object) -> Iterator[None]:
-    """Say what is wrong where running a model ends in an error that does not.
-
-    Parameters
-    ----------
-    model
-        What stands for the model in the message.
-
-    Raises
-    ------
-    TypeError
-        If the model draws random numbers, hides a sample site from its handlers, has a scan that
-        is longer than what it is conditioned on, or an `obs_mask` that does not fit.
-    """
+    """Turn errors of NumPyro in running a model that do not name their cause into TypeErrors."""
     try:
         yield
     except (AssertionError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Which plate of a NumPyro model runs over the rows of the data, and which latents are its own."""
+"""The plate of a NumPyro model that runs over the rows of the data, and its local latents."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -14,29 +14,25 @@ class RowsPlate:
 
     name: str
     size: int
-    leaf: int | None  # a data leaf that runs over them; None where there is no data
+    leaf: int | None  # a data leaf with these rows; None without data
     axes: tuple[tuple[str, int], ...]  # local latents, and the axis of rows of each, from the last
     inside: tuple[str, ...]  # latents inside it
-    obstacle: str  # why those are not local, in a sentence; empty if they are
+    why_not_local: str  # the reason why those are not local; empty if they are
 
     def without_local(self, reason: str) -> "RowsPlate":
-        """Return the plate whose latents are latents like others, for a reason."""
-        obstacle = (
+        why = (
             f"the latents {', '.join(map(repr, self.inside))} have a value for each of the "
             f"{self.size} rows of the plate {self.name!r}, but cannot be local: {reason}. Expected "
             "all rows at once: leave out batch_size, streams and families of rows (advi.PerRow, "
             "advi.Amortised)."
         )
-        return replace(self, axes=(), obstacle=obstacle)
+        return replace(self, axes=(), why_not_local=why)
 
 
 def rows_plate(rows: str | None, sites: Sites, spec: DataSpec) -> RowsPlate | None:
-    """Return the plate of the rows: the one asked for, or the one that can be.
+    """Return the plate of the rows: the one asked for, or the one that qualifies.
 
-    Raises
-    ------
-    ValueError
-        If the plate that is asked for has no observed site, or no data leaf has its leading axis.
+    ValueError if the plate asked for has no observed site, or no data leaf has its leading axis.
     """
     around = {frame.name: frame.size for frames, _ in sites.observed for frame in frames}
     name = _natural_rows(sites) if rows is None else rows
@@ -57,26 +53,26 @@ def rows_plate(rows: str | None, sites: Sites, spec: DataSpec) -> RowsPlate | No
     axes = {n: a for n, site in sites.unknowns.items() if (a := site.axis(name)) is not None}
     inside = tuple(map(sites.latent_name, axes))
     plate = RowsPlate(name, size, leaf, tuple(axes.items()), inside, "")
-    reason = next(_obstacles(axes.items(), sites, spec), None)
+    reason = next(_why_not_local(axes.items(), sites, spec), None)
     return plate if reason is None else plate.without_local(reason)
 
 
-def _obstacles(axes: Iterable[tuple[str, int]], sites: Sites, spec: DataSpec) -> Iterator[str]:
-    """Yield why latents inside the plate cannot be local."""
+def _why_not_local(axes: Iterable[tuple[str, int]], sites: Sites, spec: DataSpec) -> Iterator[str]:
+    """Yield the reasons why latents inside the plate cannot be local."""
     for latent, axis in axes:
         unknown = sites.unknowns[latent]
         if not spec.leaves:
             yield "the model has all of its data already"
         if latent in sites.params:
             yield f"{latent!r} is a parameter"
-        if latent in sites.moving:
+        if latent in sites.dependent:
             yield f"the support of {latent!r} depends on another latent"
         if unknown.support_varies(axis):
             yield f"the support of {latent!r} differs from row to row"
 
 
 def _natural_rows(sites: Sites) -> str | None:
-    """Return the one plate that is subsampled, or else leads the axes of all that is observed."""
+    """Return the one plate that is subsampled, or else the leading axis of all observed sites."""
     if len(sites.subsampled) == 1:
         return sites.subsampled[0]
     leading = {

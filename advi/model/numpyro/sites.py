@@ -1,8 +1,8 @@
 """The sites of a NumPyro model, found by tracing it on the shapes of its data.
 
-Nothing is drawn and nothing is computed: every latent is a stand-in of its shape. What depends on
-a stand-in depends on a latent, which is how supports that move with other latents are known. Those
-latents are fitted by their coordinates on the real line, under the name `UNCONSTRAINED` makes.
+Every latent is a placeholder of its shape, and nothing is computed. Supports that depend on a
+placeholder depend on other latents; such latents are fitted by their coordinates on the real line,
+named by `UNCONSTRAINED`.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -36,56 +36,31 @@ UNCONSTRAINED = "{}_unconstrained"
 
 @dataclass(frozen=True, eq=False)
 class Sites:
-    """What a model's sites are.
+    """The sites of a model."""
 
-    Attributes
-    ----------
-    unknowns
-        Name to latent or parameter site, in the model's order.
-    moving
-        Names of the latents whose support depends on other latents.
-    observed
-        The plates around every observed site, and the number of batch axes of its value; factors
-        only where nothing else is observed.
-    derived
-        Names of the deterministic sites.
-    subsampled
-        Names of the plates that declare a subsample.
-    masked
-        Names of the latents whose own density a mask may take away, entry by entry.
-    imputed
-        Those of them that NumPyro makes for the missing values of a site with an `obs_mask`.
-    program
-        From the data to the bounds and initial values that are computed in the model; None if
-        there are none.
-    """
-
-    unknowns: dict[str, Unknown]
-    moving: tuple[str, ...]
+    unknowns: dict[str, Unknown]  # latent and parameter sites, in the model's order
+    dependent: tuple[str, ...]  # latents whose support depends on other latents
+    # plates around every observed site, and the number of batch axes of its value; factors only if
+    # nothing else is observed
     observed: tuple[tuple[tuple[Frame, ...], int], ...]
-    derived: tuple[str, ...]
-    subsampled: tuple[str, ...]
-    masked: tuple[str, ...]
-    imputed: tuple[str, ...]
+    derived: tuple[str, ...]  # deterministic sites
+    subsampled: tuple[str, ...]  # plates that declare a subsample
+    masked: tuple[str, ...]  # latents with entries that a mask may take out of their own density
+    imputed: tuple[str, ...]  # those that NumPyro makes for the missing values of an `obs_mask`
+    # data to the bounds and initial values that the model computes; None if there are none
     program: Callable[..., list[Array]] | None
 
     def latents(self, data: Any, axes: Mapping[str, int]) -> dict[str, Any]:
         """Return the tree of latents for some data.
 
-        Parameters
-        ----------
-        data
-            The data.
-        axes
-            Name of every local latent to the axis of its value that runs over rows, from the last.
+        `axes` has the axis of rows, from the last, of every local latent.
         """
         outputs = [] if self.program is None else self.program(*jax.tree.leaves(data))
         on_host = [np.asarray(value) for value in jax.device_get(outputs)]
         found = {}
         for name, unknown in self.unknowns.items():
-            if name in self.moving:
-                real = Latent(constraints.real, unknown.real_shape)
-                found[self.latent_name(name)] = real
+            if name in self.dependent:
+                found[self.latent_name(name)] = Latent(constraints.real, unknown.real_shape)
             elif name in axes:
                 found[name] = unknown.local_latent(on_host, axes[name])
             elif name not in self.params or name in self.fitted_params:
@@ -94,44 +69,26 @@ class Sites:
 
     @property
     def params(self) -> dict[str, Tree]:
-        """Name to tree of every parameter; one with priors on all its leaves has an empty tree."""
+        """Tree of every parameter; one with priors on all its leaves has an empty tree."""
         return {name: u.tree for name, u in self.unknowns.items() if u.tree is not None}
 
     @property
     def fitted_params(self) -> list[str]:
-        """Names of the parameters that have leaves to fit."""
         return [name for name in self.params if self.unknowns[name].inits]
 
     def without(self, names: Collection[str]) -> "Sites":
-        """Return the sites but for some."""
-        kept = {name: u for name, u in self.unknowns.items() if name not in names}
-        return replace(self, unknowns=kept)
+        return replace(self, unknowns={n: u for n, u in self.unknowns.items() if n not in names})
 
     def latent_name(self, name: str) -> str:
-        """Return the name of a site's latent."""
-        return UNCONSTRAINED.format(name) if name in self.moving else name
+        return UNCONSTRAINED.format(name) if name in self.dependent else name
 
 
 def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
-    """Trace a model for data of given shapes.
+    """Trace a model, called with data of given shapes.
 
-    Parameters
-    ----------
-    call
-        Calls the model with data.
-    spec
-        Shapes and dtypes of the data.
-
-    Returns
-    -------
-    Sites
-
-    Raises
-    ------
-    TypeError
-        If a latent is discrete, or inside a scan has a support that depends on other latents.
+    TypeError if a latent is discrete, or inside a scan has a support that depends on other latents.
     """
-    traced: list[Any] = []  # values of the trace that are not constants
+    traced: list[Any] = []  # non-constant values of the trace
     found: list[Sites] = []
 
     def part(value: Any) -> Part:
@@ -142,19 +99,19 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
 
     def run(marker: Array, leaves: list[Array]) -> list[Any]:
         plates = WholePlates({})
-        stand_ins = handlers.substitute(substitute_fn=lambda site: _stand_in(site, marker))
+        abstract = handlers.substitute(substitute_fn=lambda site: _placeholder(site, marker))
         seeded = handlers.seed(rng_seed=jax.random.key(0))  # for parameters' initial values
-        with handlers.trace() as trace, plates, seeded, stand_ins, KnownValues(), explained(call):
+        with handlers.trace() as trace, plates, seeded, abstract, KnownValues(), explained(call):
             call(jax.tree.unflatten(spec.treedef, leaves))
         sites = list(trace.values())
         unknowns = {s["name"]: _unknown(s, part) for s in sites if _is_unknown(s)}
         observed = [s for s in sites if s["type"] == "sample" and s["is_observed"]]
-        plain = [s for s in observed if not s["infer"].get("is_auxiliary")]
+        data_sites = [s for s in observed if not s["infer"].get("is_auxiliary")]
         found.append(
             Sites(
                 unknowns,
                 (),
-                tuple((_frames(s), _batch_axes(s)) for s in plain or observed),
+                tuple(map(_frames_and_axes, data_sites or observed)),
                 tuple(s["name"] for s in sites if _is_derived(s)),
                 tuple(name for name, (size, sub) in plates.declared.items() if sub < size),
                 tuple(s["name"] for s in sites if _is_masked(s)),
@@ -172,12 +129,12 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
     if not traced:
         return sites
     depends = _depends_on_first_input(closed.jaxpr)
-    moving = tuple(
+    dependent = tuple(
         name
         for name, unknown in sites.unknowns.items()
         if any(p.index is not None and depends[p.index] for p in unknown.bounds)
     )
-    for name in moving:
+    for name in dependent:
         if sites.unknowns[name].in_control_flow or sites.unknowns[name].tree is not None:
             raise TypeError(
                 f"site {name!r}: its support depends on another latent; expected a fixed one for a "
@@ -186,7 +143,7 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
                 f"{name} = numpyro.deterministic('{name}', low + (high - low) * base)."
             )
     program = _compiled(interned(closed), spec.float_dtype)
-    return replace(sites, moving=moving, program=program)
+    return replace(sites, dependent=dependent, program=program)
 
 
 @lru_cache(maxsize=64)
@@ -195,8 +152,8 @@ def _compiled(flat: Traced, float_dtype: str) -> Callable[..., list[Array]]:
     return compiled(lambda *leaves: flat(zero, *leaves))
 
 
-def _stand_in(site: Site, marker: Array) -> Array | None:
-    """Return the stand-in of a latent; None for every other site."""
+def _placeholder(site: Site, marker: Array) -> Array | None:
+    """Return a latent's placeholder; None for every other site."""
     if site["type"] != "sample" or site["value"] is not None:
         return None
     name, fn = site["name"], site["fn"]
@@ -217,11 +174,10 @@ def _stand_in(site: Site, marker: Array) -> Array | None:
     if fn.support.is_discrete:
         raise TypeError(
             f"latent site {name!r} is discrete ({type(plain(fn)).__name__}); expected continuous "
-            "latents. "
-            "Sum it out in the model: dist.MixtureSameFamily or dist.MixtureGeneral for a mixture, "
-            "logsumexp and numpyro.factor for anything else (the forward algorithm for a chain). "
-            "Enumeration (infer={'enumerate': ...}) is not supported. If it is observed, pass its "
-            "value in data."
+            "latents. Sum it out in the model: dist.MixtureSameFamily or dist.MixtureGeneral for a "
+            "mixture, logsumexp and numpyro.factor for anything else (the forward algorithm for a "
+            "chain). Enumeration (infer={'enumerate': ...}) is not supported. If it is observed, "
+            "pass its value in data."
         )
     return jnp.broadcast_to(marker, (*site["kwargs"]["sample_shape"], *fn.shape()))
 
@@ -236,7 +192,7 @@ def _is_unknown(site: Site) -> bool:
 
 
 def _is_derived(site: Site) -> bool:
-    """Return whether a site's value is a function of the latents: what can have one value, too."""
+    """Return whether a site is a function of the latents, or has a single possible value."""
     known = site["type"] == "sample" and isinstance(plain(site["fn"]), Delta)
     return site["type"] == "deterministic" or (known and "is_auxiliary" in site["infer"])
 
@@ -272,12 +228,12 @@ def _frames(site: Site) -> tuple[Frame, ...]:
     return tuple(Frame(f.name, f.dim, f.size) for f in site["cond_indep_stack"])
 
 
-def _batch_axes(site: Site) -> int:
-    return np.ndim(site["value"]) - site["fn"].event_dim
+def _frames_and_axes(site: Site) -> tuple[tuple[Frame, ...], int]:
+    return _frames(site), np.ndim(site["value"]) - site["fn"].event_dim
 
 
 def _depends_on_first_input(jaxpr: Any) -> list[bool]:
-    """Return which outputs of a jaxpr depend on its first input (an upper bound inside calls)."""
+    """Return which outputs depend on a jaxpr's first input (an upper bound for calls)."""
     reached = {id(jaxpr.invars[0])}
     for eqn in jaxpr.eqns:
         if any(id(v) in reached for v in eqn.invars):

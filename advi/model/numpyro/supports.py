@@ -1,4 +1,4 @@
-"""Where a distribution has its mass: the support it declares, or what its transforms make of it."""
+"""The support of a distribution: the declared one, or the image under its transforms."""
 
 from collections.abc import Sequence
 
@@ -19,8 +19,8 @@ def plain(fn: Distribution) -> Distribution:
 def support_of(fn: Distribution) -> Constraint:
     """Return the support of a distribution.
 
-    An `AffineTransform` whose domain nobody gave says that it reaches all real numbers, whatever
-    it is applied to: where that is an interval or a half-line, so is the support.
+    An `AffineTransform` without a given domain declares all real numbers as its codomain, whatever
+    it is applied to; applied to an interval or a half-line, its image is the support.
 
     Examples
     --------
@@ -44,7 +44,7 @@ def support_of(fn: Distribution) -> Constraint:
 
 
 def _image(reached: Constraint | None, parts: Sequence[Transform]) -> Constraint | None:
-    """Return what transforms make of a set of numbers; None where that is not known."""
+    """Return the image of a set of numbers under transforms; None if it is not known."""
     for part in parts:
         if isinstance(part, ComposeTransform):
             reached = _image(reached, part.parts)

@@ -1,4 +1,4 @@
-"""What a NumPyro model leaves open: its latents, and its parameters with their trees."""
+"""The unknowns of a NumPyro model: its latents, and its parameters with their trees."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,32 +12,31 @@ from advi.model.latents import Latent
 
 @dataclass(frozen=True)
 class Frame:
-    """A plate around a site: its name, its axis counted from the last, and its size."""
+    """A plate around a site."""
 
     name: str
-    dim: int
+    dim: int  # axis, from the last
     size: int
 
 
 @dataclass(frozen=True)
 class Part:
-    """A value of the trace: a constant, or where `index` is given an output of the program."""
+    """A value of the trace: a constant, or with `index` an output of the program."""
 
     shape: tuple[int, ...]
     constant: Any = None
     index: int | None = None
 
     def value(self, outputs: list[Any]) -> Any:
-        """Return the value."""
         return self.constant if self.index is None else outputs[self.index]
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A parameter's tree: a single array, or what a network's parameters are kept in.
+    """A parameter's tree: a single array, or the tree of a network's parameters.
 
-    Where it has empty places, which no tree of latents can have, a dict of its leaves by their
-    paths stands for it.
+    One with empty nodes, which no tree of latents can have, is packed into a dict of its leaves by
+    their paths.
     """
 
     structure: Any
@@ -45,20 +44,17 @@ class Tree:
 
     @staticmethod
     def of(value: Any) -> "Tree":
-        """Return the tree of a parameter's value."""
         leaves, structure = jax.tree_util.tree_flatten_with_path(value)
         full = len(jax.tree.leaves(value, is_leaf=lambda node: node is None)) == len(leaves)
         paths = tuple(keystr(path, simple=True, separator=".") for path, _ in leaves)
         return Tree(structure, None if full else paths)
 
     def pack(self, leaves: list[Any]) -> Any:
-        """Return what stands for the tree."""
         if self.paths is None:
             return jax.tree.unflatten(self.structure, leaves)
         return dict(zip(self.paths, leaves, strict=True))
 
     def unpack(self, packed: Any) -> Any:
-        """Return the tree that `packed` stands for."""
         if self.paths is None:
             return packed
         return jax.tree.unflatten(self.structure, [packed[path] for path in self.paths])
@@ -66,47 +62,29 @@ class Tree:
 
 @dataclass(frozen=True)
 class Unknown:
-    """A latent or a parameter site.
+    """A latent or a parameter site."""
 
-    Attributes
-    ----------
-    bounds, support
-        Leaves of its constraint, and the constraint's tree.
-    shape, real_shape
-        Shape of a sample site's value, and of its real coordinates.
-    in_control_flow
-        Whether it is inside a scan or a branch.
-    inits, tree
-        Leaves of a parameter's initial value and its tree; None for a sample site.
-    frames
-        The plates around it whose size its shape follows.
-    event_dim
-        Axes of its value behind those of the plates.
-    """
-
-    bounds: tuple[Part, ...]
-    support: Any
-    shape: tuple[int, ...]
-    real_shape: tuple[int, ...]
-    in_control_flow: bool
-    inits: tuple[Part, ...]
-    tree: Tree | None
-    frames: tuple[Frame, ...]
-    event_dim: int
+    bounds: tuple[Part, ...]  # leaves of its constraint
+    support: Any  # the constraint's tree
+    shape: tuple[int, ...]  # of a sample site's value
+    real_shape: tuple[int, ...]  # of its real coordinates
+    in_control_flow: bool  # inside a scan or a branch
+    inits: tuple[Part, ...]  # leaves of a parameter's initial value
+    tree: Tree | None  # of a parameter
+    frames: tuple[Frame, ...]  # plates around it that its shape follows
+    event_dim: int  # axes of its value after those of the plates
 
     def axis(self, plate: str) -> int | None:
-        """Return the axis of its value that a plate is, from the last; None if it has none."""
+        """Return the axis of its value that is a plate's, from the last; None if it has none."""
         axis = next((f.dim - self.event_dim for f in self.frames if f.name == plate), None)
         if axis is not None and self.tree is not None and not _vary(self.inits, axis):
-            return None  # a parameter inside a plate may be one for all of it
+            return None  # a parameter inside a plate may be common to all of it
         return axis
 
     def support_varies(self, axis: int) -> bool:
-        """Return whether the support has bounds of its own along an axis, from the last."""
         return _vary(self.bounds, axis)
 
     def latents(self, outputs: list[Any]) -> Any:
-        """Return the latent, or the tree of latents of a parameter."""
         support = self._support([part.value(outputs) for part in self.bounds])
         if self.tree is None:
             return Latent(support, self.shape)
@@ -114,7 +92,7 @@ class Unknown:
         return self.tree.pack([Latent(support, np.shape(init), init=init) for init in inits])
 
     def local_latent(self, outputs: list[Any], axis: int) -> Latent:
-        """Return the local latent of a site whose rows are an axis of its value, from the last."""
+        """Return the local latent of a site with rows along an axis, from the last."""
         bounds = [part.value(outputs) for part in self.bounds]
         of_row = [np.take(b, 0, axis) if np.ndim(b) >= -axis else b for b in bounds]
         return Latent(self._support(of_row), tuple(np.delete(self.shape, axis)), local=True)

@@ -1,4 +1,4 @@
-"""Plots of a fit. Matplotlib is imported when one is asked for."""
+"""Plots of a fit; Matplotlib is imported on use."""
 
 from advi.results.plots.elbo import plot_elbo
 from advi.results.plots.marginals import plot

@@ -1,4 +1,4 @@
-"""The course of the ELBO."""
+"""Plot of the ELBO over the course of a fit."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from advi.core.types import Floats
 from advi.posterior.record import Outcome
 from advi.results.plots.panels import pyplot
 
-MANY = 200  # steps from which on they are drawn without markers, behind their running mean
+MANY = 200  # at least so many steps have no markers, but a running mean
 WINDOWS = 50  # of the running mean, in a whole trace
-LOW, HIGH = 0.1, 0.995  # shares of the ELBOs between which the view is made out
-ROOM, LEAST = 0.3, 0.1  # of that range, above and below, and nats at least
+LOW, HIGH = 0.1, 0.995  # quantiles of the ELBO that determine the view
+ROOM, LEAST = 0.3, 0.1  # margin as a fraction of that range, and its minimum in nats
 
 
 def plot_elbo(outcome: Outcome, ax: Any) -> Any:
@@ -31,15 +31,13 @@ def plot_elbo(outcome: Outcome, ax: Any) -> Any:
         ax.plot(step[here], elbo[here], color=f"C{k}", label=name.replace("_", " "), **style)
     if many:
         width = len(elbo) // WINDOWS
-        ax.plot(
-            step[width - 1 :], running_mean(elbo, width), color="C1", label=f"mean of {width} steps"
-        )
+        mean = running_mean(elbo, width)
+        ax.plot(step[width - 1 :], mean, color="C1", label=f"mean of {width} steps")
     value, error = outcome.elbo
     ax.axhline(value, color="0.5", lw=1, ls="--", label=f"fresh draws: {outcome.elbo}")
     if np.isfinite(error):
         ax.axhspan(value - error, value + error, color="0.5", alpha=0.2, lw=0)
-    low, high = _view(np.append(elbo, value))
-    ax.set_ylim(low, high)
+    ax.set_ylim(*_view(np.append(elbo, value)))
     steps = set(stage) == {"optimize"}
     ax.set(xlabel="step" if steps else "evaluation", ylabel="ELBO (nats)")
     ax.ticklabel_format(axis="y", useOffset=False)
@@ -48,7 +46,7 @@ def plot_elbo(outcome: Outcome, ax: Any) -> Any:
 
 
 def running_mean(values: Floats, width: int) -> Floats:
-    """Return the mean of every `width` values in a row, (n - width + 1,), without non-finite ones.
+    """Return the running mean over `width` values, (n - width + 1,), without non-finite ones.
 
     Examples
     --------
@@ -63,7 +61,7 @@ def running_mean(values: Floats, width: int) -> Floats:
 
 
 def _view(elbo: Floats) -> tuple[float, float]:
-    """Return a range of the ELBO in which its end can be seen: a start may be far below."""
+    """Return the range of the ELBO to show, without a start far below."""
     finite = elbo[np.isfinite(elbo)]
     if not len(finite):
         return -1.0, 1.0

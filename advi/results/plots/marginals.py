@@ -31,16 +31,16 @@ MAX_EXACT = 10_000  # entries of a latent with exact densities
 GRID, REACH = 401, 5.0  # points of a density, and how many sds of the real scale they span
 BINS = 30
 TAIL = 0.004  # share of the draws beyond the view on either side
-ROUNDINGS = 16  # relative roundings within which an entry does not vary
+ROUNDINGS = 16  # machine epsilons within which an entry is constant
 
 
 class Marginal(NamedTuple):
     """The distribution of one coordinate."""
 
-    draws: Floats  # (S,) those that are finite
+    draws: Floats  # (S,) finite
     weights: Floats | None  # (S,), None if equal
-    curve: tuple[Floats, Floats] | None  # values (G,) and the density there, where it is known
-    constant: bool  # a point estimate, or an entry that cannot vary
+    curve: tuple[Floats, Floats] | None  # values (G,) and the density there, if known
+    constant: bool  # a point estimate, or a constant entry
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -50,7 +50,7 @@ class Marginal(NamedTuple):
 
 
 def plot(layers: Sequence[Layer], names: Any, axes: Any) -> NDArray[Any]:
-    """Draw the marginal of every coordinate in a panel of its own; return the axes (K,)."""
+    """Draw the marginal of every coordinate in its own panel; return the axes (K,)."""
     chosen, note = choose(layers[0].posterior, names, MAX_PANELS)
     panels = given_panels(axes, (len(chosen),), note)
     shown = [marginals(layer.posterior, chosen) for layer in layers]
@@ -83,9 +83,8 @@ def draw_marginals(panel: Any, layers: Sequence[Layer], found: Sequence[Marginal
             panel.plot(*one.curve, **line)
             panel.fill_between(*one.curve, color=layer.color, alpha=opacity, lw=0)
         else:
-            heights, edges = np.histogram(
-                one.draws, BINS, one.limits, weights=one.weights, density=True
-            )
+            x, weights = one.draws, one.weights
+            heights, edges = np.histogram(x, BINS, one.limits, density=True, weights=weights)
             panel.stairs(heights, edges, **line)
             panel.stairs(heights, edges, color=layer.color, alpha=opacity, fill=True)
     panel.set_xlim(low, high)
@@ -98,11 +97,7 @@ def draw_marginals(panel: Any, layers: Sequence[Layer], found: Sequence[Marginal
 def marginals(
     posterior: GlobalPosterior, coordinates: Sequence[Coordinate]
 ) -> list[Marginal | None]:
-    """Return the distributions of coordinates under a fit.
-
-    None stands for one that has no finite value, or that the fit, loaded from a file, does not
-    derive.
-    """
+    """Return the distributions of coordinates, None without any finite value in the fit."""
     values, weights = posterior.shown_draws
     curves = _densities(posterior, frozenset(coordinate.name for coordinate in coordinates))
     rounding = ROUNDINGS * np.finfo(posterior.float_dtype).eps
@@ -130,7 +125,7 @@ def _densities(
 ) -> dict[str, tuple[NDArray, Floats]]:
     """Return values and densities of q, (G, *shape), of latents transformed entry by entry.
 
-    By change of variables: a point x of the real scale has the density N(x) / |d value / d x|.
+    A point x of the real scale has the density N(x) / |d value / d x|.
     """
     latents = posterior.model.latents
     names = tuple(

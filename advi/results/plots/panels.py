@@ -1,4 +1,4 @@
-"""What the plots share: coordinates by name, the fits laid over one another, figures and axes."""
+"""Common parts of the plots: coordinates by name, layers of fits, figures and axes."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from advi.core.draw_set import entry_names
 from advi.core.errors import check_names, describe, unknown
+from advi.diagnostics.linear_response import linear_response
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.record import FitRecord
 
@@ -18,7 +19,7 @@ LEGEND_ENTRY = 1.7  # inches
 
 
 class Coordinate(NamedTuple):
-    """A scalar coordinate of a latent, or of what a model derives from its latents."""
+    """A scalar coordinate of a latent, or of a deterministic quantity."""
 
     label: str
     name: str
@@ -38,7 +39,7 @@ class Layer(NamedTuple):
 
 
 def pyplot() -> Any:
-    """Return matplotlib.pyplot, or raise ImportError with what to install."""
+    """Return matplotlib.pyplot, or raise ImportError with the package to install."""
     try:
         from matplotlib import pyplot
     except ImportError as error:
@@ -49,22 +50,14 @@ def pyplot() -> Any:
 def choose(
     posterior: GlobalPosterior, names: Sequence[str] | str | None, most: int
 ) -> tuple[list[Coordinate], str]:
-    """Return the coordinates that names stand for, `most` at most, and a note if they are more.
+    """Return the coordinates of names, at most `most` of them, and a note if there are more.
 
     Without names they are those of the summary, in its order.
-
-    Raises
-    ------
-    ValueError
-        If a name is neither a latent, nor derived from them, nor one of their entries.
     """
-    everything = {
-        name: [
-            Coordinate(label, name, entry)
-            for entry, label in enumerate(entry_names(name, values.shape[1:]))
-        ]
-        for name, values in posterior.shown_draws.values.items()
-    }
+    everything: dict[str, list[Coordinate]] = {}
+    for name, values in posterior.shown_draws.values.items():
+        labels = entry_names(name, values.shape[1:])
+        everything[name] = [Coordinate(label, name, k) for k, label in enumerate(labels)]
     by_label = {c.label: c for found in everything.values() for c in found}
     found: list[Coordinate] = []
     for name in everything if names is None else check_names("names", names):
@@ -84,7 +77,7 @@ def choose(
 
 
 def check_is_fit(is_fit: bool, other: Any) -> None:
-    """Raise TypeError unless what is laid over a fit is one."""
+    """Raise TypeError unless an overlay is a fit."""
     if not is_fit:
         raise TypeError(
             f"against: got {describe(other)}; expected a Fit, or a dict from names to fits."
@@ -92,38 +85,21 @@ def check_is_fit(is_fit: bool, other: Any) -> None:
 
 
 def lay_over(
-    record: FitRecord,
-    corrections: Mapping[str, Callable[[], FitRecord]],
-    others: Mapping[str, FitRecord],
+    record: FitRecord, corrected: Callable[[], FitRecord] | None, others: Mapping[str, FitRecord]
 ) -> list[Layer]:
-    """Return the fits to show: the fit, its corrections, and others.
+    """Return the layers of a plot: the fit, its corrections if they are wanted, and others.
 
-    Parameters
-    ----------
-    record
-        The fit.
-    corrections
-        What makes its corrections, by name; a linear response is that of a mean field only.
-    others
-        Other fits by name.
-
-    Raises
-    ------
-    ValueError
-        If another fit has other latents, or there are too many for a correction.
+    Only a mean field has a layer of its linear response.
     """
     posterior = record.global_posterior
     shown = [(posterior.guide.description, posterior)]
-    if posterior.weighted is None:
-        rich = posterior.structure.coupled or posterior.structure.rank > 0
-        for name, make in corrections.items():
-            if name == "corrected":
-                shown.append((name, make().global_posterior))
-            elif not rich:
-                try:
-                    shown.append((name, make().global_posterior))
-                except (ValueError, np.linalg.LinAlgError) as error:
-                    warnings.warn(f"no linear response in the plot: {error}", stacklevel=5)
+    if corrected is not None and posterior.weighted is None:
+        if not posterior.structure.coupled and not posterior.structure.rank:
+            try:
+                shown.append(("linear response", linear_response(record).global_posterior))
+            except (ValueError, np.linalg.LinAlgError) as error:
+                warnings.warn(f"no linear response in the plot: {error}", stacklevel=5)
+        shown.append(("corrected", corrected().global_posterior))
     for name, other in others.items():
         model = other.posterior.model
         if model.coordinates != posterior.model.coordinates:
@@ -136,15 +112,7 @@ def lay_over(
 
 
 def given_panels(axes: Any, shape: tuple[int, ...], note: str) -> NDArray[Any] | None:
-    """Return the user's axes in a shape, or None where a new figure is wanted.
-
-    Raises
-    ------
-    ImportError
-        If Matplotlib is not installed.
-    ValueError
-        If there are more or fewer axes.
-    """
+    """Return the user's axes in a shape, or None for a new figure."""
     if axes is None:
         pyplot()
         return None
@@ -159,9 +127,8 @@ def given_panels(axes: Any, shape: tuple[int, ...], note: str) -> NDArray[Any] |
 
 def new_panels(rows: int, columns: int, size: tuple[float, float], note: str) -> NDArray[Any]:
     """Return the axes (rows, columns) of a new pyplot figure, so that notebooks show it."""
-    figure, axes = pyplot().subplots(
-        rows, columns, figsize=size, squeeze=False, layout="constrained"
-    )
+    options = {"figsize": size, "squeeze": False, "layout": "constrained"}
+    figure, axes = pyplot().subplots(rows, columns, **options)
     if note:
         figure.supxlabel(note, fontsize="small")
     return axes
@@ -178,7 +145,7 @@ def legend(figure: Any, layers: Sequence[Layer]) -> None:
 
 
 def view(limits: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Return one range that holds several, with a margin; never empty."""
+    """Return a range that contains several, with a margin; never empty."""
     lows, highs = zip(*limits or [(0.0, 1.0)], strict=True)
     low, high = min(lows), max(highs)
     margin = MARGIN * (high - low) or 0.5 * abs(high) or 0.5
@@ -186,7 +153,7 @@ def view(limits: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def few_ticks(axis: Any) -> None:
-    """Set so few ticks that long numbers do not run into one another."""
+    """Limit the number of ticks, so that long labels do not overlap."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(INTERVALS))

@@ -1,4 +1,4 @@
-"""Whether a user's own transforms are what they say: log-Jacobian and inverse."""
+"""Tests of a user's own transforms: log-Jacobian and inverse."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -17,15 +17,7 @@ MAX_SIZE = 256  # coordinates, whose Jacobian is a matrix
 
 
 def transform_faults(model: Model, float_dtype: str) -> Iterator[str]:
-    """Yield what is wrong with the transforms that are not the library's, a sentence each.
-
-    Parameters
-    ----------
-    model
-        The model of a fit, with its own transforms among `maps`.
-    float_dtype
-        "float32" or "float64".
-    """
+    """Yield the faults of the user's own transforms, which are `maps` of a fit's model."""
     rng = np.random.default_rng(0)
     for name, maps in model.maps.items():
         latent = model.latents[name]
@@ -52,7 +44,7 @@ def transform_faults(model: Model, float_dtype: str) -> Iterator[str]:
 
 
 def check_transforms(model: Model, float_dtype: str) -> None:
-    """Raise ValueError if a transform that is not the library's is wrong."""
+    """Raise ValueError if a transform of the user's own is wrong."""
     for fault in transform_faults(model, float_dtype):
         raise ValueError(fault)
 
