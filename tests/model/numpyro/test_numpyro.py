@@ -22,9 +22,17 @@ from advi.model.resolve import bind as bind_model
 from advi.model.rows import for_rows
 from advi.model.trace import require_all_used, trace
 from advi.variational.resolve_family import resolve_family
-
-from .compiling import compiled
-from .numpyro_models import CASES, NOISE, SCHOOLS, X, Y, subsample_statement, subsampled, tank
+from tests.compiling import compiled
+from tests.model.numpyro.numpyro_models import (
+    CASES,
+    NOISE,
+    SCHOOLS,
+    X,
+    Y,
+    subsample_statement,
+    subsampled,
+    tank,
+)
 
 RTOL = 1e-12  # double precision, sums of some dozens of terms
 

@@ -29,7 +29,7 @@ from advi.results.storage import KIND, VERSION
 from advi.transforms import Identity
 from advi.variational.gaussian import Gaussian
 from advi.variational.resolve_family import resolve_family
-from tests.test_transforms import CASES
+from tests.transforms.test_transforms import CASES
 
 DATA = {"y": np.random.default_rng(0).normal(1.0, 0.5, 30)}
 
@@ -260,9 +260,7 @@ def test_classes_of_ones_own_are_passed_to_load(own):
 
 
 def test_a_class_that_is_not_known_is_named(own):
-    message = (
-        r"tests.test_storage.Reversed, .* brings no code. Pass the class: .*known=\[Reversed\]"
-    )
+    message = r"tests.results.test_storage.Reversed, .* brings no code. Pass the class: .*known=\[Reversed\]"
     with pytest.raises(ArchiveError, match=message):
         advi.load(own[1], known=[Even])
 

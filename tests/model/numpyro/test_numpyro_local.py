@@ -20,8 +20,7 @@ from advi.data.spec import prepare
 from advi.model.resolve import bind as bind_model
 from advi.model.rows import for_rows
 from advi.model.trace import trace
-
-from .numpyro_models import Case
+from tests.model.numpyro.numpyro_models import Case
 
 RTOL = 1e-12  # double precision, sums of some dozens of terms
 RNG = np.random.default_rng(3)
