@@ -19,7 +19,7 @@ from advi.core.keys import Stream, device_key, host_rng
 from advi.core.status import Estimate, RowValues
 from advi.model.density import real_log_density
 from advi.model.trace import LogJoint, trace
-from advi.posterior.base import Posterior
+from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.local_posterior import LocalPosterior
 from advi.posterior.programs import log_difference
 from advi.variational.amortised import Amortised
@@ -105,7 +105,7 @@ def amortisation_gap(fit: Any, data: Any, *, steps: int = 200, key: Any = 0) -> 
     True
     """
     posterior = getattr(fit, "posterior", None)
-    if not isinstance(posterior, Posterior):
+    if not isinstance(posterior, GlobalPosterior | LocalPosterior):
         raise TypeError(f"fit: got {describe(fit)}; expected an advi.Fit.")
     amortised = any(isinstance(b.family, Amortised) for b in posterior.guide.blocks)
     if not amortised or not isinstance(posterior, LocalPosterior):

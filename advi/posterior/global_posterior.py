@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from advi.core.draw_set import DrawSet, WeightedDraws
 from advi.core.keys import Stream, host_rng
+from advi.core.status import Estimate
 from advi.core.table import Table
 from advi.core.types import Floats
 from advi.model.density import Density
@@ -25,6 +26,7 @@ from advi.variational.guide import Guide
 
 MOMENT_DRAWS, FEW_DRAWS = 4000, 100
 MOMENT_ELEMENTS = 2**27  # of all draws that moments come from
+ELBO_DRAWS = 256
 ORTHOGONAL_DIM = 512  # above it orthogonal draws cost more than they save
 
 
@@ -71,6 +73,10 @@ class GlobalPosterior:
         """Return log p - log q of antithetic draws E (n, D), averaged over pairs: (n / 2,) nats."""
         log_p = self.density.value(self.gaussian.points(E))
         return self.structure.paired_elbos(log_p, E, self.gaussian)
+
+    def elbo(self, seed: int) -> Estimate:
+        E = self.structure.antithetic_draws(np.random.default_rng(seed), ELBO_DRAWS)
+        return Estimate.of(self.elbos(E))
 
     def sample(self, num: int, key: Any) -> dict[str, NDArray]:
         """Return constrained draws and deterministic quantities by name, ``(num, *shape)``."""

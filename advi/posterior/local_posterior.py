@@ -2,9 +2,9 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from advi.core import interrupts
 from advi.core.draw_set import DrawSet
 from advi.core.jax_config import precision
 from advi.core.keys import Stream, host_rng
-from advi.core.status import RowValues
+from advi.core.status import Estimate, RowValues
 from advi.core.table import Table
 from advi.core.types import Floats, Indices
 from advi.data.row_subset import CHUNK_ROWS, RowSubset
@@ -32,8 +32,28 @@ from advi.variational.gaussian import Gaussian
 from advi.variational.guide import Guide
 from advi.variational.per_row import PerRow
 
+ELBO_DRAWS = 256  # times chunks of rows, at least
+ELBO_ROWS = 2**14  # beyond, the ELBO is estimated from a sample of the rows
 CHUNK_DRAWS = 4096  # draws of one row each
 SHARED_DRAWS, ROW_DRAWS = 4000, 256  # for moments
+
+
+class RowElbos(NamedTuple):
+    """ELBO of a fit as a sum over chunks of rows, which have independent draws.
+
+    The shared terms are split among the chunks, also those of inferred shared latents.
+    """
+
+    totals: Floats  # (C, R) nats, each chunk's part of the ELBO by draw
+    share: float  # of the rows that were evaluated
+
+    def estimate(self) -> Estimate:
+        """Return the ELBO with its standard error, from draws and from the sampling of rows."""
+        num_chunks, num_draws = self.totals.shape
+        variance = self.totals.var(1, ddof=1).sum() / num_draws
+        if self.share < 1:
+            variance += (1 - self.share) * num_chunks * self.totals.mean(1).var(ddof=1)
+        return Estimate(float(self.totals.mean(1).sum()), float(np.sqrt(variance)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +198,25 @@ class LocalPosterior:
             "fit: sample, mean, sd, quantile, summary, elbo, log_marginal, and "
             "advi.amortisation_gap."
         )
+
+    def elbo(self, seed: int) -> Estimate:
+        return self.elbos(seed).estimate()
+
+    def elbos(self, seed: int) -> RowElbos:
+        """Evaluate the ELBO on fresh draws; the same seed gives the same draws and rows.
+
+        The rows represent all rows of the guide.
+        """
+        rng = np.random.default_rng(seed)
+        at = replace(self, rows=self.rows.sample(ELBO_ROWS, rng))
+        num_rows = len(at.rows.index)
+        share = num_rows / self.guide.num_rows
+        num_draws = max(2, ELBO_DRAWS // -(-num_rows // CHUNK_ROWS))
+        totals = []
+        for terms, _, count in at.terms(rng, num_draws):
+            of_rows = terms.rows[:, :count].sum(1) / share
+            totals.append(count / num_rows * terms.shared + of_rows)
+        return RowElbos(np.array(totals), share)
 
     def terms(
         self, rng: np.random.Generator, num_draws: int

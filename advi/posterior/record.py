@@ -11,7 +11,6 @@ import numpy as np
 from advi.core.status import Estimate, Progress, Status
 from advi.core.types import Bools, Floats
 from advi.core.verdict import Verdict
-from advi.posterior.base import Posterior
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.local_posterior import LocalPosterior
 
@@ -77,7 +76,7 @@ class Outcome:
 class FitRecord:
     """A fit without methods, for algorithms, diagnostics, plots, files and exports."""
 
-    posterior: Posterior
+    posterior: GlobalPosterior | LocalPosterior
     outcome: Outcome
     key: Any = 0  # for the random draws of examinations and corrections
     examination: Examination | None = None  # the basis of the verdict

@@ -29,7 +29,6 @@ from advi.diagnostics.linear_response import linear_response
 from advi.diagnostics.loo import Loo, psis_loo
 from advi.inference.plan.run import refined
 from advi.posterior import predict
-from advi.posterior.base import Posterior
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.local_posterior import LocalPosterior
 from advi.posterior.record import FitRecord
@@ -49,7 +48,7 @@ class Fit:
     _record: FitRecord
 
     @property
-    def posterior(self) -> Posterior:
+    def posterior(self) -> GlobalPosterior | LocalPosterior:
         """The approximation itself.
 
         Its variational distribution ``guide`` with its parameters ``params``, the log density

@@ -260,7 +260,7 @@ def test_classes_of_ones_own_are_passed_to_load(own):
 
 
 def test_a_class_that_is_not_known_is_named(own):
-    message = r"tests.results.test_storage.Reversed, .* brings no code. Pass the class: .*known=\[Reversed\]"
+    message = r"Reversed, .* brings no code. Pass the class: .*known=\[Reversed\]"
     with pytest.raises(ArchiveError, match=message):
         advi.load(own[1], known=[Even])
 

@@ -13,9 +13,8 @@ from advi.data.row_subset import RowSubset
 from advi.data.spec import DataSpec, find_nan
 from advi.inference.stochastic.ends import NOTHING_FOUND, START_SDS, last_is_better
 from advi.model.density import Density
-from advi.posterior.elbo import RowElbos, row_elbos
 from advi.posterior.initial import check_same_latents, initial
-from advi.posterior.local_posterior import LocalPosterior
+from advi.posterior.local_posterior import LocalPosterior, RowElbos
 from advi.posterior.record import FitRecord
 from advi.variational.amortised import Amortised
 from advi.variational.block import Block
@@ -100,7 +99,7 @@ class LocalEnds(NamedTuple):
         return f"the log density is not finite in {where}" if where else NOTHING_FOUND
 
     def _elbos(self, params: Any) -> RowElbos:
-        return row_elbos(self.guide, params, self.rows, self.seed)
+        return LocalPosterior(self.guide, params, self.rows).elbos(self.seed)
 
     def _nonfinite_rows(self, params: Any) -> str:
         """Return the rows whose ELBO is not finite on a few draws, and the first NaN of the data.
