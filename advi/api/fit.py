@@ -224,7 +224,7 @@ def check_arguments(objective: Any, optimizer: Any, callback: Any) -> None:
     if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(
             f"optimizer: got {describe(optimizer)}; expected an Optax optimiser such as "
-            "optax.adam(1e-2), or nothing for the automatic plan."
+            "optax.adam(1e-2), or None."
         )
     if callback is not None and not _takes_one(callback):
         raise TypeError(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from advi.core.errors import describe
 from advi.core.jax_config import default_float, precision
 from advi.data.open_source import open_source
 from advi.model.density import real_log_density
@@ -29,6 +30,12 @@ class LogDensity:
         Number of coordinates D.
     init : Array
         (D,) the start of a fit: zeros, or the initial values of the latents.
+
+    Raises
+    ------
+    TypeError, ValueError
+        By a call, `ravel` and `unravel`: if a point is not of shape (D,) and of floats, or values
+        are not of the latents' shapes. `jax.vmap` maps them over several points.
     """
 
     _model: Model
@@ -44,15 +51,36 @@ class LogDensity:
     def __call__(self, x: Array) -> Array:
         """Return the log density at a point x (D,), a scalar in nats."""
         log_p = real_log_density(self._model, self._log_joint, frozenset())
-        return log_p(self._model.split(jnp.asarray(x)), self._data).total()
+        return log_p(self._model.split(self._point(x)), self._data).total()
 
     def ravel(self, z: Any) -> Array:
-        """Return the point (D,) of a tree of constrained values, shaped like the latents."""
-        return self._model.ravel(self._model.from_tree(z))
+        """Return the point (D,) of a tree of constrained values, shaped like the latents.
+
+        It is NaN where a value lies outside of its latent's support.
+        """
+        values = self._model.from_tree(z)
+        for name, latent in self._model.latents.items():
+            if jnp.shape(values[name]) != latent.shape:
+                raise ValueError(
+                    f"latent {name!r}: got shape {jnp.shape(values[name])}; expected "
+                    f"{latent.shape}. jax.vmap(log_density.ravel) takes several points at once."
+                )
+        return self._model.ravel(values)
 
     def unravel(self, x: Array) -> Any:
         """Return the tree of constrained values at a point x (D,)."""
-        return self._model.to_tree(self._model.unravel(jnp.asarray(x))[0])
+        return self._model.to_tree(self._model.unravel(self._point(x))[0])
+
+    def _point(self, x: Any) -> Array:
+        dtype = getattr(x, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"x: got {describe(x)}; expected an array of floats, ({self.dim},).")
+        if jnp.shape(x) != (self.dim,):
+            raise ValueError(
+                f"x: got shape {jnp.shape(x)}; expected ({self.dim},). jax.vmap(log_density) takes "
+                "several points at once."
+            )
+        return jnp.asarray(x, self.init.dtype)
 
     def __repr__(self) -> str:
         return f"LogDensity of {self._model!r}"
@@ -63,7 +91,8 @@ def log_density(
 ) -> LogDensity:
     """Return the log density of a model and data as a pure function of a vector.
 
-    For an MCMC sampler, an optimiser of your own, or a test. Its float type follows JAX's setting.
+    For an MCMC sampler, an optimiser of your own, or a test. Its float type is JAX's setting at
+    this call; points of another are converted.
 
     Parameters
     ----------

@@ -1,10 +1,11 @@
 """svi(): the steps of stochastic variational inference as pure functions."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -15,7 +16,7 @@ from advi.core.status import Progress, Status
 from advi.data.open_source import open_source
 from advi.inference.stochastic.checkpoint import Checkpoint
 from advi.inference.stochastic.defaults import default_optimizer
-from advi.inference.stochastic.loop import History
+from advi.inference.stochastic.loop import MAX_BAD_RUN, History, diverged, skipped_note
 from advi.inference.stochastic.run import StochasticSteps, prepare_steps
 from advi.inference.stochastic.steps import State, StepInfo, initial_state, make_step, step_key
 from advi.inference.stochastic.steps_fit import StepsFit
@@ -28,25 +29,107 @@ from advi.results.fit import Fit
 from advi.variational.objective import Objective
 
 
-class SVI(NamedTuple):
-    """Stochastic variational inference in three functions.
+class SVI:
+    """Stochastic variational inference in three functions: `init`, `step` and `result`."""
 
-    Attributes
-    ----------
-    init
-        ``state = init(key)``: the state before the first step, of a JAX key.
-    step
-        ``state, info = step(state, batch)``: one step on the rows of a batch. `info.elbo` is the
-        ELBO in nats, higher is better; a step that is not ``info.finite`` leaves the parameters as
-        they were. Pure and compiled; it may be passed to `jax.lax.scan` and `jax.vmap`, over
-        states of several keys.
-    result
-        ``result(state)``: the `Fit`, without a verdict until its `check` is called.
-    """
+    def __init__(self, fit: Callable[[], StepsFit], data: Any, init: Any) -> None:
+        self._fit, self._data = fit, data
+        first = fit()
+        self._steps = steps = first.steps
+        self._float_dtype = steps.spec.float_dtype
 
-    init: Callable[[Any], State]
-    step: Callable[[State, Any], tuple[State, StepInfo]]
-    result: Callable[[State], Fit]
+        def on_device(tree: Any) -> Any:
+            return jax.tree.map(lambda leaf: jax.device_put(leaf.astype(self._float_dtype)), tree)
+
+        with precision(self._float_dtype):
+            self._start = on_device(first.ends.start(init)), on_device(steps.fixed_draws(first.rng))
+            step = make_step(steps, steps.traces()[0], skip_nonfinite=True)
+        no_index = jnp.zeros(0, jnp.int32)
+        self._step = jax.jit(lambda state, batch: step(state, batch, no_index))
+        self._abstract = jax.eval_shape(self.init, jax.random.key(0))
+        # a bound method is a new object at every access, which jax.lax.scan would trace anew
+        vars(self)["step"] = self.step
+
+    def init(self, key: Any) -> State:
+        """Return the state before the first step, of an integer or one JAX key.
+
+        It may be mapped over keys by `jax.vmap`.
+        """
+        is_key = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        params, fixed = self._start
+        return initial_state(
+            self._steps.optimizer,
+            self._steps.averaged,
+            params,
+            key if is_key and not key.ndim else step_key(key),
+            fixed,
+        )
+
+    def step(self, state: State, batch: Any = None) -> tuple[State, StepInfo]:
+        """Return the state after one step on the rows of a batch, and what the step found.
+
+        ``info.elbo`` is the ELBO in nats at the parameters before the step, higher is better; a
+        step that is not ``info.finite`` leaves the parameters as they were. Pure and compiled: it
+        may be passed to `jax.lax.scan`, and mapped over the states of several keys.
+
+        Parameters
+        ----------
+        state
+            What `init` or the step before returned.
+        batch
+            Tree of arrays like the data, with `batch_size` rows; by default all data, if `svi` was
+            given no `batch_size`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the state is not of this object, or the batch not like the data.
+        """
+        self._check(state)
+        if batch is None and self._steps.batching is None:
+            return self._step(state, self._data)
+        return self._step(state, self._steps.spec.conform(batch))
+
+    def result(self, state: State) -> Fit:
+        """Return the fit at a state, without a verdict until its `check` is called.
+
+        Its parameters are the average of the last half of the steps, or those of the last step,
+        whichever has the higher ELBO on common draws. A status of "diverged" says that no step, or
+        none of the last 100, was finite. The state may be stepped further.
+
+        Raises
+        ------
+        TypeError
+            If the state is not one of this object, or is traced by JAX.
+        """
+        check_on_host(state)
+        self._check(state)
+        num, skipped, bad_run = map(int, jax.device_get((state.step, state.skipped, state.bad_run)))
+        status = Status("max_steps", f"took {num} steps{skipped_note(skipped)}")
+        if bad_run and (bad_run >= MAX_BAD_RUN or bad_run == num):
+            status = diverged(num, bad_run)
+        with precision(self._float_dtype):
+            # a new one, so that the same state has the same result
+            record = self._fit().finished(state, History([], []), status, Checkpoint(None), [])
+        trace = [Progress("optimize", num, record.outcome.elbo.value)] if num else []
+        return Fit(record.with_outcome(trace=trace, num_gradients=num * self._steps.draws))
+
+    def _check(self, state: Any) -> None:
+        same_tree = jax.tree.structure(state) == jax.tree.structure(self._abstract)
+        if not same_tree or _forms(state) != _forms(self._abstract):
+            got = "a state of other parameters" if isinstance(state, State) else describe(state)
+            raise TypeError(
+                f"state: got {got}; expected one state that `init` or `step` of this object "
+                "returned. jax.vmap(svi.step) takes the states of several keys."
+            )
+
+    def __repr__(self) -> str:
+        guide = self._steps.guide
+        return f"SVI(family={guide.description!r}, {guide.model.size} real coordinates)"
+
+
+def _forms(state: Any) -> list[Any]:
+    return [(np.shape(leaf), leaf.dtype) for leaf in jax.tree.leaves(state)]
 
 
 def svi(
@@ -68,8 +151,9 @@ def svi(
     ----------
     model, data, family, objective, optimizer, num_rows, init
         As in `fit`. The optimiser sees the parameters as a dict by latent, so that
-        `optax.partition` and `optax.masked` work by name. By default it is Adam, at a rate that
-        falls.
+        `optax.partition` and `optax.masked` work by name; those of coupled latents are one entry,
+        named "mu, tau", and nested latents have names with dots. By default it is Adam, at a rate
+        that falls.
     batch_size
         Rows of a batch, by which the rows of a step are scaled; None where every step sees all
         data.
@@ -111,30 +195,5 @@ def svi(
             near = isinstance(init, FitRecord)
             steps = steps._replace(optimizer=default_optimizer(steps.guide, near))
         density = rows_density(resolved, source, source.first, steps.guide.estimated)
-        fit = StepsFit(None, steps, density, Found(), init, 0)
-        params = jax.tree.map(
-            lambda leaf: jax.device_put(leaf.astype(float_dtype)), fit.ends.start(init)
-        )
-        fixed = jax.device_put(steps.fixed_draws(fit.rng).astype(float_dtype))
-        log_joint, _ = steps.traces()
-    step = make_step(steps, log_joint, skip_nonfinite=True)
-    no_index = jnp.zeros(0, jnp.int32)
-
-    def begin(key: Any) -> State:
-        typed = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        key = key if typed else step_key(key)
-        return initial_state(steps.optimizer, steps.averaged, params, key, fixed)
-
-    def result(state: State) -> Fit:
-        if not isinstance(state, State) or jnp.ndim(state.step):
-            raise TypeError(
-                f"state: got {describe(state)}; expected one state that `step` returned."
-            )
-        num = int(jax.device_get(state.step))
-        status = Status("max_steps", f"took {num} steps")
-        with precision(float_dtype):
-            record = fit.finished(state, History([], []), status, Checkpoint(None), [])
-        trace = [Progress("optimize", num, record.outcome.elbo.value)] if num else []
-        return Fit(record.with_outcome(trace=trace, num_gradients=num * steps.draws))
-
-    return SVI(begin, jax.jit(lambda state, batch: step(state, batch, no_index)), result)
+    data = None if steps.batching is not None else source.example
+    return SVI(lambda: StepsFit(None, steps, density, Found(), init, 0), data, init)

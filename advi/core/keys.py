@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from advi.core.errors import describe
 
@@ -52,6 +53,11 @@ def key_words(key: Any) -> tuple[int, ...]:
     """
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool) and key >= 0:
         return (int(key),)
+    if isinstance(key, Tracer):
+        raise TypeError(
+            f"key: got {describe(key)}, which JAX traces; expected an integer or a JAX key, "
+            "outside of jit, grad and vmap. `sample` of a fit with global latents takes one."
+        )
     dtype = getattr(key, "dtype", None)
     if dtype is not None and np.shape(key) == () and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return tuple(int(word) for word in jax.device_get(jax.random.key_data(key)).ravel())

@@ -196,5 +196,5 @@ def check_no_num_rows(num_rows: int | None, local: bool, what: str) -> None:
     if num_rows is not None and not local:
         raise ValueError(
             f"num_rows: got {describe(num_rows)} for {what}, whose number of rows is "
-            "that of Terms.rows; expected it for a stream of batches only. Leave it out."
+            "that of Terms.rows; expected it for streams and local latents only. Leave it out."
         )

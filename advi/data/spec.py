@@ -93,6 +93,28 @@ class DataSpec(NamedTuple):
             leaf.at[index].get(mode="promise_in_bounds") if row else leaf for leaf, row in pairs
         )
 
+    def conform(self, data: Any) -> Any:
+        """Return data of this tree and these shapes with its dtypes, also where JAX traces it.
+
+        TypeError or ValueError if the tree, a shape or the kind of a dtype is another.
+        """
+        leaves, treedef = jax.tree.flatten(data, is_leaf=lambda node: isinstance(node, list))
+        if treedef != self.treedef:
+            raise TypeError(f"batch: got {treedef}; expected a tree like the data, {self.treedef}.")
+        found = []
+        for leaf, name, (shape, dtype) in zip(leaves, self.names, self.leaves, strict=True):
+            kinds = [k for k in (jnp.floating, jnp.integer, jnp.bool_) if jnp.issubdtype(dtype, k)]
+            if not any(jnp.issubdtype(getattr(leaf, "dtype", object), k) for k in kinds):
+                raise TypeError(
+                    f"batch leaf {name!r}: got {describe(leaf)}; expected an array of {dtype}."
+                )
+            if np.shape(leaf) != shape:
+                raise ValueError(
+                    f"batch leaf {name!r}: got shape {np.shape(leaf)}; expected {shape}."
+                )
+            found.append(jnp.asarray(leaf, dtype))
+        return self.treedef.unflatten(found)
+
     @property
     def _rows(self) -> tuple[bool, ...]:
         return self.per_row or (False,) * len(self.leaves)

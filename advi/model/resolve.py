@@ -69,8 +69,8 @@ def check_on_host(*values: Any) -> None:
     # inside of jax.jit a constant is traced as well
     if inside or isinstance(jax.device_put(np.zeros((), np.float32)), Tracer):
         raise TypeError(
-            "fit runs on the host: call it outside jit, grad and vmap, whose values JAX traces; "
-            "expected numbers and arrays."
+            "advi runs this on the host: call it outside jit, grad and vmap, whose values JAX "
+            "traces; expected numbers and arrays."
         )
 
 

@@ -114,7 +114,7 @@ def _trace(model: Model, spec: DataSpec) -> LogJoint:
             if not spec.leaves and "NoneType" in str(error):
                 raise TypeError(
                     f"log_joint uses data, but there is none ({error}). "
-                    "Pass it: advi.fit(model, data)."
+                    "Pass it as the second argument, data."
                 ) from error
             error.add_note(shapes_in_words(model, spec))
             raise
@@ -172,8 +172,8 @@ def _check_no_tracer(closed: Any) -> None:
     """Raise TypeError if a function closes over a value that JAX is tracing."""
     if any(isinstance(constant, Tracer) for constant in closed.consts):
         raise TypeError(
-            "log_joint reads a value that JAX is tracing; expected numbers and arrays. fit runs on "
-            "the host: call it outside jit, grad and vmap, and pass what changes as data."
+            "log_joint reads a value that JAX is tracing; expected numbers and arrays. advi runs "
+            "this on the host: call it outside jit, grad and vmap, and pass what changes as data."
         )
 
 

@@ -48,6 +48,8 @@ def _log_prob(guide: Guide, batched: bool) -> Any:
         x = guide.model.ravel(values)
         log_dets = guide.model.unravel(x)[1]
         jacobian = sum(v.sum() for name, v in log_dets.items() if name not in guide.estimated)
-        return guide.log_prob(params, guide.model.split(x)).total() - jacobian
+        unknown = jnp.stack([jnp.isnan(v).any() for v in values.values()]).any()
+        log_q = guide.log_prob(params, guide.model.split(x)).total() - jacobian
+        return jnp.where(jnp.isfinite(x).all() | unknown, log_q, -jnp.inf)
 
     return jax.vmap(one, in_axes=(None, 0)) if batched else one

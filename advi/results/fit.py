@@ -28,6 +28,7 @@ from advi.diagnostics.figures import figures
 from advi.diagnostics.linear_response import linear_response
 from advi.diagnostics.loo import Loo, psis_loo
 from advi.inference.plan.run import refined
+from advi.model.resolve import check_on_host
 from advi.posterior import predict
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.local_posterior import LocalPosterior
@@ -111,8 +112,9 @@ class Fit:
         n
             Number of draws.
         key
-            Integer or JAX key; the same key gives the same draws. A key that is traced, as inside
-            `jax.jit`, gives draws made by JAX, of the latents alone.
+            Integer or JAX key; the same key gives the same draws. Inside of `jax.jit` it is a
+            JAX key that is traced, and gives draws made by JAX, of the latents alone; a fit with
+            local latents does not take one.
         data
             New rows whose local latents an encoder computes, a tree like the data of the fit with
             any number of rows; by default the rows that were fitted. Leaves that the encoder does
@@ -146,7 +148,9 @@ class Fit:
         if corrected:
             return self.corrected().sample(n, key)
         posterior = self.posterior
-        if isinstance(key, Tracer) and isinstance(posterior, GlobalPosterior) and data is None:
+        if not isinstance(key, Tracer):
+            check_on_host()
+        elif isinstance(posterior, GlobalPosterior) and data is None:
             return posterior.model.to_tree(posterior.traced_sample(n, key))
         if posterior.guide.local:
             posterior = posterior.on(data)
@@ -266,8 +270,9 @@ class Fit:
         Returns
         -------
         Array
-            Scalar or (n,), nats, with respect to the latents' free coordinates; latents that were
-            estimated as a point contribute nothing. It is traced inside `jax.jit` and `jax.grad`.
+            Scalar or (n,), nats, with respect to the latents' free coordinates: -inf outside of
+            their support. Latents that were estimated as a point contribute nothing. It is traced
+            inside `jax.jit` and `jax.grad`.
 
         Raises
         ------

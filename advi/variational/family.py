@@ -16,7 +16,9 @@ class Family(Protocol):
     """Distribution q of one real vector of dimension d, a pure function of its parameters.
 
     Families are frozen dataclasses: hashable settings. Parameters are a NamedTuple of
-    unconstrained arrays, so that any optimiser may move them.
+    unconstrained arrays, so that any optimiser may move them. The automatic plan takes Gaussians
+    with any mean and any scale of the kind that `to_gaussian` returns; an optimiser takes others,
+    too.
     """
 
     @abstractmethod

@@ -49,7 +49,7 @@ INSIDE = {
 
 @pytest.mark.parametrize("case", INSIDE)
 def test_a_fit_inside_a_transformation_says_so(case):
-    with pytest.raises(TypeError, match="fit runs on the host: call it outside jit"):
+    with pytest.raises(TypeError, match="advi runs this on the host: call it outside jit"):
         INSIDE[case]()
 
 

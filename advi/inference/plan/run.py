@@ -17,6 +17,7 @@ from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.initial import initial
 from advi.posterior.nonfinite import nonfinite_draw, not_finite_at_start
 from advi.posterior.record import FitRecord, Outcome
+from advi.variational.gaussian_check import require_gaussians
 from advi.variational.guide import Guide
 from advi.variational.resolve_family import resolve_family
 
@@ -52,6 +53,7 @@ class Plan(NamedTuple):
     ) -> FitRecord:
         of_rows, _ = traced_model(model, source)
         guide = resolve_family(of_rows, family)
+        require_gaussians(guide)
         density = Density(of_rows, source.example, source.spec, guide.estimated, by_gradient=True)
         first, warm = initial(of_rows, init)
         inspect = FirstPoints(density)
@@ -83,6 +85,7 @@ def refined(record: FitRecord, family: Any) -> FitRecord:
     """Return the automatic plan's fit of a family from a fit as the start, without a verdict."""
     posterior = record.global_posterior
     guide, whole = resolve_family(posterior.model, family), posterior.density.on(None)
+    require_gaussians(guide)
     density = Density(posterior.model, whole.data, whole.spec, guide.estimated)
     first, rng = posterior.gaussian.positive(), host_rng(record.key, Stream.REFINE)
     found = run_plan(density, guide.structure, rng, first, warm=True)

@@ -159,7 +159,7 @@ def run_steps(
         history.chunks.append(elbos)
         counts = jax.device_get((state.step, state.skipped, state.bad_run))
         step, skipped, bad_run = map(int, counts)
-        note = f"; {skipped} non-finite steps were skipped" if skipped else ""
+        note = skipped_note(skipped)
         status = None
         finite = elbos[np.isfinite(elbos)]
         progress = Progress("optimize", step, float(finite.mean()) if len(finite) else np.nan)
@@ -168,12 +168,7 @@ def run_steps(
             history.evals.append((step, progress.eval_elbo))
             history = history._replace(eval_due=step + validation.every)
         if bad_run >= MAX_BAD_RUN or bad_run == step >= max_steps:
-            first = step - bad_run + 1
-            status = Status(
-                "diverged",
-                f"{bad_run} steps in a row, from step {first} on, gave a non-finite "
-                "ELBO or gradient",
-            )
+            status = diverged(step, bad_run)
         elif check_due(step):
             drift = window_distance(steps, state)
             if until_converged:
@@ -194,6 +189,17 @@ def run_steps(
         yield state, history, status
         if status is not None:
             return
+
+
+def skipped_note(skipped: int) -> str:
+    """Return what a message adds on steps that were not finite."""
+    return f"; {skipped} non-finite steps were skipped" if skipped else ""
+
+
+def diverged(step: int, bad_run: int) -> Status:
+    """Return the status of steps whose last `bad_run` were not finite."""
+    why = f"{bad_run} steps in a row, from step {step - bad_run + 1} on, gave a non-finite"
+    return Status("diverged", f"{why} ELBO or gradient")
 
 
 def stopped(step: int, why: str, cause: BaseException) -> Status:

@@ -1,0 +1,123 @@
+"""svi(): steps as pure functions, against a closed form, and its errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import optax
+import pytest
+
+import advi
+
+ROWS, SIZE = 400, 50
+Y = np.random.default_rng(0).normal(1.5, 1.0, ROWS).astype("f4")
+POSTERIOR = Y.sum() / (ROWS + 1), (ROWS + 1) ** -0.5  # mean and sd, of a N(0, 1) prior
+
+
+def log_joint(z, y):
+    return advi.Terms(
+        dist.Normal(0, 1).log_prob(z["mu"]) + dist.HalfNormal(1).log_prob(z["s"]),
+        rows=dist.Normal(z["mu"], 1).log_prob(y),
+    )
+
+
+MODEL = advi.Model(log_joint, {"mu": advi.real(), "s": advi.positive()})
+STEPS = advi.svi(MODEL, Y, optimizer=optax.adam(0.02), batch_size=SIZE)
+BATCHES = Y.reshape(-1, SIZE)
+START = STEPS.init(0)
+
+
+def epochs(steps, state, num, batches=BATCHES):
+    for _ in range(num):
+        state, infos = jax.lax.scan(steps.step, state, batches)
+    return state, infos
+
+
+def test_scanned_steps_over_several_keys_reach_the_posterior():
+    states = jax.vmap(STEPS.init)(jax.random.split(jax.random.key(1), 3))
+    mapped = jax.vmap(STEPS.step, (0, None))
+    many, infos = jax.lax.scan(mapped, states, np.tile(BATCHES, (100, 1)))
+    assert STEPS.step is STEPS.step  # JAX traces another function anew
+    assert infos.elbo.shape == infos.finite.shape == (100 * len(BATCHES), 3)
+    for i in range(3):
+        fit = STEPS.result(jax.tree.map(lambda leaf, i=i: leaf[i], many))
+        assert fit.status == "max_steps"
+        np.testing.assert_allclose(fit.mean()["mu"], POSTERIOR[0], atol=POSTERIOR[1] / 2)
+        np.testing.assert_allclose(fit.sd()["mu"], POSTERIOR[1], rtol=0.2)
+
+
+def test_a_result_is_a_function_of_its_state():
+    state, _ = epochs(STEPS, START, 3)
+    first, second = STEPS.result(state), STEPS.result(state)
+    assert first.elbo == second.elbo
+    assert first.mean() == second.mean()
+    assert first.verdict == "poor"  # the steps have not converged
+    long, _ = epochs(STEPS, START, 100)
+    assert STEPS.result(long).check().verdict != "not checked"
+
+
+def test_all_data_are_the_batch_where_there_is_no_size():
+    steps = advi.svi(MODEL, Y, optimizer=optax.adam(0.02))
+    state = steps.init(jax.random.key(0))
+    own, given = steps.step(state), steps.step(state, Y)
+    assert own[1].elbo == given[1].elbo
+    assert "mean_field" in repr(steps)
+
+
+def test_an_optimizer_knows_the_latents_by_name():
+    frozen = optax.partition(
+        {"move": optax.adam(0.1), "hold": optax.set_to_zero()}, {"mu": "move", "s": "hold"}
+    )
+    steps = advi.svi(MODEL, Y, optimizer=frozen, batch_size=SIZE)
+    fit = steps.result(epochs(steps, steps.init(0), 5)[0])
+    before = steps.result(steps.init(0))
+    assert fit.mean()["s"] == before.mean()["s"]
+    assert fit.mean()["mu"] != before.mean()["mu"]
+
+
+def test_steps_that_are_not_finite_are_told_of():
+    state, infos = epochs(STEPS, START, 1, np.full_like(BATCHES, np.nan))
+    assert not infos.finite.any()
+    assert STEPS.result(state).status == "diverged"
+    state, _ = STEPS.step(state, BATCHES[0])
+    assert "8 non-finite steps were skipped" in STEPS.result(state).status.message
+
+
+OTHER = advi.svi(MODEL, Y, family="full_rank", batch_size=SIZE)
+WRONG = {
+    "too few rows": (lambda: STEPS.step(START, Y[:30]), r"got shape \(30,\); expected \(50,\)"),
+    "all rows": (lambda: STEPS.step(START, Y), r"got shape \(400,\); expected \(50,\)"),
+    "no batch": (lambda: STEPS.step(START), "expected a tree like the data"),
+    "another tree": (lambda: STEPS.step(START, {"y": BATCHES[0]}), "a tree like the data"),
+    "text": (lambda: STEPS.step(START, "abc"), "expected an array of float32"),
+    "a list": (lambda: STEPS.step(START, [1.0] * SIZE), "expected an array of float32"),
+    "integers": (lambda: STEPS.step(START, np.ones(SIZE, int)), "expected an array of float32"),
+    "no state": (lambda: STEPS.step(None, BATCHES[0]), "state: got None"),
+    "another's state": (lambda: STEPS.step(OTHER.init(0), BATCHES[0]), "of other parameters"),
+    "its result": (lambda: STEPS.result(OTHER.init(0)), "of other parameters"),
+    "several keys": (lambda: STEPS.init(jax.random.split(jax.random.key(0))), "one JAX key"),
+    "a traced result": (lambda: jax.jit(STEPS.result)(START), "on the host"),
+    "a table by row": (
+        lambda: advi.svi(
+            advi.Model(
+                lambda z, y: advi.Terms(0.0, rows=-(y**2), prior=-(z["x"] ** 2)),
+                {"x": advi.real(local=True)},
+            ),
+            Y,
+            batch_size=SIZE,
+        ),
+        "advi.Amortised",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_says_what_was_expected(case):
+    call, message = WRONG[case]
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+def test_a_batch_in_double_precision_is_converted():
+    info = STEPS.step(START, BATCHES[0].astype("f8"))[1]
+    assert info.elbo == STEPS.step(START, jnp.asarray(BATCHES[0]))[1].elbo
