@@ -1,12 +1,19 @@
 """Sets of draws: weighted points of R^D, and draws by latent with their moments."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from advi.core.table import Table
 from advi.core.types import Floats
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
 
 # draws of a fit that diverged may be infinite
 quietly = np.errstate(over="ignore", invalid="ignore")
@@ -15,10 +22,10 @@ quietly = np.errstate(over="ignore", invalid="ignore")
 class DrawSet(NamedTuple):
     """Draws by latent, with weights if they have any."""
 
-    values: Mapping[str, Floats]  # name to (S, *shape)
-    weights: Floats | None = None  # (S,) sum to one; None for equal weights
+    values: Mapping[str, Float[ndarray, "S ..."]]
+    weights: Float[ndarray, " S"] | None = None  # sum to one; None for equal weights
 
-    def unwrapped(self, angles: Sequence[str]) -> "DrawSet":
+    def unwrapped(self, angles: Sequence[str]) -> DrawSet:
         """Return the draws with angles within half a turn of their mean direction.
 
         Their moments then are those of the angle, wherever it is cut.
@@ -56,7 +63,7 @@ class DrawSet(NamedTuple):
         return {name: self._quantile(v, q) for name, v in self.values.items()}
 
     @quietly
-    def cov(self, names: Sequence[str]) -> Floats:
+    def cov(self, names: Sequence[str]) -> Float[ndarray, "K K"]:
         """Return the covariance (K, K) of the scalar coordinates of some latents."""
         columns = np.concatenate([_flat(self.values[name]) for name in names], axis=1)
         centred = columns - self._average(columns)
@@ -106,22 +113,24 @@ def _flat(values: Floats) -> Floats:
 class WeightedDraws(NamedTuple):
     """Points on R^D and their normalised weights."""
 
-    points: Floats  # (S, D)
-    weights: Floats  # (S,) sum to one
+    points: Float[ndarray, "S D"]
+    weights: Float[ndarray, " S"]  # sum to one
 
     @property
     def ess(self) -> float:
         """Kish's effective number of draws, 1 / sum w^2."""
         return float(1 / np.sum(self.weights**2))
 
-    def resample(self, num: int, rng: np.random.Generator) -> Floats:
+    def resample(self, num: int, rng: np.random.Generator) -> Float[ndarray, "num D"]:
         """Return `num` points drawn by systematic resampling, in random order."""
         levels = (np.arange(num) + rng.random()) / num
         index = np.searchsorted(np.cumsum(self.weights), levels, side="right")
         return self.points[rng.permutation(np.minimum(index, len(self.weights) - 1))]
 
 
-def weighted_moments(values: Floats, weights: Floats) -> tuple[Floats, Floats]:
+def weighted_moments(
+    values: Float[ndarray, "S K"], weights: Float[ndarray, " S"]
+) -> tuple[Float[ndarray, " K"], Float[ndarray, " K"]]:
     """Return weighted means and sds (K,) of columns (S, K)."""
     mean = weights @ values
     variance = weights @ (values - mean) ** 2

@@ -32,8 +32,9 @@ def parametrisation(
             if concerned and not concerned & {scale, name}:
                 continue
             sd = effects.reshape(len(effects), -1).std(1)
-            with np.errstate(divide="ignore"):
-                r = _correlation(np.log(s), np.log(sd), weights)
+            if not (s > 0).all() or not (sd > 0).all():
+                continue
+            r = _correlation(np.log(s), np.log(sd), weights)
             if abs(r) > best:
                 best = abs(r)
                 words = f"write {name} centred, with the effects that {scale} * {name} gives for "

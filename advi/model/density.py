@@ -1,8 +1,10 @@
 """The log density on R^D, compiled once per model and data shapes, evaluated for many points."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
@@ -19,6 +21,11 @@ from advi.model.rows import for_rows
 from advi.model.terms import Terms
 from advi.model.trace import LogJoint, trace
 from advi.transforms import Window, is_angle
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
 
 Quantity = Literal["value", "value_and_grad", "hessian_vector"]
 
@@ -115,7 +122,7 @@ class Density:
         fitting = WORK // max(self.log_joint.cost, 1)
         return int(np.clip(2 ** int(np.log2(max(fitting, 1))), MIN_POINTS, MAX_POINTS))
 
-    def on(self, data: Any) -> "Density":
+    def on(self, data: Any) -> Density:
         """Return the log density on other data of its form but any rows, or if None on its own.
 
         ValueError if its own are only some of the rows, or an index in the data is outside of its
@@ -142,7 +149,9 @@ class Density:
         if self.is_partial:
             raise ValueError(f"{SOME_ROWS}, and this needs all: give data=... where it is taken.")
 
-    def value_and_grad(self, X: Floats) -> tuple[Floats, Floats]:
+    def value_and_grad(
+        self, X: Float[ndarray, "n D"]
+    ) -> tuple[Float[ndarray, " n"], Float[ndarray, "n D"]]:
         """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""
         values, gradients = self._evaluate("value_and_grad", X)
         self.num_gradients += len(X)
@@ -152,7 +161,7 @@ class Density:
             gradients[:, self.window.angles] += added.slope - removed.slope
         return values, gradients
 
-    def value(self, X: Floats) -> Floats:
+    def value(self, X: Float[ndarray, "n D"]) -> Float[ndarray, " n"]:
         """Return log densities (n,) in nats at points X (n, D)."""
         self.num_values += len(X)
         cheap = self.by_gradient and self.log_joint.cost <= CHEAP
@@ -161,7 +170,9 @@ class Density:
             values += self.window.log_weight(X).value - self._own_window.log_weight(X).value
         return values
 
-    def hessian_vector(self, X: Floats, directions: Floats) -> Floats:
+    def hessian_vector(
+        self, X: Float[ndarray, "n D"], directions: Float[ndarray, "n D"]
+    ) -> Float[ndarray, "n D"]:
         """Return the Hessian at each point X (n, D) times that point's direction (n, D)."""
         self.num_hessian_vectors += len(X)
         products = self._evaluate("hessian_vector", X, directions)[0]
@@ -175,7 +186,7 @@ class Density:
         """Give all turns of the angles the same weight: for a search of modes."""
         self.window = self.window.lifted()
 
-    def place_window(self, loc: Floats, sds: Floats) -> bool:
+    def place_window(self, loc: Float[ndarray, " D"], sds: Float[ndarray, " D"]) -> bool:
         """Set the window of the angles for a Gaussian; return whether that changed it."""
         before, self.window = self.window, self.window.around(loc, sds)
         return self.window is not before

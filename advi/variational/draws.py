@@ -4,19 +4,27 @@ Fixed draws make the ELBO a deterministic function (sample average approximation
 the host with NumPy. Fresh draws are made inside a compiled step from a JAX key.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpy.typing import NDArray
 from scipy.special import ndtri  # NumPyro has imported it already
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
 
 MIN_DRAWS = 64
 MAX_DRAW_ELEMENTS = 2**24  # memory cap: draws times dimension
 QUASI_RANDOM_DIM = 3  # beyond, the fourth moments of random draws are as good or better
 
 
-def fixed(rng: np.random.Generator, num: int, dim: int) -> NDArray[np.float64]:
+def fixed(rng: np.random.Generator, num: int, dim: int) -> Float[ndarray, "num dim"]:
     """Return orthogonal antithetic draws (num, dim), mean zero, unit second moments; `num` even.
 
     The rows come in pairs `e`, `-e`. With ``num >= 2 * dim`` their second moment is exactly the
@@ -44,7 +52,7 @@ def fixed(rng: np.random.Generator, num: int, dim: int) -> NDArray[np.float64]:
     return np.concatenate([H, -H])
 
 
-def _quasi_normal(rng: np.random.Generator, num: int, dim: int) -> NDArray[np.float64]:
+def _quasi_normal(rng: np.random.Generator, num: int, dim: int) -> Float[ndarray, "num dim"]:
     """Return a randomly shifted Kronecker sequence, mapped to normals: (num, dim)."""
     golden = 2.0  # the root of g^(dim + 1) = g + 1, by fixed-point iteration
     for _ in range(64):
@@ -60,13 +68,13 @@ def even_draws(num: int, dim: int) -> int:
     return 2 * max(2, min(num, MAX_DRAW_ELEMENTS // max(dim, 1)) // 2)
 
 
-def antithetic(rng: np.random.Generator, num: int, dim: int) -> NDArray[np.float64]:
+def antithetic(rng: np.random.Generator, num: int, dim: int) -> Float[ndarray, "num dim"]:
     """Return independent antithetic draws (num, dim), each exactly N(0, I); `num` even."""
     half = rng.standard_normal((num // 2, dim))
     return np.concatenate([half, -half])
 
 
-def fresh(key: Array, num: int, dim: int) -> Array:
+def fresh(key: Array, num: int, dim: int) -> Float[Array, "num dim"]:
     """Return antithetic draws (num, dim), each N(0, I), orthogonal within groups of `dim`.
 
     Unlike `fixed`, nothing is rescaled: every row keeps the norm of an independent draw, so the

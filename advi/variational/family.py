@@ -1,7 +1,9 @@
 """The protocol of variational families, and the base of families of local latents."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jax import Array
@@ -9,6 +11,9 @@ from numpy.typing import NDArray
 
 from advi.core.errors import describe
 from advi.variational.scale import DiagonalScale, Scale
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @runtime_checkable
@@ -41,15 +46,15 @@ class Family(Protocol):
         """
 
     @abstractmethod
-    def draw(self, params: Any, eps: Array) -> Array:
+    def draw(self, params: Any, eps: Float[Array, " noise"]) -> Float[Array, " d"]:
         """Return the draw (d,) made of standard normal noise (noise_dim,)."""
 
     @abstractmethod
-    def entropy(self, params: Any) -> Array:
+    def entropy(self, params: Any) -> Float[Array, ""]:
         """Return the entropy of q in nats, a scalar."""
 
     @abstractmethod
-    def log_prob(self, params: Any, x: Array) -> Array:
+    def log_prob(self, params: Any, x: Float[Array, " d"]) -> Float[Array, ""]:
         """Return log q(x) in nats for one point x (d,), a scalar."""
 
 

@@ -1,7 +1,9 @@
 """Gaussian with any covariance."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,15 +15,18 @@ from advi.core.types import LOG_2PI, Floats
 from advi.variational.family import Family
 from advi.variational.scale import Scale, TriangularScale
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 
 class FullRankParams(NamedTuple):
     """Parameters of `FullRank`."""
 
-    loc: Array  # (d,)
-    raw_tril: Array  # (d, d): scale below the diagonal, log scale on it; nothing above is read
+    loc: Float[Array, " d"]
+    raw_tril: Float[Array, "d d"]  # scale below the diagonal, log scale on it; the rest is unread
 
 
-def _scale_tril(raw: Array) -> Array:
+def _scale_tril(raw: Float[Array, "d d"]) -> Float[Array, "d d"]:
     return jnp.tril(raw, -1) + jnp.diag(jnp.exp(jnp.diagonal(raw)))
 
 
@@ -64,13 +69,13 @@ class FullRank(Family):
         raw = center.raw_tril + below + jnp.diag(log_diagonal)
         return FullRankParams(self.draw(center, step.loc), raw)
 
-    def draw(self, params: FullRankParams, eps: Array) -> Array:
+    def draw(self, params: FullRankParams, eps: Float[Array, " noise"]) -> Float[Array, " d"]:
         return params.loc + _scale_tril(params.raw_tril) @ eps
 
-    def entropy(self, params: FullRankParams) -> Array:
+    def entropy(self, params: FullRankParams) -> Float[Array, ""]:
         return jnp.diagonal(params.raw_tril).sum() + 0.5 * params.loc.size * (1 + LOG_2PI)
 
-    def log_prob(self, params: FullRankParams, x: Array) -> Array:
+    def log_prob(self, params: FullRankParams, x: Float[Array, " d"]) -> Float[Array, ""]:
         standard = solve_triangular(_scale_tril(params.raw_tril), x - params.loc, lower=True)
         log_scale = jnp.diagonal(params.raw_tril)
         return (-0.5 * standard**2 - log_scale - 0.5 * LOG_2PI).sum()

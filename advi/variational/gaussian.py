@@ -1,13 +1,19 @@
 """A Gaussian on R^D on the host, and which of its coordinates are random and correlated."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from advi.core.types import Bools, Floats, Indices
+from advi.core.types import Floats, Indices
 from advi.variational import draws
 from advi.variational.scale import DiagonalScale, Scale
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from numpy import ndarray
 
 
 class Gaussian(NamedTuple):
@@ -16,28 +22,28 @@ class Gaussian(NamedTuple):
     A coordinate that is estimated as a point has a scale too, which only preconditions it.
     """
 
-    loc: Floats  # (D,)
+    loc: Float[ndarray, " D"]
     scale: Scale
 
     @classmethod
-    def diagonal(cls, loc: Floats, sd: Any) -> "Gaussian":
+    def diagonal(cls, loc: Floats, sd: Any) -> Gaussian:
         """Return the Gaussian with independent coordinates, of one sd or (D,) sds."""
         return cls(loc, DiagonalScale(np.broadcast_to(sd, loc.shape).astype(float)))
 
-    def points(self, E: Floats) -> Floats:
+    def points(self, E: Float[ndarray, "M D"]) -> Float[ndarray, "M D"]:
         """Return the points m + L e (M, D) of standard normal draws E (M, D)."""
         return self.loc + self.scale.mv(E)
 
-    def mean_field(self) -> "Gaussian":
+    def mean_field(self) -> Gaussian:
         """Return the Gaussian with the diagonal of the scale alone."""
         return Gaussian(self.loc, DiagonalScale(self.scale.diagonal))
 
-    def positive(self) -> "Gaussian":
+    def positive(self) -> Gaussian:
         """Return the Gaussian with a positive sd everywhere, also for point estimates."""
         return Gaussian(self.loc, self.scale.positive())
 
     @property
-    def sds(self) -> Floats:
+    def sds(self) -> Float[ndarray, " D"]:
         """Marginal standard deviations (D,)."""
         return self.scale.sds
 
@@ -45,9 +51,9 @@ class Gaussian(NamedTuple):
 class Structure(NamedTuple):
     """Which coordinates are random, not estimated as a point, and which are coupled."""
 
-    random: Bools  # (D,)
-    block: Indices  # (D,) number of the coordinate's coupled block, its own if alone
-    directions: Bools  # (D, R) coordinates that each direction of low rank may involve
+    random: Bool[ndarray, " D"]
+    block: Int[ndarray, " D"]  # number of the coordinate's coupled block, its own if alone
+    directions: Bool[ndarray, "D R"]  # coordinates that each direction of low rank may involve
 
     @property
     def dim(self) -> int:
@@ -74,41 +80,45 @@ class Structure(NamedTuple):
         """Entropy of the standard normal over the random coordinates, nats."""
         return 0.5 * self.dim * (1 + np.log(2 * np.pi))
 
-    def uncoupled(self) -> "Structure":
+    def uncoupled(self) -> Structure:
         """Return the structure of a mean field over the same coordinates."""
         dim = len(self.random)
         return Structure(self.random, np.arange(dim), np.zeros((dim, 0), bool))
 
-    def same_block(self) -> Bools:
+    def same_block(self) -> Bool[ndarray, "D D"]:
         """Return (D, D): whether two coordinates share a block."""
         return self.block[:, None] == self.block[None, :]
 
-    def embed(self, E: Floats) -> Floats:
+    def embed(self, E: Float[ndarray, "M dim"]) -> Float[ndarray, "M D"]:
         """Return draws (M, dim) of the random coordinates as (M, D), zero at the others."""
         full = np.zeros((len(E), len(self.random)))
         full[:, self.random] = E
         return full
 
-    def fixed_draws(self, rng: np.random.Generator, num: int) -> Floats:
+    def fixed_draws(self, rng: np.random.Generator, num: int) -> Float[ndarray, "num D"]:
         """Return fixed orthogonal antithetic draws (num, D); two of zero if nothing is random."""
         if not self.dim:
             return np.zeros((2, len(self.random)))
         return self.embed(draws.fixed(rng, num, self.dim))
 
-    def antithetic_draws(self, rng: np.random.Generator, num: int) -> Floats:
+    def antithetic_draws(self, rng: np.random.Generator, num: int) -> Float[ndarray, "num D"]:
         """Return fresh antithetic draws [H; -H] (num, D)."""
         return self.embed(draws.antithetic(rng, num, self.dim))
 
-    def log_q(self, E: Floats, gaussian: Gaussian) -> Floats:
+    def log_q(self, E: Float[ndarray, "M D"], gaussian: Gaussian) -> Float[ndarray, " M"]:
         """Return log q of every draw (M,), nats."""
         standard = -0.5 * (E**2 + np.log(2 * np.pi))[:, self.random].sum(1)
         return standard - gaussian.scale.log_det(self.random)
 
-    def elbos(self, log_p: Floats, E: Floats, gaussian: Gaussian) -> Floats:
+    def elbos(
+        self, log_p: Float[ndarray, " M"], E: Float[ndarray, "M D"], gaussian: Gaussian
+    ) -> Float[ndarray, " M"]:
         """Return log p - log q of every draw (M,), nats."""
         return log_p - self.log_q(E, gaussian)
 
-    def paired_elbos(self, log_p: Floats, E: Floats, gaussian: Gaussian) -> Floats:
+    def paired_elbos(
+        self, log_p: Float[ndarray, " M"], E: Float[ndarray, "M D"], gaussian: Gaussian
+    ) -> Float[ndarray, " half"]:
         """Return log p - log q of antithetic draws [H; -H], averaged over pairs: (M / 2,)."""
         return self.elbos(log_p, E, gaussian).reshape(2, -1).mean(0)
 

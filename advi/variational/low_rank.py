@@ -1,7 +1,9 @@
 """Gaussian with independent coordinates but for a few directions."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,16 +15,20 @@ from advi.core.types import LOG_2PI, Floats
 from advi.variational.family import Family
 from advi.variational.scale import LowRankScale, Scale, gain
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
 FIRST_LENGTH = 0.1  # of the directions of a scale that has none: at zero they would never move
 
 
 class LowRankParams(NamedTuple):
     """Parameters of `LowRank`: the scale is exp(log_sd) ((I + N N')^-1 + P P')."""
 
-    loc: Array  # (d,)
-    log_sd: Array  # (d,)
-    wider: Array  # (d, r) P, directions stretched by 1 + |P_k|^2
-    narrower: Array  # (d, r) N, directions shrunk by 1 / (1 + |N_k|^2)
+    loc: Float[Array, " d"]
+    log_sd: Float[Array, " d"]
+    wider: Float[Array, "d r"]  # P, directions stretched by 1 + |P_k|^2
+    narrower: Float[Array, "d r"]  # N, directions shrunk by 1 / (1 + |N_k|^2)
 
 
 @dataclass(frozen=True)
@@ -98,15 +104,15 @@ class LowRank(Family):
             center.narrower + step.narrower,
         )
 
-    def draw(self, params: LowRankParams, eps: Array) -> Array:
+    def draw(self, params: LowRankParams, eps: Float[Array, " noise"]) -> Float[Array, " d"]:
         P, N = params.wider, params.narrower
         shrunk = eps - N @ jnp.linalg.solve(_plus_one(N.T @ N), N.T @ eps)
         return params.loc + jnp.exp(params.log_sd) * (shrunk + P @ (P.T @ eps))
 
-    def entropy(self, params: LowRankParams) -> Array:
+    def entropy(self, params: LowRankParams) -> Float[Array, ""]:
         return _log_det(params) + 0.5 * params.loc.size * (1 + LOG_2PI)
 
-    def log_prob(self, params: LowRankParams, x: Array) -> Array:
+    def log_prob(self, params: LowRankParams, x: Float[Array, " d"]) -> Float[Array, ""]:
         P, N = params.wider, params.narrower
 
         def widened(y: Array) -> Array:

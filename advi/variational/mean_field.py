@@ -1,7 +1,9 @@
 """Gaussian with independent coordinates."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +14,15 @@ from advi.core.types import LOG_2PI, Floats
 from advi.variational.family import Family
 from advi.variational.scale import DiagonalScale, Scale
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 
 class MeanFieldParams(NamedTuple):
     """Parameters of `MeanField`."""
 
-    loc: Array  # (d,)
-    log_sd: Array  # (d,)
+    loc: Float[Array, " d"]
+    log_sd: Float[Array, " d"]
 
 
 @dataclass(frozen=True)
@@ -52,12 +57,12 @@ class MeanField(Family):
     def moved(self, center: MeanFieldParams, step: MeanFieldParams) -> MeanFieldParams:
         return MeanFieldParams(self.draw(center, step.loc), center.log_sd + step.log_sd)
 
-    def draw(self, params: MeanFieldParams, eps: Array) -> Array:
+    def draw(self, params: MeanFieldParams, eps: Float[Array, " noise"]) -> Float[Array, " d"]:
         return params.loc + jnp.exp(params.log_sd) * eps
 
-    def entropy(self, params: MeanFieldParams) -> Array:
+    def entropy(self, params: MeanFieldParams) -> Float[Array, ""]:
         return params.log_sd.sum() + 0.5 * params.log_sd.size * (1 + LOG_2PI)
 
-    def log_prob(self, params: MeanFieldParams, x: Array) -> Array:
+    def log_prob(self, params: MeanFieldParams, x: Float[Array, " d"]) -> Float[Array, ""]:
         standard = (x - params.loc) * jnp.exp(-params.log_sd)
         return (-0.5 * standard**2 - params.log_sd - 0.5 * LOG_2PI).sum()
