@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
 
 from advi.api.fit import check_arguments, record_of
 from advi.core.errors import describe
 from advi.core.jax_config import default_float, precision
+from advi.core.keys import is_key
 from advi.core.status import Progress, Status
 from advi.data.open_source import open_source
 from advi.inference.stochastic.checkpoint import Checkpoint
 from advi.inference.stochastic.defaults import default_optimizer
-from advi.inference.stochastic.loop import MAX_BAD_RUN, History, diverged, skipped_note
+from advi.inference.stochastic.loop import History, diverged, skipped_note
 from advi.inference.stochastic.run import StochasticSteps, prepare_steps
 from advi.inference.stochastic.steps import State, StepInfo, initial_state, make_step, step_key
 from advi.inference.stochastic.steps_fit import StepsFit
@@ -55,13 +55,12 @@ class SVI:
 
         It may be mapped over keys by `jax.vmap`.
         """
-        is_key = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         params, fixed = self._start
         return initial_state(
             self._steps.optimizer,
             self._steps.averaged,
             params,
-            key if is_key and not key.ndim else step_key(key),
+            key if is_key(key) else step_key(key),
             fixed,
         )
 
@@ -105,9 +104,9 @@ class SVI:
         check_on_host(state)
         self._check(state)
         num, skipped, bad_run = map(int, jax.device_get((state.step, state.skipped, state.bad_run)))
-        status = Status("max_steps", f"took {num} steps{skipped_note(skipped)}")
-        if bad_run and (bad_run >= MAX_BAD_RUN or bad_run == num):
-            status = diverged(num, bad_run)
+        status = diverged(num, bad_run, num)
+        if status is None:
+            status = Status("max_steps", f"took {num} steps{skipped_note(skipped)}")
         with precision(self._float_dtype):
             # a new one, so that the same state has the same result
             record = self._fit().finished(state, History([], []), status, Checkpoint(None), [])

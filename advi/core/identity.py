@@ -1,4 +1,4 @@
-"""Keys of values without a hash."""
+"""Keys of values without a hash, and classes of advi's own."""
 
 from typing import Any, NamedTuple
 
@@ -22,3 +22,8 @@ def identified(value: Any) -> Any:
     except TypeError:
         return Identity(value)
     return value
+
+
+def is_of_advi(value: object) -> bool:
+    """Return whether the class of a value is one of this package, not a user's own."""
+    return type(value).__module__.split(".")[0] == "advi"

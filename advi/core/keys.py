@@ -45,6 +45,12 @@ class Stream(enum.IntEnum):
     READ = 202  # batches of a stream that are kept
 
 
+def is_key(value: Any) -> bool:
+    """Return whether a value is one typed JAX key, also where JAX traces it."""
+    dtype = getattr(value, "dtype", None)
+    return dtype is not None and not value.ndim and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+
+
 def key_words(key: Any) -> tuple[int, ...]:
     """Return the words of a key, which seed every random stream of a fit; an integer is one word.
 
@@ -59,7 +65,7 @@ def key_words(key: Any) -> tuple[int, ...]:
             "outside of jit, grad and vmap. `sample` of a fit with global latents takes one."
         )
     dtype = getattr(key, "dtype", None)
-    if dtype is not None and np.shape(key) == () and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    if is_key(key):
         return tuple(int(word) for word in jax.device_get(jax.random.key_data(key)).ravel())
     if dtype == np.uint32 and np.ndim(key) == 1:
         return tuple(int(word) for word in jax.device_get(key))

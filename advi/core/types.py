@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,5 +11,4 @@ LOG_2PI = math.log(2 * math.pi)
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int_]
-Params = Any  # a pytree of arrays of floats
 ValueAndGrad = Callable[[Floats], tuple[Floats, Floats]]  # (n, D) to nats (n,) and (n, D)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advi.core.errors import describe
+from advi.core.identity import is_of_advi
 from advi.variational.family import Family, unit_params
 from advi.variational.guide import Guide
 from advi.variational.scale import DiagonalScale, Scale, TriangularScale
@@ -23,8 +24,7 @@ def require_gaussians(guide: Guide) -> None:
     """
     for block, index in zip(guide.blocks, guide.indices, strict=True):
         family, dim = block.base, min(len(index), MAX_DIM)
-        own = type(family).__module__.split(".")[0] == "advi"
-        if own or not dim or not family.noise_dim(dim):
+        if is_of_advi(family) or not dim or not family.noise_dim(dim):
             continue
         if fault := _fault(family, dim):
             raise ValueError(

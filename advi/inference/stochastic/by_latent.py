@@ -39,13 +39,14 @@ def named(guide: Guide, params: tuple[Any, ...]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for block, p in zip(guide.blocks, params, strict=True):
-        if _is_split(block):
-            stops = np.cumsum([guide.model.latents[name].size for name in block.names])[:-1]
-            parts = zip(*(jnp.split(leaf, stops) for leaf in p), strict=True)
-            pairs = zip(block.names, parts, strict=True)
-            found |= {name: type(p)(*leaves) for name, leaves in pairs}
+        entries = _entries(block)
+        if len(entries) == 1:
+            found[entries[0]] = p
         else:
-            found[", ".join(block.names)] = p
+            stops = np.cumsum([guide.model.latents[name].size for name in entries])[:-1]
+            parts = zip(*(jnp.split(leaf, stops) for leaf in p), strict=True)
+            pairs = zip(entries, parts, strict=True)
+            found |= {name: type(p)(*leaves) for name, leaves in pairs}
     return found
 
 
@@ -53,16 +54,16 @@ def unnamed(guide: Guide, by_name: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the parameters of the blocks from those by latent."""
     params = []
     for block in guide.blocks:
-        if _is_split(block):
-            parts = [by_name[name] for name in block.names]
-            params.append(type(parts[0])(*map(jnp.concatenate, zip(*parts, strict=True))))
-        else:
-            params.append(by_name[", ".join(block.names)])
+        first, *others = parts = [by_name[name] for name in _entries(block)]
+        if others:
+            first = type(first)(*map(jnp.concatenate, zip(*parts, strict=True)))
+        params.append(first)
     return tuple(params)
 
 
-def _is_split(block: Block) -> bool:
-    return len(block.names) > 1 and isinstance(block.family, MeanField)
+def _entries(block: Block) -> tuple[str, ...]:
+    """Return the names under which an optimiser sees the parameters of a block."""
+    return block.names if isinstance(block.family, MeanField) else (", ".join(block.names),)
 
 
 def as_seen(optimizer: optax.GradientTransformation, guide: Guide, flags: Any) -> Any:
@@ -71,8 +72,7 @@ def as_seen(optimizer: optax.GradientTransformation, guide: Guide, flags: Any) -
         return flags
     found: dict[str, Any] = {}
     for block, part in zip(guide.blocks, flags, strict=True):
-        names = block.names if _is_split(block) else [", ".join(block.names)]
-        found |= dict.fromkeys(names, part)
+        found |= dict.fromkeys(_entries(block), part)
     return found
 
 

@@ -160,16 +160,13 @@ def run_steps(
         counts = jax.device_get((state.step, state.skipped, state.bad_run))
         step, skipped, bad_run = map(int, counts)
         note = skipped_note(skipped)
-        status = None
         finite = elbos[np.isfinite(elbos)]
         progress = Progress("optimize", step, float(finite.mean()) if len(finite) else np.nan)
         if validation is not None and (step >= history.eval_due or step >= max_steps):
             progress = progress._replace(eval_elbo=validation.elbo(state.params))
             history.evals.append((step, progress.eval_elbo))
             history = history._replace(eval_due=step + validation.every)
-        if bad_run >= MAX_BAD_RUN or bad_run == step >= max_steps:
-            status = diverged(step, bad_run)
-        elif check_due(step):
+        if (status := diverged(step, bad_run, max_steps)) is None and check_due(step):
             drift = window_distance(steps, state)
             if until_converged:
                 most = MAX_CONTROLLED_DISTANCE if state.control else MAX_DISTANCE
@@ -196,8 +193,10 @@ def skipped_note(skipped: int) -> str:
     return f"; {skipped} non-finite steps were skipped" if skipped else ""
 
 
-def diverged(step: int, bad_run: int) -> Status:
-    """Return the status of steps whose last `bad_run` were not finite."""
+def diverged(step: int, bad_run: int, max_steps: int) -> Status | None:
+    """Return the status of steps of which none, or none of the last many, was finite."""
+    if not bad_run or (bad_run < MAX_BAD_RUN and not bad_run == step >= max_steps):
+        return None
     why = f"{bad_run} steps in a row, from step {step - bad_run + 1} on, gave a non-finite"
     return Status("diverged", f"{why} ELBO or gradient")
 

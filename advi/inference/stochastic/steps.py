@@ -11,6 +11,7 @@ import optax
 from jax import Array
 
 from advi.core.arrays import on_host
+from advi.core.identity import is_of_advi
 from advi.core.jax_config import mixed_dtypes, precision
 from advi.core.jaxprs.traced import Traced, traced
 from advi.core.keys import Stream, device_key
@@ -231,7 +232,7 @@ def _trace_own(steps: Steps, log_joint: LogJoint) -> Traced | None:
     """
     guide, objective, spec = steps.guide, steps.objective, steps.spec
     parts = (objective, *(b.family for b in guide.blocks), *(b.base for b in guide.blocks))
-    if all(type(part).__module__.split(".")[0] == "advi" for part in parts):
+    if all(map(is_of_advi, parts)):
         return None
     log_p = real_log_density(guide.model, log_joint, guide.estimated)
 
