@@ -48,15 +48,16 @@ from advi.variational.mean_field import MeanField
 from advi.variational.objective import Elbo, Iwae, Objective
 from advi.variational.per_row import PerRow
 from advi.variational.point import Point
+from advi.variational.triangular import Triangular
 
 __all__ = [
     "SVI", "AmortisationGap", "Amortised", "Checkup", "Elbo", "Estimate", "EvalTrace", "Family",
     "Fit", "FullRank", "Iwae", "Latent", "LogDensity", "Loo", "LowRank", "MeanField", "Model",
     "Objective", "PerRow", "Point", "Progress", "RowValues", "Status", "Table", "Terms",
-    "Transform", "Verdict", "amortisation_gap", "check", "circular", "compare", "corr_cholesky",
-    "corr_matrix", "cov_matrix", "fit", "from_numpyro", "greater_than", "interval", "less_than",
-    "load", "log_density", "ordered", "positive", "positive_ordered", "real",
-    "register_transform", "scale_tril", "simplex", "svi", "tree", "unit_interval",
-    "unit_vector", "zero_sum",
+    "Transform", "Triangular", "Verdict", "amortisation_gap", "check", "circular", "compare",
+    "corr_cholesky", "corr_matrix", "cov_matrix", "fit", "from_numpyro", "greater_than", "interval",
+    "less_than", "load", "log_density", "ordered", "positive", "positive_ordered", "real",
+    "register_transform", "scale_tril", "simplex", "svi", "tree", "unit_interval", "unit_vector",
+    "zero_sum",
 ]  # fmt: skip
 __version__ = "0.1.0"

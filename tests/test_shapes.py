@@ -84,7 +84,7 @@ def log_joint(z, d):
 MODEL = advi.Model(log_joint, {"w": advi.real(3), "s": advi.positive()})
 X = np.random.default_rng(0).standard_normal((64, 3))
 DATA = {"x": X, "y": X.sum(1) + np.sin(np.arange(64))}
-FAMILIES = ["mean_field", "full_rank", advi.LowRank(2)]
+FAMILIES = ["mean_field", "full_rank", advi.LowRank(2), "triangular"]
 
 
 def test_all_shapes_hold_in_fits(calls):

@@ -81,9 +81,12 @@ def compare(fits: Mapping[str, Fit], data: Any = None, *, key: Any = 0) -> Table
 
 def _elbos(fit: Fit, data: Any, key: Any) -> Floats:
     posterior = fit._record.global_posterior.on(data)
-    # draws of all coordinates, so that fits with other point estimates are paired too
-    E = draws.antithetic(host_rng(key, Stream.COMPARE), DRAWS, posterior.model.size)
-    return posterior.elbos(E * posterior.structure.random)
+    guide = posterior.guide
+    # noise of all coordinates, so that fits with other point estimates are paired too
+    size = max(posterior.model.size, guide.noise_dim)
+    E = draws.antithetic(host_rng(key, Stream.COMPARE), DRAWS, size)
+    of_random = np.flatnonzero(posterior.structure.random) if guide.is_gaussian else slice(None)
+    return posterior.elbos(E[:, of_random][:, : guide.noise_dim])
 
 
 def _difference(elbos: Floats, best: Floats, *, paired: bool) -> Estimate:

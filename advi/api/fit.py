@@ -7,6 +7,7 @@ from typing import Any, ParamSpec
 
 import optax
 
+from advi.api.improve import improved
 from advi.core import interrupts
 from advi.core.archive import Name
 from advi.core.errors import check_bool, check_count, describe, unknown
@@ -181,7 +182,11 @@ def fit(
             algorithm = Plan(restarts, max_steps)
             algorithm.refuse(objective, eval_data, checkpoint, init)
         record = algorithm.run(resolved, source, family, init, key, bar)
-        return Fit(_diagnosed(record, bar) if diagnose else record)
+        if diagnose:
+            record = _diagnosed(record, bar)
+            if isinstance(family, str) and family == "auto" and isinstance(algorithm, Plan):
+                record = improved(record, bar)
+        return Fit(record)
 
 
 def record_of(init: Any) -> Any:

@@ -46,6 +46,13 @@ def check_count(name: str, number: Any, least: int = 1) -> None:
         raise ValueError(f"{name}: got {describe(number)}; expected an integer >= {least}.")
 
 
+def check_positive(name: str, number: Any) -> None:
+    """Raise ValueError unless a value is a finite number above zero."""
+    real = isinstance(number, (int, float, np.number)) and not isinstance(number, bool)
+    if not real or not 0 < number < np.inf:
+        raise ValueError(f"{name}: got {describe(number)}; expected a number > 0.")
+
+
 def check_names(what: str, names: Any) -> list[str]:
     """Return one name or several as a list, or raise TypeError or ValueError.
 

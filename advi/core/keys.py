@@ -29,6 +29,7 @@ class Stream(enum.IntEnum):
     ENDS = 6  # starts, line searches and ELBOs of fits by steps
     GAP_STEPS = 7
     BLAME = 8  # where a log density is not finite
+    BEND = 9  # steps of a family that is no Gaussian, after the plan
     CHECK = 101
     CORRECT = 102
     RESPONSE = 103

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 Level = Literal["good", "means_only", "poor", "not checked"]
 Cause = Literal[
-    "gradient", "improper", "diverged", "interrupted", "max_steps", "moving", "multimodal"
+    "gradient", "family", "improper", "diverged", "interrupted", "max_steps", "moving", "multimodal"
 ]
 
 # Behind white letters, on light and on dark pages: green, amber, red, grey.
@@ -26,6 +26,7 @@ REMEDIES: dict[Cause, str] = {
     "max_steps": "let the fit go on: advi.fit(model, data, init=fit), with a larger max_steps or "
     "none; where the status speaks of rounding, with x64=True.",
     "moving": "let the fit go on with more steps: init=fit.",
+    "family": "mend the draw of the family named; its ELBO, weights and verdicts rest on log q.",
     "gradient": "see what advi.check(model, data) finds, and mend log_joint.",
     "multimodal": "fit with restarts=8 to find the highest mode. Modes that are copies of one "
     "another vanish with a constraint, such as advi.ordered; others no Gaussian holds: sample the "

@@ -33,7 +33,7 @@ def unexamined(record: FitRecord, *reasons: str, action: str = "") -> Verdict:
     alarms = alarms_of(record)
     all_reasons = (*(alarm.reason for alarm in alarms), *reasons)
     for alarm in alarms:
-        if alarm.cause in ("gradient", "diverged", "moving"):
+        if alarm.cause in ("gradient", "family", "diverged", "moving"):
             return Verdict("poor", all_reasons, REMEDIES[alarm.cause])
     return Verdict("not checked", all_reasons, action)
 
@@ -49,6 +49,7 @@ def alarms_of(record: FitRecord) -> tuple[Alarm, ...]:
     """Return the alarms from the optimisation of a fit."""
     outcome, status = record.outcome, record.outcome.status
     alarms = [Alarm("gradient", reason) for reason in outcome.alarms]
+    alarms += [Alarm("family", reason) for reason in outcome.family_alarms]
     by_steps = bool(outcome.trace) and outcome.trace[-1].stage == "optimize"
     if status != "converged" and not (status == "max_steps" and by_steps):
         cause: Cause = str(status)  # type: ignore[assignment]

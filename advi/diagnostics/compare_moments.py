@@ -11,13 +11,12 @@ from advi.diagnostics.judge import judge, unchecked, unresolved, without_spread
 from advi.diagnostics.psis import fit_pareto
 from advi.diagnostics.reference_moments import (
     CHECK_ROUNDS,
-    Moments,
     ReferenceMoments,
-    Target,
     by_hmc,
     reference_moments,
     shift_from,
 )
+from advi.diagnostics.target import Moments, Target
 from advi.posterior.record import Comparison, Examination
 
 # a sentence on how to reparameterise, from reference draws and the columns that are off

@@ -2,6 +2,9 @@
 
 import contextlib
 import dataclasses
+import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,25 +12,45 @@ from advi.core.keys import Stream, host_rng
 from advi.core.verdict import REMEDIES, Alarm, Verdict
 from advi.diagnostics.alarms import ONLY_POINTS, alarms_of, improper
 from advi.diagnostics.compare_moments import compare_moments, heavy_tail
+from advi.diagnostics.cost import seconds_per_gradient
 from advi.diagnostics.examine import advice, target_of, too_many
+from advi.diagnostics.importance_sampling import Adapted
 from advi.diagnostics.linear_response import response_scale
+from advi.diagnostics.long_hmc import Segment
+from advi.diagnostics.obstacles import obstacle
 from advi.diagnostics.quantities import quantity_names
 from advi.diagnostics.reference_moments import (
     CORRECT_ROUNDS,
     MAX_DIM,
     ReferenceMoments,
     Shift,
+    by_long_hmc,
     reference_moments,
     shift_from,
 )
+from advi.diagnostics.target import Target
 from advi.posterior.record import Examination, FitRecord
 from advi.variational.gaussian import Gaussian
 
 RESPONSE_DIM = 512  # up to which a mean field is corrected from its linear response
+SECONDS = 10.0  # predicted, of chains by default
+START_DRAWS = 1000  # from which the starts of the chains are chosen
 
 
-def corrected(record: FitRecord) -> FitRecord:
-    """Return the fit with weighted draws nearer to the posterior."""
+class Budget(NamedTuple):
+    """How long the chains of a correction may run."""
+
+    predicted: float = SECONDS  # seconds by the counts of gradients and their work
+    seconds: float | None = None  # by the clock, in place of these
+    report: Callable[[str], object] = lambda words: None  # of a sentence on the progress
+
+
+def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noqa: B008
+    """Return the fit with weighted draws nearer to the posterior.
+
+    Importance sampling comes first, then short chains, then chains that go on until they have
+    converged or the budget ends.
+    """
     posterior = record.global_posterior
     if not posterior.structure.dim:
         raise ValueError(f"corrected: {ONLY_POINTS}")
@@ -35,37 +58,72 @@ def corrected(record: FitRecord) -> FitRecord:
     first = target.marginal
     if posterior.structure.dim > MAX_DIM:
         raise ValueError(f"corrected: {too_many(posterior)}")
-    if not posterior.structure.coupled and 1 < posterior.structure.dim <= RESPONSE_DIM:
+    uncoupled = not posterior.structure.coupled and posterior.guide.is_gaussian
+    if uncoupled and 1 < posterior.structure.dim <= RESPONSE_DIM:
         # otherwise the fit's own scale
         with contextlib.suppress(ValueError, np.linalg.LinAlgError):
             first = Gaussian(first.loc, response_scale(record))
     rng = host_rng(record.key, Stream.CORRECT)
     adapted, found = reference_moments(target, first, rng, CORRECT_ROUNDS)
-    best = found[-1]
-    how = advice(posterior, best, frozenset())
     alarms = (*improper(record), *alarms_of(record))
-    heavy = heavy_tail(target, quantity_names(posterior), best)
-    verdict = _verdict(best, shift_from(target, first, best), alarms, heavy, how)
+    if not found[-1].confident or shift_from(target, first, found[-1]).far:
+        per_gradient = seconds_per_gradient(target.density, posterior.transport)
+        further = _by_chains(target, adapted, found[-1], rng, budget, per_gradient)
+        found += [] if further is None else [further]
+    best = found[-1]
+    names = quantity_names(posterior)
+    how = advice(posterior, best, frozenset())
+    heavy = heavy_tail(target, names, best)
+    why = obstacle(posterior, best, names)
+    verdict = _verdict(best, shift_from(target, first, best), alarms, heavy, how, why)
+    rungs = record.outcome.route or (posterior.guide.description,)
+    route = (*rungs, f"corrected by {best.method}")
+    num = target.density.num_gradients
     return dataclasses.replace(
-        record,
+        record.with_outcome(route=route, num_gradients=num),
         posterior=dataclasses.replace(posterior, weighted=best.draws),
         examination=Examination(verdict, adapted.first_khat, compare_moments([best])),
     )
 
 
+def _by_chains(
+    target: Target,
+    adapted: Adapted,
+    known: ReferenceMoments,
+    rng: np.random.Generator,
+    budget: Budget,
+    per_gradient: float,
+) -> ReferenceMoments | None:
+    """Return the moments of long chains, those of the last segment if they are interrupted."""
+    begin, most = time.monotonic(), budget.predicted / per_gradient
+
+    def stop(num_gradients: int) -> bool:
+        if budget.seconds is not None:
+            return time.monotonic() - begin > budget.seconds
+        return num_gradients > most
+
+    def report(segment: Segment) -> None:
+        steps, chains, _ = segment.points.shape
+        rhat = segment.convergence.rhat
+        budget.report(f"HMC: {chains} chains of {steps:,} steps, R-hat {rhat:.3f}")
+
+    start = known.draws.resample(START_DRAWS, rng)
+    return by_long_hmc(target, adapted, start, rng, stop, report)
+
+
 def _verdict(
-    best: ReferenceMoments, shift: Shift, alarms: tuple[Alarm, ...], heavy: str, how: str
+    best: ReferenceMoments, shift: Shift, alarms: tuple[Alarm, ...], heavy: str, how: str, why: str
 ) -> Verdict:
     if alarms:
         return Verdict("poor", tuple(a.reason for a in alarms), REMEDIES[alarms[0].cause])
     reason = f"Corrected by {best.method}, {best.size}, but"
     if not best.confident:
-        reason = f"Corrected by {best.method}, which had not converged after {best.size}."
-    elif shift.far:
+        reason = f"Corrected by {best.method}, which had not converged after {best.size}. {why}"
+    elif shift.far and best.chains is None:
         reason += f" {shift}: where a correction goes so far, it may not be complete."
     elif heavy:
         reason += f": {heavy}"
     else:
         return Verdict("good", (f"Corrected by {best.method}: {best.size}.",))
     action = f"reparameterise{f': {how}' if how else ' the model'}, or run long MCMC."
-    return Verdict("poor", (reason,), action)
+    return Verdict("poor", (reason.strip(),), action)

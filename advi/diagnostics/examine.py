@@ -12,7 +12,8 @@ from advi.diagnostics.alarms import ONLY_POINTS, alarms_of, improper, unexamined
 from advi.diagnostics.compare_moments import compare_with_reference
 from advi.diagnostics.parametrisation import parametrisation
 from advi.diagnostics.quantities import quantities, quantity_names
-from advi.diagnostics.reference_moments import MAX_DIM, ReferenceMoments, Target
+from advi.diagnostics.reference_moments import MAX_DIM, ReferenceMoments
+from advi.diagnostics.target import Target
 from advi.model.density import SOME_ROWS, Density
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.record import Examination, FitRecord
@@ -93,4 +94,5 @@ def target_of(posterior: GlobalPosterior, density: Density) -> Target:
         posterior.structure,
         columns=lambda X: quantities(posterior, posterior.constrain(X)),
         own_columns=lambda: quantities(posterior, posterior.moment_draws.values),
+        transport=None if posterior.guide.is_gaussian else posterior.transport,
     )

@@ -11,6 +11,7 @@ from advi.core.types import Floats, ValueAndGrad
 from advi.diagnostics.alarms import ONLY_POINTS
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.record import FitRecord
+from advi.variational import draws
 from advi.variational.block import Block
 from advi.variational.draws import MIN_DRAWS, even_draws
 from advi.variational.full_rank import FullRank
@@ -144,6 +145,11 @@ def linear_response(record: FitRecord) -> FitRecord:
     posterior = record.global_posterior
     if not posterior.structure.dim:
         raise ValueError(f"linear_response: {ONLY_POINTS}")
+    if not posterior.guide.is_gaussian:
+        raise ValueError(
+            f"linear_response: got a fit of {posterior.guide.description}; expected a Gaussian, "
+            "whose covariance it corrects. Use corrected()."
+        )
     random, estimated = posterior.structure.random, posterior.guide.estimated
     scale = np.zeros((posterior.model.size, posterior.model.size))
     scale[np.ix_(random, random)] = response_scale(record).matrix
@@ -156,7 +162,7 @@ def linear_response(record: FitRecord) -> FitRecord:
     params = guide.params_of(q, posterior.float_dtype)
     responded = GlobalPosterior(guide, params, posterior.density)
     rng = host_rng(record.key, Stream.RESPONSE_ELBO)
-    elbos = responded.elbos(responded.structure.antithetic_draws(rng, ELBO_DRAWS))
+    elbos = responded.elbos(draws.antithetic(rng, ELBO_DRAWS, responded.guide.noise_dim))
     record = dataclasses.replace(record, posterior=responded, examination=None)
     return record.with_outcome(elbo=Estimate.of(elbos))
 

@@ -109,10 +109,8 @@ def psis_loo(posterior: GlobalPosterior, data: Any, n: int, key: Any) -> Loo:
         X = posterior.weighted.resample(n, rng)
         log_ratios = np.zeros(n)
     else:
-        q, structure = posterior.gaussian, posterior.structure
-        E = structure.embed(rng.standard_normal((n, structure.dim)))
-        X = q.points(E)
-        log_ratios = structure.elbos(density.value(X), E, q)
+        X, log_q, *_ = posterior.transport.draw(rng.standard_normal((n, posterior.guide.noise_dim)))
+        log_ratios = density.value(X) - log_q
     draws = posterior.model.to_tree(posterior.constrain(X))
     rows = row_terms(density, draws).astype(np.float64)
     pointwise, khat = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])

@@ -1,8 +1,6 @@
 """Reference moments: importance sampling, then short HMC where that fails."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -10,71 +8,22 @@ import numpy as np
 from advi.core.draw_set import WeightedDraws, weighted_moments
 from advi.core.types import Floats
 from advi.diagnostics import hmc
+from advi.diagnostics.frames import frame_of
 from advi.diagnostics.importance_sampling import Adapted, importance_sampling
-from advi.model.density import Density
-from advi.variational.gaussian import Gaussian, Structure
+from advi.diagnostics.long_hmc import CHAINS, Sampler, Segment, run_until_converged
+from advi.diagnostics.target import Moments, Target
+from advi.variational.gaussian import Gaussian
 
 CHECK_ROUNDS, CORRECT_ROUNDS = 5, 8
 COSTLY = 2**20  # elements read by one density, above which fewer chains are run
 FEW_CHAINS = 96
 MAX_ELEMENTS = 2**25  # of the points of all chains
+MAX_KEPT = 10_000  # draws of long chains
 MAX_DIM = MAX_ELEMENTS // (hmc.STEPS * FEW_CHAINS)
 # A correction begins at the fit, and short runs stay in its neighbourhood. Of hierarchies with
 # known moments, all corrections within these limits, in both together, were complete; others may
 # lack a part of a neck or a tail.
 MAX_FAR_SHIFT, MAX_FAR_STRETCH = 0.5, 2.0
-
-
-class Moments(NamedTuple):
-    """Means and sds of the columns, (K,)."""
-
-    mean: Floats
-    sd: Floats
-
-
-@dataclass(frozen=True)
-class Target:
-    """The posterior, its fit, and the columns, scalar quantities on the constrained scale."""
-
-    density: Density
-    gaussian: Gaussian  # the fit
-    structure: Structure
-    columns: Callable[[Floats], Floats]  # of points (n, D): (n, K)
-    own_columns: Callable[[], Floats]  # of the fit's own draws: (n, K)
-
-    @cached_property
-    def moments(self) -> Moments:
-        """Moments of the fit's columns."""
-        with np.errstate(over="ignore", invalid="ignore"):  # of a fit that diverged
-            columns = self.own_columns()
-            return Moments(columns.mean(0), columns.std(0))
-
-    @cached_property
-    def marginal(self) -> Gaussian:
-        """The fit of the random coordinates."""
-        random = np.flatnonzero(self.structure.random)
-        return Gaussian(self.gaussian.loc[random], self.gaussian.scale.take(random))
-
-    def points(self, Y: Floats) -> Floats:
-        """Return points (n, D) of random coordinates (n, dim), with the others at the fit."""
-        if self._all_random:
-            return Y
-        X = np.tile(self.gaussian.loc, (len(Y), 1))
-        X[:, self.structure.random] = Y
-        return X
-
-    def value(self, Y: Floats) -> Floats:
-        """Return log densities (n,)."""
-        return self.density.value(self.points(Y))
-
-    def value_and_grad(self, Y: Floats) -> tuple[Floats, Floats]:
-        """Return log densities (n,) and gradients (n, dim)."""
-        values, gradients = self.density.value_and_grad(self.points(Y))
-        return values, gradients if self._all_random else gradients[:, self.structure.random]
-
-    @cached_property
-    def _all_random(self) -> bool:
-        return bool(self.structure.random.all())
 
 
 class ReferenceMoments(NamedTuple):
@@ -89,11 +38,17 @@ class ReferenceMoments(NamedTuple):
     khat: float  # of the weights, -inf without
     confident: bool  # whether the moments are reliable
     failed: bool  # whether they are useless: collapsed weights, chains that had not converged
+    chains: Segment | None = (
+        None  # of chains that went on until they converged, or the budget ended
+    )
 
     @property
     def size(self) -> str:
         """The number of draws, as printed."""
         num = len(self.draws.weights)
+        if self.chains is not None:
+            steps, chains, _ = self.chains.points.shape
+            return f"{chains} chains of {steps:,} steps, R-hat {self.chains.convergence.rhat:.3f}"
         if self.method == "HMC":
             return f"{num} draws of {num // (hmc.STEPS // 2)} chains"
         return f"{self.draws.ess:.0f} effective of {num} draws, k-hat {self.khat:.2f}"
@@ -109,7 +64,8 @@ def reference_moments(
     draws suffice if they show that `first` is right.
     """
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        adapted = importance_sampling(target.value, first, rng, rounds, early=early)
+        proposal = target.proposal(first)
+        adapted = importance_sampling(target.value, proposal, rng, rounds, early=early)
         found = [_weighted(target, adapted, first is target.marginal)]
         if not adapted.reliable:
             found.append(by_hmc(target, adapted, rng))
@@ -171,15 +127,58 @@ def by_hmc(target: Target, adapted: Adapted, rng: np.random.Generator) -> Refere
     costly = target.density.log_joint.cost > COSTLY
     num = FEW_CHAINS if costly else int(np.clip(fitting, FEW_CHAINS, hmc.CHAINS))
     start = adapted.first_draws(num, rng) if adapted.collapsed else adapted.draws.resample(num, rng)
+    frame = frame_of(target, adapted.proposal)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        chains = hmc.short_hmc(target.value_and_grad, start, adapted.proposal, rng)
+        chains = hmc.short_hmc(frame.value_and_grad, frame.start(start), frame.whitening, rng)
+        points = frame.points(chains.points.reshape(-1, chains.points.shape[-1]))
         steps, num, _ = chains.points.shape
-        columns = target.columns(target.points(chains.points.reshape(steps * num, -1)))
+        columns = target.columns(points)
         converged = hmc.converged(columns.reshape(steps, num, -1))
-        kept = chains.kept
-        late = columns[len(columns) - len(kept) :]
-        draws = WeightedDraws(target.points(kept), np.full(len(kept), 1 / len(kept)))
+        half = steps // 2 * num
+        late, kept = columns[half:], points[half:]
+        draws = WeightedDraws(kept, np.full(len(kept), 1 / len(kept)))
         found = Moments(late.mean(0), late.std(0))
         return ReferenceMoments(
             "HMC", draws, found, lambda: target.moments, -np.inf, converged, not converged
         )
+
+
+def by_long_hmc(
+    target: Target,
+    adapted: Adapted,
+    start: Floats,  # points (n, D) of R^D, drawn from what is known of the posterior
+    rng: np.random.Generator,
+    stop: Callable[[int], bool],  # of the number of gradients
+    report: Callable[[Segment], object],
+) -> ReferenceMoments | None:
+    """Return the moments of chains that go on until they have converged, or `stop`.
+
+    None if it comes before the end of their first segment.
+    """
+    frame = frame_of(target, adapted.proposal)
+    first = start[rng.choice(len(start), CHAINS, replace=len(start) < CHAINS)]
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        states = frame.start(first[:, target.structure.random])
+        sampler = Sampler(frame.value_and_grad, states, frame.whitening, rng)
+
+        def columns(Z: Floats) -> Floats:
+            return target.columns(frame.points(Z))
+
+        end = run_until_converged(sampler, columns, stop, report)
+        if end is None:
+            return None
+        steps, chains, dim = end.points.shape
+        kept = end.points[:: max(1, steps * chains // MAX_KEPT)]
+        points = frame.points(kept.reshape(-1, dim))
+        flat = end.columns.reshape(steps * chains, -1)
+    converged = end.convergence.converged
+    return ReferenceMoments(
+        "HMC",
+        WeightedDraws(points, np.full(len(points), 1 / len(points))),
+        Moments(flat.mean(0), flat.std(0)),
+        lambda: target.moments,
+        -np.inf,
+        converged,
+        not converged,
+        end,
+    )

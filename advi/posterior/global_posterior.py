@@ -23,6 +23,7 @@ from advi.posterior.log_prob import log_prob
 from advi.variational import draws
 from advi.variational.gaussian import Gaussian, Structure
 from advi.variational.guide import Guide
+from advi.variational.transport import Transport
 
 MOMENT_DRAWS, FEW_DRAWS = 4000, 100
 MOMENT_ELEMENTS = 2**27  # of all draws that moments come from
@@ -57,8 +58,13 @@ class GlobalPosterior:
 
     @cached_property
     def gaussian(self) -> Gaussian:
-        """Mean and scale of q on R^D."""
+        """Mean and scale of q on R^D; by draws if q is no Gaussian."""
         return self.guide.to_gaussian(self.params)
+
+    @cached_property
+    def transport(self) -> Transport:
+        """The map from noise (noise_dim,) to points of R^D whose draws are q's."""
+        return self.guide.transport(self.params, self.float_dtype)
 
     def on(self, data: Any) -> "GlobalPosterior":
         """Return the approximation at other data of the same form; None: at those of the fit."""
@@ -67,15 +73,19 @@ class GlobalPosterior:
 
     def log_prob(self, z: Any) -> Array:
         """Return log q of constrained values, () or (n,), nats."""
+        self.guide.require_log_prob("log_prob")
         return log_prob(self.guide, self.params, z, self.float_dtype)
 
     def elbos(self, E: Floats) -> Floats:
-        """Return log p - log q of antithetic draws E (n, D), averaged over pairs: (n / 2,) nats."""
-        log_p = self.density.value(self.gaussian.points(E))
-        return self.structure.paired_elbos(log_p, E, self.gaussian)
+        """Return log p - log q of antithetic noise E (n, noise_dim), averaged over pairs (n / 2,).
+
+        In nats.
+        """
+        drawn = self.transport.draw(E)
+        return (self.density.value(drawn.points) - drawn.log_q).reshape(2, -1).mean(0)
 
     def elbo(self, seed: int) -> Estimate:
-        E = self.structure.antithetic_draws(np.random.default_rng(seed), ELBO_DRAWS)
+        E = draws.antithetic(np.random.default_rng(seed), ELBO_DRAWS, self.guide.noise_dim)
         return Estimate.of(self.elbos(E))
 
     def sample(self, num: int, key: Any) -> dict[str, NDArray]:
@@ -94,15 +104,15 @@ class GlobalPosterior:
         return jax.vmap(lambda x: model.unravel(x)[0])(jax.numpy.asarray(points)[index])
 
     def sample_points(self, num: int, key: Any) -> tuple[Floats, Floats | None]:
-        """Return the draws of `sample` on R^D and their standard normals, (num, D).
+        """Return the draws of `sample` on R^D, (num, D), and their log q (num,), nats.
 
-        Weighted draws have no standard normals.
+        Weighted draws are none of q, and have no log q.
         """
         rng = host_rng(key, Stream.SAMPLE)
         if self.weighted is not None:
             return self.weighted.resample(num, rng), None
-        E = self.structure.embed(rng.standard_normal((num, self.guide.noise_dim)))
-        return self.gaussian.points(E), E
+        drawn = self.transport.draw(rng.standard_normal((num, self.guide.noise_dim)))
+        return drawn.points, drawn.log_q
 
     def moments(self, reduce: Callable[[DrawSet], dict[str, Any]]) -> dict[str, Any]:
         """Return `reduce` of the draws behind the moments, by name."""
@@ -126,7 +136,7 @@ class GlobalPosterior:
             make = draws.fixed if 0 < dim <= ORTHOGONAL_DIM else draws.antithetic
             num = int(np.clip(MOMENT_ELEMENTS // max(dim, 1), FEW_DRAWS, MOMENT_DRAWS)) // 2 * 2
             E = make(np.random.default_rng(0), num, dim)
-            X = self.gaussian.points(self.structure.embed(E))
+            X = self.transport.draw(E).points
         values = self.constrain(X)
         return DrawSet({name: v.astype(np.float64) for name, v in values.items()}, weights)
 

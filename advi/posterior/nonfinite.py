@@ -8,8 +8,8 @@ from advi.core.jax_config import compiled
 from advi.core.types import Floats
 from advi.data.spec import find_nan
 from advi.model.density import Density, real_log_density
-from advi.variational.gaussian import Gaussian
-from advi.variational.guide import Guide
+from advi.variational import draws
+from advi.variational.transport import Transport
 
 TRIED_DRAWS = 256
 GRADIENT_REMEDY = (
@@ -61,14 +61,12 @@ def not_finite_at_start(density: Density, x: Floats, tried: str = "") -> ValueEr
     return ValueError(" ".join(parts))
 
 
-def nonfinite_draw(
-    density: Density, guide: Guide, q: Gaussian, rng: np.random.Generator
-) -> str | None:
+def nonfinite_draw(density: Density, transport: Transport, rng: np.random.Generator) -> str | None:
     """Return a phrase: at which values of latents a log density or its gradient is not finite.
 
     None if it is finite at all draws of q.
     """
-    X = q.points(guide.structure.antithetic_draws(rng, TRIED_DRAWS))
+    X = transport.draw(draws.antithetic(rng, TRIED_DRAWS, transport.noise_dim)).points
     values, gradients = density.value_and_grad(X)
     bad = ~np.isfinite(values)
     if not bad.any():  # a value that is not finite explains its gradient

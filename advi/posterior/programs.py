@@ -16,6 +16,7 @@ from advi.model.terms import Terms
 from advi.model.trace import LogJoint
 from advi.variational.amortised import Amortised
 from advi.variational.guide import Guide
+from advi.variational.winding import middle, weighed
 
 WEIGHT_DRAWS = 50  # importance draws at once, for memory
 
@@ -43,9 +44,9 @@ def log_difference(guide: Guide, log_joint: LogJoint) -> Callable[[Any, Any, Arr
     log_p = real_log_density(guide.model, log_joint, guide.estimated)
 
     def one(params: Any, batch: Any, eps: Array) -> Terms:
-        real = guide.draw(params, eps)
-        p = guide.weighed(log_p(real, batch), real, guide.middle(params))
-        q = guide.log_prob(params, real)
+        real, log_q = guide.draw_and_log_q(params, eps)
+        p = weighed(guide, log_p(real, batch), real, middle(guide, params))
+        q = guide.block_terms(log_q)
         return Terms(p.shared - q.shared, p.per_row - q.rows)
 
     return one

@@ -70,6 +70,8 @@ class Outcome:
     # and where nothing has an sd.
     drift: float = math.nan
     alarms: tuple[str, ...] = ()  # faults of the log density, a sentence each
+    family_alarms: tuple[str, ...] = ()  # faults of a family of the user's own, a sentence each
+    route: tuple[str, ...] = ()  # the rungs by which the draws were made, if more than one
 
 
 @dataclass(frozen=True, eq=False)

@@ -121,10 +121,10 @@ def _trace(record: FitRecord) -> tuple[Any, ...]:
 def _densities(record: FitRecord, n: int, key: Any) -> dict[str, NDArray]:
     """Return the log densities of the draws on R^D, (1, n), nats."""
     posterior = record.global_posterior
-    X, E = posterior.sample_points(n, key)
+    X, log_q = posterior.sample_points(n, key)
     densities = {} if _lacks_data(record) else {"log_p": posterior.density.value(X)[None]}
-    if E is not None:  # corrected draws are none of q
-        densities["log_q"] = posterior.structure.log_q(E, posterior.gaussian)[None]
+    if log_q is not None:  # corrected draws are none of q
+        densities["log_q"] = log_q[None]
     return densities
 
 

@@ -1,9 +1,9 @@
 """The result of a fit: draws, moments and densities of the posterior approximation."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import jax
@@ -12,17 +12,19 @@ from jax import Array
 from jax.core import Tracer
 from numpy.typing import NDArray
 
+from advi.core import interrupts
 from advi.core.archive import Name
 from advi.core.arrays import on_host, real_numbers
 from advi.core.draw_set import DrawSet
-from advi.core.errors import check_bool, check_count, check_names
+from advi.core.errors import check_bool, check_count, check_names, check_positive
 from advi.core.jax_config import default_float
 from advi.core.keys import Stream, device_key
+from advi.core.progress_bar import ProgressBar
 from advi.core.status import Estimate, EvalTrace, RowValues, Status
 from advi.core.table import Table
 from advi.core.verdict import Verdict
 from advi.diagnostics.alarms import verdict_on
-from advi.diagnostics.correct import corrected
+from advi.diagnostics.correct import Budget, corrected
 from advi.diagnostics.examine import examined
 from advi.diagnostics.figures import figures
 from advi.diagnostics.linear_response import linear_response
@@ -438,17 +440,46 @@ class Fit:
         """
         return Fit(linear_response(self._record))
 
-    def corrected(self) -> "Fit":
+    def corrected(self, *, seconds: float | None = None, progress: bool | None = None) -> "Fit":
         """Return a fit whose draws and moments are corrected beyond the family.
 
-        By adaptive importance sampling, and where that is unreliable by short Hamiltonian Monte
-        Carlo chains preconditioned by the fit. Its verdict says whether it is reliable.
-        """
-        return self._corrected
+        By adaptive importance sampling, where that is unreliable by short Hamiltonian Monte Carlo
+        chains preconditioned by the fit, and where these have not converged by 64 chains that go on
+        until R-hat is below 1.01. Chains move in the coordinates of the noise of a triangular
+        family. The verdict says whether the correction is reliable, and if not, why. Ctrl-C keeps
+        the draws so far.
 
-    @cached_property
-    def _corrected(self) -> "Fit":
-        return self if self.posterior.weighted is not None else Fit(corrected(self._record))
+        Parameters
+        ----------
+        seconds
+            Time that long chains may take, by the clock. None: some ten seconds, by the predicted
+            work, so that the same fit has the same correction anywhere. With a number, a fit that
+            is corrected already is corrected anew.
+        progress
+            Whether to show a progress bar; None shows one in a terminal and in a notebook.
+
+        Raises
+        ------
+        ValueError
+            If there is no posterior to correct: local latents, points only, or too many latents.
+        """
+        if seconds is not None:
+            check_positive("seconds", seconds)
+            return self._anew(Budget(seconds=float(seconds)), progress)
+        if self.posterior.weighted is not None:
+            return self
+        kept = vars(self)
+        if "correction" not in kept:
+            kept["correction"] = self._anew(Budget(), progress)
+        return kept["correction"]
+
+    def _anew(self, budget: Budget, progress: bool | None) -> "Fit":
+        with interrupts.held(), ProgressBar(progress) as bar:
+            record = self._record
+            if self.posterior.weighted is not None:
+                posterior = dataclasses.replace(record.global_posterior, weighted=None)
+                record = dataclasses.replace(record, posterior=posterior)
+            return Fit(corrected(record, budget._replace(report=bar.begin)))
 
     def refine(self, family: Any) -> "Fit":
         """Return a fit of another family, usually a richer one, begun at this fit.

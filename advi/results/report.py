@@ -32,9 +32,11 @@ def _above(record: FitRecord) -> list[str]:
     kind, size = posterior.guide.description, posterior.model.size
     if posterior.weighted is not None:
         kind += ", corrected"
+    route = " -> ".join(outcome.route)
     lines = [
         f"Fit: {kind}, {size} real coordinate{'s' if size > 1 else ''}, {posterior.float_dtype}",
         *posterior.guide.choices,
+        *[f"made by {route}, {outcome.num_gradients:,} gradients"] * bool(route),
         f"status: {outcome.status}, {outcome.status.message}",
         f"ELBO: {outcome.elbo} nats",
     ]

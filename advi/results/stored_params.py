@@ -9,12 +9,16 @@ from numpy.typing import NDArray
 
 from advi.core.draw_set import WeightedDraws
 from advi.posterior.constrained import constrain
-from advi.variational.family import Family, unit_params
+from advi.variational.block_transport import block_gaussian
+from advi.variational.family import Family, GaussianFamily, unit_params
 from advi.variational.full_rank import FullRank
+from advi.variational.gaussian import Gaussian
 from advi.variational.guide import Guide
 from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
 from advi.variational.point import Point
+from advi.variational.triangular import Triangular
+from advi.variational.triangular_map import layer_shapes
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -26,7 +30,10 @@ SHAPES: Mapping[type, Callable[[Any, int], Shapes]] = {
     MeanField: lambda family, d: ((d,), (d,)),
     FullRank: lambda family, d: ((d,), (d, d)),
     LowRank: lambda family, d: ((d,), (d,), *2 * ((d, min(family.rank, d)),)),
-}
+    Triangular: lambda family, d: (
+        (d,), (d, d), *family.maps * layer_shapes(d, family.num_parents(d))
+    ),
+}  # fmt: skip
 
 
 def shapes_of(family: Family, dim: int) -> Shapes:
@@ -39,7 +46,16 @@ def shapes_of(family: Family, dim: int) -> Shapes:
     """
     if type(family) in SHAPES:
         return SHAPES[type(family)](family, dim)
-    return tuple(np.shape(leaf) for leaf in unit_params(family, dim))
+    return tuple(np.shape(leaf) for leaf in jax.tree.leaves(started(family, dim)))
+
+
+def started(family: Family, dim: int) -> Any:
+    """Return parameters of a family at its start from a standard normal."""
+    if isinstance(family, GaussianFamily):
+        return unit_params(family, dim)
+    if isinstance(family, Triangular):  # its order may be of another dimension
+        return Triangular(maps=family.maps).init(Gaussian.diagonal(np.zeros(dim), 1.0))
+    return family.init(Gaussian.diagonal(np.zeros(dim), 1.0), jax.random.key(0))
 
 
 def params_of(guide: Guide, i: int, leaves: list[NDArray[Any]], float_dtype: str) -> Any:
@@ -59,7 +75,7 @@ def params_of(guide: Guide, i: int, leaves: list[NDArray[Any]], float_dtype: str
         raise ValueError(f"the parameters of {family} do not have their shapes")
     if any(leaf.dtype != float_dtype or not np.isfinite(leaf).all() for leaf in leaves):
         raise ValueError(f"the parameters of {family} are not finite numbers of {float_dtype}")
-    structure = jax.tree.structure(unit_params(family, 1))
+    structure = jax.tree.structure(started(family, dim if type(family) not in SHAPES else 1))
     return jax.tree.unflatten(structure, leaves)
 
 
@@ -73,7 +89,7 @@ def infinite_draws(
     loc, sds = np.zeros(guide.model.size), np.zeros(guide.model.size)
     with np.errstate(all="ignore"):
         for block, p, index in zip(guide.blocks, params, _indices(guide), strict=True):
-            loc[index], sds[index] = _ends(block.base, p, block.local)
+            loc[index], sds[index] = _ends(block.base, p, index.shape[-1], block.local)
         ends = [loc, loc - REACH * sds, loc + REACH * sds]
         if corrected is not None:
             ends += [corrected.points.min(0), corrected.points.max(0)]
@@ -92,12 +108,14 @@ def _indices(guide: Guide) -> list[NDArray[np.int32]]:
     return found
 
 
-def _ends(family: Family, params: Any, local: bool) -> tuple[NDArray, NDArray]:
+def _ends(family: Family, params: Any, dim: int, local: bool) -> tuple[NDArray, NDArray]:
     """Return the means and sds of a block, (d,) or (N, d)."""
     if not local:
-        loc, scale = family.to_gaussian(params)
+        loc, scale = block_gaussian(family, params, dim)
         return loc, scale.sds
     leaves, structure = jax.tree.flatten(params)
-    rows = [_ends(family, structure.unflatten(row), False) for row in zip(*leaves, strict=True)]
+    rows = [
+        _ends(family, structure.unflatten(row), dim, False) for row in zip(*leaves, strict=True)
+    ]
     loc, sds = zip(*rows, strict=True)
     return np.array(loc), np.array(sds)

@@ -13,7 +13,7 @@ from advi.core.errors import describe
 from advi.core.jaxprs.frozen import Frozen
 from advi.core.params import NO_STATE, check_params
 from advi.data.spec import DataSpec
-from advi.variational.family import Family, RowFamily, check_base, unit_params
+from advi.variational.family import GaussianFamily, RowFamily, check_base, unit_params
 from advi.variational.mean_field import MeanField
 
 
@@ -53,7 +53,7 @@ class Amortised(RowFamily):
 
     encode: Callable[[Any, Any], Any]
     params: Any
-    base: Family = field(default_factory=MeanField)
+    base: GaussianFamily = field(default_factory=MeanField)
 
     def __post_init__(self) -> None:
         if not callable(self.encode):

@@ -1,6 +1,6 @@
 """A family and the latents that it covers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,14 @@ from advi.variational.full_rank import FullRank
 from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
 from advi.variational.per_row import PerRow
+from advi.variational.triangular import Triangular
 
-NAMED_FAMILIES = {"mean_field": MeanField(), "full_rank": FullRank(), "low_rank": LowRank()}
+NAMED_FAMILIES: Mapping[str, Family] = {
+    "mean_field": MeanField(),
+    "full_rank": FullRank(),
+    "low_rank": LowRank(),
+    "triangular": Triangular(),
+}
 
 
 @dataclass(frozen=True)
@@ -46,5 +52,7 @@ def family_name(family: Family | RowFamily) -> str:
         return f"amortised {family_name(family.base)}"
     if isinstance(family, LowRank):
         return f"low_rank({family.rank})"
+    if isinstance(family, Triangular):
+        return "triangular"
     names = {repr(known): name for name, known in NAMED_FAMILIES.items()}
     return names.get(repr(family), type(family).__name__.lower())

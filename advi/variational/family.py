@@ -10,6 +10,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.core.errors import describe
+from advi.variational.gaussian import Gaussian
 from advi.variational.scale import DiagonalScale, Scale
 
 if TYPE_CHECKING:
@@ -20,15 +21,38 @@ if TYPE_CHECKING:
 class Family(Protocol):
     """Distribution q of one real vector of dimension d, a pure function of its parameters.
 
-    Families are frozen dataclasses: hashable settings. Parameters are a NamedTuple of
-    unconstrained arrays, so that any optimiser may move them. The automatic plan takes Gaussians
-    with any mean and any scale of the kind that `to_gaussian` returns; an optimiser takes others,
-    too.
+    A family maps standard normal noise to a point and knows the density there: all that fits,
+    draws, moments, verdicts and corrections need. Families are frozen dataclasses: hashable
+    settings. Parameters are a pytree of unconstrained float arrays, so that any optimiser may move
+    them. A method ``log_prob(params, x) -> log q``, nats, at any point x (d,) is optional: with it
+    gradients have less noise ("sticking the landing"), and `Fit.log_prob` works.
+
+    The automatic plan fits a Gaussian first, from which `init` starts.
     """
 
     @abstractmethod
     def noise_dim(self, dim: int) -> int:
-        """Return the number of standard normals in one draw."""
+        """Return the number of standard normals in one draw of a vector of dimension `dim`."""
+
+    @abstractmethod
+    def init(self, gaussian: Gaussian, key: Array) -> Any:
+        """Return parameters as near a Gaussian as they can be.
+
+        ``gaussian.loc`` is its mean (d,), ``gaussian.scale.tril()`` a lower triangular scale
+        (d, d), and ``gaussian.scale.sds`` the marginal sds (d,), all NumPy arrays. `key` is a JAX
+        key for what is random.
+        """
+
+    @abstractmethod
+    def draw(
+        self, params: Any, eps: Float[Array, " noise"]
+    ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+        """Return the draw x (d,) made of standard normal noise (noise_dim,), and log q(x), nats."""
+
+
+@runtime_checkable
+class GaussianFamily(Family, Protocol):
+    """A family of Gaussians, in closed form: the automatic plan moves their mean and scale."""
 
     @abstractmethod
     def from_gaussian(self, loc: NDArray, scale: Scale) -> Any:
@@ -46,8 +70,8 @@ class Family(Protocol):
         """
 
     @abstractmethod
-    def draw(self, params: Any, eps: Float[Array, " noise"]) -> Float[Array, " d"]:
-        """Return the draw (d,) made of standard normal noise (noise_dim,)."""
+    def reparameterise(self, params: Any, eps: Float[Array, " noise"]) -> Float[Array, " d"]:
+        """Return the point (d,) of standard normal noise (noise_dim,)."""
 
     @abstractmethod
     def entropy(self, params: Any) -> Float[Array, ""]:
@@ -57,8 +81,17 @@ class Family(Protocol):
     def log_prob(self, params: Any, x: Float[Array, " d"]) -> Float[Array, ""]:
         """Return log q(x) in nats for one point x (d,), a scalar."""
 
+    def init(self, gaussian: Gaussian, key: Array) -> Any:
+        return self.from_gaussian(gaussian.loc, gaussian.scale)
 
-def unit_params(family: Family, dim: int) -> Any:
+    def draw(
+        self, params: Any, eps: Float[Array, " noise"]
+    ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+        log_q = 0.5 * (eps.size - (eps**2).sum()) - self.entropy(params)
+        return self.reparameterise(params, eps), log_q
+
+
+def unit_params(family: GaussianFamily, dim: int) -> Any:
     """Return a family's parameters with mean zero and sds of one, host arrays."""
     return family.from_gaussian(np.zeros(dim), DiagonalScale(np.ones(dim)))
 
@@ -66,7 +99,7 @@ def unit_params(family: Family, dim: int) -> Any:
 class RowFamily:
     """A family of local latents, `PerRow` or `Amortised`: every data row has its own parameters."""
 
-    base: Family  # of one row's latents
+    base: GaussianFamily  # of one row's latents
 
     @abstractmethod
     def initial(self, loc: NDArray, sd: NDArray) -> Any:
@@ -79,8 +112,8 @@ class RowFamily:
 
 def check_base(name: str, base: Any) -> None:
     """Raise TypeError unless the base of a family of rows is a family of one vector."""
-    if isinstance(base, RowFamily | type) or not isinstance(base, Family):
+    if isinstance(base, RowFamily | type) or not isinstance(base, GaussianFamily):
         raise TypeError(
-            f"{name} base: got {describe(base)}; expected a family for one row, such as "
+            f"{name} base: got {describe(base)}; expected a Gaussian family for one row, such as "
             "advi.MeanField()."
         )

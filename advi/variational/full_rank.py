@@ -12,7 +12,7 @@ from jax.scipy.linalg import solve_triangular
 from numpy.typing import NDArray
 
 from advi.core.types import LOG_2PI, Floats
-from advi.variational.family import Family
+from advi.variational.family import GaussianFamily
 from advi.variational.scale import Scale, TriangularScale
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _scale_tril(raw: Float[Array, "d d"]) -> Float[Array, "d d"]:
 
 
 @dataclass(frozen=True)
-class FullRank(Family):
+class FullRank(GaussianFamily):
     """Full-rank Gaussian, q(x) = N(x; loc, L L') with L lower triangular.
 
     References
@@ -43,7 +43,7 @@ class FullRank(Family):
     >>> family = FullRank()
     >>> scale = TriangularScale(np.array([[1.0, 0.0], [0.5, 2.0]]))
     >>> params = family.from_gaussian(np.zeros(2), scale)
-    >>> [float(v) for v in family.draw(params, jnp.array([1.0, 1.0]))]
+    >>> [float(v) for v in family.reparameterise(params, jnp.array([1.0, 1.0]))]
     [1.0, 2.5]
     """
 
@@ -67,9 +67,11 @@ class FullRank(Family):
         log_diagonal = jnp.diagonal(step.raw_tril)
         below = jnp.tril(_scale_tril(center.raw_tril) @ (V + jnp.diag(log_diagonal)), -1)
         raw = center.raw_tril + below + jnp.diag(log_diagonal)
-        return FullRankParams(self.draw(center, step.loc), raw)
+        return FullRankParams(self.reparameterise(center, step.loc), raw)
 
-    def draw(self, params: FullRankParams, eps: Float[Array, " noise"]) -> Float[Array, " d"]:
+    def reparameterise(
+        self, params: FullRankParams, eps: Float[Array, " noise"]
+    ) -> Float[Array, " d"]:
         return params.loc + _scale_tril(params.raw_tril) @ eps
 
     def entropy(self, params: FullRankParams) -> Float[Array, ""]:

@@ -14,18 +14,22 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.core.arrays import on_host
+from advi.core.errors import describe
 from advi.data.spec import DataSpec
 from advi.model.model import Model
 from advi.model.terms import Terms
-from advi.transforms import is_angle, log_window
+from advi.transforms import is_angle
 from advi.variational.amortised import Amortised
 from advi.variational.block import Block, family_name
-from advi.variational.family import RowFamily, unit_params
+from advi.variational.block_transport import block_gaussian, block_transport, gaussian_family
+from advi.variational.compiled_transport import has_log_prob
+from advi.variational.family import GaussianFamily, RowFamily, unit_params
 from advi.variational.gaussian import Gaussian, Structure, block_structure
 from advi.variational.low_rank import LowRank
 from advi.variational.per_row import PerRow
 from advi.variational.point import Point
 from advi.variational.scale import joined
+from advi.variational.transport import GaussianTransport, JointTransport, Transport
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Guide:
         """Which coordinates of R^D are random, and which are coupled."""
         blocks, low_rank = [], False
         for block, index in zip(self.blocks, self.indices, strict=True):
-            base, dim = block.base, len(index)
+            dim = len(index)
+            base = gaussian_family(block.base, dim)
             rank = base.rank if isinstance(base, LowRank) else dim
             low_rank |= isinstance(base, LowRank)
             _, scale = base.to_gaussian(unit_params(base, dim))
@@ -127,11 +132,19 @@ class Guide:
         """Number of standard normals in one draw."""
         return sum(self.noise_dims)
 
-    def from_gaussian(self, gaussian: Gaussian) -> tuple[Any, ...]:
-        """Return every block's parameters for a Gaussian."""
+    @cached_property
+    def is_gaussian(self) -> bool:
+        """Whether every block is a Gaussian in closed form."""
+        return all(isinstance(block.base, GaussianFamily) for block in self.blocks)
+
+    def from_gaussian(self, gaussian: Gaussian, seed: int = 0) -> tuple[Any, ...]:
+        """Return every block's parameters for a Gaussian; `seed` is for what a family draws."""
         made, (loc, scale) = [], gaussian
-        for block, i in zip(self.blocks, self.indices, strict=True):
-            if isinstance(block.family, RowFamily):
+        for k, (block, i) in enumerate(zip(self.blocks, self.indices, strict=True)):
+            if not isinstance(block.family, RowFamily | GaussianFamily):
+                key = jax.random.fold_in(jax.random.key(seed), k)
+                made.append(block.family.init(Gaussian(loc[i], scale.take(i)), key))
+            elif isinstance(block.family, RowFamily):
                 # (2, N, d): means and sds, latents side by side
                 both = np.stack([loc, scale.sds])
                 spans = [slice(*self.model.spans[name]) for name in block.names]
@@ -141,13 +154,29 @@ class Guide:
                 made.append(block.family.from_gaussian(loc[i], scale.take(i)))
         return tuple(made)
 
-    def params_of(self, gaussian: Gaussian, dtype: Any) -> tuple[Any, ...]:
+    def params_of(self, gaussian: Gaussian, dtype: Any, seed: int = 0) -> tuple[Any, ...]:
         """Return the parameters of a Gaussian, host arrays of a float type."""
-        return jax.tree.map(lambda leaf: on_host(leaf, dtype), self.from_gaussian(gaussian))
+        return self.on_host(self.from_gaussian(gaussian, seed), dtype)
+
+    def on_host(self, params: tuple[Any, ...], dtype: Any) -> tuple[Any, ...]:
+        """Return parameters as host arrays of a float type."""
+        return jax.tree.map(lambda leaf: on_host(leaf, dtype), params)
+
+    def transport(self, params: tuple[Any, ...], float_dtype: str) -> Transport:
+        """Return q on the host, for global latents: the map from noise (noise_dim,) to R^D."""
+        if self.is_gaussian:
+            return GaussianTransport(self.to_gaussian(params), self.structure.random)
+        blocks = zip(self.blocks, self.indices, params, strict=True)
+        parts = [block_transport(b.base, p, len(i), float_dtype) for b, i, p in blocks]
+        return JointTransport(self.indices, parts)
 
     def to_gaussian(self, params: tuple[Any, ...]) -> Gaussian:
-        """Return the mean (D,) and the scale of all latents, of the simplest kind possible."""
-        parts = [b.base.to_gaussian(p) for b, p in zip(self.blocks, params, strict=True)]
+        """Return the mean (D,) and the scale of all latents, of the simplest kind possible.
+
+        Of a family that is no Gaussian they are those of a fixed set of its draws.
+        """
+        blocks = zip(self.blocks, self.indices, params, strict=True)
+        parts = [block_gaussian(b.base, p, len(i)) for b, i, p in blocks]
         loc = np.zeros(self.model.size)
         for i, (block_loc, _) in zip(self.indices, parts, strict=True):
             loc[i] = block_loc
@@ -156,9 +185,9 @@ class Guide:
     def marginals(self, params: tuple[Any, ...]) -> dict[str, tuple[NDArray, NDArray]]:
         """Return means and sds of the real coordinates of every shared latent, by name."""
         found = {}
-        for block, p in zip(self.blocks, params, strict=True):
+        for block, i, p in zip(self.blocks, self.indices, params, strict=True):
             if not block.local:
-                loc, scale = block.base.to_gaussian(p)
+                loc, scale = block_gaussian(block.base, p, len(i))
                 stops = np.cumsum([self.model.latents[name].size for name in block.names])[:-1]
                 pairs = zip(np.split(loc, stops), np.split(scale.sds, stops), strict=True)
                 found |= dict(zip(block.names, pairs, strict=True))
@@ -191,13 +220,23 @@ class Guide:
 
     def draw(self, params: tuple[Any, ...], eps: Array) -> dict[str, Array]:
         """Return the draw, by latent, of standard normal noise (noise_dim,)."""
+        return self.draw_and_log_q(params, eps)[0]
+
+    def draw_and_log_q(
+        self, params: tuple[Any, ...], eps: Array
+    ) -> tuple[dict[str, Array], tuple[Array, ...]]:
+        """Return the draw, by latent, and log q of every block, (N,) of a local one, nats."""
         noise = jnp.split(eps, np.cumsum(self.noise_dims)[:-1])
         real: dict[str, Array] = {}
+        log_q = []
         for b, p, e in zip(self.blocks, params, noise, strict=True):
             if b.local:
                 e = e.reshape(self.num_rows, e.size // self.num_rows)
-            real |= self._apart(b, b.over_rows(b.base.draw)(p, e))
-        return {name: real[name] for name in self.model.latents if name in real}
+            x, of_block = b.over_rows(b.base.draw)(p, e)
+            real |= self._apart(b, x)
+            log_q.append(of_block)
+        ordered = {name: real[name] for name in self.model.latents if name in real}
+        return ordered, tuple(log_q)
 
     @cached_property
     def angles(self) -> tuple[str, ...]:
@@ -205,40 +244,41 @@ class Guide:
         latents = self.model.latents.items()
         return tuple(n for n, v in latents if is_angle(v.bijection) and n not in self.estimated)
 
-    def middle(self, params: tuple[Any, ...]) -> dict[str, Array]:
-        """Return the real values of angles at the centre of q, without gradients."""
-        if not self.angles:
-            return {}
-        params = jax.lax.stop_gradient(params)
-        drawn = self.draw(params, jnp.zeros(self.noise_dim, jax.tree.leaves(params)[0].dtype))
-        return {name: drawn[name] for name in self.angles}
+    def negative_entropy(self, params: tuple[Any, ...], drawn: tuple[Array, ...]) -> Terms:
+        """Return the mean of log q, nats, that of local latents by row.
 
-    def weighed(self, p: Terms, real: Mapping[str, Array], middle: Mapping[str, Array]) -> Terms:
-        """Return a log density whose winding numbers of angles are weighted around their centre."""
-        for name in self.angles:
-            change = log_window(real[name], middle[name]) - log_window(real[name])
-            if name not in self.model.local:
-                p = p._replace(shared=p.shared + change.sum())
-                continue
-            of_rows = change.sum(tuple(range(1, change.ndim)))
-            part = "rows" if p.prior is None else "prior"
-            p = p._replace(**{part: getattr(p, part) + of_rows})
-        return p
-
-    def entropy(self, params: tuple[Any, ...]) -> Terms:
-        """Return the entropy of q on R^D in nats, that of local latents by row."""
-        return self._terms(
-            b.over_rows(b.base.entropy)(p) for b, p in zip(self.blocks, params, strict=True)
+        In closed form where a family has one, or else estimated by log q of a draw.
+        """
+        return self.block_terms(
+            -b.over_rows(b.base.entropy)(p) if isinstance(b.base, GaussianFamily) else log_q
+            for b, p, log_q in zip(self.blocks, params, drawn, strict=True)
         )
 
-    def log_prob(self, params: tuple[Any, ...], real: Mapping[str, Array]) -> Terms:
-        """Return log q in nats of real values by latent, that of local latents by row."""
-        return self._terms(
-            b.over_rows(b.base.log_prob)(p, self._vector(b, real))
-            for b, p in zip(self.blocks, params, strict=True)
+    def log_prob(
+        self, params: tuple[Any, ...], real: Mapping[str, Array], drawn: tuple[Any, ...] = ()
+    ) -> Terms:
+        """Return log q in nats of real values by latent, that of local latents by row.
+
+        A family without a `log_prob` has what `drawn`, log q of every block, holds for it.
+        """
+        return self.block_terms(
+            b.over_rows(b.base.log_prob)(p, self._vector(b, real))  # type: ignore[attr-defined]
+            if has_log_prob(b.base)
+            else drawn[k]
+            for k, (b, p) in enumerate(zip(self.blocks, params, strict=True))
         )
 
-    def _terms(self, values: Iterable[Array]) -> Terms:
+    def require_log_prob(self, what: str) -> None:
+        """Raise ValueError if a family does not know its density at any point."""
+        for b in self.blocks:
+            if not has_log_prob(b.base):
+                raise ValueError(
+                    f"{what}: {describe(b.base)} has no method log_prob(params, x), so that its "
+                    "density is known at its own draws alone; give it one."
+                )
+
+    def block_terms(self, values: Iterable[Array]) -> Terms:
+        """Return the sum of a value of every block, (N,) of a local one."""
         shared, rows = jnp.zeros(()), jnp.zeros((self.num_rows,))
         for block, value in zip(self.blocks, values, strict=True):
             shared, rows = (shared, rows + value) if block.local else (shared + value, rows)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from advi.core.errors import describe
 from advi.core.types import LOG_2PI, Floats
-from advi.variational.family import Family
+from advi.variational.family import GaussianFamily
 from advi.variational.scale import LowRankScale, Scale, gain
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class LowRankParams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LowRank(Family):
+class LowRank(GaussianFamily):
     """Low-rank Gaussian, q(x) = N(x; loc, S R^2 S): S a diagonal, R the identity but for a few
     directions.
 
@@ -56,7 +56,7 @@ class LowRank(Family):
     >>> family = LowRank(1)
     >>> scale = LowRankScale(np.ones(2), np.array([[0.6], [0.8]]), np.array([3.0]))
     >>> params = family.from_gaussian(np.zeros(2), scale)
-    >>> [round(float(v), 3) for v in family.draw(params, jnp.array([0.6, 0.8]))]
+    >>> [round(float(v), 3) for v in family.reparameterise(params, jnp.array([0.6, 0.8]))]
     [1.8, 2.4]
     """  # noqa: D205
 
@@ -98,13 +98,15 @@ class LowRank(Family):
 
     def moved(self, center: LowRankParams, step: LowRankParams) -> LowRankParams:
         return LowRankParams(
-            self.draw(center, step.loc),
+            self.reparameterise(center, step.loc),
             center.log_sd + step.log_sd,
             center.wider + step.wider,
             center.narrower + step.narrower,
         )
 
-    def draw(self, params: LowRankParams, eps: Float[Array, " noise"]) -> Float[Array, " d"]:
+    def reparameterise(
+        self, params: LowRankParams, eps: Float[Array, " noise"]
+    ) -> Float[Array, " d"]:
         P, N = params.wider, params.narrower
         shrunk = eps - N @ jnp.linalg.solve(_plus_one(N.T @ N), N.T @ eps)
         return params.loc + jnp.exp(params.log_sd) * (shrunk + P @ (P.T @ eps))

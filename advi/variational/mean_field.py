@@ -11,7 +11,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.core.types import LOG_2PI, Floats
-from advi.variational.family import Family
+from advi.variational.family import GaussianFamily
 from advi.variational.scale import DiagonalScale, Scale
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class MeanFieldParams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MeanField(Family):
+class MeanField(GaussianFamily):
     """Mean-field Gaussian, q(x) = prod_k N(x_k; loc_k, sd_k^2).
 
     On a Gaussian target with precision matrix P its variances are 1 / P_kk (Bishop 2006,
@@ -55,9 +55,11 @@ class MeanField(Family):
         return np.asarray(params.loc, np.float64), DiagonalScale(sd)
 
     def moved(self, center: MeanFieldParams, step: MeanFieldParams) -> MeanFieldParams:
-        return MeanFieldParams(self.draw(center, step.loc), center.log_sd + step.log_sd)
+        return MeanFieldParams(self.reparameterise(center, step.loc), center.log_sd + step.log_sd)
 
-    def draw(self, params: MeanFieldParams, eps: Float[Array, " noise"]) -> Float[Array, " d"]:
+    def reparameterise(
+        self, params: MeanFieldParams, eps: Float[Array, " noise"]
+    ) -> Float[Array, " d"]:
         return params.loc + jnp.exp(params.log_sd) * eps
 
     def entropy(self, params: MeanFieldParams) -> Float[Array, ""]:

@@ -19,6 +19,7 @@ from advi.model.terms import Terms
 from advi.model.trace import LogJoint
 from advi.variational import draws
 from advi.variational.guide import Guide
+from advi.variational.winding import middle, weighed
 
 Estimator = Literal["auto", "entropy", "stl"]
 LogP = Callable[[dict[str, Array]], Terms]  # log density of real values by latent
@@ -147,18 +148,19 @@ class Elbo:
         fixed = jax.lax.stop_gradient(params)
         with mixed_dtypes():
             beta = self.beta(step) if callable(self.beta) else self.beta
-        middle = guide.middle(fixed)
+        centre = middle(guide, fixed)
 
         def per_draw(e: Array) -> Array:
-            real = guide.draw(params, e)
-            p = guide.weighed(log_p(real), real, middle)
+            real, log_q = guide.draw_and_log_q(params, e)
+            p = weighed(guide, log_p(real), real, centre)
             value = p.shared + scale * p.rows.sum()
             if p.prior is not None:
                 value += scale * beta * p.prior.sum()
-            return value - guide.log_prob(fixed, real).total(scale * beta) if stl else value
+            held = guide.log_prob(fixed, real, log_q) if stl else None
+            q = guide.negative_entropy(params, log_q) if held is None else held
+            return value - q.total(scale * beta)
 
-        average = _over_draws(per_draw, eps).mean()
-        return average if stl else average + guide.entropy(params).total(scale * beta)
+        return _over_draws(per_draw, eps).mean()
 
 
 @dataclass(frozen=True)
@@ -202,11 +204,11 @@ class Iwae:
     def value(
         self, log_p: LogP, guide: Guide, params: Any, eps: Array, scale: float = 1.0, step: Any = 0
     ) -> Array:
-        middle = guide.middle(params)
+        centre = middle(guide, params)
 
         def per_draw(e: Array) -> tuple[Array, Array]:
-            real = guide.draw(params, e)
-            p, q = guide.weighed(log_p(real), real, middle), guide.log_prob(params, real)
+            real, log_q = guide.draw_and_log_q(params, e)
+            p, q = weighed(guide, log_p(real), real, centre), guide.block_terms(log_q)
             return p.shared, p.per_row - q.rows
 
         shared, log_weights = _over_draws(per_draw, eps)

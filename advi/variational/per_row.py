@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from advi.variational.family import Family, RowFamily, check_base
+from advi.variational.family import GaussianFamily, RowFamily, check_base
 from advi.variational.mean_field import MeanField
 from advi.variational.scale import DiagonalScale
 
@@ -35,7 +35,7 @@ class PerRow(RowFamily):
     (3, 2)
     """
 
-    base: Family = field(default_factory=MeanField)
+    base: GaussianFamily = field(default_factory=MeanField)
 
     def __post_init__(self) -> None:
         check_base("PerRow", self.base)

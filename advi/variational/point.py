@@ -9,7 +9,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.core.types import Floats
-from advi.variational.family import Family
+from advi.variational.family import GaussianFamily
 from advi.variational.scale import DiagonalScale, Scale
 
 
@@ -20,7 +20,7 @@ class PointParams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Point(Family):
+class Point(GaussianFamily):
     """Point mass: the latent is estimated, on its constrained scale, instead of inferred.
 
     With every other latent integrated out by its family this is variational EM: the maximum of
@@ -46,7 +46,7 @@ class Point(Family):
     def moved(self, center: PointParams, step: PointParams) -> PointParams:
         return PointParams(center.loc + step.loc)
 
-    def draw(self, params: PointParams, eps: Array) -> Array:
+    def reparameterise(self, params: PointParams, eps: Array) -> Array:
         return params.loc
 
     def entropy(self, params: PointParams) -> Array:

@@ -13,6 +13,7 @@ from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
 from advi.variational.per_row import PerRow
 from advi.variational.point import Point
+from advi.variational.triangular import Triangular
 
 # "auto" takes the richest Gaussian whose fixed draws are affordable: 4 D of them determine a full
 # scale, 32 MB of them at this dimension, and 2 D a low-rank one, 128 MB at this one.
@@ -73,11 +74,13 @@ def resolve_family(model: Model, family: Any, *, auto: Family | None = None) -> 
             chosen = _family(value)
         _check_local(model, own, shared, chosen)
         if own and not isinstance(chosen, RowFamily):
-            chosen = PerRow(chosen)
+            chosen = PerRow(chosen)  # type: ignore[arg-type]
         if not size:
             chosen = MeanField()  # nothing to couple
         _check_memory(chosen, size)
         names = tuple(sorted(names, key=position.__getitem__))
+        if isinstance(chosen, Triangular):
+            chosen = chosen.for_latents(tuple(model.latents[name].size for name in names))
         # points are not coupled: each latent has a block of its own
         apart = [(name,) for name in names] if isinstance(chosen, Point) else [names]
         made += [Block(part, chosen) for part in apart]
@@ -111,7 +114,7 @@ def _check_local(
 def _check_memory(family: Family | RowFamily, size: int) -> None:
     """Raise ValueError if a full-rank block would exceed `MAX_FULL_RANK_BYTES`."""
     needed = FULL_RANK_BYTES * size**2
-    if isinstance(family, FullRank) and needed > MAX_FULL_RANK_BYTES:
+    if isinstance(family, FullRank | Triangular) and needed > MAX_FULL_RANK_BYTES:
         raise ValueError(
             f"family: full rank over {size} coordinates would take about {needed / 2**30:.0f} GiB; "
             f"expected at most {MAX_FULL_RANK_BYTES / 2**30:.0f} GiB. Use family='low_rank', or a "

@@ -172,7 +172,7 @@ def test_full_rank_reads_nothing_above_the_diagonal():
     junk = params._replace(raw_tril=params.raw_tril + np.triu(np.full((3, 3), 7.0), 1))
     eps = np.array([0.1, -0.7, 2.0])
     for function in (
-        lambda p: family.draw(p, eps),
+        lambda p: family.reparameterise(p, eps),
         family.entropy,
         lambda p: family.log_prob(p, eps),
         lambda p: family.to_gaussian(p)[1].matrix,
@@ -184,7 +184,7 @@ def test_draws_are_affine_in_the_noise(any_case):
     family, params = any_case.family, any_case.params()
     dim = family.noise_dim(len(any_case.loc))
     E = np.random.default_rng(0).standard_normal((5, dim))
-    X = jax.jit(jax.vmap(lambda eps: family.draw(params, eps)))(E)
+    X = jax.jit(jax.vmap(lambda eps: family.draw(params, eps)[0]))(E)
     expected = np.broadcast_to(any_case.loc, (5, len(any_case.loc)))
     if dim:
         expected = expected + E @ any_case.matrix.T
@@ -208,13 +208,15 @@ def test_densities_are_those_of_the_draws(case):
 
     @jax.jit
     def at(eps):
-        jacobian = jax.jacobian(lambda e: family.draw(params, e))(eps)
-        return family.log_prob(params, family.draw(params, eps)), jacobian
+        jacobian = jax.jacobian(lambda e: family.draw(params, e)[0])(eps)
+        x, log_q = family.draw(params, eps)
+        return family.log_prob(params, x), log_q, jacobian
 
     for eps in np.random.default_rng(2).standard_normal((3, dim)):
-        log_q, jacobian = at(eps)
+        log_q, drawn, jacobian = at(eps)
         expected = multivariate_normal(np.zeros(dim)).logpdf(eps)
         np.testing.assert_allclose(log_q, expected - np.linalg.slogdet(jacobian)[1], rtol=1e-12)
+        np.testing.assert_allclose(drawn, log_q, rtol=1e-12)
 
 
 def test_entropy_is_minus_the_expected_log_density(case):
@@ -224,7 +226,7 @@ def test_entropy_is_minus_the_expected_log_density(case):
 
     @jax.jit
     def both(E):
-        log_q = jax.vmap(lambda e: family.log_prob(params, family.draw(params, e)))(E)
+        log_q = jax.vmap(lambda e: family.log_prob(params, family.draw(params, e)[0]))(E)
         return family.entropy(params), -log_q.mean()
 
     np.testing.assert_allclose(*both(E), rtol=1e-12)
@@ -246,7 +248,8 @@ def test_parameters_decide_the_dtype(any_case, dtype):
     x = np.asarray(any_case.loc, dtype)
     eps = np.zeros(family.noise_dim(len(x)), dtype)
     for function, *given in ((family.draw, eps), (family.entropy,), (family.log_prob, x)):
-        assert jax.eval_shape(function, params, *given).dtype == dtype
+        shapes = jax.tree.leaves(jax.eval_shape(function, params, *given))
+        assert all(shape.dtype == dtype for shape in shapes)
 
 
 # The two estimators of the ELBO's gradient, on a whole guide.

@@ -3,10 +3,11 @@
 import math
 from typing import Any, NamedTuple
 
-from advi.core.keys import Stream, host_rng
+from advi.core.keys import Stream, host_rng, key_words
 from advi.core.progress_bar import ProgressBar
 from advi.core.status import Status
 from advi.data.source import Source
+from advi.inference.plan.bend import bent
 from advi.inference.plan.plan import NotFiniteError, PlanResult, run_plan
 from advi.model.checks.first_points import FirstPoints
 from advi.model.density import Density
@@ -17,9 +18,10 @@ from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.initial import initial
 from advi.posterior.nonfinite import nonfinite_draw, not_finite_at_start
 from advi.posterior.record import FitRecord, Outcome
-from advi.variational.gaussian_check import require_gaussians
+from advi.variational.family_check import check_families
 from advi.variational.guide import Guide
 from advi.variational.resolve_family import resolve_family
+from advi.variational.transport import GaussianTransport
 
 
 class Plan(NamedTuple):
@@ -53,7 +55,7 @@ class Plan(NamedTuple):
     ) -> FitRecord:
         of_rows, _ = traced_model(model, source)
         guide = resolve_family(of_rows, family)
-        require_gaussians(guide)
+        check_families(guide, any_scale=True)
         density = Density(of_rows, source.example, source.spec, guide.estimated, by_gradient=True)
         first, warm = initial(of_rows, init)
         inspect = FirstPoints(density)
@@ -73,11 +75,14 @@ class Plan(NamedTuple):
         except NotFiniteError as error:
             raise not_finite_at_start(density, first.loc, error.tried) from None
         if found.status == "diverged" and not math.isfinite(found.elbo.value):
-            where = nonfinite_draw(density, guide, found.gaussian, host_rng(key, Stream.BLAME))
+            transport = GaussianTransport(found.gaussian, guide.structure.random)
+            where = nonfinite_draw(density, transport, host_rng(key, Stream.BLAME))
             if where:
                 status = Status("diverged", f"{found.status.message}; {where}")
                 found = found._replace(status=status)
         record = _record(found, density, guide, key)
+        if not guide.is_gaussian:
+            record = bent(record, self.max_evals, bar.update).record
         return record.with_outcome(alarms=inspect.alarms)
 
 
@@ -85,16 +90,20 @@ def refined(record: FitRecord, family: Any) -> FitRecord:
     """Return the automatic plan's fit of a family from a fit as the start, without a verdict."""
     posterior = record.global_posterior
     guide, whole = resolve_family(posterior.model, family), posterior.density.on(None)
-    require_gaussians(guide)
+    check_families(guide, any_scale=True)
     density = Density(posterior.model, whole.data, whole.spec, guide.estimated)
     first, rng = posterior.gaussian.positive(), host_rng(record.key, Stream.REFINE)
     found = run_plan(density, guide.structure, rng, first, warm=True)
     refit = _record(found, density, guide, record.key)
+    if not guide.is_gaussian:
+        refit = bent(refit).record
     return refit.with_outcome(other_modes=(), alarms=record.outcome.alarms)
 
 
 def _record(found: PlanResult, density: Density, guide: Guide, key: Any) -> FitRecord:
-    posterior = GlobalPosterior(guide, guide.params_of(found.gaussian, density.dtype), density)
+    seed = key_words(key)[-1]
+    params = guide.params_of(found.gaussian, density.dtype, seed)
+    posterior = GlobalPosterior(guide, params, density)
     _, elbo, status, trace, gap, other_modes = found
     outcome = Outcome(status, elbo, trace, density.num_gradients, gap, other_modes)
     return FitRecord(posterior, outcome, key)

@@ -10,6 +10,7 @@ from advi.core.types import Floats
 from advi.inference.plan.batched_calls import Stage, run_batched
 from advi.model.density import Density
 from advi.variational.gaussian import Gaussian
+from advi.variational.transport import Transport
 
 FARTHEST = 1e18  # on the real scale, beyond which no log density counts as finite
 
@@ -33,13 +34,21 @@ class Runner:
         self.evals = 0
         self.stage = "start"
         self.trace: list[Progress] = []
+        self.transport: Transport | None = None  # the latest one that is no Gaussian
 
     def run(self, *stages: Stage[Any]) -> list[Any]:
         return run_batched(stages, self._evaluate)
 
+    def accepted_transport(self, transport: Transport, elbo: float) -> None:
+        self.transport = transport
+        self._progressed(elbo)
+
     def accepted(self, stage: str, gaussian: Gaussian, elbo: float) -> None:
         self.stage, self.gaussian = stage, gaussian
-        progress = Progress(stage, self.evals, float(elbo))
+        self._progressed(elbo)
+
+    def _progressed(self, elbo: float) -> None:
+        progress = Progress(self.stage, self.evals, float(elbo))
         self.trace.append(progress)
         if self.callback is not None and self.callback(progress):
             raise StopError("interrupted", "the callback asked to stop")

@@ -16,6 +16,7 @@ from advi.model.prior_starts import finite_start
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.initial import initial
 from advi.posterior.nonfinite import nonfinite_draw, not_finite_at_start
+from advi.variational import draws
 from advi.variational.gaussian import Gaussian
 from advi.variational.guide import Guide
 
@@ -67,36 +68,37 @@ class GlobalEnds(NamedTuple):
             return Estimate.of(self._elbos(params, self._draws(FINAL_DRAWS)))
 
     def select(self, average: Any, last: Any) -> tuple[Any, Estimate]:
-        draws = self._draws(FINAL_DRAWS)
+        noise = self._draws(FINAL_DRAWS)
         with np.errstate(all="ignore"):
-            of_last = self._elbos(last, draws)
+            of_last = self._elbos(last, noise)
             if average is None:
                 return last, Estimate.of(of_last)
-            of_average = self._elbos(average, draws)
+            of_average = self._elbos(average, noise)
             if last_is_better(Estimate.of(of_last - of_average), of_average):
                 return last, Estimate.of(of_last)
         return average, Estimate.of(of_average)
 
     def gain(self, before: Any, after: Any) -> Estimate:
-        draws = self._draws(GAIN_DRAWS)
+        noise = self._draws(GAIN_DRAWS)
         with np.errstate(all="ignore"):
-            return Estimate.of(self._elbos(after, draws) - self._elbos(before, draws))
+            return Estimate.of(self._elbos(after, noise) - self._elbos(before, noise))
 
     def _draws(self, most: int) -> list[Floats]:
         """Return at most `most` draws for each density, common to all parameters."""
         work = sum(density.log_joint.cost for density in self.densities)
         num = int(np.clip(FINAL_WORK // work, MIN_DRAWS, most)) // 2 * 2
-        return [self.guide.structure.antithetic_draws(self.rng, num) for _ in self.densities]
+        return [draws.antithetic(self.rng, num, self.guide.noise_dim) for _ in self.densities]
 
-    def _elbos(self, params: Any, draws: list[Floats]) -> Floats:
+    def _elbos(self, params: Any, noise: list[Floats]) -> Floats:
         """Return ELBOs of pairs of draws, or of batches, whose mean is the ELBO."""
         found = []
-        for density, E in zip(self.densities, draws, strict=True):
+        for density, E in zip(self.densities, noise, strict=True):
             posterior = GlobalPosterior(self.guide, params, density)
             density.place_window(posterior.gaussian.loc, posterior.gaussian.sds)
             found.append(posterior.elbos(E))
         return found[0] if len(found) == 1 else np.array([values.mean() for values in found])
 
     def nonfinite(self, params: Any) -> str:
-        q = self.guide.to_gaussian(params)
-        return nonfinite_draw(self.densities[0], self.guide, q, self.rng) or NOTHING_FOUND
+        [density, *_] = self.densities
+        transport = self.guide.transport(params, density.spec.float_dtype)
+        return nonfinite_draw(density, transport, self.rng) or NOTHING_FOUND

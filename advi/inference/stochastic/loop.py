@@ -25,6 +25,7 @@ from advi.inference.stochastic.convergence import (
 from advi.inference.stochastic.steps import State, Steps, make_step
 from advi.inference.stochastic.validation import Validation
 from advi.model.trace import LogJoint
+from advi.variational.block_transport import block_gaussian
 from advi.variational.family import Family
 from advi.variational.gaussian import Gaussian
 
@@ -236,10 +237,12 @@ def window_distance(steps: Steps, state: State) -> Distance:
     Blocks of local latents have too many parameters to compare; they are judged by the ELBO.
     """
     average = jax.device_get(state.average)
-    blocks = zip(steps.guide.blocks, average.older, average.newer, steps.averaged, strict=True)
+    guide = steps.guide
+    sizes = map(len, guide.indices)
+    blocks = zip(guide.blocks, sizes, average.older, average.newer, steps.averaged, strict=True)
     found = [
-        distance(Gaussian(*b.family.to_gaussian(older)), Gaussian(*b.family.to_gaussian(newer)))
-        for b, older, newer, averaged in blocks
+        distance(*(Gaussian(*block_gaussian(b.family, params, dim)) for params in both))
+        for b, dim, *both, averaged in blocks
         if averaged and isinstance(b.family, Family)
     ]
     shifts, stretches = zip((math.nan, math.nan), *found, strict=True)

@@ -22,6 +22,7 @@ from advi.model.resolve import traced_model
 from advi.model.source_density import rows_density
 from advi.model.trace import trace
 from advi.posterior.record import FitRecord
+from advi.variational.family_check import check_families
 from advi.variational.mean_field import MeanField
 from advi.variational.objective import Elbo, Objective
 from advi.variational.resolve_family import resolve_family
@@ -76,6 +77,7 @@ def prepare_steps(
     batch_size = settings.batch_size
     of_rows, log_joint = traced_model(model, source)
     guide = resolve_family(model, family, auto=MeanField())
+    check_families(guide, any_scale=False)
     if batch_size is None and guide.local:
         batch_size = of_rows.num_rows
     source = source.batched(log_joint.num_rows, batch_size, model.program.needs_all_rows)

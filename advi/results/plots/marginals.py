@@ -135,7 +135,7 @@ def _densities(
         and latents[name].bijection.bijective
         and latents[name].size <= MAX_EXACT
     )
-    if posterior.weighted is not None or not names:
+    if posterior.weighted is not None or not posterior.guide.is_gaussian or not names:
         return {}
     t = np.linspace(-REACH, REACH, GRID)
     log_normal = -0.5 * (t**2 + np.log(2 * np.pi))

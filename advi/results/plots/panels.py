@@ -94,7 +94,8 @@ def lay_over(
     posterior = record.global_posterior
     shown = [(posterior.guide.description, posterior)]
     if corrected is not None and posterior.weighted is None:
-        if not posterior.structure.coupled and not posterior.structure.rank:
+        uncoupled = not posterior.structure.coupled and not posterior.structure.rank
+        if posterior.guide.is_gaussian and uncoupled:
             try:
                 shown.append(("linear response", linear_response(record).global_posterior))
             except (ValueError, np.linalg.LinAlgError) as error:

@@ -1,0 +1,77 @@
+"""The rungs of family="auto" beyond a Gaussian: a triangular map, then a correction by draws."""
+
+import dataclasses
+
+from advi.core.progress_bar import ProgressBar
+from advi.diagnostics.alarms import alarms_of
+from advi.diagnostics.correct import Budget, corrected
+from advi.diagnostics.cost import seconds_per_gradient
+from advi.diagnostics.examine import examined
+from advi.inference.plan.bend import bent
+from advi.inference.plan.transport_steps import DRAWS, STEPS
+from advi.posterior.global_posterior import GlobalPosterior
+from advi.posterior.record import FitRecord
+from advi.variational.block import Block
+from advi.variational.full_rank import FullRank
+from advi.variational.guide import Guide
+from advi.variational.triangular import Triangular
+
+MAP_SECONDS = 10.0  # predicted, of a round of its steps: beyond it the map is not tried
+GAIN_NATS, ERRORS = 0.05, 2.0  # of the ELBO, by which a map has to be better
+
+
+def improved(record: FitRecord, bar: ProgressBar) -> FitRecord:
+    """Return a fit that its verdict calls good, if a rung or two more lead to one.
+
+    A Gaussian that is not good is bent by a triangular map, which is kept if its ELBO on fresh
+    draws is higher; if that is not good, its draws are corrected. Each rung takes some ten seconds
+    at most, by the predicted work. Ctrl-C keeps the fit so far.
+    """
+    best = record
+    try:
+        if _is_open(best):
+            best = _mapped(best, bar)
+        if _is_open(best):
+            bar.begin("correction")
+            found = corrected(best, Budget(report=bar.begin))
+            if _level(found) == "good" or _level(best) != "means_only":
+                best = found
+    except KeyboardInterrupt:
+        pass  # with the fit so far
+    return best
+
+
+def _is_open(record: FitRecord) -> bool:
+    """Return whether a fit is not good, for a reason that another rung may mend."""
+    settled = record.outcome.status == "converged" and not alarms_of(record)
+    return settled and _level(record) in ("poor", "means_only")
+
+
+def _level(record: FitRecord) -> str:
+    return "" if record.examination is None else record.examination.verdict.level
+
+
+def _mapped(record: FitRecord, bar: ProgressBar) -> FitRecord:
+    """Return the fit bent by a triangular map and examined, or as it was if that gains nothing."""
+    posterior = record.global_posterior
+    density, latents = posterior.density, posterior.model.latents
+    blocks = tuple(
+        Block(b.names, Triangular().for_latents(tuple(latents[n].size for n in b.names)))
+        if isinstance(b.family, FullRank)
+        else b
+        for b in posterior.guide.blocks
+    )
+    guide = Guide(posterior.model, blocks, posterior.guide.choices)
+    if guide.is_gaussian:
+        return record
+    params = guide.params_of(posterior.gaussian, density.dtype)
+    start = GlobalPosterior(guide, params, density)
+    seconds = STEPS * DRAWS * seconds_per_gradient(density, start.transport)
+    if seconds > MAP_SECONDS:
+        return record
+    found, gain = bent(dataclasses.replace(record, posterior=start), callback=bar.update)
+    if found.outcome.status != "converged" or not gain.value > GAIN_NATS + ERRORS * gain.mcse:
+        return record
+    bar.begin("verdict")
+    route = (posterior.guide.description, f"triangular (+{gain.value:.2g} nats)")
+    return examined(found.with_outcome(route=route))

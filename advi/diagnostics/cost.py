@@ -1,0 +1,28 @@
+"""Predicted time of gradients, in place of a clock: the same fit takes the same steps anywhere."""
+
+from advi.model.density import Density
+from advi.variational.transport import GaussianTransport, JointTransport, Transport
+from advi.variational.triangular_transport import TriangularTransport
+
+# Seconds of one core for one draw of a batch, measured on densities that read 300 to 200,000
+# elements and on maps of 4 to 1,000 coordinates.
+PER_DRAW, PER_ELEMENT = 2e-6, 1e-9
+PER_MAP, PER_COORDINATE, PER_WEIGHT, PER_PAIR = 4e-6, 2e-7, 2.4e-9, 1e-10
+UNKNOWN_MAP = 1e-4  # of a family of the user's own
+
+
+def seconds_per_gradient(density: Density, transport: Transport) -> float:
+    """Return the predicted seconds of one gradient of the log density, pulled back by a map."""
+    return PER_DRAW + PER_ELEMENT * density.log_joint.cost + _of_map(transport)
+
+
+def _of_map(transport: Transport) -> float:
+    if isinstance(transport, JointTransport):
+        return sum(map(_of_map, transport.parts))
+    dim = transport.noise_dim
+    if isinstance(transport, GaussianTransport):
+        return PER_PAIR * dim**2
+    if isinstance(transport, TriangularTransport):
+        weights = sum(layer.num_parents * dim for layer in transport.layers)
+        return PER_MAP + PER_COORDINATE * dim + PER_WEIGHT * weights + PER_PAIR * dim**2
+    return UNKNOWN_MAP
