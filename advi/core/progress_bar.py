@@ -25,8 +25,7 @@ class ProgressBar:
         callback: Callable[[Progress], object] | None = None,
         total: int | None = None,
     ) -> None:
-        can_be = sys.stderr is not None and not sys.stderr.closed
-        self._shown = can_be and (_is_interactive() if shown is None else shown)
+        self._shown = is_shown(shown)
         self._callback, self._total = callback, total
         self._bar: Any = None
 
@@ -72,6 +71,12 @@ class ProgressBar:
         except (OSError, ValueError):  # a broken pipe, a closed stream
             self._bar.disable = True  # or its finaliser would write once more
             self._bar = None
+
+
+def is_shown(shown: bool | None) -> bool:
+    """Return whether there is a bar: as asked for, or by None where someone reads stderr now."""
+    can_be = sys.stderr is not None and not sys.stderr.closed
+    return can_be and (_is_interactive() if shown is None else shown)
 
 
 def _is_interactive() -> bool:

@@ -80,7 +80,7 @@ def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noq
     route = (*rungs, f"corrected by {best.method}")
     num = target.density.num_gradients
     return dataclasses.replace(
-        record.with_outcome(route=route, num_gradients=num),
+        record.with_outcome(route=route, num_gradients=num, num_chains=0),
         posterior=dataclasses.replace(posterior, weighted=best.draws),
         examination=Examination(verdict, adapted.first_khat, compare_moments([best])),
     )

@@ -47,7 +47,7 @@ def to_arviz(
     for name, given in (("dims", dims), ("coords", coords)):
         if given is not None and not isinstance(given, Mapping):
             raise TypeError(f"{name}: got {describe(given)}; expected a dict.")
-    posterior = {name: values[None] for name, values in to_dict(record, n, key).items()}
+    posterior, num_chains = _by_chain(record, n, key)
     data, rows = _data(record), _log_likelihood(record, posterior)
     shapes = {name: values.shape for name, values in data.items()}
     shapes |= {name: values.shape[2:] for name, values in posterior.items()}
@@ -66,9 +66,11 @@ def to_arviz(
         "trace": _dataset(*_trace(record)),
     }
     if not record.posterior.guide.local:
-        groups["sample_stats"] = _dataset(_densities(record, n, key), SAMPLE_DIMS)
+        densities = _densities(record, n, key)
+        stats = {name: v.reshape(num_chains, -1) for name, v in densities.items()}
+        groups["sample_stats"] = _dataset(stats, SAMPLE_DIMS)
     if rows is not None:
-        by_row = {"rows": rows[None]}
+        by_row = {"rows": rows.reshape(num_chains, -1, rows.shape[1])}
         groups["log_likelihood"] = _dataset(by_row, (*SAMPLE_DIMS, row), coords=coords)
     if data:
         groups["observed_data"] = _dataset(data, (), of_data, coords)
@@ -76,6 +78,22 @@ def to_arviz(
         # before 1.0: later versions come with arviz_base, without this class
         return import_module("arviz").InferenceData(**groups)
     return _xarray().DataTree.from_dict(groups)
+
+
+def _by_chain(record: FitRecord, n: int, key: Any) -> tuple[dict[str, NDArray], int]:
+    """Return draws by name, (chains, draws, *shape), and the number of chains.
+
+    Draws of chains are all that there are; others are `n` of one chain.
+    """
+    num = record.outcome.num_chains
+    if not num:
+        return {name: values[None] for name, values in to_dict(record, n, key).items()}, 1
+    check_count("n", n)
+    shown = record.global_posterior.shown_draws.values
+    return {
+        name: np.asarray(v, record.posterior.float_dtype).reshape(num, -1, *v.shape[1:])
+        for name, v in shown.items()
+    }, num
 
 
 def _caution(record: FitRecord) -> str:
@@ -119,12 +137,14 @@ def _trace(record: FitRecord) -> tuple[Any, ...]:
 
 
 def _densities(record: FitRecord, n: int, key: Any) -> dict[str, NDArray]:
-    """Return the log densities of the draws on R^D, (1, n), nats."""
+    """Return the log densities of the draws on R^D, (n,), nats."""
     posterior = record.global_posterior
     X, log_q = posterior.sample_points(n, key)
-    densities = {} if _lacks_data(record) else {"log_p": posterior.density.value(X)[None]}
+    if record.outcome.num_chains and posterior.weighted is not None:
+        X = posterior.weighted.points
+    densities = {} if _lacks_data(record) else {"log_p": posterior.density.value(X)}
     if log_q is not None:  # corrected draws are none of q
-        densities["log_q"] = log_q[None]
+        densities["log_q"] = log_q
     return densities
 
 
@@ -133,7 +153,10 @@ def _log_likelihood(record: FitRecord, posterior: Mapping[str, NDArray]) -> NDAr
     density = density_of(record.posterior)
     if _lacks_data(record) or density.log_joint.num_rows is None:
         return None
-    draws = {name: posterior[name][0] for name in density.model.latents}
+    draws = {
+        name: posterior[name].reshape(-1, *posterior[name].shape[2:])
+        for name in density.model.latents
+    }
     return row_terms(density, density.model.to_tree(draws))
 
 

@@ -19,7 +19,7 @@ from advi.core.draw_set import DrawSet
 from advi.core.errors import check_bool, check_count, check_names, check_positive
 from advi.core.jax_config import default_float
 from advi.core.keys import Stream, device_key
-from advi.core.progress_bar import ProgressBar
+from advi.core.progress_bar import ProgressBar, is_shown
 from advi.core.status import Estimate, EvalTrace, RowValues, Status
 from advi.core.table import Table
 from advi.core.verdict import Verdict
@@ -29,6 +29,7 @@ from advi.diagnostics.examine import examined
 from advi.diagnostics.figures import figures
 from advi.diagnostics.linear_response import linear_response
 from advi.diagnostics.loo import Loo, psis_loo
+from advi.diagnostics.nuts import Settings, nuts
 from advi.inference.plan.run import refined
 from advi.model.resolve import check_on_host
 from advi.posterior import predict
@@ -480,6 +481,43 @@ class Fit:
                 posterior = dataclasses.replace(record.global_posterior, weighted=None)
                 record = dataclasses.replace(record, posterior=posterior)
             return Fit(corrected(record, budget._replace(report=bar.begin)))
+
+    def nuts(
+        self,
+        *,
+        num_samples: int = 1000,
+        num_warmup: int = 500,
+        num_chains: int = 4,
+        target_accept_prob: float = 0.95,
+        dense_mass: bool = False,
+        key: Any = 0,
+        progress: bool | None = None,
+    ) -> "Fit":
+        """Sample the posterior by NumPyro's No-U-Turn Sampler; return a fit of its draws.
+
+        Chains begin at draws of the fit, at corrected ones if it has them, and move in the
+        coordinates of its noise: a Gaussian fit is their mass matrix, and a triangular one also
+        straightens the posterior. `sample`, `mean`, `sd` and `quantile` are the chains', the
+        verdict rests on split R-hat, effective draws and divergences; `to_arviz` has the chains.
+
+        Parameters
+        ----------
+        num_samples, num_warmup, num_chains, target_accept_prob, dense_mass
+            As NumPyro's ``MCMC`` and ``NUTS`` take them; the chains run together.
+        key
+            Of the random draws.
+        progress
+            Whether to show a progress bar; None shows one in a terminal and in a notebook.
+
+        Raises
+        ------
+        ValueError
+            If there is no posterior to sample: local latents, or points only; or if a number is
+            wrong.
+        """
+        settings = Settings(num_samples, num_warmup, num_chains, target_accept_prob, dense_mass)
+        check_on_host(key)
+        return Fit(nuts(self._record, settings, key, is_shown(progress)))
 
     def refine(self, family: Any) -> "Fit":
         """Return a fit of another family, usually a richer one, begun at this fit.

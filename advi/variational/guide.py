@@ -101,7 +101,10 @@ class Guide:
 
     def with_encoders_evaluated(self) -> "Guide":
         """Return the guide with a table of parameters in place of each encoder."""
-        tables = (Block(b.names, PerRow(b.base)) if b.local else b for b in self.blocks)
+        tables = (
+            Block(b.names, PerRow(b.family.base)) if isinstance(b.family, RowFamily) else b
+            for b in self.blocks
+        )
         return replace(self, blocks=tuple(tables))
 
     def part(self, chosen: Sequence[bool]) -> "Guide":

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from advi.core.types import LOG_2PI, Bools, Floats, Indices
+from advi.core.types import LOG_2PI, Bools, Floats
 from advi.variational.gaussian import Gaussian
 from advi.variational.scale import DiagonalScale, TriangularScale
 
@@ -133,7 +134,7 @@ class GaussianTransport(NamedTuple):
             return centred / scale.sd[index]
         part = scale.take(index)
         matrix = part.mv(np.eye(len(index))).T
-        return np.linalg.solve(matrix, centred.T).T
+        return np.asarray(np.linalg.solve(matrix, centred.T).T, float)
 
     def params(self, family: Any) -> Any:
         return family.from_gaussian(*self.gaussian)
@@ -142,7 +143,7 @@ class GaussianTransport(NamedTuple):
 class JointTransport(NamedTuple):
     """Independent blocks of coordinates, each with a transport of its own."""
 
-    indices: Sequence[Indices]  # coordinates of each block
+    indices: Sequence[NDArray[Any]]  # coordinates of each block
     parts: Sequence[Transport]
 
     @property

@@ -118,7 +118,7 @@ class Triangular(Family):
         L = gaussian.scale.tril()
         if self.order is not None:
             rows = L[order]
-            R = np.linalg.qr(rows.T, mode="r")
+            R = np.linalg.qr(rows.T).R
             L = R.T * np.sign(np.diag(R))
         layers = tuple(identity(dim, self.num_parents(dim)) for _ in range(self.maps))
         return TriangularParams(gaussian.loc[order], L, layers)  # type: ignore[arg-type]

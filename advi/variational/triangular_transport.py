@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ class TriangularTransport:
     def noise_dim(self) -> int:
         return len(self.loc)
 
-    @cached_property
+    @property
     def vector(self) -> Floats:
         return _raveled(self.layers)
 
@@ -52,9 +51,8 @@ class TriangularTransport:
                 leaves.append(vector[start : start + leaf.size].reshape(leaf.shape))
                 start += leaf.size
             layers.append(Layer(*leaves))
-        return TriangularTransport(
-            self.family, TriangularParams(self.loc, self.tril, tuple(layers))
-        )
+        params = TriangularParams(self.loc, self.tril, tuple(layers))  # type: ignore[arg-type]
+        return TriangularTransport(self.family, params)
 
     def draw(self, E: Floats) -> Drawn:
         passed: list[Forward] = []

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from advi.variational.family import Family
+from advi.variational.family import Family, GaussianFamily
 
 
 class WhiteningState(NamedTuple):
@@ -39,6 +39,9 @@ def whiten(
         def at(step: Any) -> Any:
             new = []
             for family, c, s in zip(families, center, step, strict=True):
+                if not isinstance(family, GaussianFamily):
+                    new.append(jax.tree.map(jnp.add, c, s))
+                    continue
                 p = family.moved(c, s)
                 plain = not in_sds and "loc" in p._fields
                 new.append(p._replace(loc=c.loc + s.loc) if plain else p)
