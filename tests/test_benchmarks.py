@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from benchmarks import (
     make_references,
     overhead,
     posteriordb,
+    real_models,
     refit,
     rows,
     streams,
@@ -23,6 +25,8 @@ from benchmarks import (
     vae,
     verdict,
 )
+from benchmarks.real_models import __main__ as real_models_main
+from benchmarks.real_models import references, shared_data
 from models.posteriordb.checkout import VARIABLE, find_root
 
 BESIDE = Path(__file__).parents[2] / "shared" / "posteriordb"
@@ -308,3 +312,42 @@ def test_a_fit_that_is_nan_has_not_arrived():
     lost, short = record._replace(elbo=float("nan")), record._replace(elbo=-1.2)
     assert growth.arrived([lost, record, short]) == [False, True, False]
     assert growth.arrived([lost]) == [False]
+
+
+def test_real_models_smoke(tmp_path, capsys):
+    settings = ["--names", "orings", "--keys", "1", "--corrected"]
+    real_models_main.main([*settings, "--out", str(tmp_path)])
+    assert "fit: 1 of 1 called good (100%), 0 falsely" in capsys.readouterr().out
+    result = json.loads((tmp_path / "real_models.json").read_text())
+    assert result["summary"]["corrected"]["fits"] == 1
+    assert [r["truth"] for r in result["fits"]] == ["good", "good"]
+
+
+def test_every_real_model_has_a_trustworthy_reference():
+    kept = json.loads(real_models.FILE.read_text())
+    assert set(kept) == set(real_models.NAMES)
+    assert [name for name, made in kept.items() if references.faults(made)] == []
+
+
+def test_real_models_that_lack_data_are_left_out(capsys, monkeypatch):
+    monkeypatch.delenv(shared_data.VARIABLE, raising=False)
+    assert [m.name for m in real_models.load(names=["pastes", "orings"])] == ["orings"]
+    assert "skipped: pastes, shared data: got no folder" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "scaled"), [("bcg_centred", 13), ("nile", 99)])
+def test_sampled_coordinates_of_a_real_model_have_the_same_posterior(name, scaled):
+    """Densities differ by the effects' scales alone, and by a constant."""
+    model = real_models.OWN[name]()
+    rng, latents = np.random.default_rng(0), model.sampled.latents
+    z = {k: 0.3 * rng.standard_normal((2, *v.shape)) for k, v in latents.items()}
+    z |= {k: np.exp(z[k]) for k in ("sd", "sigma") if k in z}
+    with jax.enable_x64(True):
+        turned = model.latents(z)
+        difference = [
+            model.sampled.log_joint({k: x[i] for k, x in z.items()}, model.data)
+            - model.model.log_joint({k: x[i] for k, x in turned.items()}, model.data)
+            - scaled * np.log(z["sd"][i])
+            for i in range(2)
+        ]
+    assert float(difference[0]) == pytest.approx(float(difference[1]), abs=1e-9)

@@ -66,7 +66,7 @@ def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noq
     rng = host_rng(record.key, Stream.CORRECT)
     adapted, found = reference_moments(target, first, rng, CORRECT_ROUNDS)
     alarms = (*improper(record), *alarms_of(record))
-    if not found[-1].confident or shift_from(target, first, found[-1]).far:
+    if found[-1].method == "HMC" or shift_from(target, first, found[-1]).far:
         per_gradient = seconds_per_gradient(target.density, posterior.transport)
         further = _by_chains(target, adapted, found[-1], rng, budget, per_gradient)
         found += [] if further is None else [further]
