@@ -67,7 +67,7 @@ def test_the_three_ways_to_train_an_autoencoder_are_timed():
     assert all(0 < s < np.inf for [s] in seconds.values())
 
 
-@pytest.mark.slow  # most of it is the training before the held-out ELBO
+@pytest.mark.slow
 def test_refit_smoke(capsys):
     root = str(Path(refit.__file__).parents[1])
     refit.main([root, root, "--rounds", "1", "--repeats", "1", "--only", "eight schools"])
@@ -76,6 +76,7 @@ def test_refit_smoke(capsys):
     assert all(float(row.split()[-1]) > 0 for row in rows)
 
 
+@pytest.mark.slow  # most of it is the training before the held-out ELBO
 def test_vae_smoke(tmp_path, capsys):
     vae.main(["--rounds", "1", "--epochs", "1", "--out", str(tmp_path)])
     assert "held-out ELBO after 1 epochs" in capsys.readouterr().out
