@@ -46,7 +46,7 @@ def compare_with_reference(
     moments differ a little. k-hat alone decides nothing: it is high for nearly exact fits in few
     dimensions, and low for some that are wrong. Estimates that failed are left out.
     """
-    adapted, found = reference_moments(target, target.marginal, rng, CHECK_ROUNDS, early=True)
+    adapted, found = reference_moments(target, target.first, rng, CHECK_ROUNDS, early=True)
     khat, own, kind = adapted.first_khat, found[0].own(), target.density.dtype.name
     stuck = _stuck(target, own)
     if stuck.any():
@@ -109,7 +109,7 @@ def _caveat(target: Target, better: ReferenceMoments) -> str:
     """Return a sentence on why means that agree may still be off, or ""."""
     if not target.structure.full:
         return ""  # missing correlations explain a large shift
-    shift = shift_from(target, target.marginal, better)
+    shift = shift_from(target, better, target.first)
     if not shift.far:
         return ""
     return (

@@ -34,7 +34,6 @@ from advi.variational.gaussian import Gaussian
 
 RESPONSE_DIM = 512  # up to which a mean field is corrected from its linear response
 SECONDS = 10.0  # predicted, of chains by default
-START_DRAWS = 1000  # from which the starts of the chains are chosen
 
 
 class Budget(NamedTuple):
@@ -55,7 +54,7 @@ def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noq
     if not posterior.structure.dim:
         raise ValueError(f"corrected: {ONLY_POINTS}")
     target = target_of(posterior, posterior.density.on(None))
-    first = target.marginal
+    first = target.first
     if posterior.structure.dim > MAX_DIM:
         raise ValueError(f"corrected: {too_many(posterior)}")
     uncoupled = not posterior.structure.coupled and posterior.guide.is_gaussian
@@ -66,7 +65,7 @@ def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noq
     rng = host_rng(record.key, Stream.CORRECT)
     adapted, found = reference_moments(target, first, rng, CORRECT_ROUNDS)
     alarms = (*improper(record), *alarms_of(record))
-    if found[-1].method == "HMC" or shift_from(target, first, found[-1]).far:
+    if found[-1].method == "HMC" or shift_from(target, found[-1], first).far:
         per_gradient = seconds_per_gradient(target.density, posterior.transport)
         further = _by_chains(target, adapted, found[-1], rng, budget, per_gradient)
         found += [] if further is None else [further]
@@ -75,7 +74,7 @@ def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noq
     how = advice(posterior, best, frozenset())
     heavy = heavy_tail(target, names, best)
     why = obstacle(posterior, best, names)
-    verdict = _verdict(best, shift_from(target, first, best), alarms, heavy, how, why)
+    verdict = _verdict(best, shift_from(target, best, first), alarms, heavy, how, why)
     rungs = record.outcome.route or (posterior.guide.description,)
     route = (*rungs, f"corrected by {best.method}")
     num = target.density.num_gradients
@@ -107,8 +106,7 @@ def _by_chains(
         rhat = segment.convergence.rhat
         budget.report(f"HMC: {chains} chains of {steps:,} steps, R-hat {rhat:.3f}")
 
-    start = known.draws.resample(START_DRAWS, rng)
-    return by_long_hmc(target, adapted, start, rng, stop, report)
+    return by_long_hmc(target, adapted, known.states, rng, stop, report)
 
 
 def _verdict(

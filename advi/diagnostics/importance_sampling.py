@@ -1,13 +1,15 @@
-"""Importance sampling from a fit, adaptive in few dimensions, without gradients."""
+"""Importance sampling from a Gaussian, adaptive in few dimensions, without gradients."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
+from scipy.special import gammaln
 
 from advi.core.draw_set import WeightedDraws
 from advi.core.types import Floats
-from advi.diagnostics.proposals import GaussianProposal, Proposal, StudentT, log_standard
 from advi.diagnostics.psis import pareto_smooth
 from advi.variational.draws import antithetic
 from advi.variational.gaussian import Gaussian
@@ -32,7 +34,7 @@ class Adapted(NamedTuple):
 
     draws: WeightedDraws
     khat: float  # of the weights
-    log_ratios: Floats  # (n,) log p - log q of the first draws, those of the fit
+    log_ratios: Floats  # (n,) log p - log q of the first draws, those of the Gaussian
     first_khat: float  # of these
     proposal: Gaussian
     # effective share of the draws, of all or of the last round, over that for a Gaussian posterior
@@ -61,55 +63,72 @@ class Adapted(NamedTuple):
         return bool(self.share >= MIN_SHARE and self.khat <= MAX_KHAT)
 
 
+@dataclass
+class _Proposal:
+    """A multivariate Student-t, or a Gaussian for infinite degrees of freedom."""
+
+    loc: Floats
+    scale_tril: Floats
+    degrees: float
+
+    @cached_property
+    def _whitening(self) -> Floats:
+        # one inverse for all draws
+        return np.asarray(np.linalg.inv(self.scale_tril).T, float)
+
+    def log_density(self, Z: Floats) -> Floats:
+        """Return log densities (n,) of points (n, D)."""
+        squared = (((Z - self.loc) @ self._whitening) ** 2).sum(1)
+        log_scale = np.log(np.diag(self.scale_tril)).sum()
+        return _log_standard(squared, len(self.loc), self.degrees) - log_scale
+
+
 def importance_sampling(
     log_p: Callable[[Floats], Floats],
-    first: Proposal,
+    gaussian: Gaussian,
     rng: np.random.Generator,
     rounds: int,
     num: int = ROUND_DRAWS,
     *,
     early: bool = False,
 ) -> Adapted:
-    """Weight draws of the fit, and of further proposals if needed, in up to `rounds` rounds.
+    """Weight draws of a Gaussian, and of further proposals if needed, in up to `rounds` rounds.
 
-    Each round has `num` antithetic draws. Where the weights of the `first` proposal's draws are
-    nearly equal, more of them follow. Otherwise, in up to `MAX_ADAPTED_DIM` dimensions, the moments
-    of the proposals adapt round by round; in more, or where the density of the fit is known at its
-    own draws alone, further draws of the fit follow if their weights are even enough to be
-    reliable. With `early` it ends at nearly equal weights, which show that the fit is right, but
-    with too few draws for other moments.
+    Each round has `num` antithetic draws. Where the weights of the Gaussian's draws are nearly
+    equal, more of them follow. Otherwise, in up to `MAX_ADAPTED_DIM` dimensions, the moments of the
+    proposals adapt round by round; in more, further draws of the Gaussian follow if their weights
+    are even enough to be reliable. With `early` it ends at nearly equal weights, which show that
+    the Gaussian is right, but with too few draws for other moments.
     """
-    few = len(first.gaussian.loc) <= MAX_ADAPTED_DIM
+    few = len(gaussian.loc) <= MAX_ADAPTED_DIM
 
     def weighted(sample: _Sample) -> Adapted:
         weights, khat = pareto_smooth(sample.log_ratios)
         draws = WeightedDraws(sample.points, weights)
         share = draws.ess / len(weights)
-        return Adapted(draws, khat, sample.log_ratios, khat, first.gaussian, share, adapted=False)
+        return Adapted(draws, khat, sample.log_ratios, khat, gaussian, share, adapted=False)
 
     def even(found: Adapted, share: float) -> bool:
         return found.share >= (EQUAL_SHARE if few else share) and found.khat <= NEAR_KHAT
 
     num_first = FIRST_OF_FEW if few else FIRST_DRAWS
-    sample = _drawn(log_p, first, rng, num_first)
+    sample = _drawn(log_p, gaussian, rng, num_first)
     found = weighted(sample)
     if early and even(found, FIRST_SHARE):
         return found
-    sample = sample.joined(_drawn(log_p, first, rng, num - num_first))
+    sample = sample.joined(_drawn(log_p, gaussian, rng, num - num_first))
     found = weighted(sample)
     if early and even(found, NEAR_SHARE):
         return found
     if few and not even(found, NEAR_SHARE):
-        known = first.log_density(sample.points)
-        if known is not None:
-            return _adaptive(log_p, first, sample, known, found.khat, rng, rounds)
+        return _adaptive(log_p, gaussian, sample, found.khat, rng, rounds)
     if found.share < MIN_SHARE:
         return found
-    return weighted(sample.joined(_drawn(log_p, first, rng, (rounds - 1) * num)))
+    return weighted(sample.joined(_drawn(log_p, gaussian, rng, (rounds - 1) * num)))
 
 
 class _Sample(NamedTuple):
-    """Draws of the first proposal."""
+    """Draws of a Gaussian."""
 
     points: Floats  # (n, D)
     log_p: Floats  # (n,) nats
@@ -120,64 +139,55 @@ class _Sample(NamedTuple):
 
 
 def _drawn(
-    log_p: Callable[[Floats], Floats], first: Proposal, rng: np.random.Generator, num: int
+    log_p: Callable[[Floats], Floats], gaussian: Gaussian, rng: np.random.Generator, num: int
 ) -> _Sample:
-    """Return antithetic draws of the first proposal."""
-    Y, log_q = first.draw(antithetic(rng, num, first.noise_dim))
-    inside = np.isfinite(Y).all(1) & np.isfinite(log_q)
-    Y = np.where(inside[:, None], Y, first.gaussian.loc)
-    values = np.where(inside, _finite(log_p(Y)), -np.inf)
-    return _Sample(Y, values, values - np.where(inside, log_q, 0.0))
+    """Return antithetic draws of a Gaussian."""
+    E = antithetic(rng, num, len(gaussian.loc))
+    Z = gaussian.points(E)
+    values = _finite(log_p(Z))
+    standard = _log_standard((E**2).sum(1), E.shape[1], np.inf)
+    return _Sample(Z, values, values - standard + gaussian.scale.log_det(np.ones(E.shape[1], bool)))
 
 
 def _adaptive(
     log_p: Callable[[Floats], Floats],
-    first: Proposal,
-    sample: _Sample,
-    first_density: Floats,
+    gaussian: Gaussian,
+    first: _Sample,
     first_khat: float,
     rng: np.random.Generator,
     rounds: int,
 ) -> Adapted:
-    """Sample from Student-t proposals with adapted moments, after a round of the first proposal.
+    """Sample from Student-t proposals with adapted moments, after a `first` round of a Gaussian.
 
-    All rounds are weighted by the mixture of all proposals, and the weights are Pareto-smoothed. A
-    fit that is no Gaussian may be nearer to the posterior than any of these: every other round
-    draws from it again.
+    All rounds are weighted by the mixture of all proposals, and the weights are Pareto-smoothed.
     Cornuet, Marin, Mira & Robert (2012), Adaptive Multiple Importance Sampling, section 2.
     """
-    Z, values, log_ratios = sample
+    Z, values, log_ratios = first
     num, dim = Z.shape
-    alternate = not isinstance(first, GaussianProposal)
-    last = StudentT(first.gaussian.loc, first.gaussian.scale.tril(), np.inf)
-    proposals: list[Any] = [first]
-    densities = first_density[:, None]  # of every draw under every proposal
+    proposals = [_Proposal(gaussian.loc, gaussian.scale.tril(), np.inf)]
+    densities = proposals[0].log_density(Z)[:, None]  # of every draw under every proposal
     while True:
         weights, khat = pareto_smooth(values - _log_mean_exp(densities))
         draws = WeightedDraws(Z, weights)
-        last = _adapted(last, draws)
-        if len(proposals) == rounds:
+        proposals.append(_adapted(proposals[-1], draws))
+        if len(proposals) > rounds:
             break
-        if alternate and len(proposals) % 2 == 0:
-            new, again = _drawn(log_p, first, rng, num), first
-            new_points, new_values = new.points, new.log_p
-        else:
-            new_points, again = last.sample(num, rng), last
-            new_values = _finite(log_p(new_points))
-        proposals.append(again)
-        under_new = _finite(again.log_density(Z))[:, None]
-        of_new = np.stack([_finite(q.log_density(new_points)) for q in proposals], axis=1)
-        densities = np.concatenate([np.concatenate([densities, under_new], axis=1), of_new])
-        Z, values = np.concatenate([Z, new_points]), np.concatenate([values, new_values])
-    share = draws.ess / len(draws.weights)
-    if not alternate:
-        last_round = _effective_share(values[-num:] - densities[-num:, -1])
-        share = max(share, last_round) / gaussian_share(dim)
-    proposal = Gaussian(last.loc, TriangularScale(last.scale_tril))
+        last = proposals[-1]
+        half = rng.standard_normal((num // 2, dim))
+        half /= np.sqrt(rng.chisquare(last.degrees, (num // 2, 1)) / last.degrees)
+        new = last.loc + np.concatenate([half, -half]) @ last.scale_tril.T
+        values = np.concatenate([values, _finite(log_p(new))])
+        under_last = last.log_density(Z)[:, None]
+        of_new = np.stack([q.log_density(new) for q in proposals], axis=1)
+        densities = np.concatenate([np.concatenate([densities, under_last], axis=1), of_new])
+        Z = np.concatenate([Z, new])
+    last_round = _effective_share(values[-num:] - densities[-num:, -1])
+    share = max(draws.ess / len(draws.weights), last_round) / gaussian_share(dim)
+    proposal = Gaussian(proposals[-1].loc, TriangularScale(proposals[-1].scale_tril))
     return Adapted(draws, khat, log_ratios, first_khat, proposal, share, adapted=True)
 
 
-def _adapted(last: StudentT, draws: WeightedDraws) -> StudentT:
+def _adapted(last: _Proposal, draws: WeightedDraws) -> _Proposal:
     """Return the next proposal; with few effective draws it stays near the last."""
     dim = len(last.loc)
     keep = dim / (dim + draws.ess)
@@ -189,7 +199,7 @@ def _adapted(last: StudentT, draws: WeightedDraws) -> StudentT:
         factor = np.asarray(np.linalg.cholesky(cov), float)
     except np.linalg.LinAlgError:
         factor = last.scale_tril  # too few distinct draws: keep the scale
-    return StudentT((1 - keep) * mean + keep * last.loc, factor, DEGREES)
+    return _Proposal((1 - keep) * mean + keep * last.loc, factor, DEGREES)
 
 
 def _finite(values: Floats) -> Floats:
@@ -209,7 +219,16 @@ def _effective_share(log_weights: Floats) -> float:
 def gaussian_share(dim: int) -> float:
     """Return the effective share of Student-t draws with the moments of a Gaussian target."""
     r = np.linspace(0, np.sqrt(dim) + 8, RADII + 1)[1:]
-    log_p, log_q = (log_standard(r**2, dim, degrees) for degrees in (np.inf, DEGREES))
+    log_p, log_q = (_log_standard(r**2, dim, degrees) for degrees in (np.inf, DEGREES))
     of_radius = log_p + (dim - 1) * np.log(r)
     p = np.exp(of_radius - of_radius.max())
     return float(p.sum() / (p * np.exp(log_p - log_q)).sum())
+
+
+def _log_standard(squared: Floats, dim: int, degrees: float) -> Floats:
+    """Return log densities of the standard Student-t, or Gaussian, by squared norms."""
+    if not np.isfinite(degrees):
+        return -0.5 * squared - 0.5 * dim * np.log(2 * np.pi)
+    constant = gammaln((degrees + dim) / 2) - gammaln(degrees / 2)
+    constant -= 0.5 * dim * np.log(degrees * np.pi)
+    return constant - 0.5 * (degrees + dim) * np.log1p(squared / degrees)

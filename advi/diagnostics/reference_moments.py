@@ -8,7 +8,6 @@ import numpy as np
 from advi.core.draw_set import WeightedDraws, weighted_moments
 from advi.core.types import Floats
 from advi.diagnostics import hmc
-from advi.diagnostics.frames import frame_of
 from advi.diagnostics.importance_sampling import Adapted, importance_sampling
 from advi.diagnostics.long_hmc import CHAINS, Sampler, Segment, run_until_converged
 from advi.diagnostics.target import Moments, Target
@@ -19,6 +18,7 @@ COSTLY = 2**20  # elements read by one density, above which fewer chains are run
 FEW_CHAINS = 96
 MAX_ELEMENTS = 2**25  # of the points of all chains
 MAX_KEPT = 10_000  # draws of long chains
+STATES = 512  # kept, where chains may begin
 MAX_DIM = MAX_ELEMENTS // (hmc.STEPS * FEW_CHAINS)
 # A correction begins at the fit, and short runs stay in its neighbourhood. Of hierarchies with
 # known moments, all corrections within these limits, in both together, were complete; others may
@@ -38,9 +38,8 @@ class ReferenceMoments(NamedTuple):
     khat: float  # of the weights, -inf without
     confident: bool  # whether the moments are reliable
     failed: bool  # whether they are useless: collapsed weights, chains that had not converged
-    chains: Segment | None = (
-        None  # of chains that went on until they converged, or the budget ended
-    )
+    states: Floats  # (n, dim) of some of the draws, where chains may begin
+    chains: Segment | None = None  # of chains that went on until they converged, or the end
 
     @property
     def size(self) -> str:
@@ -64,9 +63,8 @@ def reference_moments(
     draws suffice if they show that `first` is right.
     """
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        proposal = target.proposal(first)
-        adapted = importance_sampling(target.value, proposal, rng, rounds, early=early)
-        found = [_weighted(target, adapted, first is target.marginal)]
+        adapted = importance_sampling(target.value, first, rng, rounds, early=early)
+        found = [_weighted(target, adapted, first is target.first)]
         if not adapted.reliable:
             found.append(by_hmc(target, adapted, rng))
     return adapted, found
@@ -91,8 +89,9 @@ class Shift(NamedTuple):
         )
 
 
-def shift_from(target: Target, first: Gaussian, better: ReferenceMoments) -> Shift:
-    """Return the distance of a correction from its first proposal."""
+def shift_from(target: Target, better: ReferenceMoments, first: Gaussian) -> Shift:
+    """Return the distance of a correction from its first proposal, or a fit that is no Gaussian."""
+    first = first if target.transport is None else target.marginal
     Y = better.draws.points[:, target.structure.random]
     mean, sd = weighted_moments(Y, better.draws.weights)
     stretch = np.exp(np.max(np.abs(np.log(sd / first.sds))))
@@ -114,8 +113,9 @@ def _weighted(target: Target, adapted: Adapted, of_fit: bool) -> ReferenceMoment
     found = Moments(*weighted_moments(columns, kept.weights))
     failed = adapted.collapsed and not adapted.reliable
     return ReferenceMoments(
-        "importance sampling", kept, found, own, adapted.khat, adapted.reliable, failed
-    )
+        "importance sampling", kept, found, own, adapted.khat, adapted.reliable, failed,
+        adapted.draws.resample(STATES, np.random.default_rng(0)),
+    )  # fmt: skip
 
 
 def by_hmc(target: Target, adapted: Adapted, rng: np.random.Generator) -> ReferenceMoments:
@@ -127,11 +127,10 @@ def by_hmc(target: Target, adapted: Adapted, rng: np.random.Generator) -> Refere
     costly = target.density.log_joint.cost > COSTLY
     num = FEW_CHAINS if costly else int(np.clip(fitting, FEW_CHAINS, hmc.CHAINS))
     start = adapted.first_draws(num, rng) if adapted.collapsed else adapted.draws.resample(num, rng)
-    frame = frame_of(target, adapted.proposal)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        chains = hmc.short_hmc(frame.value_and_grad, frame.start(start), frame.whitening, rng)
-        points = frame.points(chains.points.reshape(-1, chains.points.shape[-1]))
-        steps, num, _ = chains.points.shape
+        chains = hmc.short_hmc(target.value_and_grad, start, adapted.proposal, rng)
+        steps, num, dim = chains.points.shape
+        points = target.points(chains.points.reshape(-1, dim))
         columns = target.columns(points)
         converged = hmc.converged(columns.reshape(steps, num, -1))
         half = steps // 2 * num
@@ -139,14 +138,15 @@ def by_hmc(target: Target, adapted: Adapted, rng: np.random.Generator) -> Refere
         draws = WeightedDraws(kept, np.full(len(kept), 1 / len(kept)))
         found = Moments(late.mean(0), late.std(0))
         return ReferenceMoments(
-            "HMC", draws, found, lambda: target.moments, -np.inf, converged, not converged
-        )
+            "HMC", draws, found, lambda: target.moments, -np.inf, converged, not converged,
+            chains.points[-1],
+        )  # fmt: skip
 
 
 def by_long_hmc(
     target: Target,
     adapted: Adapted,
-    start: Floats,  # points (n, D) of R^D, drawn from what is known of the posterior
+    start: Floats,  # states (n, dim), drawn from what is known of the posterior
     rng: np.random.Generator,
     stop: Callable[[int], bool],  # of the number of gradients
     report: Callable[[Segment], object],
@@ -155,21 +155,19 @@ def by_long_hmc(
 
     None if it comes before the end of their first segment.
     """
-    frame = frame_of(target, adapted.proposal)
-    first = start[rng.choice(len(start), CHAINS, replace=len(start) < CHAINS)]
+    states = start[rng.choice(len(start), CHAINS, replace=len(start) < CHAINS)]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        states = frame.start(first[:, target.structure.random])
-        sampler = Sampler(frame.value_and_grad, states, frame.whitening, rng)
+        sampler = Sampler(target.value_and_grad, states, adapted.proposal, rng)
 
         def columns(Z: Floats) -> Floats:
-            return target.columns(frame.points(Z))
+            return target.columns(target.points(Z))
 
         end = run_until_converged(sampler, columns, stop, report)
         if end is None:
             return None
         steps, chains, dim = end.points.shape
         kept = end.points[:: max(1, steps * chains // MAX_KEPT)]
-        points = frame.points(kept.reshape(-1, dim))
+        points = target.points(kept.reshape(-1, dim))
         flat = end.columns.reshape(steps * chains, -1)
     converged = end.convergence.converged
     return ReferenceMoments(
@@ -180,5 +178,6 @@ def by_long_hmc(
         -np.inf,
         converged,
         not converged,
+        end.points[-1],
         end,
     )

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from advi.core.types import Floats
-from advi.diagnostics.proposals import GaussianProposal, MapProposal, Proposal
+from advi.core.types import LOG_2PI, Floats
 from advi.model.density import Density
 from advi.variational.gaussian import Gaussian, Structure
-from advi.variational.transport import Transport
+from advi.variational.transport import Drawn, Transport
 
 
 class Moments(NamedTuple):
@@ -23,7 +22,13 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True)
 class Target:
-    """The posterior, its fit, and the columns, scalar quantities on the constrained scale."""
+    """The posterior, its fit, and the columns, scalar quantities on the constrained scale.
+
+    Importance draws and chains have coordinates Z (n, dim): the random ones of R^D for a Gaussian
+    fit, and for any other the noise of its draws. There the posterior has the density
+    N(e) p(x(e)) / q(x(e)), which is nearly standard normal where q is nearly the posterior
+    (Hoffman et al. 2019, NeuTra-lizing Bad Geometry in Hamiltonian Monte Carlo).
+    """
 
     density: Density
     gaussian: Gaussian  # the fit, or its mean and scale if it is no Gaussian
@@ -45,30 +50,50 @@ class Target:
         random = np.flatnonzero(self.structure.random)
         return Gaussian(self.gaussian.loc[random], self.gaussian.scale.take(random))
 
-    def proposal(self, gaussian: Gaussian) -> Proposal:
-        """Return the first proposal: the fit if it is no Gaussian, or else a Gaussian."""
+    @cached_property
+    def first(self) -> Gaussian:
+        """The fit in the coordinates of the chains: a standard normal in those of its noise."""
         if self.transport is None:
-            return GaussianProposal(gaussian)
-        random = np.flatnonzero(self.structure.random)
-        return MapProposal(self.transport, random, self.points, self.marginal)
+            return self.marginal
+        return Gaussian.diagonal(np.zeros(self.transport.noise_dim), 1.0)
 
-    def points(self, Y: Floats) -> Floats:
-        """Return points (n, D) of random coordinates (n, dim), with the others at the fit."""
+    def points(self, Z: Floats) -> Floats:
+        """Return points (n, D) of R^D; coordinates that are not random are at the fit."""
+        if self.transport is not None:
+            return self.transport.draw(Z).points
         if self._all_random:
-            return Y
-        X = np.tile(self.gaussian.loc, (len(Y), 1))
-        X[:, self.structure.random] = Y
+            return Z
+        X = np.tile(self.gaussian.loc, (len(Z), 1))
+        X[:, self.structure.random] = Z
         return X
 
-    def value(self, Y: Floats) -> Floats:
+    def value(self, Z: Floats) -> Floats:
         """Return log densities (n,)."""
-        return self.density.value(self.points(Y))
+        if self.transport is None:
+            return self.density.value(self.points(Z))
+        drawn = self.transport.draw(Z)
+        values = self.density.value(_finite(drawn.points))
+        return values + _log_weight(drawn)
 
-    def value_and_grad(self, Y: Floats) -> tuple[Floats, Floats]:
+    def value_and_grad(self, Z: Floats) -> tuple[Floats, Floats]:
         """Return log densities (n,) and gradients (n, dim)."""
-        values, gradients = self.density.value_and_grad(self.points(Y))
+        if self.transport is not None:
+            drawn = self.transport.draw(Z)
+            values, gradients = self.density.value_and_grad(_finite(drawn.points))
+            return values + _log_weight(drawn), self.transport.pull_back(drawn, gradients)
+        values, gradients = self.density.value_and_grad(self.points(Z))
         return values, gradients if self._all_random else gradients[:, self.structure.random]
 
     @cached_property
     def _all_random(self) -> bool:
         return bool(self.structure.random.all())
+
+
+def _log_weight(drawn: Drawn) -> Floats:
+    """Return the log density of the noise less log q, -inf where the map overflows."""
+    found = -0.5 * (drawn.noise**2 + LOG_2PI).sum(1) - drawn.log_q
+    return np.where(np.isfinite(drawn.points).all(1) & np.isfinite(found), found, -np.inf)
+
+
+def _finite(X: Floats) -> Floats:
+    return np.where(np.isfinite(X), X, 0.0)

@@ -12,7 +12,6 @@ from advi.core.verdict import Verdict
 from advi.diagnostics import correct, examine, linear_response
 from advi.diagnostics.correct import Budget, corrected
 from advi.diagnostics.importance_sampling import DEGREES, gaussian_share, importance_sampling
-from advi.diagnostics.proposals import GaussianProposal
 from advi.diagnostics.reference_moments import Shift, reference_moments
 from advi.diagnostics.target import Target
 from advi.model.checks.tails import growth
@@ -491,7 +490,7 @@ def test_the_share_of_draws_is_measured_by_that_for_a_gaussian(dim):
     def share(log_density):
         # not so near that one round is enough
         start = Gaussian(np.full(dim, 3.0), TriangularScale(1.3 * scale))
-        return importance_sampling(log_density, GaussianProposal(start), rng, 5, 4000).share
+        return importance_sampling(log_density, start, rng, 5, 4000).share
 
     assert share(log_p) > 0.85
     assert share(lambda X: log_p(X) - 3 * np.abs(X[:, 0] - 3)) < share(log_p)
