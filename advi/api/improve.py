@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from advi.core.progress_bar import ProgressBar
 from advi.diagnostics.alarms import alarms_of
 from advi.diagnostics.correct import Budget, corrected
@@ -17,6 +19,7 @@ from advi.variational.guide import Guide
 from advi.variational.triangular import Triangular
 
 MAP_SECONDS = 10.0  # predicted, of a round of its steps: beyond it the map is not tried
+TIGHT_SHIFT, TIGHT_RATIO = 0.07, 1.07  # of the examination, below which weights add nothing
 GAIN_NATS, ERRORS = 0.05, 2.0  # of the ELBO, by which a map has to be better
 
 
@@ -25,7 +28,8 @@ def improved(record: FitRecord, bar: ProgressBar) -> FitRecord:
 
     A Gaussian that is not good is bent by a triangular map, which is kept if its ELBO on fresh
     draws is higher; if that is not good, its draws are corrected. Each rung takes some ten seconds
-    at most, by the predicted work. Ctrl-C keeps the fit so far.
+    at most, by the predicted work. The draws of a good fit whose moments are not near to those of
+    the examination are weighted too. Ctrl-C keeps the fit so far.
     """
     best = record
     try:
@@ -36,6 +40,10 @@ def improved(record: FitRecord, bar: ProgressBar) -> FitRecord:
             found = corrected(best, Budget(report=bar.begin))
             if _level(found) == "good" or _level(best) != "means_only":
                 best = found
+        elif _is_loose(best):
+            found = corrected(best, Budget(predicted=0.0))
+            if _level(found) == "good":
+                best = found
     except KeyboardInterrupt:
         pass  # with the fit so far
     return best
@@ -45,6 +53,15 @@ def _is_open(record: FitRecord) -> bool:
     """Return whether a fit is not good, for a reason that another rung may mend."""
     settled = record.outcome.status == "converged" and not alarms_of(record)
     return settled and _level(record) in ("poor", "means_only")
+
+
+def _is_loose(record: FitRecord) -> bool:
+    """Return whether a good fit has moments that its own importance weights would improve."""
+    comparison = record.examination and record.examination.comparison
+    if not comparison or _level(record) != "good" or record.posterior.weighted is not None:
+        return False
+    off = np.abs(comparison.log_ratio).max() > np.log(TIGHT_RATIO)
+    return bool(off or comparison.shift.max() > TIGHT_SHIFT)
 
 
 def _level(record: FitRecord) -> str:

@@ -14,7 +14,7 @@ from advi.diagnostics.alarms import ONLY_POINTS, alarms_of, improper
 from advi.diagnostics.compare_moments import compare_moments, heavy_tail
 from advi.diagnostics.cost import seconds_per_gradient
 from advi.diagnostics.examine import advice, target_of, too_many
-from advi.diagnostics.importance_sampling import Adapted
+from advi.diagnostics.importance_sampling import MIN_SHARE, Adapted
 from advi.diagnostics.linear_response import response_scale
 from advi.diagnostics.long_hmc import Segment
 from advi.diagnostics.obstacles import obstacle
@@ -23,7 +23,6 @@ from advi.diagnostics.reference_moments import (
     CORRECT_ROUNDS,
     MAX_DIM,
     ReferenceMoments,
-    Shift,
     by_long_hmc,
     reference_moments,
     shift_from,
@@ -33,6 +32,7 @@ from advi.posterior.record import Examination, FitRecord
 from advi.variational.gaussian import Gaussian
 
 RESPONSE_DIM = 512  # up to which a mean field is corrected from its linear response
+HEAVY_KHAT = 0.9  # of many even weights, beyond which a tail is unseen
 SECONDS = 10.0  # predicted, of chains by default
 
 
@@ -65,16 +65,24 @@ def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noq
     rng = host_rng(record.key, Stream.CORRECT)
     adapted, found = reference_moments(target, first, rng, CORRECT_ROUNDS)
     alarms = (*improper(record), *alarms_of(record))
-    if found[-1].method == "HMC" or shift_from(target, found[-1], first).far:
+    unseen = _unseen_tail(adapted)
+    uncertain = found[-1].method == "HMC" or shift_from(target, found[-1], first).far
+    if uncertain and not (unseen and budget.seconds is None):
         per_gradient = seconds_per_gradient(target.density, posterior.transport)
         further = _by_chains(target, adapted, found[-1], rng, budget, per_gradient)
         found += [] if further is None else [further]
     best = found[-1]
     names = quantity_names(posterior)
     how = advice(posterior, best, frozenset())
-    heavy = heavy_tail(target, names, best)
-    why = obstacle(posterior, best, names)
-    verdict = _verdict(best, shift_from(target, best, first), alarms, heavy, how, why)
+    shift = shift_from(target, best, first)
+    doubt = ""
+    if unseen and best.method == "HMC":
+        doubt = unseen
+    elif shift.far and (best.chains is None or target.transport is None):
+        doubt = f"{shift}: where a correction goes so far, it may not be complete."
+    elif heavy := heavy_tail(target, names, best):
+        doubt = heavy
+    verdict = _verdict(best, alarms, doubt, obstacle(posterior, best, names), how)
     rungs = record.outcome.route or (posterior.guide.description,)
     route = (*rungs, f"corrected by {best.method}")
     num = target.density.num_gradients
@@ -109,19 +117,32 @@ def _by_chains(
     return by_long_hmc(target, adapted, known.states, rng, stop, report)
 
 
+def _unseen_tail(adapted: Adapted) -> str:
+    """Return a sentence if importance weights are even but for a tail that few draws reach.
+
+    Chains seldom reach it, and it does not show in their R-hat.
+    """
+    if adapted.share < MIN_SHARE or adapted.khat <= HEAVY_KHAT:
+        return ""
+    return (
+        f"importance weights have a heavy tail (k-hat {adapted.khat:.2f}): a part of the posterior "
+        "lies where neither the draws nor the chains reach."
+    )
+
+
 def _verdict(
-    best: ReferenceMoments, shift: Shift, alarms: tuple[Alarm, ...], heavy: str, how: str, why: str
+    best: ReferenceMoments, alarms: tuple[Alarm, ...], doubt: str, obstacle: str, how: str
 ) -> Verdict:
     if alarms:
         return Verdict("poor", tuple(a.reason for a in alarms), REMEDIES[alarms[0].cause])
-    reason = f"Corrected by {best.method}, {best.size}, but"
-    if not best.confident:
-        reason = f"Corrected by {best.method}, which had not converged after {best.size}. {why}"
-    elif shift.far and best.chains is None:
-        reason += f" {shift}: where a correction goes so far, it may not be complete."
-    elif heavy:
-        reason += f": {heavy}"
-    else:
+    if best.confident and not doubt:
         return Verdict("good", (f"Corrected by {best.method}: {best.size}.",))
+    reason = f"Corrected by {best.method}, {best.size}, but {doubt}"
+    if not best.confident and best.chains is not None:
+        reason = (
+            f"Corrected by {best.method}, which had not converged after {best.size}. {obstacle}"
+        )
+    elif not best.confident and not doubt:
+        reason = f"Corrected by {best.method}, which had not converged after {best.size}."
     action = f"reparameterise{f': {how}' if how else ' the model'}, or run long MCMC."
     return Verdict("poor", (reason.strip(),), action)

@@ -13,7 +13,7 @@ from advi.diagnostics.long_hmc import CHAINS, Sampler, Segment, run_until_conver
 from advi.diagnostics.target import Moments, Target
 from advi.variational.gaussian import Gaussian
 
-CHECK_ROUNDS, CORRECT_ROUNDS = 5, 8
+CHECK_ROUNDS, CORRECT_ROUNDS = 5, 20
 COSTLY = 2**20  # elements read by one density, above which fewer chains are run
 FEW_CHAINS = 96
 MAX_ELEMENTS = 2**25  # of the points of all chains
