@@ -10,6 +10,7 @@ from advi.variational.family import Family
 from advi.variational.guide import Guide
 
 LEARNING_RATE, RATE_STEPS = 0.02, 1000
+MAP_RATE = 0.005  # of families that are no Gaussian: curves bear smaller steps than a scale
 MAX_STEPS = 100_000  # of a fit until convergence
 
 
@@ -21,9 +22,10 @@ def default_optimizer(guide: Guide, near: bool) -> optax.GradientTransformation:
     steps of hundredths of an sd would be too short: with many rows, sds are tiny.
     """
     families = tuple(b.family for b in guide.blocks if isinstance(b.family, Family))
-    return whiten(_adam(), families, near) if len(families) == len(guide.blocks) else _adam()
+    adam = _adam(LEARNING_RATE if guide.is_gaussian else MAP_RATE)
+    return whiten(adam, families, near) if len(families) == len(guide.blocks) else adam
 
 
-@functools.lru_cache(maxsize=1)
-def _adam() -> optax.GradientTransformation:
-    return optax.adam(lambda step: LEARNING_RATE / jnp.sqrt(1 + step / RATE_STEPS))
+@functools.lru_cache(maxsize=2)
+def _adam(rate: float) -> optax.GradientTransformation:
+    return optax.adam(lambda step: rate / jnp.sqrt(1 + step / RATE_STEPS))

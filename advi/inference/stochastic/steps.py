@@ -29,6 +29,7 @@ from advi.variational.objective import Objective, near_optimum
 from advi.variational.per_row import PerRow
 
 LINE_SEARCH_DRAWS = 64
+MAP_DRAWS = 32  # of families that are no Gaussian
 OWN = "objective"  # key of its trace
 
 Step = Callable[["State", Any, Array], tuple["State", "StepInfo"]]
@@ -82,6 +83,8 @@ class Steps(NamedTuple):
             return self.objective.draws
         if self.line_search:
             return LINE_SEARCH_DRAWS
+        if not self.guide.is_gaussian:
+            return MAP_DRAWS  # the tails of a map need more than its middle
         return 2 if self.scale > 1 else 8
 
     @property
