@@ -20,24 +20,25 @@ from advi.variational.triangular import Triangular
 
 MAP_SECONDS = 10.0  # predicted, of a round of its steps: beyond it the map is not tried
 TIGHT_SHIFT, TIGHT_RATIO = 0.07, 1.07  # of the examination, below which weights add nothing
+NEAR_SDS = 3.0  # between two optima of Gaussians that a map, or draws, may join
 GAIN_NATS, ERRORS = 0.05, 2.0  # of the ELBO, by which a map has to be better
 
 
 def improved(record: FitRecord, bar: ProgressBar) -> FitRecord:
     """Return a fit that its verdict calls good, if a rung or two more lead to one.
 
-    A Gaussian that is not good is bent by a triangular map, which is kept if its ELBO on fresh
-    draws is higher; if that is not good, its draws are corrected. Each rung takes some ten seconds
-    at most, by the predicted work. The draws of a good fit whose moments are not near to those of
-    the examination are weighted too. Ctrl-C keeps the fit so far.
+    A Gaussian that is not good, or whose moments are not near to those of its examination, is bent
+    by a triangular map, which is kept if its ELBO on fresh draws is higher. If that is not good,
+    its draws are corrected, and if its moments are not near they are weighted. Each rung takes some
+    ten seconds at most, by the predicted work. Ctrl-C keeps the fit so far.
     """
     best = record
     try:
-        if _is_open(best):
+        if _is_open(best) or _is_loose(best):
             best = _mapped(best, bar)
         if _is_open(best):
             bar.begin("correction")
-            found = corrected(best, Budget(report=bar.begin))
+            found = corrected(_without_near_modes(best), Budget(report=bar.begin))
             if _level(found) == "good" or _level(best) != "means_only":
                 best = found
         elif _is_loose(best):
@@ -51,8 +52,15 @@ def improved(record: FitRecord, bar: ProgressBar) -> FitRecord:
 
 def _is_open(record: FitRecord) -> bool:
     """Return whether a fit is not good, for a reason that another rung may mend."""
-    settled = record.outcome.status == "converged" and not alarms_of(record)
+    settled = record.outcome.status == "converged" and not alarms_of(_without_near_modes(record))
     return settled and _level(record) in ("poor", "means_only")
+
+
+def _without_near_modes(record: FitRecord) -> FitRecord:
+    """Return the record without other optima so near that a richer family holds both."""
+    modes = record.outcome.other_modes
+    far = tuple(mode for mode in modes if mode.distance.max(initial=0.0) > NEAR_SDS)
+    return record.with_outcome(other_modes=far)
 
 
 def _is_loose(record: FitRecord) -> bool:
@@ -70,6 +78,7 @@ def _level(record: FitRecord) -> str:
 
 def _mapped(record: FitRecord, bar: ProgressBar) -> FitRecord:
     """Return the fit bent by a triangular map and examined, or as it was if that gains nothing."""
+    record_of_plan, record = record, _without_near_modes(record)
     posterior = record.global_posterior
     density, latents = posterior.density, posterior.model.latents
     blocks = tuple(
@@ -80,15 +89,15 @@ def _mapped(record: FitRecord, bar: ProgressBar) -> FitRecord:
     )
     guide = Guide(posterior.model, blocks, posterior.guide.choices)
     if guide.is_gaussian:
-        return record
+        return record_of_plan
     params = guide.params_of(posterior.gaussian, density.dtype)
     start = GlobalPosterior(guide, params, density)
     seconds = STEPS * DRAWS * seconds_per_gradient(density, start.transport)
     if seconds > MAP_SECONDS:
-        return record
+        return record_of_plan
     found, gain = bent(dataclasses.replace(record, posterior=start), callback=bar.update)
     if found.outcome.status != "converged" or not gain.value > GAIN_NATS + ERRORS * gain.mcse:
-        return record
+        return record_of_plan
     bar.begin("verdict")
     route = (posterior.guide.description, f"triangular (+{gain.value:.2g} nats)")
     return examined(found.with_outcome(route=route))
