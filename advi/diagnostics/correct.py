@@ -16,7 +16,7 @@ from advi.diagnostics.cost import seconds_per_gradient
 from advi.diagnostics.examine import advice, target_of, too_many
 from advi.diagnostics.importance_sampling import MIN_SHARE, Adapted
 from advi.diagnostics.linear_response import response_scale
-from advi.diagnostics.long_hmc import Segment
+from advi.diagnostics.long_hmc import CHAINS, COSTLY_SECONDS, FEW_CHAINS, Segment
 from advi.diagnostics.obstacles import obstacle
 from advi.diagnostics.quantities import quantity_names
 from advi.diagnostics.reference_moments import (
@@ -114,7 +114,8 @@ def _by_chains(
         rhat = segment.convergence.rhat
         budget.report(f"HMC: {chains} chains of {steps:,} steps, R-hat {rhat:.3f}")
 
-    return by_long_hmc(target, adapted, known.states, rng, stop, report)
+    num = FEW_CHAINS if per_gradient > COSTLY_SECONDS else CHAINS
+    return by_long_hmc(target, adapted, known.states, num, rng, stop, report)
 
 
 def _unseen_tail(adapted: Adapted) -> str:

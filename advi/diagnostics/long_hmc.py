@@ -10,6 +10,7 @@ from advi.variational.gaussian import Gaussian
 from advi.variational.scale import TriangularScale
 
 CHAINS = 64  # as many as one call of a cheap density takes
+FEW_CHAINS, COSTLY_SECONDS = 16, 1.5e-5  # of a gradient: of a costly one all steps take longer
 FIRST_STEPS = 100  # of the first segment; each further one has twice as many
 MAX_RHAT, MAX_DRIFT, MAX_DRIFT_RATIO = 1.01, 0.05, 1.1
 TARGET_ACCEPTANCE, LEARNING = 0.85, 0.7

@@ -9,7 +9,7 @@ from advi.core.draw_set import WeightedDraws, weighted_moments
 from advi.core.types import Floats
 from advi.diagnostics import hmc
 from advi.diagnostics.importance_sampling import Adapted, importance_sampling
-from advi.diagnostics.long_hmc import CHAINS, Sampler, Segment, run_until_converged
+from advi.diagnostics.long_hmc import Sampler, Segment, run_until_converged
 from advi.diagnostics.target import Moments, Target
 from advi.variational.gaussian import Gaussian
 
@@ -147,6 +147,7 @@ def by_long_hmc(
     target: Target,
     adapted: Adapted,
     start: Floats,  # states (n, dim), drawn from what is known of the posterior
+    num: int,  # of chains
     rng: np.random.Generator,
     stop: Callable[[int], bool],  # of the number of gradients
     report: Callable[[Segment], object],
@@ -155,7 +156,7 @@ def by_long_hmc(
 
     None if it comes before the end of their first segment.
     """
-    states = start[rng.choice(len(start), CHAINS, replace=len(start) < CHAINS)]
+    states = start[rng.choice(len(start), num, replace=len(start) < num)]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         sampler = Sampler(target.value_and_grad, states, adapted.proposal, rng)
 
