@@ -91,9 +91,11 @@ def fit(
         "interrupted", with the exception as `status.cause`.
     family
         "auto" (full rank up to dimension 1024, low rank up to 2896, else mean field; mean field
-        on the stochastic path), "mean_field", "low_rank", "full_rank", a family, or a dict from
-        latent names, or tuples of names to couple, to these. Of local latents, on the stochastic
-        path, every row has its own: `PerRow`, the default, or `Amortised`; both select that path.
+        on the stochastic path), "mean_field", "low_rank", "full_rank", "triangular", a family, or a
+        dict from latent names, or tuples of names to couple, to these. "auto" goes on by itself
+        where the verdict on full rank is not good, or good with little to spare: to `Triangular`
+        maps, and to a correction of their draws. Of local latents, on the stochastic path, every
+        row has its own: `PerRow`, the default, or `Amortised`; both select that path.
     objective
         `Elbo` or `Iwae`, on the stochastic path.
     optimizer
@@ -110,7 +112,8 @@ def fit(
         one batch of them. Or the number of rows of local latents, by default the leading axis of
         all data leaves, where they agree.
     max_steps
-        Evaluations of the plan at most (default: only the limits of its stages), or the exact
+        Evaluations of the plan at most (default: only the limits of its stages), beyond which
+        "auto" does not go on; or the exact
         number of steps of the optimiser, after which encoders and point estimates are those of the
         last step. By default steps end when their averages have converged, or after 100,000. The
         status says if a fit was still moving, and ``fit.diagnostics["drift"]`` by how much.
@@ -140,6 +143,7 @@ def fit(
     diagnose
         Whether to examine the fit and give a verdict: 5,000 density evaluations on all data, and
         gradients if needed. If they would take longer than some seconds it is left to `Fit.check`.
+        Without it "auto" is the Gaussian alone.
 
     Raises
     ------
@@ -184,9 +188,14 @@ def fit(
         record = algorithm.run(resolved, source, family, init, key, bar)
         if diagnose:
             record = _diagnosed(record, bar)
-            if isinstance(family, str) and family == "auto" and isinstance(algorithm, Plan):
+            if isinstance(algorithm, Plan) and _goes_on(family, max_steps):
                 record = improved(record, bar)
         return Fit(record)
+
+
+def _goes_on(family: Any, max_steps: int | None) -> bool:
+    """Return whether a fit goes on to richer families by itself."""
+    return isinstance(family, str) and family == "auto" and max_steps is None
 
 
 def record_of(init: Any) -> Any:

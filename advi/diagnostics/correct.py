@@ -28,7 +28,7 @@ from advi.diagnostics.reference_moments import (
     shift_from,
 )
 from advi.diagnostics.target import Target
-from advi.posterior.record import Examination, FitRecord
+from advi.posterior.record import Examination, FitRecord, rungs_of
 from advi.variational.gaussian import Gaussian
 
 RESPONSE_DIM = 512  # up to which a mean field is corrected from its linear response
@@ -83,8 +83,7 @@ def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noq
     elif heavy := heavy_tail(target, names, best):
         doubt = heavy
     verdict = _verdict(best, alarms, doubt, obstacle(posterior, best, names), how)
-    rungs = record.outcome.route or (posterior.guide.description,)
-    route = (*rungs, f"corrected by {best.method}")
+    route = (*rungs_of(record), f"corrected by {best.method}")
     num = target.density.num_gradients
     return dataclasses.replace(
         record.with_outcome(route=route, num_gradients=num, num_chains=0),
@@ -145,5 +144,5 @@ def _verdict(
         )
     elif not best.confident and not doubt:
         reason = f"Corrected by {best.method}, which had not converged after {best.size}."
-    action = f"reparameterise{f': {how}' if how else ' the model'}, or run long MCMC."
+    action = f"reparameterise{f': {how}' if how else ' the model'}, or sample it by fit.nuts()."
     return Verdict("poor", (reason.strip(),), action)

@@ -95,7 +95,7 @@ def unchecked(found: list[ReferenceMoments], alarms: tuple[Alarm, ...], full: bo
     reason = f"The fit could not be checked: {', and '.join(why)}."
     action = (
         "reparameterise the model, such as a hierarchy from centred to non-centred or back, or "
-        "compare with long MCMC runs."
+        "sample it by fit.nuts(); family='auto' goes on to a map and a correction by itself."
     )
     if not full:
         action = f"fit with correlations, such as family='full_rank'; or {action}"

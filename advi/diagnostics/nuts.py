@@ -10,7 +10,7 @@ import numpy as np
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
 from advi.core.draw_set import WeightedDraws
-from advi.core.errors import check_count
+from advi.core.errors import check_bool, check_count, check_positive
 from advi.core.jax_config import precision
 from advi.core.keys import Stream, device_key, host_rng
 from advi.core.types import LOG_2PI, Floats
@@ -20,7 +20,7 @@ from advi.diagnostics.quantities import quantities, quantity_names
 from advi.model.trace import LogJoint
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.programs import log_difference
-from advi.posterior.record import Examination, FitRecord
+from advi.posterior.record import Examination, FitRecord, rungs_of
 from advi.variational.guide import Guide
 
 MAX_RHAT, MIN_ESS, MAX_DIVERGENT = 1.01, 400, 0.01  # of the draws that diverged, their share
@@ -50,6 +50,12 @@ def nuts(record: FitRecord, settings: Settings, key: Any, progress: bool) -> Fit
     check_count("num_samples", settings.num_samples, 4)
     check_count("num_warmup", settings.num_warmup, 1)
     check_count("num_chains", settings.num_chains)
+    check_bool("dense_mass", settings.dense_mass)
+    check_positive("target_accept_prob", settings.target_accept_prob)
+    if not settings.target_accept_prob < 1:
+        raise ValueError(
+            f"target_accept_prob: got {settings.target_accept_prob}; expected a number below 1."
+        )
     density, guide = posterior.density.on(None), posterior.guide
     if guide.noise_dim != posterior.structure.dim:
         raise ValueError(
@@ -83,8 +89,8 @@ def nuts(record: FitRecord, settings: Settings, key: Any, progress: bool) -> Fit
     X = posterior.transport.draw(E.reshape(-1, dim)).points
     columns = quantities(posterior, posterior.constrain(X))
     verdict = _verdict(posterior, columns.reshape(chains, steps, -1), diverging.mean())
-    rungs = record.outcome.route or (guide.description,)
-    label = f"{chains} chains of {steps:,} draws by NUTS"
+    rungs = rungs_of(record)
+    label = f"{chains} chain{'s' if chains > 1 else ''} of {steps:,} draws by NUTS"
     weights = np.full(len(X), 1 / len(X))
     return dataclasses.replace(
         record.with_outcome(route=(*rungs, label), num_chains=chains),

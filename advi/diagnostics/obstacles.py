@@ -3,6 +3,7 @@
 import numpy as np
 
 from advi.core.types import Floats
+from advi.diagnostics.long_hmc import MAX_RHAT
 from advi.diagnostics.reference_moments import ReferenceMoments
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.transforms.base import base_of
@@ -18,6 +19,11 @@ def obstacle(posterior: GlobalPosterior, best: ReferenceMoments, names: tuple[st
         return ""
     convergence = best.chains.convergence
     k = int(np.argmax(convergence.rhats))
+    if convergence.rhat <= MAX_RHAT:
+        return (
+            f"The halves of the steps differ by up to {convergence.drift:.2g} sd in a mean and by "
+            f"up to a factor {convergence.ratio:.2f} in an sd."
+        )
     worst = f"The chains move slowest along {names[k]} (R-hat {convergence.rhat:.2f})"
     if convergence.rhat**2 - 1 > APART and _stay_apart(best.chains.columns[:, :, k]):
         return (

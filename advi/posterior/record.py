@@ -14,7 +14,7 @@ from advi.core.verdict import Verdict
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.local_posterior import LocalPosterior
 
-# Half-way to what "good" promises (.25 sd, a factor 1.25), so that the error of the
+# Three fifths of what "good" promises (.25 sd, a factor 1.25), so that the error of the
 # reference moments does not break the promise.
 MAX_SHIFT, MAX_RATIO = 0.15, 1.15
 
@@ -99,3 +99,9 @@ class FitRecord:
     def with_outcome(self, **changes: Any) -> "FitRecord":
         """Return the record with another outcome."""
         return dataclasses.replace(self, outcome=dataclasses.replace(self.outcome, **changes))
+
+
+def rungs_of(record: FitRecord) -> tuple[str, ...]:
+    """Return the rungs by which q was made, without a correction of its draws."""
+    route = record.outcome.route or (record.posterior.guide.description,)
+    return route[:-1] if record.posterior.weighted is not None and len(route) > 1 else route

@@ -46,7 +46,7 @@ class Fit:
 
     Moments and quantiles are those of q on the constrained scale, computed from 4,000 orthogonal
     antithetic draws (fewer above 30,000 coordinates): they are the same at every call, and for
-    real latents exact. `fit`, `load` and the methods below make it.
+    real latents of a Gaussian exact. `fit`, `load` and the methods below make it.
     """
 
     _record: FitRecord
@@ -56,7 +56,8 @@ class Fit:
         """The approximation itself.
 
         Its variational distribution ``guide`` with its parameters ``params``, the log density
-        ``density`` with the data, and without local latents the ``gaussian`` on R^D.
+        ``density`` with the data, and without local latents the ``gaussian`` on R^D: its mean and
+        scale, by draws if it is no Gaussian.
         """
         return self._record.posterior
 
@@ -123,7 +124,8 @@ class Fit:
             any number of rows; by default the rows that were fitted. Leaves that the encoder does
             not read may be left out.
         corrected
-            Draw from `corrected()` instead.
+            Draw from `corrected()` instead. A fit that is corrected, or sampled by `nuts`, draws
+            from its weighted draws again.
 
         Returns
         -------
@@ -183,7 +185,8 @@ class Fit:
         n
             Number of draws.
         key
-            Integer or JAX key; the draws are those of `sample`.
+            Integer or JAX key; the draws are those of `sample`. A fit of `nuts` has all its draws,
+            by chain, whatever `n` and `key` are.
         dims
             Name of a latent or a data leaf to the names of its axes.
         coords
@@ -281,15 +284,17 @@ class Fit:
         ------
         ValueError
             If the tree or a shape does not fit, or a latent's transform has no inverse (unit
-            vectors and circular latents), or every data row has parameters of its own.
+            vectors and circular latents), or every data row has parameters of its own, or a family
+            has no `log_prob`.
         """
         return self.posterior.log_prob(z)
 
     def summary(self) -> Table:
         """Return mean, sd and 5 %, 50 % and 95 % quantiles of every scalar coordinate.
 
-        There is no r_hat and no effective sample size: the draws are independent. With local
-        latents the table has only the inferred shared ones.
+        There is no r_hat and no effective sample size: the draws of q are independent, and those
+        of chains have theirs in the verdict. With local latents the table has only the inferred
+        shared ones.
         """
         return self.posterior.summary()
 
@@ -422,6 +427,8 @@ class Fit:
 
     def check(self) -> "Fit":
         """Return the fit with its verdict, also where the examination takes long."""
+        if self.posterior.weighted is not None and self._record.examination is not None:
+            return self  # the verdict is on the draws, not on q
         return Fit(examined(self._record))
 
     def linear_response(self) -> "Fit":
@@ -445,10 +452,10 @@ class Fit:
         """Return a fit whose draws and moments are corrected beyond the family.
 
         By adaptive importance sampling, where that is unreliable by short Hamiltonian Monte Carlo
-        chains preconditioned by the fit, and where these have not converged by 64 chains that go on
-        until R-hat is below 1.01. Chains move in the coordinates of the noise of a triangular
-        family. The verdict says whether the correction is reliable, and if not, why. Ctrl-C keeps
-        the draws so far.
+        chains, and from there by 64 chains, or 16 of a costly density, that go on until R-hat is
+        below 1.01. Draws and chains move in the coordinates of a Gaussian fit, or of the noise of
+        any other family. The verdict says whether the correction is reliable, and if not, why.
+        Ctrl-C keeps the draws so far.
 
         Parameters
         ----------
@@ -513,7 +520,7 @@ class Fit:
         ------
         ValueError
             If there is no posterior to sample: local latents, or points only; or if a number is
-            wrong.
+            wrong, or a family has other numbers of standard normals than of coordinates.
         """
         settings = Settings(num_samples, num_warmup, num_chains, target_accept_prob, dense_mass)
         check_on_host(key)
@@ -547,7 +554,7 @@ class Fit:
     ) -> NDArray[Any]:
         """Draw the marginals of scalar coordinates in a panel each; return the axes (K,).
 
-        A latent that is transformed entry by entry has the exact density of the approximation;
+        Of a Gaussian, a latent that is transformed entry by entry has the exact density;
         other latents, a NumPyro model's deterministic sites, and corrected fits have a histogram
         of draws.
 

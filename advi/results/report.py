@@ -33,10 +33,11 @@ def _above(record: FitRecord) -> list[str]:
     if posterior.weighted is not None:
         kind += ", corrected"
     route = " -> ".join(outcome.route)
+    before = " before the chains" if outcome.num_chains else ""
     lines = [
         f"Fit: {kind}, {size} real coordinate{'s' if size > 1 else ''}, {posterior.float_dtype}",
         *posterior.guide.choices,
-        *[f"made by {route}, {outcome.num_gradients:,} gradients"] * bool(route),
+        *[f"made by {route}, {outcome.num_gradients:,} gradients{before}"] * bool(route),
         f"status: {outcome.status}, {outcome.status.message}",
         f"ELBO: {outcome.elbo} nats",
     ]

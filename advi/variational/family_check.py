@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advi.core.errors import describe
 from advi.core.identity import is_of_advi
 from advi.core.jax_config import precision
 from advi.variational.family import Family, GaussianFamily, unit_params
@@ -31,18 +30,30 @@ def check_families(guide: Guide, *, any_scale: bool) -> None:
     """
     for block, index in zip(guide.blocks, guide.indices, strict=True):
         family, dim = block.base, min(len(index), MAX_DIM)
+        require_hashable(family)
         if is_of_advi(family) or not dim or not family.noise_dim(dim):
             continue
         if isinstance(family, GaussianFamily):
             if fault := _fault(family, dim, any_scale):
                 raise ValueError(
-                    f"family: got {describe(family)}, and {fault}; expected a Gaussian with any "
+                    f"family: got {family!r}, and {fault}; expected a Gaussian with any "
                     "mean and scale. A family that is none has the methods noise_dim, init and "
                     "draw, which returns (x, log q), and none of a Gaussian's, such as "
                     "to_gaussian; an optimizer also moves a Gaussian of some scales alone."
                 )
         elif fault := _fault_of_draw(family, len(index)):
-            raise ValueError(f"family: got {describe(family)}, and {fault}")
+            raise ValueError(f"family: got {family!r}, and {fault}")
+
+
+def require_hashable(family: Family) -> None:
+    """Raise TypeError unless a family has a hash, by which its compiled programs are found."""
+    try:
+        hash(family)
+    except TypeError:
+        raise TypeError(
+            f"family: got {family!r}, which has no hash; expected a frozen dataclass of hashable "
+            f"settings: @dataclass(frozen=True) above class {type(family).__name__}."
+        ) from None
 
 
 def wrong_log_q(guide: Guide, params: tuple[Any, ...]) -> tuple[str, ...]:
@@ -54,7 +65,7 @@ def wrong_log_q(guide: Guide, params: tuple[Any, ...]) -> tuple[str, ...]:
             continue
         error = log_q_error(family, p, dim)
         if not error <= MAX_ERROR:
-            found.append(f"{describe(family)} is at fault: {_off(error)}.")
+            found.append(f"{family!r} is at fault: {_off(error)}.")
     return tuple(found)
 
 
@@ -87,7 +98,9 @@ def _fault_of_draw(family: Family, dim: int) -> str | None:
     leaves, structure = jax.tree.flatten(params)
     if not leaves or not all(np.issubdtype(np.asarray(leaf).dtype, np.floating) for leaf in leaves):
         return "init does not return a pytree of float arrays."
-    drawn = jax.eval_shape(family.draw, params, np.zeros(family.noise_dim(dim), np.float32))
+    drawn = jax.eval_shape(
+        family.draw, params, np.zeros(family.noise_dim(dim), jax.numpy.result_type(float))
+    )
     shapes = [leaf.shape for leaf in jax.tree.leaves(drawn)]
     if shapes != [(dim,), ()]:
         return (

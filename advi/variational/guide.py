@@ -14,7 +14,6 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.core.arrays import on_host
-from advi.core.errors import describe
 from advi.data.spec import DataSpec
 from advi.model.model import Model
 from advi.model.terms import Terms
@@ -276,7 +275,7 @@ class Guide:
         for b in self.blocks:
             if not has_log_prob(b.base):
                 raise ValueError(
-                    f"{what}: {describe(b.base)} has no method log_prob(params, x), so that its "
+                    f"{what}: {b.base!r} has no method log_prob(params, x), so that its "
                     "density is known at its own draws alone; give it one."
                 )
 

@@ -48,8 +48,8 @@ class Triangular(Family):
         Number of the first coordinates on which the others depend. None: all, up to 16; in a fit,
         those of the latents that are smaller than the largest, such as hyperparameters.
     order
-        The coordinates in the order of the map, a permutation. None: as they are; in a fit, the
-        smallest latents first.
+        The real coordinates of the block's latents, in the model's order, in the order of the map:
+        a permutation. None: as they are; in a fit, the smallest latents first.
     maps
         Number of maps. One holds means and scales that depend on parents; with two, the effect of
         a parent may depend on another.

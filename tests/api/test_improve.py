@@ -151,6 +151,36 @@ def test_a_draw_without_log_q_is_refused():
         advi.fit(SKEWED, family=OnlyX())
 
 
+@dataclass(frozen=True)
+class Scanned:
+    """Strict about float types, as `jax.lax.scan` and flows are."""
+
+    def noise_dim(self, dim):
+        return dim
+
+    def init(self, gaussian, key):
+        return {"loc": gaussian.loc}
+
+    def draw(self, params, eps):
+        x, _ = jax.lax.scan(lambda x, _: (x + params["loc"], None), eps, None, length=1)
+        return x, -0.5 * (eps**2 + jnp.log(2 * jnp.pi)).sum()
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_a_family_that_is_strict_about_float_types_is_taken(x64):
+    model = advi.Model(lambda z, d: -0.5 * ((z["x"] - 1) ** 2).sum(), {"x": advi.real(2)})
+    fit = advi.fit(model, family=Scanned(), x64=x64)
+    np.testing.assert_allclose(fit.mean()["x"], 1, atol=0.02)
+
+
+def test_a_family_without_a_hash_is_named():
+    class Thawed(Scanned):
+        __hash__ = None
+
+    with pytest.raises(TypeError, match="frozen dataclass"):
+        advi.fit(SKEWED, family=Thawed())
+
+
 def test_an_optimiser_moves_any_family():
     for family in (SinhArcsinh(), "triangular"):
         fit = advi.fit(SKEWED, family=family, optimizer=optax.adam(1e-2), max_steps=3000)
@@ -175,6 +205,14 @@ def test_nuts_starts_from_a_fit_and_has_its_chains():
     assert sampled.verdict == "good"
     assert truth(target, sampled).level == "good"
     assert "2 chains of 500 draws by NUTS" in repr(sampled)
+    assert sampled.check() is sampled
+    assert sampled.nuts(num_samples=8, num_warmup=8, num_chains=1)._record.outcome.route == (
+        *fit._record.outcome.route,
+        "1 chain of 8 draws by NUTS",
+    )
+    for wrong in ({"target_accept_prob": 1.5}, {"num_chains": 0}, {"num_samples": 1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            fit.nuts(**wrong)
     pytest.importorskip("arviz_base")
     tree = sampled.to_arviz()
     assert dict(tree["posterior"].sizes)["chain"] == 2
