@@ -20,7 +20,7 @@ from advi.variational.triangular import Triangular
 
 MAP_SECONDS = 10.0  # predicted, of a round of its steps: beyond it the map is not tried
 TIGHT_SHIFT, TIGHT_RATIO = 0.07, 1.07  # of the examination, below which weights add nothing
-NEAR_SDS = 3.0  # between two optima of Gaussians that a map, or draws, may join
+NEAR_SDS = 3.0  # of the vector between two optima that a map, or draws, may join
 GAIN_NATS, ERRORS = 0.05, 2.0  # of the ELBO, by which a map has to be better
 
 
@@ -59,7 +59,7 @@ def _is_open(record: FitRecord) -> bool:
 def _without_near_modes(record: FitRecord) -> FitRecord:
     """Return the record without other optima so near that a richer family holds both."""
     modes = record.outcome.other_modes
-    far = tuple(mode for mode in modes if mode.distance.max(initial=0.0) > NEAR_SDS)
+    far = tuple(mode for mode in modes if np.linalg.norm(mode.distance) > NEAR_SDS)
     return record.with_outcome(other_modes=far)
 
 

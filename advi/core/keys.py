@@ -42,7 +42,8 @@ class Stream(enum.IntEnum):
     MODEL_CHECK = 110
     COMPARE = 111
     ROW_SAMPLE = 112  # of fits with local latents
-    NUTS = 113
+    NUTS = 113  # on the device
+    NUTS_START = 114
     EVAL = 201  # held-out rows
     READ = 202  # batches of a stream that are kept
 

@@ -101,7 +101,7 @@ def nuts(record: FitRecord, settings: Settings, key: Any, progress: bool) -> Fit
 
 def _start(posterior: GlobalPosterior, num: int, key: Any) -> Floats:
     """Return the noise of draws of the fit, corrected ones if it has them."""
-    rng = host_rng(key, Stream.NUTS)
+    rng = host_rng(key, Stream.NUTS_START)
     if posterior.weighted is not None:
         E = posterior.transport.noise_of(posterior.weighted.resample(num, rng))
         if E is not None:

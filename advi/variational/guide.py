@@ -158,10 +158,7 @@ class Guide:
 
     def params_of(self, gaussian: Gaussian, dtype: Any, seed: int = 0) -> tuple[Any, ...]:
         """Return the parameters of a Gaussian, host arrays of a float type."""
-        return self.on_host(self.from_gaussian(gaussian, seed), dtype)
-
-    def on_host(self, params: tuple[Any, ...], dtype: Any) -> tuple[Any, ...]:
-        """Return parameters as host arrays of a float type."""
+        params = self.from_gaussian(gaussian, seed)
         return jax.tree.map(lambda leaf: on_host(leaf, dtype), params)
 
     def transport(self, params: tuple[Any, ...], float_dtype: str) -> Transport:

@@ -62,7 +62,7 @@ def made(name):
 
 @pytest.fixture(scope="module")
 def fit():
-    return advi.fit(MODEL, DATA)
+    return advi.fit(MODEL, DATA, family="full_rank")
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,10 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
+from advi.core.arrays import on_host
 from advi.core.keys import Stream, host_rng
 from advi.core.status import Estimate, Progress, Status
 from advi.inference.plan.runner import Runner, StopError
@@ -73,7 +75,7 @@ def _with(
     posterior, density = record.global_posterior, runner.density
     guide = posterior.guide
     families = tuple(block.base for block in guide.blocks)
-    params = guide.on_host(transport.params(families), density.dtype)
+    params = jax.tree.map(lambda leaf: on_host(leaf, density.dtype), transport.params(families))
     return dataclasses.replace(
         record,
         posterior=GlobalPosterior(guide, params, density),

@@ -85,7 +85,7 @@ def test_gamma_table(shape, rate, exp_kl, softplus_kl, transform):
     from whose result it starts.
     """
     model, data = targets.gamma(shape, rate, transform)
-    start = advi.fit(model, data, x64=True)
+    start = advi.fit(model, data, family="full_rank", x64=True)
     fit = advi.fit(
         model,
         data,
