@@ -82,7 +82,7 @@ def log_evidence(y):
 Y = RNG.vonmises(1.9, 5, 30)
 
 
-@pytest.mark.parametrize("by", [0.0, 1.2])
+@pytest.mark.parametrize("by", [pytest.param(0.0, marks=pytest.mark.slow), 1.2])
 def test_observations_of_a_direction(by):
     """By the plan, by batches, by an optimiser; with the mean next to the cut, too."""
     y = turned(Y, by)

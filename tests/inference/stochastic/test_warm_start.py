@@ -93,6 +93,7 @@ def test_minibatches_end_where_all_rows_do():
     agreement(model, rows(20_000), "full_rank", keys=(0, 1))
 
 
+@pytest.mark.slow  # short: test_minibatches_end_where_all_rows_do, and streams in test_streams
 def test_streams_end_where_all_rows_do(tmp_path):
     """Rows that are read from batches, or from a file, on predictors of any units, in any order."""
     model, rows = CASES["badly scaled"]
@@ -140,6 +141,7 @@ def sums(group, y):
     return {"group": np.arange(60), "count": count, "mean": mean, "squares": squares}
 
 
+@pytest.mark.slow  # short: test_many_coupled_latents_settle_where_all_rows_do
 def test_groups_that_some_rows_hardly_show_are_found_on_all_rows():
     """Of half of the groups 2,048 rows have none or one, counted as many times as it stands for."""
     rng = np.random.default_rng(4)
