@@ -12,7 +12,7 @@ from advi.core.keys import Stream, host_rng
 from advi.core.verdict import REMEDIES, Alarm, Verdict
 from advi.diagnostics.alarms import ONLY_POINTS, alarms_of, improper
 from advi.diagnostics.compare_moments import compare_moments, heavy_tail
-from advi.diagnostics.cost import seconds_per_gradient
+from advi.diagnostics.cost import seconds_of_density, seconds_per_gradient
 from advi.diagnostics.examine import advice, target_of, too_many
 from advi.diagnostics.importance_sampling import MIN_SHARE, Adapted
 from advi.diagnostics.linear_response import response_scale
@@ -113,7 +113,8 @@ def _by_chains(
         rhat = segment.convergence.rhat
         budget.report(f"HMC: {chains} chains of {steps:,} steps, R-hat {rhat:.3f}")
 
-    num = FEW_CHAINS if per_gradient > COSTLY_SECONDS else CHAINS
+    costly = seconds_of_density(target.density) > COSTLY_SECONDS
+    num = FEW_CHAINS if costly else CHAINS
     return by_long_hmc(target, adapted, known.states, num, rng, stop, report)
 
 
