@@ -91,6 +91,7 @@ def test_iwae_smoke(tmp_path, capsys):
     assert all(np.isfinite(list(bounds.values())).all() for bounds in found.values())
 
 
+@pytest.mark.slow  # its parts run in test_local_posterior and test_row_models
 def test_rows_smoke(tmp_path, capsys):
     size = ["--rows", "300", "600", "--agree", "300", "--predictors", "2", "--repeats", "2"]
     rows.main([*size, "--batch-size", "100", "--out", str(tmp_path)])
@@ -101,6 +102,7 @@ def test_rows_smoke(tmp_path, capsys):
     assert {"300", "600", "300, reading"} < set(result["us_per_step"])
 
 
+@pytest.mark.slow  # its parts run in test_streams and test_warm_start
 def test_streams_smoke(tmp_path, capsys):
     # as many rows in the large file as beside it and in the small fit: three programs, not five
     gib = 64 * (3 + 1) * 4 / 2**30

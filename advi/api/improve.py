@@ -96,6 +96,8 @@ def _mapped(record: FitRecord, bar: ProgressBar) -> FitRecord:
     if seconds > MAP_SECONDS:
         return record_of_plan
     found, gain = bent(dataclasses.replace(record, posterior=start), callback=bar.update)
+    if found.outcome.status == "interrupted":  # by Ctrl-C, or by the callback
+        raise KeyboardInterrupt
     if found.outcome.status != "converged" or not gain.value > GAIN_NATS + ERRORS * gain.mcse:
         return record_of_plan
     bar.begin("verdict")

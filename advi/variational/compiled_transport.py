@@ -55,11 +55,6 @@ class CompiledTransport:
     def pull_back(self, drawn: Drawn, G: Floats) -> Floats:
         return self._run("pull_back", drawn.noise, G)[0]
 
-    def log_prob(self, X: Floats) -> Floats | None:
-        if not has_log_prob(self.family):
-            return None
-        return self._run("log_prob", X)[0]
-
     def noise_of(self, X: Floats) -> None:
         return None
 
@@ -113,8 +108,6 @@ def _programs(family: Family) -> dict[str, Callable[..., Any]]:
         "gradient": gradient,
         "pull_back": jax.vmap(pull_back, (None, 0, 0)),
     }
-    if has_log_prob(family):
-        made["log_prob"] = jax.vmap(family.log_prob, (None, 0))  # type: ignore[attr-defined]
     return {name: compiled(function) for name, function in made.items()}
 
 

@@ -54,10 +54,6 @@ class Transport(Protocol):
         """Return the gradient by the noise of log p(x(e)) + log |det dx/de|; noise_dim = d."""
         ...
 
-    def log_prob(self, X: Float[ndarray, "M d"]) -> Float[ndarray, " M"] | None:
-        """Return log q at points, nats, or None if it is not known."""
-        ...
-
     def noise_of(self, X: Float[ndarray, "M d"]) -> Float[ndarray, "M noise"] | None:
         """Return the noise of points, or None if the inverse of the map is not known."""
         ...
@@ -122,10 +118,6 @@ class GaussianTransport(NamedTuple):
     def pull_back(self, drawn: Drawn, G: Floats) -> Floats:
         return self.gaussian.scale.rmv(G)[:, self.random]
 
-    def log_prob(self, X: Floats) -> Floats:
-        E = self.noise_of(X)
-        return -0.5 * (E**2 + LOG_2PI).sum(1) - self.gaussian.scale.log_det(self.random)
-
     def noise_of(self, X: Floats) -> Floats:
         loc, scale = self.gaussian
         index = np.flatnonzero(self.random)
@@ -174,12 +166,6 @@ class JointTransport(NamedTuple):
         parts = zip(self.parts, drawn.kept, self.indices, strict=True)
         pulled = [part.pull_back(one, G[:, index]) for part, one, index in parts]
         return np.concatenate(pulled, axis=1)
-
-    def log_prob(self, X: Floats) -> Floats | None:
-        pairs = zip(self.parts, self.indices, strict=True)
-        found = [part.log_prob(X[:, index]) for part, index in pairs]
-        known = [log_q for log_q in found if log_q is not None]
-        return np.sum(known, axis=0) if len(known) == len(found) else None
 
     def noise_of(self, X: Floats) -> Floats | None:
         pairs = zip(self.parts, self.indices, strict=True)

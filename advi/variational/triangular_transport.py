@@ -83,9 +83,6 @@ class TriangularTransport:
             pulled = pull_back(layer, passed, pulled) + log_det_gradient(layer, passed)
         return pulled
 
-    def log_prob(self, X: Floats) -> Floats:
-        return self.draw(self.noise_of(X)).log_q
-
     def noise_of(self, X: Floats) -> Floats:
         u = solve_triangular(self.tril, (X[:, self.order] - self.loc).T, lower=True).T
         for layer in reversed(self.layers):

@@ -31,13 +31,6 @@ class Bent(NamedTuple):
     steps: int
 
 
-class Course(NamedTuple):
-    """Parameters after the steps of a round, or None where they have failed."""
-
-    vector: Floats | None
-    first_elbo: Estimate
-
-
 def bend(
     transport: Transport, rate: float, rng: np.random.Generator, runner: Runner
 ) -> Stage[Bent]:

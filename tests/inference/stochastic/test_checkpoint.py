@@ -67,7 +67,12 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+SLOW = ("line search", "float64")  # the others show the same of checkpoints
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in SETTINGS]
+)
 def test_a_stopped_fit_goes_on_bit_for_bit(name, tmp_path):
     arguments = SETTINGS[name]
     alone = fit(**arguments)

@@ -114,6 +114,7 @@ def test_streams_end_where_all_rows_do(tmp_path):
         assert_near(fit, whole)
 
 
+@pytest.mark.slow  # short: test_minibatches_end_where_all_rows_do
 def test_many_coupled_latents_settle_where_all_rows_do():
     """The steps of 100 x 100 / 2 entries together once were so long that the scale blew up."""
     data = logistic.data(5_000, 100).rows
@@ -141,7 +142,7 @@ def sums(group, y):
     return {"group": np.arange(60), "count": count, "mean": mean, "squares": squares}
 
 
-@pytest.mark.slow  # short: test_many_coupled_latents_settle_where_all_rows_do
+@pytest.mark.slow  # short: test_minibatches_end_where_all_rows_do
 def test_groups_that_some_rows_hardly_show_are_found_on_all_rows():
     """Of half of the groups 2,048 rows have none or one, counted as many times as it stands for."""
     rng = np.random.default_rng(4)
