@@ -104,8 +104,9 @@ class GaussianTransport(NamedTuple):
         full = np.zeros((len(E), len(self.random)))
         full[:, self.random] = E
         standard = -0.5 * (E**2 + LOG_2PI).sum(1)
-        log_q = standard - self.gaussian.scale.log_det(self.random)
-        return Drawn(self.gaussian.points(full), log_q, E)
+        with np.errstate(all="ignore"):  # of a fit that has lost its scale, or diverged
+            log_q = standard - self.gaussian.scale.log_det(self.random)
+            return Drawn(self.gaussian.points(full), log_q, E)
 
     def gradient(self, drawn: Drawn, G: Floats) -> Floats:
         whitened = self.gaussian.scale.rmv(G)

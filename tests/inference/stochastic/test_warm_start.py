@@ -278,7 +278,7 @@ def test_a_frame_makes_steps_the_same_whatever_the_units(family):
         params = guide.params_of(q, np.float32)
 
         def of(params, unit=unit):
-            q = families[0].draw(params[0], jnp.array([0.3, -1.0])) / unit
+            q = families[0].reparameterise(params[0], jnp.array([0.3, -1.0])) / unit
             return (q**2).sum() + q[0] * q[1]
 
         optimizer = whiten(optax.adam(0.1), families)
