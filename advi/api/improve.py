@@ -15,7 +15,6 @@ from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.record import FitRecord
 from advi.variational.block import Block
 from advi.variational.full_rank import FullRank
-from advi.variational.guide import Guide
 from advi.variational.triangular import Triangular
 
 MAP_SECONDS = 10.0  # predicted, of a round of its steps: beyond it the map is not tried
@@ -87,7 +86,7 @@ def _mapped(record: FitRecord, bar: ProgressBar) -> FitRecord:
         else b
         for b in posterior.guide.blocks
     )
-    guide = Guide(posterior.model, blocks, posterior.guide.choices)
+    guide = dataclasses.replace(posterior.guide, blocks=blocks)
     if guide.is_gaussian:
         return record_of_plan
     params = guide.params_of(posterior.gaussian, density.dtype)

@@ -22,11 +22,6 @@ class Chains(NamedTuple):
     points: Floats  # (STEPS, chains, D)
     acceptance: float  # mean over the second half
 
-    @property
-    def kept(self) -> Floats:
-        """The draws of the second half of the steps, (STEPS / 2 * chains, D)."""
-        return self.points[len(self.points) // 2 :].reshape(-1, self.points.shape[-1])
-
 
 def short_hmc(
     value_and_grad: Callable[[Floats], tuple[Floats, Floats]],

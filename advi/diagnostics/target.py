@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from advi.core.types import LOG_2PI, Floats
+from advi.core.types import Floats
 from advi.model.density import Density
 from advi.variational.gaussian import Gaussian, Structure
-from advi.variational.transport import Drawn, Transport
+from advi.variational.transport import Drawn, Transport, log_normal
 
 
 class Moments(NamedTuple):
@@ -91,7 +91,7 @@ class Target:
 
 def _log_weight(drawn: Drawn) -> Floats:
     """Return the log density of the noise less log q, -inf where the map overflows."""
-    found = -0.5 * (drawn.noise**2 + LOG_2PI).sum(1) - drawn.log_q
+    found = log_normal(drawn.noise) - drawn.log_q
     return np.where(np.isfinite(drawn.points).all(1) & np.isfinite(found), found, -np.inf)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from advi.core.errors import describe, unknown
 from advi.model.model import Model
 from advi.variational.block import NAMED_FAMILIES, Block, family_name
+from advi.variational.block_transport import MAX_FULL_RANK
 from advi.variational.family import Family, RowFamily
 from advi.variational.full_rank import FullRank
 from advi.variational.guide import Guide
@@ -17,7 +18,7 @@ from advi.variational.triangular import Triangular
 
 # "auto" takes the richest Gaussian whose fixed draws are affordable: 4 D of them determine a full
 # scale, 32 MB of them at this dimension, and 2 D a low-rank one, 128 MB at this one.
-AUTO_FULL_RANK_DIM, AUTO_LOW_RANK_DIM = 1024, 2896
+AUTO_FULL_RANK_DIM, AUTO_LOW_RANK_DIM = MAX_FULL_RANK, 2896
 
 # The plan holds 4 D draws with their gradients and a few D x D matrices, in double precision.
 FULL_RANK_BYTES, MAX_FULL_RANK_BYTES = 128, 2**33

@@ -63,6 +63,11 @@ class Transport(Protocol):
         ...
 
 
+def log_normal(E: Float[ndarray, "M d"]) -> Float[ndarray, " M"]:
+    """Return the log density of standard normal draws, nats."""
+    return -0.5 * (E**2 + LOG_2PI).sum(1)
+
+
 class GaussianTransport(NamedTuple):
     """A Gaussian; `random` are its coordinates that are not estimated as a point.
 
@@ -103,7 +108,7 @@ class GaussianTransport(NamedTuple):
     def draw(self, E: Floats) -> Drawn:
         full = np.zeros((len(E), len(self.random)))
         full[:, self.random] = E
-        standard = -0.5 * (E**2 + LOG_2PI).sum(1)
+        standard = log_normal(E)
         with np.errstate(all="ignore"):  # of a fit that has lost its scale, or diverged
             log_q = standard - self.gaussian.scale.log_det(self.random)
             return Drawn(self.gaussian.points(full), log_q, E)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from advi.core.types import LOG_2PI, Floats, Indices
-from advi.variational.transport import Drawn
+from advi.core.types import Floats, Indices
+from advi.variational.transport import Drawn, log_normal
 from advi.variational.triangular import Triangular, TriangularParams
 from advi.variational.triangular_map import (
     Forward,
@@ -61,7 +61,7 @@ class TriangularTransport:
             passed.append(forward(layer, u))
             u, log_det = passed[-1].u, log_det + passed[-1].log_det
         X = (self.loc + u @ self.tril.T)[:, self._back]
-        log_q = -0.5 * (E**2 + LOG_2PI).sum(1) - log_det - self._log_det
+        log_q = log_normal(E) - log_det - self._log_det
         return Drawn(X, log_q, E, passed)
 
     def gradient(self, drawn: Drawn, G: Floats) -> Floats:
