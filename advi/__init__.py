@@ -45,6 +45,7 @@ from advi.variational.family import Family
 from advi.variational.full_rank import FullRank
 from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
+from advi.variational.mixture import Mixture
 from advi.variational.objective import Elbo, Iwae, Objective
 from advi.variational.per_row import PerRow
 from advi.variational.point import Point
@@ -52,8 +53,8 @@ from advi.variational.triangular import Triangular
 
 __all__ = [
     "SVI", "AmortisationGap", "Amortised", "Checkup", "Elbo", "Estimate", "EvalTrace", "Family",
-    "Fit", "FullRank", "Iwae", "Latent", "LogDensity", "Loo", "LowRank", "MeanField", "Model",
-    "Objective", "PerRow", "Point", "Progress", "RowValues", "Status", "Table", "Terms",
+    "Fit", "FullRank", "Iwae", "Latent", "LogDensity", "Loo", "LowRank", "MeanField", "Mixture",
+    "Model", "Objective", "PerRow", "Point", "Progress", "RowValues", "Status", "Table", "Terms",
     "Transform", "Triangular", "Verdict", "amortisation_gap", "check", "circular", "compare",
     "corr_cholesky", "corr_matrix", "cov_matrix", "fit", "from_numpyro", "greater_than", "interval",
     "less_than", "load", "log_density", "ordered", "positive", "positive_ordered", "real",

@@ -1,6 +1,7 @@
-"""The rungs of family="auto" beyond a Gaussian: a triangular map, then a correction by draws."""
+"""The rungs of family="auto" beyond a Gaussian: a mixture or a map, then a correction by draws."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from advi.diagnostics.correct import Budget, corrected
 from advi.diagnostics.cost import seconds_per_gradient
 from advi.diagnostics.examine import examined
 from advi.inference.plan.bend import bent
+from advi.inference.plan.mixed import mixed
 from advi.inference.plan.transport_steps import DRAWS, STEPS
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.record import FitRecord
@@ -17,7 +19,8 @@ from advi.variational.block import Block
 from advi.variational.full_rank import FullRank
 from advi.variational.triangular import Triangular
 
-MAP_SECONDS = 10.0  # predicted, of a round of its steps: beyond it the map is not tried
+RUNG_SECONDS = 10.0  # predicted, of the first gradients of a rung: beyond it it is not tried
+MIXTURE_GRADIENTS = 10_000  # of a further search, and of the first rounds of a mixture
 TIGHT_SHIFT, TIGHT_RATIO = 0.07, 1.07  # of the examination, below which weights add nothing
 NEAR_SDS = 3.0  # of the vector between two optima that a map, or draws, may join
 GAIN_NATS, ERRORS = 0.05, 2.0  # of the ELBO, by which a map has to be better
@@ -26,14 +29,17 @@ GAIN_NATS, ERRORS = 0.05, 2.0  # of the ELBO, by which a map has to be better
 def improved(record: FitRecord, bar: ProgressBar) -> FitRecord:
     """Return a fit that its verdict calls good, if a rung or two more lead to one.
 
-    A Gaussian that is not good, or whose moments are not near to those of its examination, is bent
-    by a triangular map, which is kept if its ELBO on fresh draws is higher. If that is not good,
-    its draws are corrected, and if its moments are not near they are weighted. Each rung takes some
-    ten seconds at most, by the predicted work. Ctrl-C keeps the fit so far.
+    Where the plan has found several modes, a mixture of their Gaussians follows. A Gaussian that
+    is not good, or whose moments are not near to those of its examination, is bent by a triangular
+    map, which is kept if its ELBO on fresh draws is higher. If that is not good, its draws are
+    corrected, and if its moments are not near they are weighted. Each rung takes some ten seconds
+    at most, by the predicted work. Ctrl-C keeps the fit so far.
     """
     best = record
     try:
-        if _is_open(best) or _is_loose(best):
+        if _is_multimodal(best):
+            best = _of_all_modes(best, bar)
+        elif _is_open(best) or _is_loose(best):
             best = _mapped(best, bar)
         if _is_open(best):
             bar.begin("correction")
@@ -53,6 +59,42 @@ def _is_open(record: FitRecord) -> bool:
     """Return whether a fit is not good, for a reason that another rung may mend."""
     settled = record.outcome.status == "converged" and not alarms_of(_without_near_modes(record))
     return settled and _level(record) in ("poor", "means_only")
+
+
+def _is_multimodal(record: FitRecord) -> bool:
+    """Return whether all that speaks against a fit is that there are modes that it does not hold.
+
+    The labels of modes that are copies of one another are for the user to fix.
+    """
+    causes = {alarm.cause for alarm in alarms_of(_without_near_modes(record))}
+    posterior = record.global_posterior
+    full = [isinstance(block.family, FullRank) for block in posterior.guide.blocks] == [True]
+    return causes == {"multimodal"} and full and not posterior.density.angles.any()
+
+
+def _of_all_modes(record: FitRecord, bar: ProgressBar) -> FitRecord:
+    """Return the mixture of the Gaussians of all modes, examined, or the fit if that is no gain."""
+    posterior = record.global_posterior
+    if (
+        MIXTURE_GRADIENTS * seconds_per_gradient(posterior.density, posterior.transport)
+        > RUNG_SECONDS
+    ):
+        return record
+    bar.begin("mixture")
+    found = mixed(record, callback=bar.update)
+    if found.outcome.status == "interrupted":
+        raise KeyboardInterrupt
+    (before, error), (after, other) = record.outcome.elbo, found.outcome.elbo
+    if found.outcome.status != "converged" or not _gains(after - before, math.hypot(error, other)):
+        return record
+    bar.begin("verdict")
+    size = len(found.global_posterior.params[0].locs)
+    route = (posterior.guide.description, f"mixture of {size} (+{after - before:.2g} nats)")
+    return examined(found.with_outcome(route=route))
+
+
+def _gains(nats: float, error: float) -> bool:
+    return nats > GAIN_NATS + ERRORS * error
 
 
 def _without_near_modes(record: FitRecord) -> FitRecord:
@@ -92,12 +134,12 @@ def _mapped(record: FitRecord, bar: ProgressBar) -> FitRecord:
     params = guide.params_of(posterior.gaussian, density.dtype)
     start = GlobalPosterior(guide, params, density)
     seconds = STEPS * DRAWS * seconds_per_gradient(density, start.transport)
-    if seconds > MAP_SECONDS:
+    if seconds > RUNG_SECONDS:
         return record_of_plan
     found, gain = bent(dataclasses.replace(record, posterior=start), callback=bar.update)
     if found.outcome.status == "interrupted":  # by Ctrl-C, or by the callback
         raise KeyboardInterrupt
-    if found.outcome.status != "converged" or not gain.value > GAIN_NATS + ERRORS * gain.mcse:
+    if found.outcome.status != "converged" or not _gains(gain.value, gain.mcse):
         return record_of_plan
     bar.begin("verdict")
     route = (posterior.guide.description, f"triangular (+{gain.value:.2g} nats)")

@@ -6,7 +6,15 @@ from typing import Literal, NamedTuple
 
 Level = Literal["good", "means_only", "poor", "not checked"]
 Cause = Literal[
-    "gradient", "family", "improper", "diverged", "interrupted", "max_steps", "moving", "multimodal"
+    "gradient",
+    "family",
+    "improper",
+    "diverged",
+    "interrupted",
+    "max_steps",
+    "moving",
+    "labels",
+    "multimodal",
 ]
 
 # Behind white letters, on light and on dark pages: green, amber, red, grey.
@@ -28,9 +36,10 @@ REMEDIES: dict[Cause, str] = {
     "moving": "let the fit go on with more steps: init=fit.",
     "family": "mend the draw of the family named; its ELBO, weights and verdicts rest on log q.",
     "gradient": "see what advi.check(model, data) finds, and mend log_joint.",
-    "multimodal": "fit with restarts=8 to find the highest mode. Modes that are copies of one "
-    "another vanish with a constraint, such as advi.ordered; others no Gaussian holds: sample the "
-    "posterior by MCMC.",
+    "labels": "declare one of these latents by advi.ordered, so that one labelling is left.",
+    "multimodal": "fit with family='mixture', a Gaussian for every mode, or with restarts=8 to "
+    "find the highest. Modes that are copies of one another vanish with a constraint, such as "
+    "advi.ordered; of others sample the posterior by MCMC.",
 }
 
 

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from advi.core.errors import listed
 from advi.core.status import MAX_DRIFT
 from advi.core.verdict import REMEDIES, Alarm, Cause, Verdict
 from advi.model.checks.tails import growth
@@ -64,8 +65,12 @@ def alarms_of(record: FitRecord) -> tuple[Alarm, ...]:
         name = max(distances, key=lambda k: distances[k])
         if mode.elbo_difference > -MODE_NATS and distances[name] > MODE_SDS:
             reason = f"Another start ends {-mode.elbo_difference:.2g} nats lower, with the mean of "
-            reason += f"{name} {distances[name]:.1f} sd away: there is more than one mode."
-            alarms.append(Alarm("multimodal", reason))
+            reason += f"{name} {distances[name]:.1f} sd away: "
+            if mode.labels:
+                reason += f"the same mode, with the entries of {listed(mode.labels)} exchanged."
+                alarms.append(Alarm("labels", reason))
+            else:
+                alarms.append(Alarm("multimodal", f"{reason}there is more than one mode."))
     return tuple(alarms)
 
 

@@ -13,6 +13,7 @@ from advi.core.types import Bools, Floats
 from advi.core.verdict import Verdict
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.local_posterior import LocalPosterior
+from advi.variational.gaussian import Gaussian
 
 # Three fifths of what "good" promises (.25 sd, a factor 1.25), so that the error of the
 # reference moments does not break the promise.
@@ -50,6 +51,8 @@ class OtherMode(NamedTuple):
 
     elbo_difference: float  # nats
     distance: Floats  # (D,) difference of the means in the sds of the fit
+    gaussian: Gaussian | None = None  # its fit; None in a fit from a file
+    labels: tuple[str, ...] = ()  # latents by whose exchange of entries it is a copy of the fit
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from advi.variational.block import Block
 from advi.variational.full_rank import FullRank
 from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
+from advi.variational.mixture import Mixture
 from advi.variational.per_row import PerRow
 from advi.variational.point import Point
 from advi.variational.triangular import Triangular
@@ -32,7 +33,8 @@ NUMPYRO = (constraints.Constraint, numpyro_transforms.Transform)
 
 def _classes() -> dict[str, type]:
     own = (*(getattr(transforms, name) for name in transforms.__all__),
-           FullRank, LowRank, MeanField, Point, Triangular, PerRow, Block, Latent)  # fmt: skip
+           FullRank, LowRank, MeanField, Mixture, Point, Triangular, PerRow, Block,
+           Latent)  # fmt: skip
     theirs = (c for module in (constraints, numpyro_transforms) for c in vars(module).values())
     return {c.__name__: c for c in own if dataclasses.is_dataclass(c)} | {
         f"numpyro.{c.__name__}": c for c in theirs if isinstance(c, type) and issubclass(c, NUMPYRO)

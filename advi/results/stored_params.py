@@ -16,6 +16,7 @@ from advi.variational.gaussian import Gaussian
 from advi.variational.guide import Guide
 from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
+from advi.variational.mixture import Mixture
 from advi.variational.point import Point
 from advi.variational.triangular import Triangular
 from advi.variational.triangular_map import layer_shapes
@@ -30,6 +31,7 @@ SHAPES: Mapping[type, Callable[[Any, int], Shapes]] = {
     MeanField: lambda family, d: ((d,), (d,)),
     FullRank: lambda family, d: ((d,), (d, d)),
     LowRank: lambda family, d: ((d,), (d,), *2 * ((d, min(family.rank, d)),)),
+    Mixture: lambda family, d: ((k := family.components or 1,), (k, d), (k, d, d)),
     Triangular: lambda family, d: (
         (d,), (d, d), *family.maps * layer_shapes(d, family.num_parents(d))
     ),

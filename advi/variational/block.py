@@ -11,6 +11,7 @@ from advi.variational.family import Family, RowFamily
 from advi.variational.full_rank import FullRank
 from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
+from advi.variational.mixture import Mixture
 from advi.variational.per_row import PerRow
 from advi.variational.triangular import Triangular
 
@@ -19,6 +20,7 @@ NAMED_FAMILIES: Mapping[str, Family] = {
     "full_rank": FullRank(),
     "low_rank": LowRank(),
     "triangular": Triangular(),
+    "mixture": Mixture(),
 }
 
 
@@ -54,5 +56,7 @@ def family_name(family: Family | RowFamily) -> str:
         return f"low_rank({family.rank})"
     if isinstance(family, Triangular):
         return "triangular"
+    if isinstance(family, Mixture) and family.components:
+        return f"mixture({family.components})"
     names = {repr(known): name for name, known in NAMED_FAMILIES.items()}
     return names.get(repr(family), type(family).__name__.lower())

@@ -11,6 +11,8 @@ from advi.variational.family import Family, GaussianFamily
 from advi.variational.full_rank import FullRank
 from advi.variational.gaussian import Gaussian
 from advi.variational.mean_field import MeanField
+from advi.variational.mixture import Mixture
+from advi.variational.mixture_transport import MixtureTransport
 from advi.variational.scale import DiagonalScale, Scale, TriangularScale
 from advi.variational.transport import GaussianTransport, Transport
 from advi.variational.triangular import Triangular
@@ -27,6 +29,8 @@ def block_transport(family: Family, params: Any, dim: int, float_dtype: str) -> 
         return GaussianTransport(gaussian, np.full(dim, family.noise_dim(dim) > 0))
     if isinstance(family, Triangular):
         return TriangularTransport(family, params)
+    if isinstance(family, Mixture):
+        return MixtureTransport(params)
     return CompiledTransport(family, params, dim, float_dtype)
 
 

@@ -12,6 +12,7 @@ from advi.variational.full_rank import FullRank
 from advi.variational.guide import Guide
 from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
+from advi.variational.mixture import Mixture
 from advi.variational.per_row import PerRow
 from advi.variational.point import Point
 from advi.variational.triangular import Triangular
@@ -85,6 +86,11 @@ def resolve_family(model: Model, family: Any, *, auto: Family | None = None) -> 
         # points are not coupled: each latent has a block of its own
         apart = [(name,) for name in names] if isinstance(chosen, Point) else [names]
         made += [Block(part, chosen) for part in apart]
+    if any(isinstance(block.base, Mixture) for block in made) and len(made) > 1:
+        raise ValueError(
+            f"family: Mixture covers all latents together, got {len(made)} blocks; expected "
+            "family=advi.Mixture() and no latent that is estimated as a point."
+        )
     return Guide(model, tuple(made), tuple(dict.fromkeys(choices)))
 
 
@@ -115,7 +121,7 @@ def _check_local(
 def _check_memory(family: Family | RowFamily, size: int) -> None:
     """Raise ValueError if a full-rank block would exceed `MAX_FULL_RANK_BYTES`."""
     needed = FULL_RANK_BYTES * size**2
-    if isinstance(family, FullRank | Triangular) and needed > MAX_FULL_RANK_BYTES:
+    if isinstance(family, FullRank | Triangular | Mixture) and needed > MAX_FULL_RANK_BYTES:
         raise ValueError(
             f"family: full rank over {size} coordinates would take about {needed / 2**30:.0f} GiB; "
             f"expected at most {MAX_FULL_RANK_BYTES / 2**30:.0f} GiB. Use family='low_rank', or a "

@@ -79,7 +79,7 @@ def test_a_funnel_is_never_good(family, key):
 def test_a_second_mode_is_never_good(key):
     """Distance 6: each mode looks perfect from inside."""
     model = advi.Model(two_modes, {"x": advi.real(4)})
-    fit = advi.fit(model, key=key)
+    fit = advi.fit(model, key=key, family="full_rank")
     assert fit.verdict.level == "poor"
     assert any("more than one mode" in reason for reason in fit.verdict.reasons)
 
@@ -252,7 +252,8 @@ def test_what_to_do_depends_on_the_cause():
     assert "init=fit" in short.verdict.action
     stopped = advi.fit(target.model, target.data, callback=lambda progress: progress.step > 30)
     assert "init=fit" in stopped.verdict.action
-    modes = advi.fit(advi.Model(two_modes, {"x": advi.real(4)}))
+    modes = advi.fit(advi.Model(two_modes, {"x": advi.real(4)}), family="full_rank")
+    assert "family='mixture'" in modes.verdict.action
     assert "restarts=8" in modes.verdict.action
     skew = advi.fit(advi.Model(skewed, {"g": advi.positive(), "h": advi.positive()}))
     assert "full_rank" not in skew.verdict.action

@@ -20,6 +20,7 @@ from advi.inference.plan.maximise_elbo import StageResult, fit_mean_fields, igno
 from advi.inference.plan.refine import Refined, Refinement, fresh_elbo, mean_field_draws
 from advi.inference.plan.runner import Runner, StopError
 from advi.inference.plan.search import Inspect, start_search
+from advi.model.checks.labels import exchangeable_labels
 from advi.model.density import Density
 from advi.posterior.record import OtherMode
 from advi.variational.gaussian import Gaussian, Structure
@@ -30,6 +31,7 @@ SAME_SDS = 0.5  # fits whose means are nearer than this are at one optimum
 RESTART_KEY = 2**31  # of a restart's draws, far from the numbers of other generators
 # Where climbs disagree the plan is repeated until its two best attempts agree to this.
 MAX_ATTEMPTS, SAME_ELBO_NATS = 4, 0.5
+LABEL_POINTS = 3  # where exchanges of labels are tried
 SECOND_NATS = 3.0  # another start this close to the best is fitted too
 
 
@@ -179,10 +181,19 @@ class _Plan:
 
     def other_modes(self, best: Refined, others: list[Refined]) -> tuple[OtherMode, ...]:
         density, q = self.runner.density, best.fresh.gaussian
+        ends = [(self.elbo(end) - self.elbo(best), end.fresh.gaussian) for end in others]
+        ends = [(less, other) for less, other in ends if np.isfinite(less)]
+        labels: tuple[str, ...] = ()
+        if any(_may_be_a_copy(density, less, other, q) for less, other in ends):
+            labels = exchangeable_labels(density, q.points(self.fresh_draws[:LABEL_POINTS]))
         return tuple(
-            OtherMode(self.elbo(end) - self.elbo(best), distance(density, end.fresh.gaussian, q))
-            for end in others
-            if np.isfinite(self.elbo(end))
+            OtherMode(
+                less,
+                distance(density, other, q),
+                other,
+                labels if _may_be_a_copy(density, less, other, q) else (),
+            )
+            for less, other in ends
         )
 
     def ending(self, ended: Refined, first: Gaussian) -> Ending:
@@ -217,6 +228,11 @@ class _Plan:
             rest = Refinement(self.structure, own, self.fresh_draws, self.eps, show)
             stages.append(rest.run(q, warm=warm, settle=settle))
         return together(*stages)
+
+
+def _may_be_a_copy(density: Density, less: float, other: Gaussian, q: Gaussian) -> bool:
+    """Return whether an end that is `less` nats of ELBO above is as high as the best, elsewhere."""
+    return abs(less) < SAME_ELBO_NATS and bool(distance(density, other, q).max() > SAME_SDS)
 
 
 def _independent(rng: np.random.Generator, k: int) -> np.random.Generator:

@@ -1,13 +1,15 @@
 """The automatic plan as an algorithm of `fit`."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from advi.core.keys import Stream, host_rng, key_words
 from advi.core.progress_bar import ProgressBar
-from advi.core.status import Status
+from advi.core.status import Progress, Status
 from advi.data.source import Source
 from advi.inference.plan.bend import bent
+from advi.inference.plan.mixed import mixed
 from advi.inference.plan.plan import NotFiniteError, PlanResult, run_plan
 from advi.model.checks.first_points import FirstPoints
 from advi.model.density import Density
@@ -20,6 +22,7 @@ from advi.posterior.nonfinite import nonfinite_draw, not_finite_at_start
 from advi.posterior.record import FitRecord, Outcome
 from advi.variational.family_check import check_families
 from advi.variational.guide import Guide
+from advi.variational.mixture import Mixture
 from advi.variational.resolve_family import resolve_family
 from advi.variational.transport import GaussianTransport
 
@@ -81,8 +84,7 @@ class Plan(NamedTuple):
                 status = Status("diverged", f"{found.status.message}; {where}")
                 found = found._replace(status=status)
         record = _record(found, density, guide, key)
-        if not guide.is_gaussian:
-            record = bent(record, self.max_evals, bar.update).record
+        record = _beyond_gaussian(record, self.max_evals, bar.update)
         return record.with_outcome(alarms=inspect.alarms)
 
 
@@ -95,9 +97,21 @@ def refined(record: FitRecord, family: Any) -> FitRecord:
     first, rng = posterior.gaussian.positive(), host_rng(record.key, Stream.REFINE)
     found = run_plan(density, guide.structure, rng, first, warm=True)
     refit = _record(found, density, guide, record.key)
-    if not guide.is_gaussian:
-        refit = bent(refit).record
+    refit = _beyond_gaussian(refit)
     return refit.with_outcome(other_modes=(), alarms=record.outcome.alarms)
+
+
+def _beyond_gaussian(
+    record: FitRecord,
+    max_evals: int | None = None,
+    callback: Callable[[Progress], object] | None = None,
+) -> FitRecord:
+    """Return the fit of the plan's Gaussian after the stage of its family, if that has one."""
+    guide = record.global_posterior.guide
+    family = guide.blocks[0].base
+    if isinstance(family, Mixture):
+        return mixed(record, max_evals, callback, family.components)
+    return record if guide.is_gaussian else bent(record, max_evals, callback).record
 
 
 def _record(found: PlanResult, density: Density, guide: Guide, key: Any) -> FitRecord:

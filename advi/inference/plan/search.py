@@ -84,6 +84,14 @@ class Search(NamedTuple):
         ascended = yield from self._ascents(scaled, MAX_ASCENTS)
         return (yield from self._screened(ascended))
 
+    def optima(self, num: int) -> Stage[list[Start]]:
+        """Return the starts at up to `num` optima, of climbs from all candidates too."""
+        climbs, _ = yield from self._climbs()
+        climbs += yield from self._wider(MAX_WIDER)
+        climbs += yield from climb(self.candidates, self.center, self.eps)
+        starts = yield from self._scaled((yield from basins(climbs, num)))
+        return _plausible(starts) if starts else []
+
     def _scaled(self, found: list[list[Climb]]) -> Stage[list[Start]]:
         """Choose a scale for the best climb to each optimum; return the starts, the best first."""
         rngs = self.rng.spawn(len(found))
@@ -212,14 +220,14 @@ def _distinct(fits: list[StageResult]) -> list[StageResult]:
     """Return the fits, the best first, without those that are near a better one."""
     kept: list[StageResult] = []
     for f in fits:
-        if _is_apart(f.gaussian, kept):
+        if is_apart(f.gaussian, [k.gaussian for k in kept]):
             kept.append(f)
     return kept
 
 
-def _is_apart(q: Gaussian, kept: Sequence[StageResult | Start]) -> bool:
+def is_apart(q: Gaussian, others: Sequence[Gaussian]) -> bool:
     """Return whether a mean differs from all others, in their marginal sds."""
-    distances = (np.abs(q.loc - k.gaussian.loc) / k.gaussian.sds for k in kept)
+    distances = (np.abs(q.loc - other.loc) / other.sds for other in others)
     return all(distance.max() > SAME_START_SDS for distance in distances)
 
 
@@ -239,7 +247,7 @@ def _plausible(starts: list[Start]) -> list[Start]:
             s.log_p >= max(s.log_p for s in starts) - MAX_DEFICIT_NATS
             or s.elbo >= starts[0].elbo - MAX_DEFICIT_NATS
         )
-        if high and _is_apart(s.gaussian, kept):
+        if high and is_apart(s.gaussian, [k.gaussian for k in kept]):
             kept.append(s)
     return kept
 

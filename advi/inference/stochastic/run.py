@@ -24,6 +24,7 @@ from advi.model.trace import trace
 from advi.posterior.record import FitRecord
 from advi.variational.family_check import check_families
 from advi.variational.mean_field import MeanField
+from advi.variational.mixture import Mixture
 from advi.variational.objective import Elbo, Objective
 from advi.variational.resolve_family import resolve_family
 
@@ -78,6 +79,11 @@ def prepare_steps(
     of_rows, log_joint = traced_model(model, source)
     guide = resolve_family(model, family, auto=MeanField())
     check_families(guide, any_scale=False)
+    if any(isinstance(block.base, Mixture) for block in guide.blocks):
+        raise ValueError(
+            "family: a mixture is fitted by the automatic plan, since steps cannot move its "
+            "weights; leave out batch_size and optimizer, or choose another family."
+        )
     if batch_size is None and guide.local:
         batch_size = of_rows.num_rows
     source = source.batched(log_joint.num_rows, batch_size, model.program.needs_all_rows)

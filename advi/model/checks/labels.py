@@ -1,0 +1,81 @@
+"""Label switching: latents whose entries may be exchanged together without a change of density."""
+
+import itertools
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from advi.core.jax_config import compiled, precision
+from advi.core.types import Floats
+from advi.model.density import Density
+from advi.model.model import Model
+
+MAX_LATENTS = 6  # with an axis of one length, of which all subsets are tried
+MAX_NATS, ROUNDINGS = 0.01, 100.0  # of a log density that counts as unchanged; of its own size
+
+
+def exchangeable_labels(density: Density, X: Floats) -> tuple[str, ...]:
+    """Return the latents whose entries, exchanged together along an axis, leave the density.
+
+    The density is that of the constrained values, without Jacobians, at points X (n, D). Of several
+    sets of latents the largest is returned.
+    """
+    model = density.model
+    lengths = {n for latent in model.latents.values() for n in latent.shape if n > 1}
+    found: tuple[str, ...] = ()
+    with np.errstate(all="ignore"):
+        for length in sorted(lengths):
+            names = [name for name, latent in model.latents.items() if length in latent.shape]
+            for size in range(min(len(names), MAX_LATENTS), len(found), -1):
+                subsets = itertools.combinations(names[:MAX_LATENTS], size)
+                match = next((s for s in subsets if _is_symmetric(density, X, s, length)), ())
+                if match:
+                    found = match
+                    break
+    return found
+
+
+def _is_symmetric(density: Density, X: Floats, names: tuple[str, ...], length: int) -> bool:
+    """Return whether the density is left by a swap and by a rotation, hence by all exchanges."""
+    before = _log_density(density, X)
+    swap = np.r_[1, 0, 2:length]
+    for order in (swap, np.roll(np.arange(length), 1))[: 1 if length == 2 else 2]:
+        moved = _exchanged(density, X, names, order)
+        difference = np.abs(_log_density(density, moved) - before)
+        allowed = np.maximum(MAX_NATS, ROUNDINGS * np.finfo(density.dtype).eps * np.abs(before))
+        if not (difference <= allowed).all():
+            return False
+    return True
+
+
+def _exchanged(density: Density, X: Floats, names: tuple[str, ...], order: NDArray[Any]) -> Floats:
+    """Return the points with entries of some latents in another order, along all axes so long."""
+    model = density.model
+    constrain, ravel, _ = _programs(model)
+    with precision(density.dtype.name):
+        values = jax.device_get(constrain(X.astype(density.dtype)))
+        for name in names:
+            for axis, length in enumerate(model.latents[name].shape):
+                if length == len(order):
+                    values[name] = np.take(values[name], order, axis + 1)
+        return np.asarray(jax.device_get(ravel(values)), float)
+
+
+def _log_density(density: Density, X: Floats) -> Floats:
+    with precision(density.dtype.name):
+        log_dets = _programs(density.model)[2](X.astype(density.dtype))
+    random = [name for name in log_dets if name not in density.estimated]
+    return density.value(X) - np.sum([np.asarray(log_dets[n], float) for n in random], axis=0)
+
+
+@lru_cache(maxsize=16)
+def _programs(model: Model) -> tuple[Any, Any, Any]:
+    """Return the programs of constrained values, of real coordinates, and of log-Jacobians."""
+    return (
+        compiled(jax.vmap(lambda x: model.unravel(x)[0])),
+        compiled(jax.vmap(model.ravel)),
+        compiled(jax.vmap(lambda x: model.unravel(x)[1])),
+    )
