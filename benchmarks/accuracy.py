@@ -1,6 +1,8 @@
 """How near draws are to a reference: worst difference of means, least and greatest ratio of sds."""
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +60,14 @@ class Errors(NamedTuple):
 def moments(columns: Columns) -> dict[str, tuple[float, float]]:
     """Return every scalar's mean and sd."""
     return {name: (float(x.mean()), float(x.std())) for name, x in columns.items()}
+
+
+def read_references(file: Path) -> dict[str, Reference]:
+    """Return every problem's means and sds, of a file that `benchmarks.make_references` wrote."""
+    kept = json.loads(file.read_text())
+    return {
+        name: {k: (mean, sd) for k, (mean, sd) in made["of"].items()} for name, made in kept.items()
+    }
 
 
 def errors(columns: Columns, reference: Reference) -> Errors:

@@ -25,7 +25,7 @@ from jax import Array
 
 import advi
 from benchmarks.common import print_header, print_table, save
-from benchmarks.targets import Problem
+from benchmarks.problem import Problem
 
 FAMILIES = ("full_rank", "mean_field")
 KEYS = 10

@@ -27,7 +27,7 @@ from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoMultivariateNormal
 
 import advi
-from benchmarks.accuracy import errors, moments
+from benchmarks.accuracy import errors, moments, read_references
 from benchmarks.common import print_header, print_table, save
 from benchmarks.targets import FILE, Target, radon
 from models.posteriordb import load
@@ -53,8 +53,7 @@ def logistic(_: Path) -> Target:
 
 def _radon(root: Path) -> Target:
     problem = radon(root)
-    of = json.loads(FILE.read_text())[problem.name]["of"]
-    return Target("radon", problem.model, problem.data, {k: (v[0], v[1]) for k, v in of.items()})
+    return Target("radon", problem.model, problem.data, read_references(FILE)["radon"])
 
 
 def _posterior(name: str) -> Callable[[Path], Target]:

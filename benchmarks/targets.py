@@ -13,7 +13,7 @@ Gelman & Hill (2007), Data Analysis Using Regression and Multilevel Models: chap
 
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,36 +25,16 @@ from jax import Array
 from numpy.typing import NDArray
 
 import advi
-from benchmarks.accuracy import Columns, Reference
+from benchmarks.accuracy import Columns, Reference, read_references
+from benchmarks.problem import Problem
 from models import eight_schools
 from models.posteriordb.definition import scalar_columns
 
 FILE = Path(__file__).parent / "references.json"
+SAMPLED = ("horseshoe", "radon", "irt_2pl")  # the references there
 NUM_COEFFICIENTS = 30
 PRIOR_MU, PRIOR_TAU = 5.0, 3.0
 HIERARCHIES = ((4, 0.3), (8, 1.0), (8, 3.0), (20, 3.0))  # groups and noise
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A model and its data.
-
-    Attributes
-    ----------
-    name
-        What it is called.
-    model
-        The model, its latents a dict.
-    data
-        As the log-joint takes them.
-    source
-        Where the data are from, one line.
-    """
-
-    name: str
-    model: advi.Model
-    data: Any
-    source: str = "no data"
 
 
 @dataclass(frozen=True)
@@ -329,10 +309,12 @@ def known() -> list[Target]:
     ]
 
 
-def sampled(root: Path | None) -> list[Problem]:
+def sampled(root: Path | None, names: Collection[str] = SAMPLED) -> list[Problem]:
     """Return the problems whose moments are from long runs, without those that lack data."""
-    problems = [horseshoe()]
+    problems = [horseshoe()] if "horseshoe" in names else []
     for make in (radon, irt_2pl):
+        if make.__name__ not in names:
+            continue
         try:
             if root is None:
                 raise FileNotFoundError("no checkout of posteriordb")
@@ -351,11 +333,8 @@ def synthetic(root: Path | None) -> list[Target]:
         The ``posterior_database`` folder of a checkout; without it, those that need data are
         left out, with a word on it.
     """
-    kept = json.loads(FILE.read_text())
-    return known() + [
-        Target(p.name, p.model, p.data, {k: (v[0], v[1]) for k, v in kept[p.name]["of"].items()})
-        for p in sampled(root)
-    ]
+    kept = read_references(FILE)
+    return known() + [Target(p.name, p.model, p.data, kept[p.name]) for p in sampled(root)]
 
 
 def read_data(root: Path, name: str) -> dict[str, NDArray[np.float64]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from benchmarks.problem import Problem
 from benchmarks.real_models import (
     binary,
     binomial,
@@ -21,7 +22,6 @@ from benchmarks.real_models import (
     regressions,
     series,
 )
-from benchmarks.real_models.definition import RealModel
 from benchmarks.real_models.shared_data import find_data
 
 FILE = Path(__file__).parents[1] / "real_models.json"
@@ -36,18 +36,18 @@ MODULES: tuple[Any, ...] = (
     series,
     programs,
 )
-SHARED: dict[str, Callable[[Path | None], RealModel]] = {
+SHARED: dict[str, Callable[[Path | None], Problem]] = {
     make.__name__: make for module in MODULES for make in module.SHARED
 }
-OWN: dict[str, Callable[[], RealModel]] = {
+OWN: dict[str, Callable[[], Problem]] = {
     make.__name__: make for module in MODULES for make in module.OWN
 }
 NAMES = (*SHARED, *OWN)
 
 
 def load(
-    data: str | os.PathLike[str] | None = None, names: Collection[str] = ()
-) -> list[RealModel]:
+    data: str | os.PathLike[str] | None = None, names: Collection[str] = NAMES
+) -> list[Problem]:
     """Return the models, without those whose data are not there.
 
     Parameters
@@ -55,7 +55,7 @@ def load(
     data
         The folder of shared data; by default what the environment variable names.
     names
-        Which models; all, if empty.
+        Which models.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def load(
     """
     if unknown := [name for name in names if name not in NAMES]:
         raise ValueError(f"unknown model {unknown[0]!r}; expected some of {', '.join(NAMES)}")
-    wanted = [name for name in NAMES if not names or name in names]
+    wanted = [name for name in NAMES if name in names]
     try:
         root = find_data(data)
     except FileNotFoundError as error:

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 import advi
-from benchmarks.accuracy import DRAWS, Errors, Reference, errors
+from benchmarks.accuracy import DRAWS, Errors, Reference, errors, read_references
 from benchmarks.common import print_header, print_table, save
-from benchmarks.real_models import NAMES, load
-from benchmarks.real_models.definition import RealModel
-from benchmarks.real_models.references import read_references
+from benchmarks.problem import Problem
+from benchmarks.real_models import FILE, NAMES, load
 from benchmarks.real_models.shared_data import VARIABLE
 from benchmarks.verdict import confusion, draw_confusion, overrated, print_confusion
 from models.posteriordb.definition import scalar_columns
@@ -29,7 +28,7 @@ FIT, CORRECTED = "fit", "corrected"
 Record = dict[str, Any]
 
 
-def measure(m: RealModel, reference: Reference, key: int, corrected: bool) -> list[Record]:
+def measure(m: Problem, reference: Reference, key: int, corrected: bool) -> list[Record]:
     """Fit once by default; return the verdict beside the truth, and again once corrected."""
     begin = time.perf_counter()
     fit = advi.fit(m.model, m.data, key=key)
@@ -42,7 +41,7 @@ def measure(m: RealModel, reference: Reference, key: int, corrected: bool) -> li
 
 
 def _record(
-    m: RealModel, key: int, kind: str, fit: Any, reference: Reference, seconds: float
+    m: Problem, key: int, kind: str, fit: Any, reference: Reference, seconds: float
 ) -> Record:
     draws = fit.sample(DRAWS)
     found = errors(scalar_columns({name: np.asarray(x) for name, x in draws.items()}), reference)
@@ -108,7 +107,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--data", metavar="DIR", help=f"shared data (default: ${VARIABLE})")
     parser.add_argument("--keys", type=int, default=KEYS)
-    parser.add_argument("--names", nargs="+", metavar="NAME", default=[], help="all by default")
+    parser.add_argument(
+        "--names", nargs="+", metavar="NAME", default=list(NAMES), help="all by default"
+    )
     parser.add_argument("--corrected", action="store_true", help="judge corrected fits, too")
     parser.add_argument("--out", type=Path, help="folder for the results")
     args = parser.parse_args(arguments)
@@ -117,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
             parser.error(f"unknown model {name!r}; expected some of {', '.join(NAMES)}")
 
     print_header(f"The default call on real models, {args.keys} keys")
-    references = read_references()
+    references = read_references(FILE)
     records = []
     for m in load(args.data, args.names):
         for key in range(args.keys):

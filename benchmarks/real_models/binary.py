@@ -15,11 +15,12 @@ import numpyro.distributions as dist
 from jax import Array
 
 import advi
-from benchmarks.real_models.definition import RealModel, grouped, normal
+from benchmarks.problem import Problem
+from benchmarks.real_models.definition import grouped, normal
 from benchmarks.real_models.shared_data import codes, keep, read, scale
 
 
-def contraception(root: Path | None) -> RealModel:
+def contraception(root: Path | None) -> Problem:
     """Use of contraception: intercept and urban slope of 60 districts, 1,934 women; centred."""
     raw = read(root, "rdata/mlmRev_Contraception")
     district, districts = codes(raw["district"])
@@ -53,7 +54,7 @@ def contraception(root: Path | None) -> RealModel:
     return grouped("contraception", (rest, spread, latents), data, source, centred=True)
 
 
-def guimmun(root: Path | None) -> RealModel:
+def guimmun(root: Path | None) -> Problem:
     """Immunisation: children in families in the first 15 communities, tiny families; scores."""
     raw = read(root, "rdata/mlmRev_guImmun")
     raw = keep(raw, codes(raw["comm"])[0] < 15)
@@ -90,7 +91,7 @@ def guimmun(root: Path | None) -> RealModel:
     return grouped("guimmun", (rest, spread, latents), data, source, centred=False)
 
 
-def polls(root: Path | None) -> RealModel:
+def polls(root: Path | None) -> Problem:
     """Votes of 1988 in the last survey: crossed states, ages and educations; centred."""
     raw = read(root, "election88/polls")
     raw = keep(raw, (raw["survey"] == "8") & (raw["bush"] != "NA") & (raw["bush"] != ""))

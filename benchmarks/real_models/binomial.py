@@ -17,27 +17,28 @@ import numpyro.distributions as dist
 from jax import Array
 
 import advi
+from benchmarks.problem import Problem
 from benchmarks.real_models import tables
-from benchmarks.real_models.definition import RealModel, grouped, normal
+from benchmarks.real_models.definition import grouped, normal
 from benchmarks.real_models.shared_data import codes, read
 
 
-def cbpp(root: Path | None) -> RealModel:
+def cbpp(root: Path | None) -> Problem:
     """Cases of pleuropneumonia in 15 herds and four periods, tiny counts; scores."""
     return _cbpp(root, "cbpp", centred=False)
 
 
-def cbpp_centred(root: Path | None) -> RealModel:
+def cbpp_centred(root: Path | None) -> Problem:
     """Return the same with the herds' effects as latents."""
     return _cbpp(root, "cbpp_centred", centred=True)
 
 
-def cbpp_overdispersed(root: Path | None) -> RealModel:
+def cbpp_overdispersed(root: Path | None) -> Problem:
     """Return the same with an effect for each of the 56 rows, too; scores."""
     return _cbpp(root, "cbpp_overdispersed", centred=False, of_rows=True)
 
 
-def _cbpp(root: Path | None, name: str, centred: bool, of_rows: bool = False) -> RealModel:
+def _cbpp(root: Path | None, name: str, centred: bool, of_rows: bool = False) -> Problem:
     raw = read(root, "rdata/lme4_cbpp")
     herd, herds = codes(raw["herd"])
     period, periods = codes(raw["period"])
@@ -70,7 +71,7 @@ def _cbpp(root: Path | None, name: str, centred: bool, of_rows: bool = False) ->
     return grouped(name, (rest, spread, latents), data, "lme4, cbpp", centred=centred)
 
 
-def bball1970(root: Path | None) -> RealModel:
+def bball1970(root: Path | None) -> Problem:
     """Batting averages of 18 players after 45 at bats, logits; scores."""
     raw = read(root, "rdata/rstanarm_bball1970")
 
@@ -90,7 +91,7 @@ def bball1970(root: Path | None) -> RealModel:
     return grouped("bball1970", (rest, spread, latents), data, source, centred=False)
 
 
-def tumors(root: Path | None) -> RealModel:
+def tumors(root: Path | None) -> Problem:
     """Tumours in 71 groups of rats: beta priors of the groups' rates, mean and size unknown."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -107,10 +108,10 @@ def tumors(root: Path | None) -> RealModel:
         "size": advi.positive(),
         "rate": advi.unit_interval(len(data["y"])),
     }
-    return RealModel("tumors", advi.Model(log_joint, latents), data, "rstanarm, tumors")
+    return Problem("tumors", advi.Model(log_joint, latents), data, "rstanarm, tumors")
 
 
-def tumors_betabinomial(root: Path | None) -> RealModel:
+def tumors_betabinomial(root: Path | None) -> Problem:
     """Return the same with the groups' rates integrated out."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -119,7 +120,7 @@ def tumors_betabinomial(root: Path | None) -> RealModel:
         return dist.LogNormal(2, 1).log_prob(z["size"]) + counts.log_prob(d["y"]).sum()
 
     latents = {"mean": advi.unit_interval(), "size": advi.positive()}
-    return RealModel(
+    return Problem(
         "tumors_betabinomial", advi.Model(log_joint, latents), _tumors(root), "rstanarm, tumors"
     )
 
@@ -129,17 +130,17 @@ def _tumors(root: Path | None) -> dict[str, Any]:
     return {"y": raw["y"].astype(int), "rats": raw["K"].astype(int)}
 
 
-def bcg() -> RealModel:
+def bcg() -> Problem:
     """Meta-analysis of 13 trials: log odds of the unvaccinated, log odds ratios; scores."""
     return _bcg("bcg", centred=False)
 
 
-def bcg_centred() -> RealModel:
+def bcg_centred() -> Problem:
     """Return the same with the trials' effects as latents."""
     return _bcg("bcg_centred", centred=True)
 
 
-def _bcg(name: str, centred: bool) -> RealModel:
+def _bcg(name: str, centred: bool) -> Problem:
     table = np.array(tables.BCG)
     treated, control = table[:, :2], table[:, 2:4]
 
@@ -172,7 +173,7 @@ def _bcg(name: str, centred: bool) -> RealModel:
     return grouped(name, (rest, spread, latents), data, "Colditz et al. (1994)", centred=centred)
 
 
-def admissions() -> RealModel:
+def admissions() -> Problem:
     """Admissions to six departments: correlated intercepts and slopes of sex, centred."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -194,7 +195,7 @@ def admissions() -> RealModel:
         "corr": advi.corr_cholesky(2),
         "coef": advi.real(6, 2),
     }
-    return RealModel(
+    return Problem(
         "admissions", advi.Model(log_joint, latents), data, "Bickel, Hammel & O'Connell (1975)"
     )
 

@@ -15,8 +15,9 @@ import numpyro.distributions as dist
 from jax import Array
 
 import advi
+from benchmarks.problem import Problem
 from benchmarks.real_models import tables
-from benchmarks.real_models.definition import RealModel, grouped, normal
+from benchmarks.real_models.definition import grouped, normal
 from benchmarks.real_models.shared_data import read
 
 
@@ -30,7 +31,7 @@ def roaches_data(root: Path | None) -> dict[str, Any]:
     }
 
 
-def roaches_zero_inflated(root: Path | None) -> RealModel:
+def roaches_zero_inflated(root: Path | None) -> Problem:
     """Negative binomial counts of roaches with zeros of another kind, more where treated."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -49,10 +50,10 @@ def roaches_zero_inflated(root: Path | None) -> RealModel:
 
     latents = {"beta": advi.real(4), "gamma": advi.real(2), "size": advi.positive()}
     model = advi.Model(log_joint, latents)
-    return RealModel("roaches_zero_inflated", model, roaches_data(root), "rstanarm, roaches")
+    return Problem("roaches_zero_inflated", model, roaches_data(root), "rstanarm, roaches")
 
 
-def sprays() -> RealModel:
+def sprays() -> Problem:
     """Insects under six sprays, negative binomial, half-Cauchy sd of the sprays; centred."""
     y = np.array(tables.SPRAYS)
 
@@ -80,7 +81,7 @@ def sprays() -> RealModel:
     )  # fmt: skip
 
 
-def breaks() -> RealModel:
+def breaks() -> Problem:
     """Broken yarn, two wools by three tensions, negative binomial."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -95,10 +96,10 @@ def breaks() -> RealModel:
     x = np.stack([np.ones(6), wool, medium, high, wool * medium, wool * high], 1)
     latents = {"beta": advi.real(6), "size": advi.positive()}
     data = {"y": np.array(tables.BREAKS), "x": x}
-    return RealModel("breaks", advi.Model(log_joint, latents), data, "Tukey (1977)")
+    return Problem("breaks", advi.Model(log_joint, latents), data, "Tukey (1977)")
 
 
-def tools() -> RealModel:
+def tools() -> Problem:
     """Tools of ten societies: gains by a power of the population, over a rate of loss."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -113,7 +114,7 @@ def tools() -> RealModel:
     population, contact, y = np.array(tables.TOOLS).T
     data = {"y": y, "population": population.astype(float), "contact": contact}
     latents = {"log_gain": advi.real(2), "power": advi.positive(2), "loss": advi.positive()}
-    return RealModel("tools", advi.Model(log_joint, latents), data, "Kline & Boyd (2010)")
+    return Problem("tools", advi.Model(log_joint, latents), data, "Kline & Boyd (2010)")
 
 
 SHARED = (roaches_zero_inflated,)

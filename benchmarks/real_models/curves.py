@@ -15,11 +15,12 @@ import numpyro.distributions as dist
 from jax import Array
 
 import advi
+from benchmarks.problem import Problem
 from benchmarks.real_models import tables
-from benchmarks.real_models.definition import RealModel, normal
+from benchmarks.real_models.definition import normal
 
 
-def puromycin() -> RealModel:
+def puromycin() -> Problem:
     """Michaelis-Menten curves of two enzymes, raw scales."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -36,10 +37,10 @@ def puromycin() -> RealModel:
     group = np.repeat([0, 1], [len(rows) for rows in tables.PUROMYCIN])
     latents = {"top": advi.positive(2), "half": advi.positive(2), "sigma": advi.positive()}
     data = {"y": y, "dose": dose, "group": group}
-    return RealModel("puromycin", advi.Model(log_joint, latents), data, "Treloar (1974)")
+    return Problem("puromycin", advi.Model(log_joint, latents), data, "Treloar (1974)")
 
 
-def oxygen() -> RealModel:
+def oxygen() -> Problem:
     """Growth to an asymptote seen at six days only: a curved ridge."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -54,10 +55,10 @@ def oxygen() -> RealModel:
     day, y = np.array(tables.OXYGEN).T
     latents = {"top": advi.positive(), "rate": advi.positive(), "sigma": advi.positive()}
     model = advi.Model(log_joint, latents)
-    return RealModel("oxygen", model, {"y": y, "day": day}, "Bates & Watts (1988)")
+    return Problem("oxygen", model, {"y": y, "day": day}, "Bates & Watts (1988)")
 
 
-def pearson() -> RealModel:
+def pearson() -> Problem:
     """Errors of known size in both variables of a line; the ten true abscissas are latents."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -84,7 +85,7 @@ def pearson() -> RealModel:
         "x": advi.real(len(x)),
     }
     # NUTS takes the residuals of x in its standard errors, which differ by a factor of 30
-    return RealModel(
+    return Problem(
         "pearson",
         advi.Model(log_joint, latents),
         data,
@@ -94,7 +95,7 @@ def pearson() -> RealModel:
     )
 
 
-def leukaemia() -> RealModel:
+def leukaemia() -> Problem:
     """Weibull times to relapse in two arms, five of 23 censored."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -111,7 +112,7 @@ def leukaemia() -> RealModel:
     maintained = np.repeat([1.0, 0.0], [len(arm) for arm in tables.LEUKAEMIA])
     latents = {"beta": advi.real(2), "shape": advi.positive()}
     data = {"week": week, "seen": seen, "maintained": maintained}
-    return RealModel("leukaemia", advi.Model(log_joint, latents), data, "Miller (1981)")
+    return Problem("leukaemia", advi.Model(log_joint, latents), data, "Miller (1981)")
 
 
 SHARED = ()

@@ -1,7 +1,6 @@
-"""What a file of models here gives: functions that return a `RealModel`."""
+"""What the models share, which are functions that return a `Problem`: densities, hierarchies."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -9,44 +8,10 @@ import numpyro.distributions as dist
 from jax import Array
 
 import advi
+from benchmarks.problem import Problem, Values, as_sampled
 
-Values = Mapping[str, Any]  # a latent's name to its value
 Spread = Callable[[Values], Mapping[str, tuple[Any, Any]]]  # effect's name to its mean and sd
 LogJoint = Callable[[Any, Any], Array]
-
-
-def as_sampled(z: Values) -> Values:
-    """Return the latents: most models are sampled as they are fitted."""
-    return z
-
-
-@dataclass(frozen=True)
-class RealModel:
-    """A model with real data.
-
-    Attributes
-    ----------
-    name
-        What it is called.
-    model
-        What `advi.fit` takes.
-    data
-        As the model takes them.
-    source
-        Where the data are from, one line.
-    sampled
-        What the reference samples where that is not the model: a NumPyro program with the same
-        latents, or a model of the same posterior in other coordinates, which NUTS can explore.
-    latents
-        From one draw of `sampled` to the model's latents.
-    """
-
-    name: str
-    model: Any
-    data: Any
-    source: str
-    sampled: Any = None
-    latents: Callable[[Values], Values] = as_sampled
 
 
 def normal(x: Any, loc: Any = 0.0, scale: Any = 1.0) -> Array:
@@ -86,13 +51,13 @@ def grouped(
     *,
     centred: bool,
     sample_centred: bool = False,
-) -> RealModel:
+) -> Problem:
     """Return a hierarchy, sampled in the coordinates that suit NUTS.
 
     Parameters
     ----------
     name, data, source
-        As in `RealModel`.
+        As in `Problem`.
     parts
         The first three arguments of `hierarchy`.
     centred
@@ -103,7 +68,7 @@ def grouped(
     spread = parts[1]
     convert = (lambda z: _from_scores(z, spread)) if centred else (lambda z: _scores(z, spread))
     same = centred == sample_centred
-    return RealModel(
+    return Problem(
         name,
         hierarchy(*parts, centred=centred),
         data,

@@ -9,11 +9,12 @@ import numpyro.distributions as dist
 from jax import Array
 
 import advi
-from benchmarks.real_models.definition import RealModel, grouped, normal
+from benchmarks.problem import Problem
+from benchmarks.real_models.definition import grouped, normal
 from benchmarks.real_models.shared_data import codes, keep, read
 
 
-def aggression_rasch(root: Path | None) -> RealModel:
+def aggression_rasch(root: Path | None) -> Problem:
     """One parameter an item: 24 items, 60 persons; persons' abilities centred."""
     person, item, raw = _aggression(root, persons=60, items=24)
 
@@ -34,7 +35,7 @@ def aggression_rasch(root: Path | None) -> RealModel:
     return grouped("aggression_rasch", (rest, spread, latents), data, source, centred=True)
 
 
-def aggression_2pl(root: Path | None) -> RealModel:
+def aggression_2pl(root: Path | None) -> Problem:
     """Two parameters an item: 8 items, 100 persons."""
     person, item, raw = _aggression(root, persons=100, items=8)
 
@@ -51,10 +52,10 @@ def aggression_2pl(root: Path | None) -> RealModel:
     latents = {"item": advi.real(8), "slope": advi.positive(8), "person": advi.real(100)}
     data = {"y": (raw["r2"] == "Y").astype(int), "person": person, "item": item}
     source = "lme4, VerbAgg: the first 100 persons and 8 items"
-    return RealModel("aggression_2pl", advi.Model(log_joint, latents), data, source)
+    return Problem("aggression_2pl", advi.Model(log_joint, latents), data, source)
 
 
-def aggression_ordinal(root: Path | None) -> RealModel:
+def aggression_ordinal(root: Path | None) -> Problem:
     """No, perhaps, yes: ordinal, with effects of 6 items and 50 persons as scores."""
     person, item, raw = _aggression(root, persons=50, items=6)
 

@@ -15,11 +15,12 @@ import numpyro.distributions as dist
 from jax import Array
 
 import advi
-from benchmarks.real_models.definition import RealModel, grouped, normal
+from benchmarks.problem import Problem
+from benchmarks.real_models.definition import grouped, normal
 from benchmarks.real_models.shared_data import codes, keep, read
 
 
-def sleepstudy(root: Path | None) -> RealModel:
+def sleepstudy(root: Path | None) -> Problem:
     """Reaction times, milliseconds: correlated intercepts and slopes of 18 subjects, centred."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -43,7 +44,7 @@ def sleepstudy(root: Path | None) -> RealModel:
         "coef": advi.real(18, 2),
         "sigma": advi.positive(),
     }
-    return RealModel("sleepstudy", advi.Model(log_joint, latents), data, "lme4, sleepstudy")
+    return Problem("sleepstudy", advi.Model(log_joint, latents), data, "lme4, sleepstudy")
 
 
 def sleepstudy_data(root: Path | None) -> dict[str, Any]:
@@ -56,17 +57,17 @@ def sleepstudy_data(root: Path | None) -> dict[str, Any]:
     }
 
 
-def pastes(root: Path | None) -> RealModel:
+def pastes(root: Path | None) -> Problem:
     """Strength of a paste: three casks in each of ten batches, two assays a cask; scores."""
     return _pastes(root, "pastes", centred=False)
 
 
-def pastes_centred(root: Path | None) -> RealModel:
+def pastes_centred(root: Path | None) -> Problem:
     """Return the same with the effects as latents."""
     return _pastes(root, "pastes_centred", centred=True)
 
 
-def _pastes(root: Path | None, name: str, centred: bool) -> RealModel:
+def _pastes(root: Path | None, name: str, centred: bool) -> Problem:
     raw = read(root, "rdata/lme4_Pastes")
     batch, batches = codes(raw["batch"])
     cask, casks = codes(raw["sample"])
@@ -94,7 +95,7 @@ def _pastes(root: Path | None, name: str, centred: bool) -> RealModel:
     return grouped(name, (rest, spread, latents), data, "lme4, Pastes", centred=centred)
 
 
-def penicillin(root: Path | None) -> RealModel:
+def penicillin(root: Path | None) -> Problem:
     """Diameters of 24 plates crossed with six samples, half-Cauchy sds, centred."""
     raw = read(root, "rdata/lme4_Penicillin")
     plate, plates = codes(raw["plate"])
@@ -124,7 +125,7 @@ def penicillin(root: Path | None) -> RealModel:
     return grouped("penicillin", parts, data, "lme4, Penicillin", centred=True, sample_centred=True)
 
 
-def insteval(root: Path | None) -> RealModel:
+def insteval(root: Path | None) -> Problem:
     """Ratings of lecturers by the first 20 students: 143 rows, 121 lecturers; scores."""
     raw = read(root, "rdata/lme4_InstEval")
     raw = keep(raw, raw["s"].astype(int) <= 20)

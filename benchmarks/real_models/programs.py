@@ -10,8 +10,8 @@ import numpyro
 import numpyro.distributions as dist
 
 import advi
+from benchmarks.problem import Problem
 from benchmarks.real_models.counts import roaches_data
-from benchmarks.real_models.definition import RealModel
 from benchmarks.real_models.normal_responses import sleepstudy_data
 from benchmarks.real_models.shared_data import codes, keep, read, scale
 
@@ -20,11 +20,11 @@ def _latent(name: str, prior: dist.Distribution) -> Any:
     return numpyro.sample(name, prior)
 
 
-def _model(name: str, program: Callable[..., None], data: Any, source: str) -> RealModel:
-    return RealModel(name, advi.from_numpyro(program), data, source, sampled=program)
+def _model(name: str, program: Callable[..., None], data: Any, source: str) -> Problem:
+    return Problem(name, advi.from_numpyro(program), data, source, sampled=program)
 
 
-def sleepstudy_scores(root: Path | None) -> RealModel:
+def sleepstudy_scores(root: Path | None) -> Problem:
     """Reaction times: correlated intercepts and slopes of 18 subjects, standard scores."""
 
     def program(y: Any, days: Any, subject: Any) -> None:
@@ -40,7 +40,7 @@ def sleepstudy_scores(root: Path | None) -> RealModel:
     return _model("sleepstudy_scores", program, sleepstudy_data(root), "lme4, sleepstudy")
 
 
-def exam(root: Path | None) -> RealModel:
+def exam(root: Path | None) -> Problem:
     """Exam marks: intercepts and slopes of the first 20 schools, 1,538 pupils; centred."""
 
     def program(y: Any, x: Any, girl: Any, school: Any) -> None:
@@ -65,7 +65,7 @@ def exam(root: Path | None) -> RealModel:
     return _model("exam", program, data, "mlmRev, Exam: the first 20 schools")
 
 
-def kidiq_student(root: Path | None) -> RealModel:
+def kidiq_student(root: Path | None) -> Problem:
     """Scores of 434 children by their mothers': Student-t errors, degrees of freedom unknown."""
 
     def program(y: Any, x: Any) -> None:
@@ -82,7 +82,7 @@ def kidiq_student(root: Path | None) -> RealModel:
     return _model("kidiq_student", program, data, "rstanarm, kidiq")
 
 
-def roaches(root: Path | None) -> RealModel:
+def roaches(root: Path | None) -> Problem:
     """Negative binomial counts of roaches."""
 
     def program(y: Any, x: Any, log_exposure: Any) -> None:

@@ -15,13 +15,14 @@ import numpyro.distributions as dist
 from jax import Array
 
 import advi
+from benchmarks.problem import Problem
 from benchmarks.real_models import tables
-from benchmarks.real_models.definition import RealModel, grouped, normal
+from benchmarks.real_models.definition import grouped, normal
 from benchmarks.real_models.shared_data import scale
 from models.bundled import datasets
 
 
-def orings() -> RealModel:
+def orings() -> Problem:
     """Damage to O-rings by temperature: 23 flights, logistic, weak priors."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -32,10 +33,10 @@ def orings() -> RealModel:
     temperature, y = np.array(tables.ORINGS).T
     model = advi.Model(log_joint, {"alpha": advi.real(), "beta": advi.real()})
     data = {"x": scale(temperature), "y": y}
-    return RealModel("orings", model, data, "Dalal, Fowlkes & Hoadley (1989)")
+    return Problem("orings", model, data, "Dalal, Fowlkes & Hoadley (1989)")
 
 
-def iris_separated() -> RealModel:
+def iris_separated() -> Problem:
     """Setosa against the others: complete separation, under a normal prior of sd 5."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -46,10 +47,10 @@ def iris_separated() -> RealModel:
     x, y = datasets().load_iris(return_X_y=True)
     model = advi.Model(log_joint, {"alpha": advi.real(), "beta": advi.real(4)})
     data = {"x": scale(x), "y": (y == 0).astype(int)}
-    return RealModel("iris_separated", model, data, "scikit-learn, iris")
+    return Problem("iris_separated", model, data, "scikit-learn, iris")
 
 
-def iris_mixture() -> RealModel:
+def iris_mixture() -> Problem:
     """Petal lengths of 100 irises: two overlapping normals with ordered means."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -66,10 +67,10 @@ def iris_mixture() -> RealModel:
     latents = {"share": advi.unit_interval(), "mu": advi.ordered(2), "sd": advi.positive(2)}
     model = advi.Model(log_joint, latents)
     data = {"y": x[y > 0, 2]}
-    return RealModel("iris_mixture", model, data, "scikit-learn, iris: without setosa")
+    return Problem("iris_mixture", model, data, "scikit-learn, iris: without setosa")
 
 
-def iris_factor() -> RealModel:
+def iris_factor() -> Problem:
     """One factor of the four measurements of 50 irises versicolor, scores integrated out."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -86,10 +87,10 @@ def iris_factor() -> RealModel:
     latents = {"mu": advi.real(4), "loading": advi.positive(4), "sd": advi.positive(4)}
     data = {"x": scale(x[y == 1])}
     model = advi.Model(log_joint, latents)
-    return RealModel("iris_factor", model, data, "scikit-learn, iris: versicolor")
+    return Problem("iris_factor", model, data, "scikit-learn, iris: versicolor")
 
 
-def wine() -> RealModel:
+def wine() -> Problem:
     """Three cultivars of wine by 13 predictors: multinomial logistic, nearly separated."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -102,10 +103,10 @@ def wine() -> RealModel:
 
     x, y = datasets().load_wine(return_X_y=True)
     model = advi.Model(log_joint, {"alpha": advi.real(2), "beta": advi.real(13, 2)})
-    return RealModel("wine", model, {"x": scale(x), "y": y}, "scikit-learn, wine")
+    return Problem("wine", model, {"x": scale(x), "y": y}, "scikit-learn, wine")
 
 
-def breast_cancer() -> RealModel:
+def breast_cancer() -> Problem:
     """Malignant tumours by 30 collinear predictors: logistic, Student-t priors."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -118,10 +119,10 @@ def breast_cancer() -> RealModel:
 
     x, y = datasets().load_breast_cancer(return_X_y=True)
     model = advi.Model(log_joint, {"alpha": advi.real(), "beta": advi.real(30)})
-    return RealModel("breast_cancer", model, {"x": scale(x), "y": y}, "scikit-learn, breast cancer")
+    return Problem("breast_cancer", model, {"x": scale(x), "y": y}, "scikit-learn, breast cancer")
 
 
-def diabetes_shrinkage() -> RealModel:
+def diabetes_shrinkage() -> Problem:
     """Progression of diabetes: ten coefficients with a common, unknown sd; centred."""
 
     def rest(z: Any, d: Any) -> Array:
@@ -146,7 +147,7 @@ def _diabetes() -> dict[str, Any]:
     return {"x": scale(x), "y": scale(y)}
 
 
-def linnerud() -> RealModel:
+def linnerud() -> Problem:
     """Three exercises of 20 men on three measurements, correlated residuals."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -162,7 +163,7 @@ def linnerud() -> RealModel:
     bunch = datasets().load_linnerud()
     latents = {"beta": advi.real(3, 3), "sd": advi.positive(3), "corr": advi.corr_cholesky(3)}
     data = {"x": scale(bunch.target), "y": scale(bunch.data)}
-    return RealModel("linnerud", advi.Model(log_joint, latents), data, "scikit-learn, linnerud")
+    return Problem("linnerud", advi.Model(log_joint, latents), data, "scikit-learn, linnerud")
 
 
 SHARED = ()

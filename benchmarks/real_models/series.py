@@ -17,14 +17,15 @@ import numpyro.distributions as dist
 from jax import Array
 
 import advi
+from benchmarks.problem import Problem
 from benchmarks.real_models import tables
-from benchmarks.real_models.definition import RealModel, normal
+from benchmarks.real_models.definition import normal
 
 JITTER = 1e-4  # share of a process' variance, for float32
 YEARS_A_BIN = 4
 
 
-def coal_change() -> RealModel:
+def coal_change() -> Problem:
     """Disasters at two rates, the year of the change summed out."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -36,10 +37,10 @@ def coal_change() -> RealModel:
         return rates + jax.nn.logsumexp(before + after) - jnp.log(years)
 
     model = advi.Model(log_joint, {"rate": advi.positive(2)})
-    return RealModel("coal_change", model, {"y": np.array(tables.COAL)}, "Jarrett (1979)")
+    return Problem("coal_change", model, {"y": np.array(tables.COAL)}, "Jarrett (1979)")
 
 
-def coal_year() -> RealModel:
+def coal_year() -> Problem:
     """Disasters at two rates, the time of the change a latent: kinks, and more than one mode."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -53,10 +54,10 @@ def coal_year() -> RealModel:
     y = np.array(tables.COAL)
     latents = {"rate": advi.positive(2), "change": advi.interval(0.0, float(len(y)))}
     data = {"y": y, "year": np.arange(len(y), dtype=float)}
-    return RealModel("coal_year", advi.Model(log_joint, latents), data, "Jarrett (1979)")
+    return Problem("coal_year", advi.Model(log_joint, latents), data, "Jarrett (1979)")
 
 
-def coal_process() -> RealModel:
+def coal_process() -> Problem:
     """Log Gaussian Cox process: 28 bins of four years; standard scores."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -78,10 +79,10 @@ def coal_process() -> RealModel:
         "score": advi.real(len(y)),
     }
     data = {"y": y, "time": YEARS_A_BIN * np.arange(len(y), dtype=float)}
-    return RealModel("coal_process", advi.Model(log_joint, latents), data, "Jarrett (1979)")
+    return Problem("coal_process", advi.Model(log_joint, latents), data, "Jarrett (1979)")
 
 
-def orings_process() -> RealModel:
+def orings_process() -> Problem:
     """Damage to O-rings: Bernoulli, logits a Gaussian process of temperature; scores."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -104,7 +105,7 @@ def orings_process() -> RealModel:
     }
     data = {"y": y, "time": levels.astype(float), "at": at}
     model = advi.Model(log_joint, latents)
-    return RealModel("orings_process", model, data, "Dalal, Fowlkes & Hoadley (1989)")
+    return Problem("orings_process", model, data, "Dalal, Fowlkes & Hoadley (1989)")
 
 
 def _factor(time: Any, length: Array, sd: Array) -> Array:
@@ -114,7 +115,7 @@ def _factor(time: Any, length: Array, sd: Array) -> Array:
     return sd * jnp.linalg.cholesky(cov)
 
 
-def nile() -> RealModel:
+def nile() -> Problem:
     """Local level of the Nile's flow: 100 levels of a random walk as latents."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -137,13 +138,13 @@ def nile() -> RealModel:
 
     latents = {"sd": advi.positive(), "sigma": advi.positive(), "level": advi.real(100)}
     by_steps = nile_steps()
-    return RealModel(
+    return Problem(
         "nile", advi.Model(log_joint, latents), by_steps.data, by_steps.source,
         by_steps.model, jax.vmap(levels),
     )  # fmt: skip
 
 
-def nile_steps() -> RealModel:
+def nile_steps() -> Problem:
     """Return the same, its latents the standardised steps of the walk."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -157,10 +158,10 @@ def nile_steps() -> RealModel:
 
     latents = {"sd": advi.positive(), "sigma": advi.positive(), "step": advi.real(100)}
     data = {"y": np.array(tables.NILE) / 100}
-    return RealModel("nile_steps", advi.Model(log_joint, latents), data, "Cobb (1978)")
+    return Problem("nile_steps", advi.Model(log_joint, latents), data, "Cobb (1978)")
 
 
-def lynx() -> RealModel:
+def lynx() -> Problem:
     """Second-order autoregression of the logs of lynxes trapped, Student-t shocks."""
 
     def log_joint(z: Any, d: Any) -> Array:
@@ -181,7 +182,7 @@ def lynx() -> RealModel:
         "df": advi.positive(),
     }
     data = {"y": y[2:], "lags": np.stack([y[1:-1], y[:-2]], 1)}
-    return RealModel("lynx", advi.Model(log_joint, latents), data, "Elton & Nicholson (1942)")
+    return Problem("lynx", advi.Model(log_joint, latents), data, "Elton & Nicholson (1942)")
 
 
 SHARED = ()

@@ -20,7 +20,7 @@ from advi.inference.plan.maximise_elbo import StageResult, fit_mean_fields, igno
 from advi.inference.plan.refine import Refined, Refinement, fresh_elbo, mean_field_draws
 from advi.inference.plan.runner import Runner, StopError
 from advi.inference.plan.search import Inspect, start_search
-from advi.model.checks.labels import exchangeable_labels
+from advi.model.checks.labels import exchangeable, is_a_copy
 from advi.model.density import Density
 from advi.posterior.record import OtherMode
 from advi.variational.gaussian import Gaussian, Structure
@@ -183,18 +183,16 @@ class _Plan:
         density, q = self.runner.density, best.fresh.gaussian
         ends = [(self.elbo(end) - self.elbo(best), end.fresh.gaussian) for end in others]
         ends = [(less, other) for less, other in ends if np.isfinite(less)]
-        labels: tuple[str, ...] = ()
-        if any(_may_be_a_copy(density, less, other, q) for less, other in ends):
-            labels = exchangeable_labels(density, q.points(self.fresh_draws[:LABEL_POINTS]))
-        return tuple(
-            OtherMode(
-                less,
-                distance(density, other, q),
-                other,
-                labels if _may_be_a_copy(density, less, other, q) else (),
-            )
-            for less, other in ends
-        )
+        copies = [_may_be_a_copy(density, less, other, q) for less, other in ends]
+        labels = None
+        if any(copies):
+            labels = exchangeable(density, q.points(self.fresh_draws[:LABEL_POINTS]))
+        found = []
+        for (less, other), copy in zip(ends, copies, strict=True):
+            same = copy and labels and is_a_copy(density, labels, q.loc, other.loc, other.sds)
+            apart = distance(density, other, q)
+            found.append(OtherMode(less, apart, other, labels.names if same and labels else ()))
+        return tuple(found)
 
     def ending(self, ended: Refined, first: Gaussian) -> Ending:
         return Ending(ended, first.loc, self.structure, self.fresh_draws, self.runner)

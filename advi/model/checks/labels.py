@@ -2,11 +2,12 @@
 
 import itertools
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from advi.core.jax_config import compiled, precision
 from advi.core.types import Floats
@@ -14,10 +15,19 @@ from advi.model.density import Density
 from advi.model.model import Model
 
 MAX_LATENTS = 6  # with an axis of one length, of which all subsets are tried
+COPY_SDS = 1.0
+EPS = 1e-30
 MAX_NATS, ROUNDINGS = 0.01, 100.0  # of a log density that counts as unchanged; of its own size
 
 
-def exchangeable_labels(density: Density, X: Floats) -> tuple[str, ...]:
+class Exchange(NamedTuple):
+    """Latents whose entries may be exchanged together along their axes of one length."""
+
+    names: tuple[str, ...]
+    length: int
+
+
+def exchangeable(density: Density, X: Floats) -> Exchange | None:
     """Return the latents whose entries, exchanged together along an axis, leave the density.
 
     The density is that of the constrained values, without Jacobians, at points X (n, D). Of several
@@ -25,17 +35,40 @@ def exchangeable_labels(density: Density, X: Floats) -> tuple[str, ...]:
     """
     model = density.model
     lengths = {n for latent in model.latents.values() for n in latent.shape if n > 1}
-    found: tuple[str, ...] = ()
+    found = None
     with np.errstate(all="ignore"):
         for length in sorted(lengths):
             names = [name for name, latent in model.latents.items() if length in latent.shape]
-            for size in range(min(len(names), MAX_LATENTS), len(found), -1):
+            least = len(found.names) if found else 0
+            for size in range(min(len(names), MAX_LATENTS), least, -1):
                 subsets = itertools.combinations(names[:MAX_LATENTS], size)
-                match = next((s for s in subsets if _is_symmetric(density, X, s, length)), ())
+                match = next((s for s in subsets if _is_symmetric(density, X, s, length)), None)
                 if match:
-                    found = match
+                    found = Exchange(match, length)
                     break
     return found
+
+
+def is_a_copy(
+    density: Density, exchange: Exchange, loc: Floats, other: Floats, sds: Floats
+) -> bool:
+    """Return whether a point (D,) lies within an sd of another after an exchange of labels.
+
+    `sds` are those around the other point.
+    """
+    (names, length), model = exchange, density.model
+    with precision(density.dtype.name):
+        both = np.stack([loc, other]).astype(density.dtype)
+        values = jax.device_get(_programs(model)[0](both))
+    cost = np.zeros((length, length))
+    for name in names:
+        if model.latents[name].shape.count(length) == 1:
+            axis = model.latents[name].shape.index(length) + 1
+            one, two = np.moveaxis(values[name], axis, 1).reshape(2, length, -1).astype(float)
+            cost += ((one[:, None] - two) ** 2).sum(-1) / max(np.var([one, two]), EPS)
+    of_other, of_one = linear_sum_assignment(cost.T)
+    moved = _exchanged(density, loc[None], names, of_one[np.argsort(of_other)])
+    return bool((np.abs(moved[0] - other) <= COPY_SDS * sds).all())
 
 
 def _is_symmetric(density: Density, X: Floats, names: tuple[str, ...], length: int) -> bool:
