@@ -20,6 +20,8 @@ SCREENED = 32
 NUM_CLIMBS = 8
 NUM_STARTS = 3  # climbs for which a scale is chosen
 START_RADIUS, WIDE_RADIUS = 2.0, 6.0
+UNSCREENED, UNSCREENED_RADII = 10, (6.0, 10.0)  # further points of each box to climb from,
+UNSCREENED_DIMS = 64  # in more than few dimensions, up to this
 MAX_DEFICIT_NATS = 20.0  # a start is dropped if both its log density and its ELBO are lower by this
 SAME_START_SDS = 2.0  # starts that are nearer count as one optimum
 # In few dimensions these climbs suffice. In more, the result is ambiguous if fewer of the climbs
@@ -114,13 +116,25 @@ class Search(NamedTuple):
         of_near, of_wide, given = np.split(log_p, [SCREENED, 2 * SCREENED])
         near, wide = near[_highest(of_near, NUM_CLIMBS)], wide[_highest(of_wide, NUM_CLIMBS)]
         given = self.candidates[_highest(given, NUM_CLIMBS)]
-        points = np.concatenate([self.center[None], near, wide, given])
+        points = np.concatenate([self.center[None], near, wide, given, self._unscreened()])
         climbs = yield from climb(points, self.center, self.eps)
         if not any(c.path for c in climbs):
             points = yield from self.finite_points()
             if len(points):
                 climbs = yield from climb(points, points[0], self.eps)
         return climbs, climbs[1 + len(near) : 1 + len(near) + len(wide)]
+
+    def _unscreened(self) -> Floats:
+        """Return random points of two large boxes, high or not, in a middling number of dimensions.
+
+        An optimum whose basin is small is missed where all climbs begin at high points. They are
+        drawn apart, so that all other draws are as they were.
+        """
+        dim = len(self.center)
+        apart = np.random.Generator(self.rng.bit_generator.jumped())  # type: ignore[attr-defined]
+        num = UNSCREENED if FEW_DIMS < dim <= UNSCREENED_DIMS else 0
+        boxes = [apart.uniform(-radius, radius, (num, dim)) for radius in UNSCREENED_RADII]
+        return self.center + np.concatenate(boxes)
 
     def finite_points(self) -> Stage[Floats]:
         """Return the highest finite points (n, D) of many in smaller and larger boxes."""
