@@ -86,8 +86,7 @@ def make(problem: Problem, chains: int, warmup: int, draws: int, accept: float) 
         "largest_error_of_sd": round(max(map(error_of_sd, columns.values())), 4),
         "seconds": round(time.perf_counter() - begin),
         "of": {
-            name: [float(f"{x:.{DIGITS}g}") for x in pair]
-            for name, pair in moments(columns).items()
+            name: [float(f"{x:.{DIGITS}g}") for x in of] for name, of in moments(columns).items()
         },
     }
 

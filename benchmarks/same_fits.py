@@ -204,18 +204,18 @@ def digest(tree: Any) -> str:
     return hashed.hexdigest()[:16]
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run the fits; write what they amount to, or compare it with what was written."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", type=Path, metavar="FILE")
     parser.add_argument("--against", type=Path, metavar="FILE")
     parser.add_argument("--only", nargs="*", choices=list(FITS), default=list(FITS))
-    arguments = parser.parse_args()
-    found = {name: figures(FITS[name]) for name in arguments.only}
-    if arguments.write:
-        arguments.write.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    if arguments.against:
-        before = json.loads(arguments.against.read_text(encoding="utf-8"))
+    args = parser.parse_args(arguments)
+    found = {name: figures(FITS[name]) for name in args.only}
+    if args.write:
+        args.write.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    if args.against:
+        before = json.loads(args.against.read_text(encoding="utf-8"))
         same = 0
         for name, now in found.items():
             differ = [k for k, v in now.items() if before[name].get(k) != v]

@@ -107,9 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--data", metavar="DIR", help=f"shared data (default: ${VARIABLE})")
     parser.add_argument("--keys", type=int, default=KEYS)
-    parser.add_argument(
-        "--names", nargs="+", metavar="NAME", default=list(NAMES), help="all by default"
-    )
+    parser.add_argument("--names", nargs="+", metavar="NAME", default=NAMES, help="default: all")
     parser.add_argument("--corrected", action="store_true", help="judge corrected fits, too")
     parser.add_argument("--out", type=Path, help="folder for the results")
     args = parser.parse_args(arguments)
