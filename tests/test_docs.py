@@ -8,6 +8,7 @@ import advi
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 REFERENCE = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "api").glob("*.md"))
+MAIN = '__name__ == "__main__"'
 INDEX = (DOCS / "index.md").read_text(encoding="utf-8")
 
 
@@ -24,11 +25,28 @@ def test_every_page_and_notebook_is_in_a_table_of_contents():
     assert listed == entries
 
 
+def commands(room):
+    """The names of the modules and packages of a room that `python -m` runs."""
+    scripts = {p for p in (ROOT / room).glob("*.py") if MAIN in p.read_text(encoding="utf-8")}
+    packages = {path.parent for path in (ROOT / room).glob("*/__main__.py")}
+    return {path.stem for path in scripts | packages}
+
+
 def test_every_benchmark_is_on_its_page():
-    scripts = {
-        path.stem
-        for path in ROOT.glob("benchmarks/*.py")
-        if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
-    }
     page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `(\w+)` \| (?!question)", page, flags=re.MULTILINE)) == scripts
+    listed = re.findall(r"^\| `(\w+)` \| (?!question)", page, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(commands("benchmarks"))
+
+
+def test_every_command_is_in_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("## Worked models") : readme.index("## Documentation")]
+    listed = re.findall(r"^\| `((?:models|benchmarks)\.\w+)` \|", table, flags=re.MULTILINE)
+    expected = [f"{room}.{name}" for room in ("models", "benchmarks") for name in commands(room)]
+    assert sorted(listed) == sorted(expected)
+
+
+def test_every_benchmark_runs_in_a_test():
+    tests = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
+    called = set(re.findall(r"\b(\w+?)(?:_main)?\.(?:main|run)\(", tests))
+    assert commands("benchmarks") - called == set()
