@@ -7,7 +7,6 @@ from typing import Any, ParamSpec
 
 import optax
 
-from advi.api.improve import improved
 from advi.core import interrupts
 from advi.core.archive import Name
 from advi.core.errors import check_bool, check_count, describe, unknown
@@ -25,6 +24,7 @@ from advi.model.resolve import ModelFactory, check_model, check_on_host, resolve
 from advi.posterior.base import density_of
 from advi.posterior.record import FitRecord
 from advi.results.fit import Fit
+from advi.results.improve import improved
 from advi.variational.objective import Objective
 from advi.variational.resolve_family import has_row_family
 

@@ -14,7 +14,7 @@ from advi.inference.plan.bend import bent
 from advi.inference.plan.mixed import mixed
 from advi.inference.plan.transport_steps import DRAWS, STEPS
 from advi.posterior.global_posterior import GlobalPosterior
-from advi.posterior.record import FitRecord
+from advi.posterior.record import FitRecord, rungs_of
 from advi.variational.block import Block
 from advi.variational.full_rank import FullRank
 from advi.variational.triangular import Triangular
@@ -89,7 +89,7 @@ def _of_all_modes(record: FitRecord, bar: ProgressBar) -> FitRecord:
         return record
     bar.begin("verdict")
     size = len(found.global_posterior.params[0].locs)
-    route = (posterior.guide.description, f"mixture of {size} (+{after - before:.2g} nats)")
+    route = (*rungs_of(record), f"mixture of {size} (+{after - before:.2g} nats)")
     return examined(found.with_outcome(route=route))
 
 
@@ -142,5 +142,5 @@ def _mapped(record: FitRecord, bar: ProgressBar) -> FitRecord:
     if found.outcome.status != "converged" or not _gains(gain.value, gain.mcse):
         return record_of_plan
     bar.begin("verdict")
-    route = (posterior.guide.description, f"triangular (+{gain.value:.2g} nats)")
+    route = (*rungs_of(record), f"triangular (+{gain.value:.2g} nats)")
     return examined(found.with_outcome(route=route))
