@@ -44,6 +44,7 @@ class Stream(enum.IntEnum):
     ROW_SAMPLE = 112  # of fits with local latents
     NUTS = 113  # on the device
     NUTS_START = 114
+    COORDINATES = 115  # fits in other coordinates, to be compared
     EVAL = 201  # held-out rows
     READ = 202  # batches of a stream that are kept
 

@@ -37,8 +37,11 @@ def compare_with_reference(
     alarms: tuple[Alarm, ...],
     rng: np.random.Generator,
     advice: Advice,
+    offer: str = "",
 ) -> Examination:
     """Compare a fit's moments with better ones, and return its examination.
+
+    `offer` says how to reparameterise whatever the moments are, or nothing.
 
     Importance sampling comes first, and where it is unreliable many short HMC chains. These also
     run where only sds of a full-rank fit are off, since the posterior is then far from Gaussian
@@ -60,9 +63,9 @@ def compare_with_reference(
         comparison = compare_moments(found)
     reliable = [b for b in found if b.confident]
     if comparison is None or not reliable:
-        return Examination(unchecked(found, alarms, target.structure.full), khat, None)
+        return Examination(unchecked(found, alarms, target.structure.full, offer), khat, None)
     off = frozenset(np.array(names)[comparison.off_mean | comparison.off_sd].tolist())
-    how = advice(reliable[-1], off) if off else ""
+    how = offer or (advice(reliable[-1], off) if off else "")
     caveat = _caveat(target, reliable[-1]) or heavy_tail(target, names, reliable[-1])
     verdict = judge(names, comparison, alarms, target.structure.full, caveat, how)
     return Examination(verdict, khat, comparison)

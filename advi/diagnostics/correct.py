@@ -13,7 +13,7 @@ from advi.core.verdict import REMEDIES, Alarm, Verdict
 from advi.diagnostics.alarms import ONLY_POINTS, alarms_of, improper
 from advi.diagnostics.compare_moments import compare_moments, heavy_tail
 from advi.diagnostics.cost import seconds_of_density, seconds_per_gradient
-from advi.diagnostics.examine import advice, target_of, too_many
+from advi.diagnostics.examine import advice, offer, target_of, too_many
 from advi.diagnostics.importance_sampling import MIN_SHARE, Adapted
 from advi.diagnostics.linear_response import response_scale
 from advi.diagnostics.long_hmc import CHAINS, COSTLY_SECONDS, FEW_CHAINS, Segment
@@ -73,7 +73,7 @@ def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noq
         found += [] if further is None else [further]
     best = found[-1]
     names = quantity_names(posterior)
-    how = advice(posterior, best, frozenset())
+    how = offer(posterior) or advice(posterior, best, frozenset())
     shift = shift_from(target, best, first)
     doubt = ""
     if unseen and best.method == "HMC":

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from advi.core.errors import listed
 from advi.core.keys import Stream, host_rng
 from advi.core.types import Floats
 from advi.core.verdict import REMEDIES, Alarm, Verdict
@@ -49,6 +50,7 @@ def _examination(record: FitRecord) -> Examination:
         (*improper(record), *alarms_of(record)),
         host_rng(record.key, Stream.CHECK),
         lambda better, off: advice(posterior, better, off),
+        offer(posterior),
     )
 
 
@@ -63,16 +65,26 @@ def _has_scale(posterior: GlobalPosterior) -> bool:
     return bool(np.all(np.isfinite(loc)) and np.all(np.isfinite(sds) & (sds > 0)))
 
 
+def offer(posterior: GlobalPosterior) -> str:
+    """Return how a NumPyro model's coordinates may be chosen, where nobody has chosen them yet."""
+    program, estimated = posterior.model.program, posterior.guide.estimated
+    sites = [name for name in program.hierarchical if name not in estimated]
+    if not sites:
+        return ""
+    return f"fit.refine(reparam='auto') tries {listed(sites)} centred and non-centred"
+
+
 def advice(posterior: GlobalPosterior, better: ReferenceMoments, off: frozenset[str]) -> str:
     """Return a sentence on how to reparameterise, from reference draws and columns that are off."""
     some = better.draws.resample(ADVICE_DRAWS, np.random.default_rng(0))
     values = posterior.constrain(some)
+    settled = posterior.guide.estimated | set(posterior.model.program.coordinates.values())
 
     def of(kind: type) -> dict[str, Floats]:
         return {
             name: np.asarray(values[name], float)
             for name, latent in posterior.model.latents.items()
-            if name not in posterior.guide.estimated and isinstance(base_of(latent.bijection), kind)
+            if name not in settled and isinstance(base_of(latent.bijection), kind)
         }
 
     weights = np.full(len(some), 1 / len(some))

@@ -87,15 +87,18 @@ def unresolved(resolution: float, alarms: tuple[Alarm, ...], kind: str) -> Verdi
     return Verdict("poor", (*(a.reason for a in alarms), reason), action)
 
 
-def unchecked(found: list[ReferenceMoments], alarms: tuple[Alarm, ...], full: bool) -> Verdict:
-    """Return the verdict without reliable reference moments."""
+def unchecked(
+    found: list[ReferenceMoments], alarms: tuple[Alarm, ...], full: bool, how: str = ""
+) -> Verdict:
+    """Return the verdict without reliable reference moments; `how` is as for `judge`."""
     why = [] if found[0].confident else [f"importance weights are too uneven ({found[0].size})"]
     if found[-1].method == "HMC":
         why.append(f"HMC had not converged after {found[-1].size}")
     reason = f"The fit could not be checked: {', and '.join(why)}."
+    how = f": {how}" if how else ", such as a hierarchy from centred to non-centred or back"
     action = (
-        "reparameterise the model, such as a hierarchy from centred to non-centred or back, or "
-        "sample it by fit.nuts(); family='auto' goes on to a map and a correction by itself."
+        f"reparameterise the model{how}, or sample it by fit.nuts(); family='auto' goes on to a "
+        "map and a correction by itself."
     )
     if not full:
         action = f"fit with correlations, such as family='full_rank'; or {action}"

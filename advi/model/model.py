@@ -5,6 +5,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jax import Array
@@ -41,6 +42,12 @@ class Program(NamedTuple):
     needs_all_rows: str = ""
     # from the model for the data's rows, the data, a point (D,) and n: initial points (n, D)
     starts: Callable[..., Any] | None = None
+    # what made the model, for the same program in other coordinates
+    factory: Any = None
+    # latents whose location or scale depends on others, and that are as the program has them
+    hierarchical: tuple[str, ...] = ()
+    # sites whose coordinates were chosen, and the latent of each, which may be the site itself
+    coordinates: Mapping[str, str] = MappingProxyType({})
 
 
 class Model(Coordinates):

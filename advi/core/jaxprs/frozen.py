@@ -12,11 +12,13 @@ from advi.core.jaxprs.traced import Traced, trace_lock, traced
 class ChangedError(ValueError):
     """Values that a function reads from outside have changed since the fit."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(
+        self, what: str, needed: str = "for arrays of other shapes than the fit had"
+    ) -> None:
         super().__init__(
             f"{what} reads something from outside, such as a global variable, which has changed "
-            "since the fit, and this needs it for arrays of other shapes than the fit had. Set it "
-            "back to what it was, or fit again: every fit reads it anew."
+            f"since the fit, and this needs it {needed}. Set it back to what it was, or fit again: "
+            "every fit reads it anew."
         )
 
 

@@ -21,6 +21,7 @@ from advi.posterior.initial import initial
 from advi.posterior.nonfinite import nonfinite_draw, not_finite_at_start
 from advi.posterior.record import FitRecord, Outcome
 from advi.variational.family_check import check_families
+from advi.variational.gaussian import Gaussian
 from advi.variational.guide import Guide
 from advi.variational.mixture import Mixture
 from advi.variational.resolve_family import resolve_family
@@ -94,11 +95,26 @@ def refined(record: FitRecord, family: Any) -> FitRecord:
     guide, whole = resolve_family(posterior.model, family), posterior.density.on(None)
     check_families(guide, any_scale=True)
     density = Density(posterior.model, whole.data, whole.spec, guide.estimated)
-    first, rng = posterior.gaussian.positive(), host_rng(record.key, Stream.REFINE)
-    found = run_plan(density, guide.structure, rng, first, warm=True)
-    refit = _record(found, density, guide, record.key)
-    refit = _beyond_gaussian(refit)
-    return refit.with_outcome(other_modes=(), alarms=record.outcome.alarms)
+    return refit(record, density, guide, posterior.gaussian.positive())
+
+
+def refit(record: FitRecord, density: Density, guide: Guide, start: Gaussian | None) -> FitRecord:
+    """Return the plan's fit of a guide from a start near it, or without one; after another fit."""
+    first, rng = start or initial(guide.model, None)[0], host_rng(record.key, Stream.REFINE)
+    try:
+        found = run_plan(
+            density,
+            guide.structure,
+            rng,
+            first,
+            warm=start is not None,
+            candidates=lambda: prior_starts(density, first.loc),
+        )
+    except NotFiniteError as error:
+        raise not_finite_at_start(density, first.loc, error.tried) from None
+    made = _beyond_gaussian(_record(found, density, guide, record.key))
+    modes = () if start is not None else made.outcome.other_modes
+    return made.with_outcome(other_modes=modes, alarms=record.outcome.alarms)
 
 
 def _beyond_gaussian(

@@ -3,9 +3,21 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from advi.core.identity import identified
+
+
+class Call(Protocol):
+    """A NumPyro model as a function of the data alone."""
+
+    def __call__(self, data: Any) -> Any:
+        """Run the model."""
+        ...
+
+    def check(self, data: Any) -> None:
+        """Raise TypeError unless the model can be called with the data."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +54,6 @@ class BoundCall:
         return self.function(*args, **kwargs)
 
     def check(self, data: Any) -> None:
-        """Raise TypeError unless the model can be called with the data."""
         twice = sorted(set(self.kwargs) & set(data)) if isinstance(data, Mapping) else []
         if twice:
             raise TypeError(

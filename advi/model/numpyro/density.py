@@ -1,5 +1,6 @@
 """The log-joint of a NumPyro model, and the values of its sites."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,6 @@ from jax import Array, lax
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
-from advi.model.numpyro.call import BoundCall
 from advi.model.numpyro.handlers import DependentSupports, KnownValues, NothingRandom, WholePlates
 from advi.model.numpyro.masks import mask_of, normal_log_prob, unit_log_prob
 from advi.model.numpyro.refusals import explained
@@ -29,7 +29,7 @@ class SiteDensity:
     the factor by which NumPyro scales a subsample of that plate.
     """
 
-    call: BoundCall
+    call: Callable[[Any], Any]
     plate: RowsPlate | None
     params: tuple[tuple[str, Tree], ...]  # name and tree of every parameter
     dependent: tuple[str, ...]  # latents whose support depends on others

@@ -1,7 +1,7 @@
 """from_numpyro(): a NumPyro model, unchanged."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,10 +10,11 @@ import jax
 from advi.core.errors import describe
 from advi.data.spec import DataSpec
 from advi.model.model import Deterministic, Model, Program
-from advi.model.numpyro.call import BoundCall
+from advi.model.numpyro.call import BoundCall, Call
 from advi.model.numpyro.density import SiteDensity, SiteValues
 from advi.model.numpyro.imputation import flat_where_masked, predictions
 from advi.model.numpyro.prior import PriorDraws
+from advi.model.numpyro.reparam import Centred, Reparametrised, centredness, check_sites
 from advi.model.numpyro.rows import RowsPlate, rows_plate
 from advi.model.numpyro.sites import Sites, find_sites
 from advi.model.rows import for_rows
@@ -31,18 +32,22 @@ NO_ROWS = (
 class NumPyroModel:
     """A NumPyro model with its bound arguments, for `fit` and `check`, which bring the data."""
 
-    call: BoundCall
+    call: Call
     rows: str | None  # name of the plate of the rows; None for the one that is found
+    centred: Centred = ()  # centredness of sites that were given other coordinates, or kept theirs
 
     def bind(self, data: Any, spec: DataSpec) -> Model:
         """Return the model for data of these shapes.
 
         TypeError if the model cannot be called with the data, needs a value of which only the shape
-        is known, or has a discrete latent; ValueError if it has no latent, or `rows` is no plate of
-        rows.
+        is known, or has a discrete latent; ValueError if it has no latent, `rows` is no plate of
+        rows, or a site that is to be in other coordinates cannot be.
         """
         self.call.check(data)
         sites = _sites(self.call, spec)
+        if self.centred:
+            check_sites(self.call, self.centred, sites.refusals)
+            sites = replace(_sites(self._program, spec), hierarchical=())
         predicted: set[str] = set()
         if sites.imputed:
             model = self._model(sites, rows_plate(self.rows, sites, spec), data)
@@ -84,7 +89,7 @@ class NumPyroModel:
         latents = sites.latents(data, dict(plate.axes) if plate else {})
         params = tuple(sites.params.items())
         flat = tuple((n, latents[n].bijection if n in latents else None) for n in padded)
-        log_joint = SiteDensity(self.call, plate, params, sites.dependent, predicted, flat)
+        log_joint = SiteDensity(self._program, plate, params, sites.dependent, predicted, flat)
         shown = (*sites.dependent, *predicted, *sites.derived)
         model = Model(log_joint, latents)
         program = Program(
@@ -93,8 +98,15 @@ class NumPyroModel:
             rows_leaf=plate.leaf if plate else None,
             needs_all_rows=plate.why_not_local if plate else NO_ROWS,
             starts=PriorDraws(log_joint),
+            factory=self,
+            hierarchical=sites.hierarchical,
+            coordinates={name: name for name, _ in self.centred} | sites.coordinates,
         )
         return model.with_program(program)
+
+    @property
+    def _program(self) -> Call:
+        return Reparametrised(self.call, self.centred) if self.centred else self.call
 
 
 def _site_density(model: Model) -> SiteDensity:
@@ -103,7 +115,11 @@ def _site_density(model: Model) -> SiteDensity:
 
 
 def from_numpyro(
-    model: Callable[..., Any], *args: Any, rows: str | None = None, **kwargs: Any
+    model: Callable[..., Any],
+    *args: Any,
+    rows: str | None = None,
+    reparam: Mapping[str, float | str] | None = None,
+    **kwargs: Any,
 ) -> NumPyroModel:
     """Take a NumPyro model as it is.
 
@@ -141,6 +157,11 @@ def from_numpyro(
         By default the one plate that declares a subsample, or else the leading axis of every
         observed site, if data has that leading axis. With `batch_size` the model's data is a batch:
         the plate follows it, whatever subsample it declares, and its rows are scaled once.
+    reparam
+        Coordinates of latents with a location and a scale, such as ``theta ~ Normal(mu, tau)``: a
+        dict from names of sites to "centred", "non-centred", or a number between 1, centred, and 0,
+        as in `numpyro.infer.reparam.LocScaleReparam`. "theta_decentered" is then the latent, and
+        "theta" a deterministic site. ``fit.refine(reparam="auto")`` chooses.
 
     Returns
     -------
@@ -152,6 +173,8 @@ def from_numpyro(
     TypeError
         If `model` is no function. Its sites are checked by `fit` and `check`: discrete latents must
         be summed out.
+    ValueError
+        If `reparam` is "auto", or a number in it is not between 0 and 1.
 
     Examples
     --------
@@ -172,10 +195,16 @@ def from_numpyro(
         )
     if rows is not None and not isinstance(rows, str):
         raise TypeError(f"rows: got {describe(rows)}; expected the name of a plate.")
-    return NumPyroModel(BoundCall(model, args, kwargs), rows)
+    if isinstance(reparam, str) and reparam == "auto":
+        raise ValueError(
+            "reparam: got 'auto', which compares fits; expected a dict from names of sites to "
+            "their centredness. Fit the model as it is, and call fit.refine(reparam='auto')."
+        )
+    centred = () if reparam is None else centredness(reparam)
+    return NumPyroModel(BoundCall(model, args, kwargs), rows, centred)
 
 
-def _sites(call: BoundCall, spec: DataSpec) -> Sites:
+def _sites(call: Call, spec: DataSpec) -> Sites:
     try:
         return find_sites(call, spec)
     except jax.errors.JAXTypeError as error:

@@ -27,11 +27,13 @@ from advi.model.latents import Latent
 from advi.model.numpyro.handlers import KnownValues, WholePlates
 from advi.model.numpyro.masks import UNOBSERVED, is_imputed, is_masked
 from advi.model.numpyro.refusals import explained
+from advi.model.numpyro.reparam import location_and_scale, standing, why_not
 from advi.model.numpyro.supports import plain, support_of
 from advi.model.numpyro.unknowns import Frame, Part, Tree, Unknown
 
 Site = dict[str, Any]
 UNCONSTRAINED = "{}_unconstrained"
+SITES = ("sample", "param", "deterministic")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,9 @@ class Sites:
     imputed: tuple[str, ...]  # those that NumPyro makes for the missing values of an `obs_mask`
     # data to the bounds and initial values that the model computes; None if there are none
     program: Callable[..., list[Array]] | None
+    refusals: dict[str, str]  # why a site has no other coordinates, by name; "" if it has
+    hierarchical: tuple[str, ...]  # of these, latents whose location or scale depends on others
+    coordinates: dict[str, str]  # sites in other coordinates, and the latent of each
 
     def latents(self, data: Any, axes: Mapping[str, int]) -> dict[str, Any]:
         """Return the tree of latents for some data.
@@ -89,6 +94,7 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
     TypeError if a latent is discrete, or inside a scan has a support that depends on other latents.
     """
     traced: list[Any] = []  # non-constant values of the trace
+    moved: list[tuple[str, Any]] = []  # further ones, locations and scales by site
     found: list[Sites] = []
 
     def part(value: Any) -> Part:
@@ -117,18 +123,27 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
                 tuple(s["name"] for s in sites if _is_masked(s)),
                 tuple(s["name"] for s in sites if _is_masked(s) and is_imputed(s["name"], trace)),
                 None,
+                {s["name"]: why_not(s) for s in sites if s["type"] in SITES},
+                (),
+                {of.site: s["name"] for s in sites if (of := standing(s)) is not None},
             )
         )
-        return traced
+        for site in sites:
+            if found[-1].refusals.get(site["name"]) == "":
+                parts = location_and_scale(site["fn"])
+                moved.extend((site["name"], v) for v in parts if isinstance(v, Tracer))
+        return [*traced, *(value for _, value in moved)]
 
     marker = jax.ShapeDtypeStruct((), spec.float_dtype)
     leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves]
     with trace_lock:
         closed = jax.make_jaxpr(run)(marker, leaves)
-    sites = found[-1]
+    depends = _depends_on_first_input(closed.jaxpr)
+    on_latents = {n for (n, _), d in zip(moved, depends[len(traced) :], strict=True) if d}
+    hierarchical = tuple(name for name in found[-1].unknowns if name in on_latents)
+    sites = replace(found[-1], hierarchical=hierarchical)
     if not traced:
         return sites
-    depends = _depends_on_first_input(closed.jaxpr)
     dependent = tuple(
         name
         for name, unknown in sites.unknowns.items()
@@ -142,14 +157,14 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
                 f"base = numpyro.sample('{name}_base', dist.Uniform(0, 1)); "
                 f"{name} = numpyro.deterministic('{name}', low + (high - low) * base)."
             )
-    program = _compiled(interned(closed), spec.float_dtype)
+    program = _compiled(interned(closed), spec.float_dtype, len(traced))
     return replace(sites, dependent=dependent, program=program)
 
 
 @lru_cache(maxsize=64)
-def _compiled(flat: Traced, float_dtype: str) -> Callable[..., list[Array]]:
+def _compiled(flat: Traced, float_dtype: str, num: int) -> Callable[..., list[Array]]:
     zero = np.zeros((), float_dtype)
-    return compiled(lambda *leaves: flat(zero, *leaves))
+    return compiled(lambda *leaves: flat(zero, *leaves)[:num])
 
 
 def _placeholder(site: Site, marker: Array) -> Array | None:
