@@ -30,6 +30,7 @@ class Stream(enum.IntEnum):
     GAP_STEPS = 7
     BLAME = 8  # where a log density is not finite
     BEND = 9  # steps of a family that is no Gaussian, after the plan
+    MIX = 11  # further searches, and draws of a mixture, after the plan
     CHECK = 101
     CORRECT = 102
     RESPONSE = 103

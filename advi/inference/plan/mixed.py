@@ -60,7 +60,7 @@ def mixed(
     runner = Runner(density, posterior.gaussian, max_evals, callback)
     runner.trace, runner.stage = list(outcome.trace), "mixture"
     runner.evals = outcome.trace[-1].step if outcome.trace else 0
-    rng, most = host_rng(record.key, Stream.BEND), components or MAX_COMPONENTS
+    rng, most = host_rng(record.key, Stream.MIX), components or MAX_COMPONENTS
     with np.errstate(all="ignore"):
         try:
             empty = 0

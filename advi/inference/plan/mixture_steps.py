@@ -14,9 +14,10 @@ from advi.variational.gaussian import Gaussian
 from advi.variational.mixture import MixtureParams
 from advi.variational.mixture_transport import MixtureTransport
 
-DRAWS_PER_DIM, MIN_DRAWS, MAX_DRAWS = 20, 1000, 8000  # of a round, times the components
+DRAWS_PER_DIM, MIN_DRAWS, MAX_DRAWS = 20, 2000, 8000  # of a round, times the components
 MAX_ROUNDS = 10
 GAIN_NATS, ERRORS = 0.02, 2.0  # of a round that is kept
+MIN_SHARE = 0.1  # effective one, at which importance draws tell the weights
 MIN_WEIGHT = 1e-3  # of a component that is kept
 MIN_DRAWS_PER_DIM = 5.0  # effective ones, for which a covariance is estimated
 
@@ -39,14 +40,21 @@ class _Weighed(NamedTuple):
     def elbo(self) -> Estimate:
         return Estimate.of(self.log_ratios)
 
+    @property
+    def share(self) -> float:
+        """Effective share of the draws."""
+        weights = np.exp(self.log_ratios - self.log_ratios.max())
+        return float(weights.sum() ** 2 / (weights**2).sum() / len(weights))
+
 
 def mix(
     gaussians: Sequence[Gaussian], elbos: Sequence[float], rng: np.random.Generator
 ) -> Stage[Mixed]:
     """Return a mixture of Gaussians (K) with weights in proportion to exp(ELBO), and improve it.
 
-    The first round moves the weights alone to those of importance draws. Those that follow, of
-    expectation-maximisation, move means and covariances too, and each has to raise the ELBO.
+    The first round moves the weights alone to those of importance draws, which may lower the ELBO.
+    Those that follow, of expectation-maximisation, move means and covariances too, and each has to
+    raise it.
     """
     current = MixtureTransport.of(gaussians, elbos)
     weighed = yield from _weighed(current, rng)
@@ -55,7 +63,8 @@ def mix(
         found = yield from _weighed(candidate, rng)
         gain = found.elbo.value - weighed.elbo.value
         error = ERRORS * np.hypot(found.elbo.mcse, weighed.elbo.mcse)
-        if not gain > (-error if k == 0 else GAIN_NATS + error):
+        even = k == 0 and weighed.share > MIN_SHARE
+        if not (even or gain > GAIN_NATS + error):
             break
         current, weighed = candidate, found
     fresh = yield from _weighed(current, rng)

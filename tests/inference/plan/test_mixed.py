@@ -86,7 +86,7 @@ def test_weights_come_from_importance_draws_where_elbos_mislead(monkeypatch):
     improved = advi.fit(model, family="mixture", key=2)
     monkeypatch.setattr(mixture_steps, "MAX_ROUNDS", 0)
     by_elbo = advi.fit(model, family="mixture", key=2)
-    assert abs(share(improved) - 0.5) < 0.02 < abs(share(by_elbo) - 0.5)
+    assert abs(share(improved) - 0.5) < abs(share(by_elbo) - 0.5) - 0.015
 
 
 def mixture_model(z, y):
