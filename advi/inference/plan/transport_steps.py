@@ -37,25 +37,24 @@ def bend(
     """Maximise the ELBO over a transport's parameters, in rounds while it rises on fresh draws.
 
     `rate` is Adam's, constant over the first half of a round and falling to zero over the second,
-    of which the average is kept. A round that leads far below its start begins again at a third of
-    the rate. The result is never worse than the start.
+    of which the average is kept. A round that leads far below its start, or ends below it, begins
+    again at a third of the rate. The result is never worse than the start.
     """
     E = draws.antithetic(rng, FRESH_DRAWS, transport.noise_dim)
     first = best = yield from _elbos(transport, E)
     current, taken = transport, 0
     for _ in range(MAX_ROUNDS):
-        vector = None
+        candidate, values, gain = current, best, Estimate(0.0, 0.0)
         for _ in range(MAX_TRIES):
             vector = yield from _round(current, rate, rng, runner)
             if vector is not None:
-                break
+                taken += STEPS
+                candidate = current.at(vector)
+                values = yield from _elbos(candidate, E)
+                gain = Estimate.of(values - best)
+                if not gain.value < -GAIN_NATS - ERRORS * gain.mcse:
+                    break
             rate /= BACK_OFF
-        if vector is None:
-            break
-        taken += STEPS
-        candidate = current.at(vector)
-        values = yield from _elbos(candidate, E)
-        gain = Estimate.of(values - best)
         if not gain.value > 0:
             break
         current, best = candidate, values

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import advi
+from advi.inference.plan import transport_steps
 from advi.inference.plan.batched_calls import run_batched
 from advi.inference.plan.runner import Runner
 from advi.inference.plan.transport_steps import bend
@@ -35,6 +36,19 @@ def test_a_rate_that_is_too_large_is_lowered(gaussian, rate):
     end = bent(gaussian, rate)
     assert end.gain.value > 0.28  # of 0.31 nats to the evidence
     assert end.elbo.value > -0.03
+
+
+def test_a_round_that_ends_below_its_start_is_repeated_at_a_lower_rate(gaussian, monkeypatch):
+    rates, one = [], transport_steps._round
+
+    def first_one_is_worse(transport, rate, rng, runner):
+        rates.append(rate)
+        vector = yield from one(transport, rate, rng, runner)
+        return transport.vector + 0.5 if len(rates) == 1 else vector
+
+    monkeypatch.setattr(transport_steps, "_round", first_one_is_worse)
+    assert bent(gaussian, 0.09).gain.value > 0.28
+    assert rates[1] == pytest.approx(0.03)
 
 
 def test_steps_that_fail_leave_the_start(gaussian):
