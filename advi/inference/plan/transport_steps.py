@@ -52,7 +52,7 @@ def bend(
                 candidate = current.at(vector)
                 values = yield from _elbos(candidate, E)
                 gain = Estimate.of(values - best)
-                if not gain.value < -GAIN_NATS - ERRORS * gain.mcse:
+                if gain.value > -GAIN_NATS:
                     break
             rate /= BACK_OFF
         if not gain.value > 0:
