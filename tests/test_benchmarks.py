@@ -13,6 +13,7 @@ from benchmarks import (
     accuracy,
     cold_start,
     common,
+    flows,
     growth,
     iwae,
     make_references,
@@ -345,6 +346,14 @@ def test_verdict_knows_its_targets(capsys):
     with pytest.raises(SystemExit):
         verdict.main(["--names", "nothing"])
     assert "unknown target 'nothing'" in capsys.readouterr().err
+
+
+def test_flows_smoke(tmp_path, capsys):
+    settings = ["--names", "banana", "--families", "full_rank", "--keys", "2"]
+    flows.main([*settings, "--out", str(tmp_path)])
+    assert "-0.3" in capsys.readouterr().out
+    found = json.loads((tmp_path / "flows.json").read_text())["found"]["banana"]["full_rank"]
+    assert [f["verdict"] for f in found] == ["poor", "poor"]
 
 
 def test_growth_smoke(tmp_path, capsys):
