@@ -1,6 +1,11 @@
-"""How the tests are shared out among the processes of pytest-xdist."""
+"""How the tests are shared out among the processes of pytest-xdist, and data beside the code."""
+
+import os
+from pathlib import Path
 
 import pytest
+
+BESIDE = Path(__file__).parents[2] / "shared" / "posteriordb"
 
 
 @pytest.hookimpl(optionalhook=True)  # there is no such hook without pytest-xdist
@@ -9,3 +14,14 @@ def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import LoadFileScheduling
 
     return LoadFileScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
+@pytest.fixture
+def checkout():
+    """A checkout of posteriordb, as the environment names it or beside this repository."""
+    from models.posteriordb.checkout import VARIABLE, find_root  # and with it JAX
+
+    try:
+        return find_root(os.environ.get(VARIABLE) or BESIDE)
+    except FileNotFoundError:
+        pytest.skip(f"no checkout of posteriordb: {VARIABLE} names none, nor is one in {BESIDE}")
