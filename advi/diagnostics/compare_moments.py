@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advi.core.verdict import Alarm
-from advi.diagnostics.importance_sampling import MAX_KHAT, Adapted
+from advi.diagnostics.importance_sampling import NEAR_KHAT, Adapted
 from advi.diagnostics.judge import judge, unchecked, unresolved, without_spread
 from advi.diagnostics.psis import fit_pareto
 from advi.diagnostics.reference_moments import (
@@ -105,7 +105,7 @@ def _unreliable(target: Target, comparison: Comparison | None, khat: float) -> b
     if off_mean or off_sd:
         return target.structure.full and not off_mean
     near = (comparison.shift <= NEAR_SHIFT) & (np.abs(comparison.log_ratio) <= np.log(NEAR_RATIO))
-    return khat > MAX_KHAT and not near.all()
+    return khat > NEAR_KHAT and not near.all()
 
 
 def _caveat(target: Target, better: ReferenceMoments) -> str:

@@ -47,12 +47,26 @@ def improved(record: FitRecord, bar: ProgressBar) -> FitRecord:
             if _level(found) == "good" or _level(best) != "means_only":
                 best = found
         elif _is_loose(best):
-            found = corrected(best, Budget(predicted=0.0))
-            if _level(found) == "good":
-                best = found
+            best = _weighted(best, bar)
     except KeyboardInterrupt:
         pass  # with the fit so far
     return best
+
+
+def _weighted(record: FitRecord, bar: ProgressBar) -> FitRecord:
+    """Return a good fit with its draws weighted by importance sampling.
+
+    If many draws have uneven weights, short chains are run, and where they lead away from the fit
+    it was not as good as its few weights said: then it is corrected by long ones.
+    """
+    found = corrected(record, Budget(predicted=0.0))
+    comparison = found.examination and found.examination.comparison
+    if comparison is None or comparison.method == "importance sampling":
+        return found if _level(found) == "good" else record
+    if comparison.off_mean.any() or comparison.off_sd.any():
+        bar.begin("correction")
+        return corrected(record, Budget(report=bar.begin))
+    return record
 
 
 def _is_open(record: FitRecord) -> bool:
