@@ -14,6 +14,7 @@ from benchmarks import (
     flows,
     growth,
     iwae,
+    nuts,
     overhead,
     peers,
     posteriordb,
@@ -47,6 +48,7 @@ def test_overhead_smoke(tmp_path, capsys):
     assert result["machine"]["device"]
 
 
+@pytest.mark.slow
 def test_the_three_ways_to_train_an_autoencoder_are_timed():
     seconds = vae.speed(np.random.default_rng(0).random((384, 16), np.float32), rounds=1)
     assert list(seconds) == ["advi", "hand-written loop", "NumPyro SVI"]
@@ -78,6 +80,14 @@ def test_peers_smoke(tmp_path, capsys, checkout):
     assert "logistic" in capsys.readouterr().out
     [found] = json.loads((tmp_path / "peers.json").read_text())["found"].values()
     assert all(found[method]["cold"][0] > 0 for method in peers.METHODS)
+
+
+@pytest.mark.slow
+def test_nuts_smoke(tmp_path, capsys):
+    nuts.main(["--repeats", "1", "--names", "orings_process", "--out", str(tmp_path)])
+    assert "orings_process" in capsys.readouterr().out
+    [found] = json.loads((tmp_path / "nuts.json").read_text())["found"].values()
+    assert found["NUTS"][0]["errors"]["shift"] < 1
 
 
 @pytest.mark.slow  # most of it is the training before the held-out ELBO

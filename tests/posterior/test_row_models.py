@@ -100,24 +100,19 @@ def test_dynamic_epochs_draw_every_image_anew():
 BRIGHT = 0.9  # probability of a pixel of one kind of images, and of none of the other
 
 
-@pytest.fixture(scope="module")
-def vae_command(tmp_path_factory):
-    """The command on images of two kinds: what it prints, its fits, its picture."""
-    folder = tmp_path_factory.mktemp("images")
+def images_of_two_kinds():
+    """500 images to fit and 60 held out, (num, 6, 4), of bytes."""
     rng = np.random.default_rng(0)
-    kinds = (rng.integers(0, 2, (num, 1, 1)) for num in (500, 60))
     level = round(255 * BRIGHT)
-    train, test = (np.where(kind, level, 255 - level) * np.ones((6, 4)) for kind in kinds)
-    write_images(folder, train=train, t10k=test)
-    sizes = ["--epochs", "150", "--latents", "3", "--hidden", "16"]
-    out = folder / "vae.png"
-    return *run(vae, ["--data", str(folder), *sizes, "--out", str(out)]), out
+    kinds = (rng.integers(0, 2, (num, 1, 1)) for num in (500, 60))
+    return [np.where(kind, level, 255 - level) * np.ones((6, 4)) for kind in kinds]
 
 
-def test_an_autoencoder_learns_its_images(vae_command):
+def test_an_autoencoder_learns_its_images():
     """Two kinds of images: the code tells them apart, and the bound nears their entropy."""
-    [rows, fit], *_ = vae_command[1]
-    x = rows["x"]
+    grey = images_of_two_kinds()[0].reshape(-1, 24) / 255
+    x = images.binarised(grey, "fixed-1603")
+    fit = vae.fit({"x": x}, 24, 150, num_rows=len(x), num_latents=3, hidden=16)
     elbo = fit.elbo.value / len(x)
     alone = -24 * np.log(2)  # nats an image of pixels that know nothing of each other
     dark = 1 - BRIGHT
@@ -128,8 +123,13 @@ def test_an_autoencoder_learns_its_images(vae_command):
     assert vae.generate(fit, np.zeros((7, 3))).shape == (7, 24)
 
 
-def test_the_command_prints_every_model_and_leaves_a_picture(vae_command):
-    text, fits, out = vae_command
+@pytest.mark.slow  # short: test_an_autoencoder_learns_its_images
+def test_the_command_prints_every_model_and_leaves_a_picture(tmp_path):
+    train, test = images_of_two_kinds()
+    write_images(tmp_path, train=train, t10k=test)
+    sizes = ["--epochs", "30", "--latents", "3", "--hidden", "16"]
+    out = tmp_path / "vae.png"
+    text, fits = run(vae, ["--data", str(tmp_path), *sizes, "--out", str(out)])
     assert "MNIST: 500 images" in text
     for name in ("VAE ", "IWAE, 10 draws", "VAE, codes in the plane", "conditional VAE"):
         assert name in text

@@ -99,7 +99,7 @@ def test_observations_of_a_direction(by):
         # the prior of concentration 0.1 moves the mean by a thousandth
         assert float(fit.mean()["mu"]) == pytest.approx(direction, abs=0.02)
         assert float(fit.sd()["mu"]) == pytest.approx(0.088, rel=0.15)
-    stream = advi.fit(program, [y[:15], y[15:]], num_rows=30, max_steps=500)
+    stream = advi.fit(program, [y[:15], y[15:]], num_rows=30, max_steps=500, diagnose=False)
     assert resultant(stream, "mu")[0] == pytest.approx(direction, abs=0.03)
     assert abs(stream.elbo.value - expected) < 0.1 + 3 * stream.elbo.mcse
 
@@ -114,9 +114,10 @@ def effects(y):
 def test_random_effects_are_the_same_wherever_zero_is():
     """The ELBO and the verdict do not know where the angles are cut."""
     y = RNG.vonmises(RNG.vonmises(0, 4, 20), 3)
-    fits = [advi.fit(advi.from_numpyro(effects), turned(y, by)) for by in (0.0, 2.5, 3.1)]
+    turns = (0.0, 3.1)
+    fits = [advi.fit(advi.from_numpyro(effects), turned(y, by)) for by in turns]
     sds = [np.append(fit.sd()["phi"], fit.sd()["centre"]) for fit in fits]
-    for fit, sd, by in zip(fits, sds, (0.0, 2.5, 3.1), strict=True):
+    for fit, sd, by in zip(fits, sds, turns, strict=True):
         assert fit.elbo.value == pytest.approx(fits[0].elbo.value, abs=0.05)
         assert fit.verdict.level == "good"
         np.testing.assert_allclose(sd, sds[0], rtol=0.05)
