@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from advi.core.jax_config import compiled, precision
 from advi.core.types import Floats
@@ -66,6 +65,8 @@ def is_a_copy(
             axis = model.latents[name].shape.index(length) + 1
             one, two = np.moveaxis(values[name], axis, 1).reshape(2, length, -1).astype(float)
             cost += ((one[:, None] - two) ** 2).sum(-1) / max(np.var([one, two]), EPS)
+    from scipy.optimize import linear_sum_assignment  # which takes a fifth of a second to import
+
     of_other, of_one = linear_sum_assignment(cost.T)
     moved = _exchanged(density, loc[None], names, of_one[np.argsort(of_other)])
     return bool((np.abs(moved[0] - other) <= COPY_SDS * sds).all())
