@@ -507,3 +507,17 @@ def test_a_correction_is_far_by_both_its_shift_and_its_stretch():
     assert Shift(0.0, 2.1).far
     assert Shift(0.4, 1.8).far
     assert Shift(np.nan, 1.0).far
+
+
+def test_a_hierarchy_in_small_units_is_not_improper():
+    """Effects beyond a thousand: all at one place, the density would rise with a scale to zero."""
+
+    def log_joint(z, d):
+        prior = dist.Normal(0, 5e3).log_prob(z["mu"]) + dist.HalfCauchy(5e3).log_prob(z["tau"])
+        theta = dist.Normal(z["mu"], z["tau"]).log_prob(z["theta"]).sum()
+        return prior + theta + dist.Normal(z["theta"], d["sigma"]).log_prob(d["y"]).sum()
+
+    data = {name: 1e3 * values for name, values in schools().items()}
+    latents = {"mu": advi.real(), "tau": advi.positive(), "theta": advi.real(8)}
+    fit = advi.fit(advi.Model(log_joint, latents), data, family="full_rank")
+    assert "no posterior" not in " ".join(fit.verdict.reasons)

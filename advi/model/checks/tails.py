@@ -24,7 +24,7 @@ SLOW = 0.9  # a tail that falls no faster than r^-0.9 has no finite integral
 # Log densities of others, such as that of Gamma(.001, .001), fall by as little as .001 for a unit.
 FLAT, FLAT_NEAR = 1e-3, 0.05  # nats over the far distances, and over the near ones
 ROUNDINGS = 20
-NEAR = 1e3  # a point's coordinates beyond are set to zero
+NEAR = 1e3  # a point's coordinates beyond are drawn anew near zero
 
 
 class Growth(NamedTuple):
@@ -72,7 +72,9 @@ def growth(density: Density, x: Floats) -> Growth | None:
     """
     if density.log_joint.open_ended:
         return None
-    x = np.where(np.abs(x) < NEAR, x, 0.0)
+    # all at one number a mean and its effects would agree, where a centred hierarchy is unbounded
+    generic = np.random.default_rng(0).standard_normal(len(x))
+    x = np.where(np.abs(x) < NEAR, x, generic)
     rays = [_Ray(k, sign, *kind) for k, *kind in _chosen(density.model) for sign in (1, -1)]
     with np.errstate(all="ignore"):
         first = _along(density, x, rays, FIRST)
