@@ -12,11 +12,11 @@ from advi.core.keys import Stream, host_rng
 from advi.core.verdict import REMEDIES, Alarm, Verdict
 from advi.diagnostics.alarms import ONLY_POINTS, alarms_of, improper
 from advi.diagnostics.compare_moments import compare_moments, heavy_tail
-from advi.diagnostics.cost import seconds_of_density, seconds_per_gradient
+from advi.diagnostics.cost import seconds_per_gradient
 from advi.diagnostics.examine import advice, offer, target_of, too_many
 from advi.diagnostics.importance_sampling import MIN_SHARE, Adapted
 from advi.diagnostics.linear_response import response_scale
-from advi.diagnostics.long_hmc import CHAINS, COSTLY_SECONDS, FEW_CHAINS, Segment
+from advi.diagnostics.long_hmc import CHAINS, Segment
 from advi.diagnostics.obstacles import obstacle
 from advi.diagnostics.quantities import quantity_names
 from advi.diagnostics.reference_moments import (
@@ -113,9 +113,7 @@ def _by_chains(
         rhat = segment.convergence.rhat
         budget.report(f"HMC: {chains} chains of {steps:,} steps, R-hat {rhat:.3f}")
 
-    costly = seconds_of_density(target.density) > COSTLY_SECONDS
-    num = FEW_CHAINS if costly else CHAINS
-    return by_long_hmc(target, adapted, known.states, num, rng, stop, report)
+    return by_long_hmc(target, adapted, known.states, CHAINS, rng, stop, report)
 
 
 def _unseen_tail(adapted: Adapted) -> str:

@@ -13,12 +13,7 @@ UNKNOWN_MAP = 1e-4  # of a family of the user's own
 
 def seconds_per_gradient(density: Density, transport: Transport) -> float:
     """Return the predicted seconds of one gradient of the log density, pulled back by a map."""
-    return seconds_of_density(density) + _of_map(transport)
-
-
-def seconds_of_density(density: Density) -> float:
-    """Return the predicted seconds of one gradient of the log density alone."""
-    return PER_DRAW + PER_ELEMENT * density.log_joint.cost
+    return PER_DRAW + PER_ELEMENT * density.log_joint.cost + _of_map(transport)
 
 
 def _of_map(transport: Transport) -> float:

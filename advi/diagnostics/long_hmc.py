@@ -9,10 +9,12 @@ from advi.core.types import Floats, ValueAndGrad
 from advi.variational.gaussian import Gaussian
 from advi.variational.scale import TriangularScale
 
-CHAINS = 64  # as many as one call of a cheap density takes
-FEW_CHAINS, COSTLY_SECONDS = 16, 1.5e-5  # of a gradient: of a costly one all steps take longer
+# R-hat asks for some hundred effective draws of each chain: with more of them it takes as many
+# steps, and each step is dearer.
+CHAINS = 16
 FIRST_STEPS = 100  # of the first segment; each further one has twice as many
-MAX_RHAT, MAX_DRIFT, MAX_DRIFT_RATIO = 1.01, 0.05, 1.1
+# a difference of both halves has twice the Monte Carlo error of the whole
+MAX_RHAT, MAX_DRIFT, MAX_DRIFT_RATIO = 1.01, 0.1, 1.1
 TARGET_ACCEPTANCE, LEARNING = 0.85, 0.7
 TRAJECTORY, MAX_LEAPFROGS = np.pi, 16  # longest trajectory, where the target is standard normal
 MAX_STEP, FIRST_STEP = 1.0, 0.3
