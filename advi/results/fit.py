@@ -454,8 +454,9 @@ class Fit:
         """Return a fit whose draws and moments are corrected beyond the family.
 
         By adaptive importance sampling, where that is unreliable by short Hamiltonian Monte Carlo
-        chains, and from there by 16 chains that go on until R-hat is below 1.01. Draws and chains move in the coordinates of a Gaussian fit, or of the noise of
-        any other family. The verdict says whether the correction is reliable, and if not, why.
+        chains, and from there by 16 chains that go on until R-hat is below 1.01. Draws and chains
+        move in the coordinates of a Gaussian fit, or of the noise of any other family. The verdict
+        says whether the correction is reliable, and if not, why.
         Ctrl-C keeps the draws so far.
 
         Parameters
