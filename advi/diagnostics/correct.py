@@ -14,7 +14,7 @@ from advi.diagnostics.alarms import ONLY_POINTS, alarms_of, improper
 from advi.diagnostics.compare_moments import compare_moments, heavy_tail
 from advi.diagnostics.cost import seconds_per_gradient
 from advi.diagnostics.examine import advice, offer, target_of, too_many
-from advi.diagnostics.importance_sampling import MIN_SHARE, Adapted
+from advi.diagnostics.importance_sampling import Adapted
 from advi.diagnostics.linear_response import response_scale
 from advi.diagnostics.long_hmc import CHAINS, Segment
 from advi.diagnostics.obstacles import obstacle
@@ -32,7 +32,7 @@ from advi.posterior.record import Examination, FitRecord, rungs_of
 from advi.variational.gaussian import Gaussian
 
 RESPONSE_DIM = 512  # up to which a mean field is corrected from its linear response
-HEAVY_KHAT = 0.9  # of many even weights, beyond which a tail is unseen
+HEAVY_KHAT, HEAVY_SHARE = 0.8, 0.5  # of even weights, beyond which a tail is unseen
 SECONDS = 10.0  # predicted, of chains by default
 
 
@@ -121,7 +121,7 @@ def _unseen_tail(adapted: Adapted) -> str:
 
     Chains seldom reach it, and it does not show in their R-hat.
     """
-    if adapted.share < MIN_SHARE or adapted.khat <= HEAVY_KHAT:
+    if adapted.share < HEAVY_SHARE or adapted.khat <= HEAVY_KHAT:
         return ""
     return (
         f"importance weights have a heavy tail (k-hat {adapted.khat:.2f}): a part of the posterior "

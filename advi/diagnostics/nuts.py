@@ -14,8 +14,8 @@ from advi.core.errors import check_bool, check_count, check_positive
 from advi.core.jax_config import precision
 from advi.core.keys import Stream, device_key, host_rng
 from advi.core.types import LOG_2PI, Floats
-from advi.core.verdict import Verdict
-from advi.diagnostics.alarms import ONLY_POINTS
+from advi.core.verdict import REMEDIES, Verdict
+from advi.diagnostics.alarms import ONLY_POINTS, alarms_of
 from advi.diagnostics.quantities import quantities, quantity_names
 from advi.model.trace import LogJoint
 from advi.posterior.global_posterior import GlobalPosterior
@@ -60,8 +60,9 @@ def nuts(record: FitRecord, settings: Settings, key: Any, progress: bool) -> Fit
     if guide.noise_dim != posterior.structure.dim:
         raise ValueError(
             f"nuts: got a family with {guide.noise_dim} standard normals in a draw of "
-            f"{posterior.structure.dim} coordinates; expected as many of both. Refine the fit to "
-            "family='full_rank' first."
+            f"{posterior.structure.dim} coordinates; expected as many of both, such as those of "
+            "family='full_rank' or 'triangular'. Of a mixture use fit.corrected(): chains of NUTS "
+            "seldom pass from one mode to another."
         )
     with precision(posterior.float_dtype):
         potential = _potential(guide, density.log_joint)
@@ -88,7 +89,7 @@ def nuts(record: FitRecord, settings: Settings, key: Any, progress: bool) -> Fit
     chains, steps, dim = E.shape
     X = posterior.transport.draw(E.reshape(-1, dim)).points
     columns = quantities(posterior, posterior.constrain(X))
-    verdict = _verdict(posterior, columns.reshape(chains, steps, -1), diverging.mean())
+    verdict = _verdict(record, columns.reshape(chains, steps, -1), diverging.mean())
     rungs = rungs_of(record)
     label = f"{chains} chain{'s' if chains > 1 else ''} of {steps:,} draws by NUTS"
     weights = np.full(len(X), 1 / len(X))
@@ -121,8 +122,8 @@ def _potential(guide: Guide, log_joint: LogJoint) -> Any:
     return potential
 
 
-def _verdict(posterior: GlobalPosterior, columns: Floats, divergent: float) -> Verdict:
-    names = quantity_names(posterior)
+def _verdict(record: FitRecord, columns: Floats, divergent: float) -> Verdict:
+    names = quantity_names(record.global_posterior)
     varies = np.ptp(columns, axis=(0, 1)) > 0
     split = columns if len(columns) > 1 else columns.reshape(2, -1, columns.shape[-1])
     rhat = np.where(varies, split_gelman_rubin(split), 1.0)
@@ -132,6 +133,11 @@ def _verdict(posterior: GlobalPosterior, columns: Floats, divergent: float) -> V
         f"NUTS: R-hat at most {rhat[worst]:.3f} ({names[worst]}), at least {ess[least]:,.0f} "
         f"effective draws ({names[least]}), {divergent:.1%} divergent."
     )
+    # chains that begin at draws of one mode seldom find another
+    apart = [alarm for alarm in alarms_of(record) if alarm.cause in ("multimodal", "labels")]
+    if apart:
+        reasons = (found, *(alarm.reason for alarm in apart))
+        return Verdict("poor", reasons, REMEDIES[apart[0].cause])
     good = rhat[worst] <= MAX_RHAT and ess[least] >= MIN_ESS and divergent <= MAX_DIVERGENT
     if good:
         return Verdict("good", (found,))

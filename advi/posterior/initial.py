@@ -12,7 +12,7 @@ from advi.core.arrays import on_host, real_numbers
 from advi.core.errors import describe, format_value, unknown
 from advi.core.jax_config import compiled
 from advi.model.model import Model
-from advi.posterior.record import FitRecord
+from advi.posterior.record import FitRecord, optima_of
 from advi.transforms import Transform
 from advi.variational.gaussian import Gaussian
 
@@ -26,7 +26,7 @@ def initial(model: Model, init: Any) -> tuple[Gaussian, bool]:
     """
     if isinstance(init, FitRecord):
         check_same_latents(model, init)
-        return init.posterior.gaussian.positive(), True
+        return optima_of(init)[0].positive(), True
     if init is not None and not isinstance(init, Mapping):
         raise TypeError(
             f"init: got {describe(init)}; expected a Fit, or a dict from latent names to "

@@ -1,6 +1,7 @@
 """The record of a fit: the approximation, how it was found, and its examination."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +15,14 @@ from advi.core.verdict import Verdict
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.local_posterior import LocalPosterior
 from advi.variational.gaussian import Gaussian
+from advi.variational.mixture import Mixture
+from advi.variational.scale import TriangularScale
 
 # Three fifths of what "good" promises (.25 sd, a factor 1.25), so that the error of the
 # reference moments does not break the promise.
 MAX_SHIFT, MAX_RATIO = 0.15, 1.15
+MAX_NATS = 7.0  # below the best ELBO, beyond which an optimum does not count
+SAME_SDS = 0.5  # optima whose means are nearer than this are one
 
 
 class Comparison(NamedTuple):
@@ -102,6 +107,24 @@ class FitRecord:
     def with_outcome(self, **changes: Any) -> "FitRecord":
         """Return the record with another outcome."""
         return dataclasses.replace(self, outcome=dataclasses.replace(self.outcome, **changes))
+
+
+def optima_of(record: FitRecord) -> list[Gaussian]:
+    """Return the Gaussians at the optima that a fit knows of, its own first.
+
+    Of a mixture its own are its components, the heaviest first. Optima of little weight, or near
+    to its own, are left out.
+    """
+    posterior = record.posterior
+    own = [posterior.gaussian]
+    if isinstance(posterior.guide.blocks[0].base, Mixture):
+        log_weights, locs, trils = (np.asarray(a, np.float64) for a in posterior.params[0])
+        heaviest = np.argsort(-log_weights)
+        own = [Gaussian(locs[k], TriangularScale(trils[k])) for k in heaviest]
+    modes = record.outcome.other_modes
+    count = (m.elbo_difference > -MAX_NATS and m.distance.max(initial=0) > SAME_SDS for m in modes)
+    others = (mode.gaussian for mode in itertools.compress(modes, count))
+    return own + [q for q in others if q is not None]
 
 
 def rungs_of(record: FitRecord) -> tuple[str, ...]:

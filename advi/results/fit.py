@@ -457,7 +457,7 @@ class Fit:
         chains, and from there by 16 chains that go on until R-hat is below 1.01. Draws and chains
         move in the coordinates of a Gaussian fit, or of the noise of any other family. The verdict
         says whether the correction is reliable, and if not, why.
-        Ctrl-C keeps the draws so far.
+        Ctrl-C keeps the draws so far, once the long chains run.
 
         Parameters
         ----------
@@ -593,7 +593,11 @@ class Fit:
                     "refine(): got neither family nor reparam; expected one, such as "
                     "fit.refine('triangular'), or of a NumPyro model fit.refine(reparam='auto')."
                 )
-            return Fit(examined(refined(self._record, family)))
+            found = examined(refined(self._record, family))
+            if family != "auto":
+                return Fit(found)
+            with interrupts.held(), ProgressBar(False) as bar:
+                return Fit(improved(found, bar))
         with interrupts.held(), ProgressBar(False) as bar:
             found = reparametrised(self._record, reparam, family)
             if found.outcome.status.cause is not None:

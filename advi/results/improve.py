@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from advi.core.progress_bar import ProgressBar
+from advi.core.status import Status
 from advi.diagnostics.alarms import alarms_of
 from advi.diagnostics.correct import Budget, corrected
 from advi.diagnostics.cost import seconds_per_gradient
@@ -49,7 +50,9 @@ def improved(record: FitRecord, bar: ProgressBar) -> FitRecord:
         elif _is_loose(best):
             best = _weighted(best, bar)
     except KeyboardInterrupt:
-        pass  # with the fit so far
+        status = best.outcome.status
+        message = f"{status.message}; interrupted on the way from there to a richer fit"
+        return best.with_outcome(status=Status(str(status), message))
     return best
 
 
@@ -81,9 +84,8 @@ def _is_multimodal(record: FitRecord) -> bool:
     The labels of modes that are copies of one another are for the user to fix.
     """
     causes = {alarm.cause for alarm in alarms_of(_without_near_modes(record))}
-    posterior = record.global_posterior
-    full = [isinstance(block.family, FullRank) for block in posterior.guide.blocks] == [True]
-    return causes == {"multimodal"} and full and not posterior.density.angles.any()
+    blocks = record.global_posterior.guide.blocks
+    return causes == {"multimodal"} and [isinstance(b.family, FullRank) for b in blocks] == [True]
 
 
 def _of_all_modes(record: FitRecord, bar: ProgressBar) -> FitRecord:

@@ -18,6 +18,7 @@ from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.record import FitRecord, Outcome
 from advi.results.codec import to_data
 from advi.results.stored_params import infinite_draws, params_of
+from advi.variational.gaussian import Gaussian
 
 KIND, VERSION = "a fit", 1
 # fields of `Outcome` with a format of their own; all others are in "further"
@@ -45,6 +46,8 @@ def save(record: FitRecord, path: Name) -> None:
     posterior, outcome = _with_tables(record), record.outcome
     guide, params, model = posterior.guide, posterior.params, posterior.model
     modes, weighted = outcome.other_modes, posterior.weighted
+    unknown = Gaussian.diagonal(np.full(model.size, np.nan), np.nan)
+    at_modes = [mode.gaussian or unknown for mode in modes]
     document = {
         "float": posterior.float_dtype,
         "latents": to_data(_latents(model, guide.local)),
@@ -66,6 +69,8 @@ def save(record: FitRecord, path: Name) -> None:
         "held_out_gap": np.array(outcome.held_out_gap, float),
         "rivals.elbo_difference": np.array([mode.elbo_difference for mode in modes], float),
         "rivals.distance": np.reshape([mode.distance for mode in modes], (-1, model.size)),
+        "rivals.loc": np.reshape([q.loc for q in at_modes], (-1, model.size)),
+        "rivals.sds": np.reshape([q.sds for q in at_modes], (-1, model.size)),
     }
     for field, dtype in TRACE.items():
         arrays[f"trace.{field}"] = np.array([getattr(p, field) for p in outcome.trace], dtype)

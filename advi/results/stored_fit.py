@@ -27,6 +27,7 @@ from advi.results.storage import KIND, OWN_PLACE, TRACE, VERSION, MissingLogJoin
 from advi.results.stored_params import infinite_draws, params_of
 from advi.variational.block import Block
 from advi.variational.family import Family
+from advi.variational.gaussian import Gaussian
 from advi.variational.guide import Guide
 from advi.variational.per_row import PerRow
 
@@ -141,7 +142,14 @@ def _modes(arrays: Arrays, dim: int) -> tuple[OtherMode, ...]:
     num = len(arrays["rivals.elbo_difference"])
     differences = _take(arrays, "rivals.elbo_difference", float, num)
     distances = _take(arrays, "rivals.distance", float, num, dim)
-    return tuple(map(OtherMode, differences.tolist(), distances))
+    if "rivals.loc" not in arrays:  # of a file that was written before they were kept
+        return tuple(map(OtherMode, differences.tolist(), distances))
+    locs, sds = (_take(arrays, f"rivals.{name}", float, num, dim) for name in ("loc", "sds"))
+    gaussians = (
+        Gaussian.diagonal(loc, sd) if np.isfinite([loc, sd]).all() and (sd > 0).all() else None
+        for loc, sd in zip(locs, sds, strict=True)
+    )
+    return tuple(map(OtherMode, differences.tolist(), distances, gaussians))
 
 
 def _corrected(arrays: Arrays, dim: int) -> WeightedDraws | None:

@@ -1,5 +1,6 @@
 """Checks of a family of the user's own: a Gaussian is the one it says, and log q is its own."""
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -117,6 +118,8 @@ def _fault_of_draw(family: Family, dim: int) -> str | None:
 
 
 def _off(error: float) -> str:
+    if math.isnan(error):
+        return "its x or its log q is NaN at draws near its start"
     return (
         f"its log q is off by up to {error:.2g} nats at its own draws: expected log N(eps; 0, I) - "
         "log |det dx/deps| of the x that draw returns"

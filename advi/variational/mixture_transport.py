@@ -70,7 +70,7 @@ class MixtureTransport:
         path = np.array(G)
         for k, tril in enumerate(self.trils):
             # less the score of q
-            score = solve_triangular(tril, whitened[k].T, lower=True, trans=1).T
+            score = solve_triangular(tril, whitened[k].T, lower=True, trans=1, check_finite=False).T
             path += responsibilities[:, k : k + 1] * score
         pulled = np.empty_like(path)
         for k, tril in enumerate(self.trils):

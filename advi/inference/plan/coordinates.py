@@ -15,7 +15,7 @@ from advi.core.keys import Stream, host_rng
 from advi.core.status import Estimate
 from advi.data.source import InMemory
 from advi.data.spec import prepare
-from advi.inference.plan.plan import SAME_SDS, SECOND_NATS, NotFiniteError, run_plan
+from advi.inference.plan.plan import SECOND_NATS, NotFiniteError, run_plan
 from advi.inference.plan.run import refit
 from advi.model.density import Density
 from advi.model.model import Model
@@ -28,7 +28,7 @@ from advi.model.rows import for_rows
 from advi.model.trace import trace
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.initial import initial
-from advi.posterior.record import FitRecord
+from advi.posterior.record import SAME_SDS, FitRecord
 from advi.variational.block import Block
 from advi.variational.draws import antithetic
 from advi.variational.family import GaussianFamily

@@ -17,7 +17,7 @@ from advi.inference.plan.runner import Runner, StopError
 from advi.inference.plan.search import is_apart, start_search
 from advi.model.density import Density
 from advi.posterior.global_posterior import GlobalPosterior
-from advi.posterior.record import FitRecord, OtherMode
+from advi.posterior.record import MAX_NATS, FitRecord, OtherMode
 from advi.variational.block import Block
 from advi.variational.gaussian import Gaussian, Structure
 from advi.variational.mixture import Mixture
@@ -25,7 +25,6 @@ from advi.variational.mixture_transport import MixtureTransport
 
 MAX_COMPONENTS = 8
 MAX_SEARCHES, EMPTY_SEARCHES = 8, 2  # further ones, until so many find no other optimum
-MAX_NATS = 7.0  # below the best ELBO, beyond which an optimum is dropped
 FRESH_DRAWS = 256
 CANDIDATES = 128  # from a box twice as wide as the known optima with some sds around each
 REACH_SDS = 2.0

@@ -22,12 +22,11 @@ from advi.inference.plan.runner import Runner, StopError
 from advi.inference.plan.search import Inspect, start_search
 from advi.model.checks.labels import exchangeable, is_a_copy
 from advi.model.density import Density
-from advi.posterior.record import OtherMode
+from advi.posterior.record import SAME_SDS, OtherMode
 from advi.variational.gaussian import Gaussian, Structure
 
 FRESH_DRAWS = 256
 SCREEN_EVALS = 20  # mean-field evaluations of every start that may still win
-SAME_SDS = 0.5  # fits whose means are nearer than this are at one optimum
 RESTART_KEY = 2**31  # of a restart's draws, far from the numbers of other generators
 # Where climbs disagree the plan is repeated until its two best attempts agree to this.
 MAX_ATTEMPTS, SAME_ELBO_NATS = 4, 0.5
@@ -66,6 +65,7 @@ def run_plan(
     callback: Callable[[Progress], object] | None = None,  # at accepted steps; if true, stop
     inspect: Inspect | None = None,  # called with random points around the start
     candidates: Callable[[], Floats | None] | None = None,  # further points (n, D) to start from
+    known: Sequence[Gaussian] = (),  # at other optima; with `warm` each is fitted too
 ) -> PlanResult:
     """Fit a Gaussian to a density without any setting.
 
@@ -78,7 +78,7 @@ def run_plan(
         try:
             if warm:
                 density.place_window(first.loc, first.sds)
-                [ends] = runner.run(plan.refined([first], rng, shown=True, warm=True))
+                [ends] = runner.run(plan.refined([first, *known], rng, shown=True, warm=True))
             else:
                 if candidates is not None:
                     further = candidates()

@@ -19,7 +19,7 @@ from advi.model.resolve import traced_model
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.initial import initial
 from advi.posterior.nonfinite import nonfinite_draw, not_finite_at_start
-from advi.posterior.record import FitRecord, Outcome
+from advi.posterior.record import FitRecord, Outcome, optima_of
 from advi.variational.family_check import check_families
 from advi.variational.gaussian import Gaussian
 from advi.variational.guide import Guide
@@ -62,6 +62,7 @@ class Plan(NamedTuple):
         check_families(guide, any_scale=True)
         density = Density(of_rows, source.example, source.spec, guide.estimated, by_gradient=True)
         first, warm = initial(of_rows, init)
+        known = optima_of(init)[1:] if isinstance(init, FitRecord) else []
         inspect = FirstPoints(density)
         try:
             found = run_plan(
@@ -75,6 +76,7 @@ class Plan(NamedTuple):
                 callback=bar.update,
                 inspect=inspect,
                 candidates=lambda: prior_starts(density, first.loc),
+                known=known,
             )
         except NotFiniteError as error:
             raise not_finite_at_start(density, first.loc, error.tried) from None
@@ -95,7 +97,7 @@ def refined(record: FitRecord, family: Any) -> FitRecord:
     guide, whole = resolve_family(posterior.model, family), posterior.density.on(None)
     check_families(guide, any_scale=True)
     density = Density(posterior.model, whole.data, whole.spec, guide.estimated)
-    return refit(record, density, guide, posterior.gaussian.positive())
+    return refit(record, density, guide, optima_of(record)[0].positive())
 
 
 def refit(record: FitRecord, density: Density, guide: Guide, start: Gaussian | None) -> FitRecord:
@@ -109,12 +111,12 @@ def refit(record: FitRecord, density: Density, guide: Guide, start: Gaussian | N
             first,
             warm=start is not None,
             candidates=lambda: prior_starts(density, first.loc),
+            known=optima_of(record)[1:] if guide.model is record.posterior.model else [],
         )
     except NotFiniteError as error:
         raise not_finite_at_start(density, first.loc, error.tried) from None
     made = _beyond_gaussian(_record(found, density, guide, record.key))
-    modes = () if start is not None else made.outcome.other_modes
-    return made.with_outcome(other_modes=modes, alarms=record.outcome.alarms)
+    return made.with_outcome(alarms=record.outcome.alarms)
 
 
 def _beyond_gaussian(

@@ -152,7 +152,9 @@ def test_two_modes_are_two():
         return jnp.logaddexp(one, other - 0.3)
 
     for at in (0.0, 1.6):  # where one mode is half a turn from the start, and where neither is
-        fit = advi.fit(advi.Model(log_joint, {"x": advi.circular()}), np.float32(at))
+        fit = advi.fit(
+            advi.Model(log_joint, {"x": advi.circular()}), np.float32(at), family="full_rank"
+        )
         assert fit.verdict.level == "poor"
         assert "there is more than one mode" in " ".join(fit.verdict.reasons)
         [rival] = fit._record.outcome.other_modes

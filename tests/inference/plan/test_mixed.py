@@ -65,6 +65,47 @@ def test_a_mixture_by_name_saves_and_loads(key, tmp_path):
     np.testing.assert_array_equal(loaded.sample(5)["x"], fit.sample(5)["x"])
 
 
+def test_known_modes_are_not_forgotten(tmp_path):
+    """By what goes on from a fit: other families, new fits, files, chains."""
+    one = advi.fit(TWO, family="full_rank")
+    one.save(tmp_path / "fit.advi")
+    mixture = one.refine("mixture")
+    assert mixture.verdict == "good"
+    for fit in (
+        one.refine("triangular"),
+        advi.fit(TWO, init=one, family="full_rank"),
+        advi.fit(TWO, init=advi.load(tmp_path / "fit.advi"), family="full_rank"),
+        one.nuts(num_samples=300, num_warmup=100),
+        mixture.refine("full_rank"),
+    ):
+        assert fit.verdict == "poor"
+        assert "there is more than one mode" in " ".join(fit.verdict.reasons)
+    for fit in (one.refine("auto"), advi.fit(TWO, init=one), advi.fit(TWO, init=mixture)):
+        assert fit.verdict == "good"
+        np.testing.assert_allclose(fit.mean()["x"], 1.6, atol=0.1)
+
+
+def test_points_at_infinity_are_no_crash():
+    """Chains in the noise of a mixture may run away, as in the neck of a funnel."""
+
+    def funnel(z, d):
+        scale = jnp.exp(z["v"])
+        return dist.Normal(0, 1).log_prob(z["v"]) + dist.Normal(0, scale).log_prob(z["x"]).sum()
+
+    model = advi.Model(funnel, {"v": advi.real(), "x": advi.real(3)})
+    assert advi.fit(model, family="mixture").verdict.level in ("poor", "means_only")
+
+
+def test_two_directions_of_an_angle_are_held():
+    def log_joint(z, d):
+        one = np.log(0.3) + dist.VonMises(1.0, 20.0).log_prob(z["a"])
+        return jnp.logaddexp(one, np.log(0.7) + dist.VonMises(2.8, 50.0).log_prob(z["a"]))
+
+    fit = advi.fit(advi.Model(log_joint, {"a": advi.circular()}))
+    assert fit.verdict == "good"
+    assert float(fit.mean()["a"]) == pytest.approx(2.26, abs=0.05)
+
+
 def test_one_component_at_most_leaves_the_other_mode_to_the_verdict():
     fit = advi.fit(TWO, family=advi.Mixture(1))
     assert fit.verdict == "poor"
