@@ -243,7 +243,7 @@ class _Trials:
             found = run_plan(
                 density,
                 guide.structure,
-                host_rng(self._record.key, Stream.COORDINATES),  # common draws
+                self._rng(),  # common draws
                 first,
                 warm=start is not None,
                 candidates=lambda: prior_starts(density, first.loc),
@@ -265,10 +265,13 @@ class _Trials:
             return None
         return Gaussian.diagonal(X.mean(0), X.std(0)).positive()
 
+    def _rng(self) -> np.random.Generator:
+        return host_rng(self._record.key, Stream.COORDINATES)
+
     @cached_property
     def _draws(self) -> Recentring:
         posterior = self._record.global_posterior
-        rng = host_rng(self._record.key, Stream.COORDINATES)
+        rng = self._rng().spawn(1)[0]
         if posterior.weighted is not None:
             X = posterior.weighted.resample(START_DRAWS, rng)
         else:
