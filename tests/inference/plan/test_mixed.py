@@ -75,7 +75,7 @@ def test_known_modes_are_not_forgotten(tmp_path):
         one.refine("triangular"),
         advi.fit(TWO, init=one, family="full_rank"),
         advi.fit(TWO, init=advi.load(tmp_path / "fit.advi"), family="full_rank"),
-        one.nuts(num_samples=300, num_warmup=100),
+        one.nuts(num_samples=100, num_warmup=50),
         mixture.refine("full_rank"),
     ):
         assert fit.verdict == "poor"
