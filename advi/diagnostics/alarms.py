@@ -9,7 +9,6 @@ from advi.core.verdict import REMEDIES, Alarm, Cause, Verdict
 from advi.model.checks.tails import growth
 from advi.posterior.record import FitRecord, OtherMode
 
-MODE_NATS, MODE_SDS = 3.0, 0.5
 ONLY_POINTS = "A point estimate has no posterior to compare with."
 
 
@@ -63,7 +62,7 @@ def alarms_of(record: FitRecord) -> tuple[Alarm, ...]:
     for mode in outcome.other_modes:
         distances = mode_figures(record, mode)["distance"]
         name = max(distances, key=lambda k: distances[k])
-        if mode.elbo_difference > -MODE_NATS and distances[name] > MODE_SDS:
+        if mode.counts:
             reason = f"Another start ends {-mode.elbo_difference:.2g} nats lower, with the mean of "
             reason += f"{name} {distances[name]:.1f} sd away: "
             if mode.labels:

@@ -22,6 +22,7 @@ from advi.variational.scale import TriangularScale
 # reference moments does not break the promise.
 MAX_SHIFT, MAX_RATIO = 0.15, 1.15
 MAX_NATS = 7.0  # below the best ELBO, beyond which an optimum does not count
+MODE_NATS = 3.0  # below the fit's, beyond which an optimum does not speak against it
 SAME_SDS = 0.5  # optima whose means are nearer than this are one
 
 
@@ -58,6 +59,11 @@ class OtherMode(NamedTuple):
     distance: Floats  # (D,) difference of the means in the sds of the fit
     gaussian: Gaussian | None = None  # its fit; None in a fit from a file
     labels: tuple[str, ...] = ()  # latents by whose exchange of entries it is a copy of the fit
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is nearly as high as the fit's optimum, or higher, and elsewhere."""
+        return self.elbo_difference > -MODE_NATS and self.distance.max(initial=0) > SAME_SDS
 
 
 @dataclass(frozen=True)

@@ -91,10 +91,8 @@ def _is_multimodal(record: FitRecord) -> bool:
 def _of_all_modes(record: FitRecord, bar: ProgressBar) -> FitRecord:
     """Return the mixture of the Gaussians of all modes, examined, or the fit if that is no gain."""
     posterior = record.global_posterior
-    if (
-        MIXTURE_GRADIENTS * seconds_per_gradient(posterior.density, posterior.transport)
-        > RUNG_SECONDS
-    ):
+    seconds = MIXTURE_GRADIENTS * seconds_per_gradient(posterior.density, posterior.transport)
+    if seconds > RUNG_SECONDS:
         return record
     bar.begin("mixture")
     found = mixed(record, callback=bar.update)

@@ -49,20 +49,16 @@ def bent(
     density, guide = posterior.density, posterior.guide
     if outcome.status not in ("converged", "max_steps") or outcome.status.cause is not None:
         return Bending(record, UNKNOWN)
-    runner = Runner(density, posterior.gaussian, max_evals, callback)
-    runner.trace, runner.stage = list(outcome.trace), _name(guide)
-    runner.evals = outcome.trace[-1].step if outcome.trace else 0
+    runner = Runner.after(
+        outcome.trace, _name(guide), density, posterior.gaussian, max_evals, callback
+    )
     before = density.num_gradients
     rng = host_rng(record.key, Stream.BEND)
     with np.errstate(all="ignore"):
         try:
             [end] = runner.run(bend(posterior.transport, _rate(guide), rng, runner))
-        except StopError as stop:
-            return Bending(_stopped(record, runner, Status(*stop.args)), UNKNOWN)
-        except KeyboardInterrupt:
-            where = f"in stage {runner.stage!r}; this is the fit so far"
-            status = Status("interrupted", f"interrupted {where}", KeyboardInterrupt())
-            return Bending(_stopped(record, runner, status), UNKNOWN)
+        except (StopError, KeyboardInterrupt) as stop:
+            return Bending(_stopped(record, runner, runner.stopped(stop)), UNKNOWN)
     num = density.num_gradients - before
     message = f"{outcome.status.message}, then {runner.stage} by {end.steps} steps, {num} gradients"
     status = Status(str(outcome.status), message)

@@ -15,7 +15,7 @@ from advi.core.keys import Stream, host_rng
 from advi.core.status import Estimate
 from advi.data.source import InMemory
 from advi.data.spec import prepare
-from advi.inference.plan.plan import SECOND_NATS, NotFiniteError, run_plan
+from advi.inference.plan.plan import NotFiniteError, run_plan
 from advi.inference.plan.run import refit
 from advi.model.density import Density
 from advi.model.model import Model
@@ -28,7 +28,7 @@ from advi.model.rows import for_rows
 from advi.model.trace import trace
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.initial import initial
-from advi.posterior.record import SAME_SDS, FitRecord
+from advi.posterior.record import FitRecord
 from advi.variational.block import Block
 from advi.variational.draws import antithetic
 from advi.variational.family import GaussianFamily
@@ -93,10 +93,7 @@ def _is_multimodal(record: FitRecord) -> bool:
     """Return whether a fit holds several modes, or its plan has found others."""
     if isinstance(record.posterior.guide.blocks[0].base, Mixture):
         return True
-    return any(
-        mode.elbo_difference > -SECOND_NATS and mode.distance.max(initial=0) > SAME_SDS
-        for mode in record.outcome.other_modes
-    )
+    return any(mode.counts for mode in record.outcome.other_modes)
 
 
 def made_by_auto(guide: Guide) -> bool:

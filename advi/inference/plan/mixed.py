@@ -12,6 +12,7 @@ from advi.core.keys import Stream, host_rng
 from advi.core.status import Progress, Status
 from advi.inference.plan.maximise_elbo import ignore
 from advi.inference.plan.mixture_steps import mix
+from advi.inference.plan.plan import FRESH_DRAWS
 from advi.inference.plan.refine import Refinement
 from advi.inference.plan.runner import Runner, StopError
 from advi.inference.plan.search import is_apart, start_search
@@ -25,8 +26,7 @@ from advi.variational.mixture_transport import MixtureTransport
 
 MAX_COMPONENTS = 8
 MAX_SEARCHES, EMPTY_SEARCHES = 8, 2  # further ones, until so many find no other optimum
-FRESH_DRAWS = 256
-CANDIDATES = 128  # from a box twice as wide as the known optima with some sds around each
+POINTS = 128  # from a box twice as wide as the known optima with some sds around each
 REACH_SDS = 2.0
 
 
@@ -54,11 +54,12 @@ def mixed(
     for mode in outcome.other_modes:
         if mode.gaussian is not None:
             optima.append(_Optimum(mode.gaussian, outcome.elbo.value + mode.elbo_difference))
+    one = MixtureTransport.of([posterior.gaussian])
     if outcome.status not in ("converged", "max_steps") or outcome.status.cause is not None:
-        return _with(record, MixtureTransport.of([posterior.gaussian]))
-    runner = Runner(density, posterior.gaussian, max_evals, callback)
-    runner.trace, runner.stage = list(outcome.trace), "mixture"
-    runner.evals = outcome.trace[-1].step if outcome.trace else 0
+        return _with(record, one)
+    runner = Runner.after(
+        outcome.trace, "mixture", density, posterior.gaussian, max_evals, callback
+    )
     rng, most = host_rng(record.key, Stream.MIX), components or MAX_COMPONENTS
     with np.errstate(all="ignore"):
         try:
@@ -74,10 +75,8 @@ def mixed(
             [end] = runner.run(mix(*of_kept, rng))
             runner.accepted_transport(end.transport, end.elbo.value)
         except (StopError, KeyboardInterrupt) as stop:
-            status = Status("interrupted", "interrupted in stage 'mixture'", KeyboardInterrupt())
-            status = Status(*stop.args) if isinstance(stop, StopError) else status
-            one = MixtureTransport.of([posterior.gaussian])
-            return _with(record, one).with_outcome(status=status, trace=runner.trace)
+            found_so_far = _with(record, one)
+            return found_so_far.with_outcome(status=runner.stopped(stop), trace=runner.trace)
     num, size = density.num_gradients - before, len(end.transport.locs)
     message = f"{outcome.status.message}, then a mixture of {size}, {num} gradients"
     q = optima[0].gaussian
@@ -114,9 +113,9 @@ def _further(
     below = np.min([q.loc - REACH_SDS * q.sds for q in gaussians], axis=0)
     above = np.max([q.loc + REACH_SDS * q.sds for q in gaussians], axis=0)
     center, reach = (below + above) / 2, above - below
-    candidates = center + rng.uniform(-1, 1, (CANDIDATES, len(center))) * reach
-    search = start_search(density, structure, center, rng, candidates)
-    [starts] = runner.run(search.optima(MAX_COMPONENTS))
+    points = center + rng.uniform(-1, 1, (POINTS, len(center))) * reach
+    search = start_search(density, structure, center, rng)
+    [starts] = runner.run(search.optima(MAX_COMPONENTS, points))
     others = [s.gaussian for s in starts if is_apart(s.gaussian, gaussians)]
     fresh = structure.antithetic_draws(rng, FRESH_DRAWS)
     stages = []

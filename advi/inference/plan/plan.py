@@ -100,13 +100,8 @@ def run_plan(
                 density, best, lambda q: runner.run(plan.refined([q], rng, warm=True))[0][0]
             )
             [status] = runner.run(plan.ending(ended, first).status())
-        except StopError as stop:
-            status = Status(*stop.args)
-        except KeyboardInterrupt:
-            where = f"in stage {runner.stage!r}; this is the fit so far"
-            if not runner.trace:
-                where = "before the first stage had ended; this is where it would have started"
-            status = Status("interrupted", f"interrupted {where}", KeyboardInterrupt())
+        except (StopError, KeyboardInterrupt) as stop:
+            status = runner.stopped(stop)
         if status.cause is not None:
             # nobody waits for draws to be evaluated after Ctrl-C
             last = runner.trace[-1].elbo if runner.trace else np.nan

@@ -1,11 +1,11 @@
 """The evaluation of the plan's stages: the budget, the trace and the latest Gaussian."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from advi.core.status import Progress
+from advi.core.status import Progress, Status
 from advi.core.types import Floats
 from advi.inference.plan.batched_calls import Stage, run_batched
 from advi.model.density import Density
@@ -35,6 +35,31 @@ class Runner:
         self.stage = "start"
         self.trace: list[Progress] = []
         self.transport: Transport | None = None  # the latest one that is no Gaussian
+
+    @classmethod
+    def after(
+        cls,
+        trace: Sequence[Progress],
+        stage: str,
+        density: Density,
+        gaussian: Gaussian,
+        max_evals: int | None,
+        callback: Callable[[Progress], object] | None,
+    ) -> "Runner":
+        """Return a runner of a stage after those of a trace, whose evaluations it counts."""
+        runner = cls(density, gaussian, max_evals, callback)
+        runner.trace, runner.stage = list(trace), stage
+        runner.evals = trace[-1].step if trace else 0
+        return runner
+
+    def stopped(self, stop: StopError | KeyboardInterrupt) -> Status:
+        """Return the status after the budget is spent, the callback asked to stop, or Ctrl-C."""
+        if isinstance(stop, StopError):
+            return Status(*stop.args)
+        where = f"in stage {self.stage!r}; this is the fit so far"
+        if not self.trace:
+            where = "before the first stage had ended; this is where it would have started"
+        return Status("interrupted", f"interrupted {where}", KeyboardInterrupt())
 
     def run(self, *stages: Stage[Any]) -> list[Any]:
         return run_batched(stages, self._evaluate)

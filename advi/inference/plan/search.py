@@ -86,11 +86,11 @@ class Search(NamedTuple):
         ascended = yield from self._ascents(scaled, MAX_ASCENTS)
         return (yield from self._screened(ascended))
 
-    def optima(self, num: int) -> Stage[list[Start]]:
-        """Return the starts at up to `num` optima, of climbs from all candidates too."""
+    def optima(self, num: int, points: Floats) -> Stage[list[Start]]:
+        """Return the starts at up to `num` optima, of climbs from further points (n, D) too."""
         climbs, _ = yield from self._climbs()
         climbs += yield from self._wider(MAX_WIDER)
-        climbs += yield from climb(self.candidates, self.center, self.eps)
+        climbs += yield from climb(points, self.center, self.eps)
         starts = yield from self._scaled((yield from basins(climbs, num)))
         return _plausible(starts) if starts else []
 

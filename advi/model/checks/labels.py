@@ -58,7 +58,7 @@ def is_a_copy(
     (names, length), model = exchange, density.model
     with precision(density.dtype.name):
         both = np.stack([loc, other]).astype(density.dtype)
-        values = jax.device_get(_programs(model)[0](both))
+        values = jax.device_get(_programs(model)[0](both)[0])
     cost = np.zeros((length, length))
     for name in names:
         if model.latents[name].shape.count(length) == 1:
@@ -88,9 +88,9 @@ def _is_symmetric(density: Density, X: Floats, names: tuple[str, ...], length: i
 def _exchanged(density: Density, X: Floats, names: tuple[str, ...], order: NDArray[Any]) -> Floats:
     """Return the points with entries of some latents in another order, along all axes so long."""
     model = density.model
-    constrain, ravel, _ = _programs(model)
+    unravel, ravel = _programs(model)
     with precision(density.dtype.name):
-        values = jax.device_get(constrain(X.astype(density.dtype)))
+        values = jax.device_get(unravel(X.astype(density.dtype))[0])
         for name in names:
             for axis, length in enumerate(model.latents[name].shape):
                 if length == len(order):
@@ -100,16 +100,12 @@ def _exchanged(density: Density, X: Floats, names: tuple[str, ...], order: NDArr
 
 def _log_density(density: Density, X: Floats) -> Floats:
     with precision(density.dtype.name):
-        log_dets = _programs(density.model)[2](X.astype(density.dtype))
+        log_dets = _programs(density.model)[0](X.astype(density.dtype))[1]
     random = [name for name in log_dets if name not in density.estimated]
     return density.value(X) - np.sum([np.asarray(log_dets[n], float) for n in random], axis=0)
 
 
 @lru_cache(maxsize=16)
-def _programs(model: Model) -> tuple[Any, Any, Any]:
-    """Return the programs of constrained values, of real coordinates, and of log-Jacobians."""
-    return (
-        compiled(jax.vmap(lambda x: model.unravel(x)[0])),
-        compiled(jax.vmap(model.ravel)),
-        compiled(jax.vmap(lambda x: model.unravel(x)[1])),
-    )
+def _programs(model: Model) -> tuple[Any, Any]:
+    """Return the programs of constrained values with log-Jacobians, and of real coordinates."""
+    return compiled(jax.vmap(model.unravel)), compiled(jax.vmap(model.ravel))
