@@ -30,19 +30,25 @@ def right(z, d):
     return advi.Terms(prior(z), rows(z, d))
 
 
+def weighted(z, d):
+    return advi.Terms(d["of prior"] * prior(z), d["of rows"] * rows(z, d))
+
+
+def found_weighted(num_rows, of_prior=1.0, of_rows=1.0):
+    some = {"x": X[:num_rows], "y": DATA["y"][:num_rows]}
+    return found(weighted, some | {"of prior": of_prior, "of rows": of_rows})
+
+
 @pytest.mark.parametrize("num_rows", [2, 31])
 def test_a_right_log_joint_has_no_problem(num_rows):
-    checkup = found(right, {"x": X[:num_rows], "y": DATA["y"][:num_rows]})
+    checkup = found_weighted(num_rows)
     assert checkup.ok, checkup.problems
     assert any("equal on average" in note for note in checkup.notes)
 
 
 def test_large_terms_beside_small_ones_are_no_problem():
-    def weighted(z, d):
-        return advi.Terms(d["of prior"] * prior(z), d["of rows"] * rows(z, d))
-
     for weights in ((1.0, 1e6), (1e6, 1.0)):
-        assert found(weighted, DATA | dict(zip(("of prior", "of rows"), weights, strict=True))).ok
+        assert found_weighted(31, *weights).ok
 
 
 def scaled_by_hand(z, d):
@@ -85,15 +91,15 @@ WRONG = {
 JOINTS = [right, *WRONG]
 
 
-def any_of_them(z, d):
-    """The log-joint that `d["which"]` picks: one program for all of them."""
-    return jax.tree.map(
-        lambda *values: d["which"] @ jnp.stack(values), *(log_joint(z, d) for log_joint in JOINTS)
-    )
+def found_of(log_joint, among=JOINTS):
+    """By one program for all that it is among, of which `d["which"]` picks it."""
 
+    def any_of_them(z, d):
+        return jax.tree.map(
+            lambda *values: d["which"] @ jnp.stack(values), *(one(z, d) for one in among)
+        )
 
-def found_of(log_joint):
-    return found(any_of_them, DATA | {"which": np.eye(len(JOINTS))[JOINTS.index(log_joint)]})
+    return found(any_of_them, DATA | {"which": np.eye(len(among))[among.index(log_joint)]})
 
 
 @pytest.mark.parametrize("log_joint", WRONG)
@@ -118,32 +124,31 @@ def test_a_number_of_rows_from_elsewhere_is_a_problem(log_joint, words):
     assert problem.count("Take every row, and the number of rows, from `data`.") == 1
 
 
+def other_of_few(z, d):
+    """A stopped gradient in the values of one batch, and what is missing of them."""
+    terms = rows(z, d)
+    held = jax.lax.stop_gradient(terms) + jnp.where(d["missing"], jnp.nan, 0.0)
+    return advi.Terms(prior(z), terms if d["y"].shape[0] > 20 else held)
+
+
 def test_a_gradient_alone_may_be_biased():
-    """A stopped gradient in the values of one batch: the value itself is right."""
-
-    def log_joint(z, d):
-        terms = rows(z, d)
-        held = jax.lax.stop_gradient(terms)
-        return advi.Terms(prior(z), terms if d["y"].shape[0] > 20 else held)
-
-    [problem] = found(log_joint).problems
+    """The value itself is right."""
+    [problem] = found(other_of_few, DATA | {"missing": False}).problems
     assert "the terms agree, but their gradients do not" in problem
 
 
 def test_batches_that_are_not_finite_are_a_problem():
-    def log_joint(z, d):
-        return advi.Terms(prior(z), rows(z, d) + jnp.where(d["y"].shape[0] > 20, 0.0, jnp.nan))
-
-    [problem] = found(log_joint).problems
+    [problem] = found(other_of_few, DATA | {"missing": True}).problems
     assert problem.startswith("minibatches are biased, by nan")
 
 
 def test_many_rows_are_examined_by_a_part(monkeypatch):
     monkeypatch.setattr(unbiased, "MAX_ROWS", 64)
-    checkup = found_of(right)
+    two = [right, scaled_by_hand]
+    checkup = found_of(right, two)
     assert checkup.ok
     assert any("against the 64 rows" in note for note in checkup.notes)
-    assert not found_of(scaled_by_hand).ok
+    assert not found_of(scaled_by_hand, two).ok
 
 
 def test_one_row_or_none_of_data_has_no_minibatches():
