@@ -131,13 +131,24 @@ CASES = {
     f"a float64 array in a {name}": (of_a_reader(f), set_wide, (0.0, 7.0), (-25.0, -900.0))
     for name, f in READERS.items()
 }
+# the others pass the same caches of JAX: of functions, of loops and of rules, by other ways
+SLOW = {
+    "an array in a jitted part",
+    "an attribute",
+    "a global in a loop",
+    "a float64 array in a checkpoint",
+    "a float64 array in a custom_jvp",
+    "a float64 array in a cond",
+}
 ONE = np.ones((1, 1))
 
 
 quick = functools.partial(advi.fit, diagnose=False)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in CASES]
+)
 def test_every_fit_reads_anew_and_keeps_what_it_read(case):
     log_joint, change, values, densities = CASES[case]
     model = advi.Model(log_joint, {"m": advi.real()})
@@ -274,9 +285,8 @@ class Tempered(advi.Elbo):
 
 
 def test_an_objective_of_one_s_own_is_read_anew():
-    take = functools.partial(
-        quick, rows_model(), np.arange(4.0), objective=Tempered(), batch_size=4, max_steps=2
-    )
+    settings = {"objective": Tempered(), "optimizer": optax.sgd(0.01), "max_steps": 2}
+    take = functools.partial(quick, rows_model(), np.arange(4.0), **settings)
     set_scale(1.0)
     first = take().elbo_trace
     set_scale(2.0)
