@@ -1,5 +1,8 @@
 """Laws of the triangular family, and of its transport on the host against JAX's derivatives."""
 
+import functools
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,9 +24,15 @@ FAMILIES = {
     "three maps": advi.Triangular(maps=3),
 }
 DIM, NUM = 5, 6
+# the other three between them have parents or none, an order, and one map or several
+LONG = ("all parents", "two parents", "three maps")
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in FAMILIES
+    ]
+)
 def family(request):
     return FAMILIES[request.param]
 
@@ -56,38 +65,61 @@ def noise():
     return np.random.default_rng(3).standard_normal((NUM, DIM))
 
 
+def log_p(x):
+    return -0.5 * (x**2).sum() - jnp.exp(0.3 * x[0]) + 0.1 * x[1] * x[2] ** 2
+
+
+class Derived(NamedTuple):
+    """What JAX makes of a family at some noise (M, d)."""
+
+    x: jax.Array
+    log_q: jax.Array
+    at_point: jax.Array  # log q(x), by the inverse
+    jacobian: jax.Array  # of x
+    gradient: jax.Array  # of the log density of the noise
+
+
+@functools.cache
+def by_jax(family):
+    def one(params, eps):
+        def log_density(eps):
+            x, log_q = family.draw(params, eps)
+            return log_p(x) - log_q - 0.5 * (eps**2).sum()
+
+        x, log_q = family.draw(params, eps)
+        jacobian = jax.jacfwd(lambda e: family.draw(params, e)[0])(eps)
+        gradient = jax.grad(log_density)(eps)
+        return Derived(x, log_q, family.log_prob(params, x), jacobian, gradient)
+
+    return jax.jit(jax.vmap(one, (None, 0)))
+
+
+gradients = jax.jit(jax.vmap(jax.grad(log_p)))
+
+
 def test_it_starts_as_the_gaussian(family):
     gaussian, params = start(family)
-    x, log_q = jax.vmap(family.draw, (None, 0))(params, noise())
+    found = by_jax(family)(params, noise())
     cov = gaussian.scale.matrix @ gaussian.scale.matrix.T
-    away = np.linalg.solve(cov, (np.asarray(x) - gaussian.loc).T).T * (x - gaussian.loc)
+    away = np.linalg.solve(cov, (np.asarray(found.x) - gaussian.loc).T).T * (found.x - gaussian.loc)
     expected = -0.5 * (away.sum(1) + DIM * np.log(2 * np.pi)) - gaussian.scale.log_det(slice(None))
-    np.testing.assert_allclose(log_q, expected, rtol=1e-12)
-    center = jax.jit(family.draw)(params, np.zeros(DIM))[0]
+    np.testing.assert_allclose(found.log_q, expected, rtol=1e-12)
+    center = by_jax(family)(params, np.zeros((NUM, DIM))).x[0]
     np.testing.assert_allclose(center, gaussian.loc, atol=1e-14)
 
 
 def test_log_q_is_that_of_the_jacobian_and_of_the_point(family):
-    params = bent(family)
-
-    def one(eps):
-        x, log_q = family.draw(params, eps)
-        return (
-            log_q,
-            family.log_prob(params, x),
-            jax.jacfwd(lambda e: family.draw(params, e)[0])(eps),
-        )
-
-    log_q, at_point, jacobian = jax.jit(jax.vmap(one))(noise())
+    found = by_jax(family)(bent(family), noise())
     log_normal = -0.5 * (noise() ** 2 + np.log(2 * np.pi)).sum(1)
-    np.testing.assert_allclose(log_q, log_normal - np.linalg.slogdet(jacobian)[1], atol=1e-11)
-    np.testing.assert_allclose(at_point, log_q, atol=1e-11)
+    expected = log_normal - np.linalg.slogdet(found.jacobian)[1]
+    np.testing.assert_allclose(found.log_q, expected, atol=1e-11)
+    np.testing.assert_allclose(found.at_point, found.log_q, atol=1e-11)
 
 
 def test_a_coordinate_depends_on_its_parents_alone(family):
     params, order = bent(family), family.in_order(DIM)
-    jacobian = jax.jacfwd(lambda e: family.draw(params, e)[0])(jnp.ones(DIM))
-    u = np.linalg.solve(params.tril, np.asarray(jacobian)[order])  # of the maps alone
+    jacobian = np.asarray(by_jax(family)(params, np.ones((NUM, DIM))).jacobian[0])
+    u = np.linalg.solve(params.tril, jacobian[order])  # of the maps alone
     allowed = np.eye(DIM, dtype=bool)
     allowed[:, : family.num_parents(DIM)] |= np.tri(DIM, family.num_parents(DIM), -1, dtype=bool)
     assert np.abs(u[~allowed]).max(initial=0) < 1e-12
@@ -98,14 +130,10 @@ def test_the_transport_on_the_host_is_the_family(family):
     params, E = bent(family), noise()
     transport = block_transport(family, params, DIM, "float64")
     drawn = transport.draw(E)
-    x, log_q = jax.vmap(family.draw, (None, 0))(params, E)
-    np.testing.assert_allclose(drawn.points, x, rtol=1e-12)
-    np.testing.assert_allclose(drawn.log_q, log_q, rtol=1e-12)
+    found = by_jax(family)(params, E)
+    np.testing.assert_allclose(drawn.points, found.x, rtol=1e-12)
+    np.testing.assert_allclose(drawn.log_q, found.log_q, rtol=1e-12)
     np.testing.assert_allclose(transport.noise_of(drawn.points), E, atol=1e-10)
-
-
-def log_p(x):
-    return -0.5 * (x**2).sum() - jnp.exp(0.3 * x[0]) + 0.1 * x[1] * x[2] ** 2
 
 
 def test_the_path_gradient_is_that_of_sticking_the_landing(family):
@@ -121,7 +149,7 @@ def test_the_path_gradient_is_that_of_sticking_the_landing(family):
     expected = jax.jit(jax.grad(elbo))(params).layers
     transport = block_transport(family, params, DIM, "float64")
     drawn = transport.draw(E)
-    G = np.asarray(jax.vmap(jax.grad(log_p))(drawn.points))
+    G = np.asarray(gradients(drawn.points))
     found = transport.at(transport.gradient(drawn, G)).params(family).layers
     for one, other in zip(found, expected, strict=True):
         for leaf, by_jax in zip(only_used(one), only_used(other), strict=True):
@@ -130,15 +158,10 @@ def test_the_path_gradient_is_that_of_sticking_the_landing(family):
 
 def test_the_density_of_the_noise_has_the_gradient_that_is_pulled_back(family):
     params, E = bent(family), noise()
-
-    def log_density(eps):
-        x, log_q = family.draw(params, eps)
-        return log_p(x) - log_q - 0.5 * (eps**2).sum()
-
-    expected = jax.jit(jax.vmap(jax.grad(log_density)))(E)
     transport = block_transport(family, params, DIM, "float64")
     drawn = transport.draw(E)
-    G = np.asarray(jax.vmap(jax.grad(log_p))(drawn.points))
+    G = np.asarray(gradients(drawn.points))
+    expected = by_jax(family)(params, E).gradient
     np.testing.assert_allclose(transport.pull_back(drawn, G), expected, rtol=1e-9, atol=1e-9)
 
 
