@@ -89,14 +89,31 @@ DATA = {"x": X, "y": X.sum(1) + np.sin(np.arange(64))}
 FAMILIES = ["mean_field", "full_rank", advi.LowRank(2), "triangular"]
 
 
-def test_all_shapes_hold_in_fits(calls):
+STEPS = {"optimizer": optax.adam(1e-2), "batch_size": 8}
+
+
+def trace_a_step(family):
+    steps = advi.svi(MODEL, DATA, family=family, **STEPS)
+    state = jax.eval_shape(steps.init, jax.random.key(0))
+    jax.eval_shape(steps.step, state, {name: values[:8] for name, values in DATA.items()})
+
+
+def take_steps(family):
+    advi.fit(MODEL, DATA, family=family, max_steps=8, **STEPS)
+
+
+# shapes are checked where JAX traces: a step that is traced calls the same functions
+@pytest.mark.parametrize(
+    "by_steps", [trace_a_step, pytest.param(take_steps, marks=pytest.mark.slow)]
+)
+def test_all_shapes_hold_in_fits(by_steps, calls):
     for family in FAMILIES:
         fit = advi.fit(MODEL, DATA, family=family)
         fit.log_prob(fit.sample(5))
         fit.summary()
         fit.corrected().sample(5)
         fit.cov()
-        advi.fit(MODEL, DATA, family=family, optimizer=optax.adam(1e-2), batch_size=8, max_steps=8)
+        by_steps(family)
     assert len(calls) > 40
     unused = {".".join(name) for name, number in calls.items() if not number}
     assert len(unused) < 0.2 * len(calls), unused
