@@ -11,7 +11,7 @@ NOTEBOOKS = sorted((ROOT / "models" / "notebooks").glob("*.ipynb"))
 
 
 # the build of the documentation runs all of them
-SHORT = "quickstart"
+SHORT = "numpyro_arviz"
 RUNS = [
     pytest.param(path, marks=[] if path.stem == SHORT else pytest.mark.slow, id=path.stem)
     for path in NOTEBOOKS
