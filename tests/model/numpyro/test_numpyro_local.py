@@ -131,7 +131,13 @@ def terms(model, spec):
     return jax.jit(lambda values, data: log_joint({k: values[k] for k in model.latents}, data))
 
 
-@pytest.mark.parametrize("name", CASES)
+# the others have plates beside that of the rows, supports and reparametrised sites, too
+SLOW = {"columns inside", "bounds", "LocScaleReparam"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in CASES]
+)
 def test_log_joint_is_numpyros_and_batches_add_up(name):
     case = CASES[name]
     with precision("float64"):
@@ -248,7 +254,8 @@ def test_without_data_there_are_no_rows_to_take():
 def table_fit():
     """A table of the effects, by steps on a third of the rows."""
     data = {"sigma": np.full(N, 0.5), "y": Y}
-    return advi.fit(advi.from_numpyro(noncentred), data, batch_size=4, max_steps=4000)
+    steps = {"batch_size": 4, "max_steps": 4000, "diagnose": False}
+    return advi.fit(advi.from_numpyro(noncentred), data, **steps)
 
 
 def test_minibatches_end_where_all_rows_do(table_fit):
@@ -309,6 +316,7 @@ def encoder_fit():
         batch_size=100,
         family={"h": advi.Amortised(encode, zero)},
         max_steps=3000,
+        diagnose=False,
     )
 
 
@@ -321,6 +329,7 @@ def test_an_encoder_reaches_the_exact_marginal_likelihood(encoder_fit):
     w = np.asarray(fit.mean()["decoder$params"]["w"], float)
     assert abs(log_evidence(w, DATA["x"]).mean() - best) < 0.01
     assert abs(fit.elbo.value / ROWS - best) < 0.02
+    assert fit.posterior.density.log_joint.has_prior  # which `Elbo(beta=...)` tempers
 
 
 def test_new_rows(encoder_fit):
@@ -335,6 +344,8 @@ def test_new_rows(encoder_fit):
     np.testing.assert_allclose(draws["mean"], draws["h"] @ w.T, rtol=1e-3, atol=1e-4)
 
 
+# short: the tests of `Iwae` in tests/posterior, of a log-joint with local latents
+@pytest.mark.slow
 def test_importance_weights(encoder_fit):
     family = {"h": encoder_fit.posterior.guide.blocks[0].family}
     settings = {"objective": advi.Iwae(5), "init": encoder_fit, "max_steps": 10}

@@ -1,5 +1,7 @@
 """Masked latents of NumPyro models: missing outcomes, missing covariates, and padding."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -20,6 +22,16 @@ MASKS = {"some": SEEN, "all": np.ones(N, bool), "none": np.zeros(N, bool)}
 
 def fitted(model, data, **settings):
     return advi.fit(advi.from_numpyro(model), data, **{"diagnose": False, **settings})
+
+
+@functools.cache
+def regression_fits():
+    """By mean fields: with outcomes that are missing, and without their rows."""
+    data = {"x": X, "y": np.where(SEEN, Y, np.nan), "seen": SEEN}
+    return (
+        fitted(regression, data, family="mean_field"),
+        fitted(regression, {"x": X[SEEN], "y": Y[SEEN]}, family="mean_field"),
+    )
 
 
 def regression(x, y, seen=None):
@@ -43,6 +55,14 @@ def vectors(x, y, seen=None):
         numpyro.sample("y", both, obs=jnp.stack([x, y], -1), obs_mask=seen)
 
 
+def events(x, y, seen=None):
+    a = numpyro.sample("a", dist.Normal(0, 3).expand([2]).to_event(1))
+    s = numpyro.sample("s", dist.HalfNormal(2))
+    with numpyro.plate("rows", len(x)):
+        both = dist.Normal(a, s * jnp.array([1.0, 0.5])).to_event(1)
+        numpyro.sample("y", both, obs=jnp.stack([x, y], -1), obs_mask=seen)
+
+
 def nothing_observed():
     numpyro.sample("a", dist.Normal(0, 3))
     numpyro.sample("s", dist.HalfNormal(2))
@@ -57,20 +77,32 @@ def check_same(fit, expected):
 
 
 @pytest.mark.parametrize(
-    ("model", "mask"), [(regression, mask) for mask in MASKS] + [(gamma, "some"), (vectors, "some")]
+    ("model", "mask"),
+    [
+        (regression, "some"),
+        pytest.param(regression, "all", marks=pytest.mark.slow),  # short: bound as one boolean
+        (regression, "none"),
+        pytest.param(gamma, "some", marks=pytest.mark.slow),  # short: x of test_numpyro_local
+        pytest.param(vectors, "some", marks=pytest.mark.slow),
+        (events, "some"),
+    ],
 )
 def test_missing_outcomes_are_as_if_left_out(model, mask):
     seen = MASKS[mask]
     y = np.where(seen, Y, np.nan)
-    fit = fitted(model, {"x": X, "y": y, "seen": seen}, family="mean_field")
-    assert list(fit.posterior.model.latents) == ["a", "s"]
-    if mask == "none":
-        expected = fitted(nothing_observed, None, family="mean_field")
+    if (model, mask) == (regression, "some"):
+        fit, expected = regression_fits()
     else:
-        expected = fitted(model, {"x": X[seen], "y": Y[seen]}, family="mean_field")
+        fit = fitted(model, {"x": X, "y": y, "seen": seen}, family="mean_field")
+        other, data = (model, {"x": X[seen], "y": Y[seen]})
+        if mask == "none":
+            other, data = nothing_observed, None
+        expected = fitted(other, data, family="mean_field")
+    assert list(fit.posterior.model.latents) == ["a", "s"]
     check_same(fit, expected)
     shown = fit.sample(20)["y"]
-    of_data = {regression: Y, gamma: np.exp(Y), vectors: np.stack([X, Y], -1)}[model]
+    both = np.stack([X, Y], -1)
+    of_data = {regression: Y, gamma: np.exp(Y), vectors: both, events: both}[model]
     np.testing.assert_allclose(shown[:, seen], np.broadcast_to(of_data[seen], shown[:, seen].shape))
     assert np.all(np.isfinite(shown))
     assert np.all(np.std(shown, 0)[~seen] > 0.1)
@@ -84,7 +116,7 @@ def test_a_mask_that_is_bound_as_one_boolean():
 
 def test_missing_outcomes_in_batches_and_streams():
     data = {"x": X, "y": np.where(SEEN, Y, np.nan), "seen": SEEN}
-    expected = fitted(regression, {"x": X[SEEN], "y": Y[SEEN]}, family="mean_field")
+    expected = regression_fits()[1]
     stream = [{k: v[i::3] for k, v in data.items()} for i in range(3)]
     for batches in (
         fitted(regression, data, batch_size=10, max_steps=1000),
@@ -99,9 +131,7 @@ def test_missing_outcomes_in_batches_and_streams():
 
 def test_missing_outcomes_are_predicted():
     """They are drawn anew for every draw of the latents, and every place."""
-    fit = fitted(
-        regression, {"x": X, "y": np.where(SEEN, Y, np.nan), "seen": SEEN}, family="mean_field"
-    )
+    fit = regression_fits()[0]
     draws = fit.sample(4000)
     noise = (draws["y"] - draws["a"][:, None] - X)[:, ~SEEN] / draws["s"][:, None]
     # 10 columns of 4,000 standard normals: 4 standard errors

@@ -40,14 +40,14 @@ def every_kind(y):
 
     scan(step, 3.0, None, length=4)
     with numpyro.plate("rows", len(y)):
-        weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(3)))
+        weights = numpyro.sample("weights", dist.Uniform(0, 1).expand([3]).to_event(1))
         mean = low + free + shift + jnp.asarray(weights)[:, 0]
         numpyro.sample("y", dist.Normal(mean, scale), obs=y)
 
 
 def test_draws_are_those_of_the_prior():
     found, by_name = points(every_kind, Y, first=7.0)
-    assert found.shape == (200, 3 + 1 + 4 + 12)
+    assert found.shape == (200, 3 + 1 + 4 + 18)
     assert np.all(np.isfinite(found))
     drawn = by_name["scale"][1:]
     np.testing.assert_allclose(drawn.mean(), 1.0, atol=0.15)
