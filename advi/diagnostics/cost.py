@@ -7,7 +7,7 @@ from advi.variational.triangular_transport import TriangularTransport
 # Seconds of one core for one draw of a batch, measured on densities that read 300 to 200,000
 # elements and on maps of 4 to 1,000 coordinates.
 PER_DRAW, PER_ELEMENT = 2e-6, 5e-10
-PER_MAP, PER_COORDINATE, PER_WEIGHT, PER_PAIR = 1e-5, 4e-7, 5e-9, 2e-10
+PER_MAP, PER_COORDINATE, PER_WEIGHT, PER_PAIR = 2e-5, 1.5e-7, 5e-9, 2e-10
 UNKNOWN_MAP = 1e-4  # of a family of the user's own
 
 

@@ -12,9 +12,10 @@ from advi.variational.scale import TriangularScale
 # R-hat asks for some hundred effective draws of each chain: with more of them it takes as many
 # steps, and each step is dearer.
 CHAINS = 16
-FIRST_STEPS = 100  # of the first segment; each further one has twice as many
+FIRST_STEPS = 100  # of the first segment; each further one begins with twice as many
 # a difference of both halves has twice the Monte Carlo error of the whole
 MAX_RHAT, MAX_DRIFT, MAX_DRIFT_RATIO = 1.01, 0.1, 1.1
+NEAR_RHAT = 1.1  # up to which more steps are what a segment lacks
 TARGET_ACCEPTANCE, LEARNING = 0.85, 0.7
 TRAJECTORY, MAX_LEAPFROGS = np.pi, 16  # longest trajectory, where the target is standard normal
 MAX_STEP, FIRST_STEP = 1.0, 0.3
@@ -124,10 +125,12 @@ def run_until_converged(
 ) -> Segment | None:
     """Return the first segment that has converged, or the longest one until `stop` or Ctrl-C.
 
-    Everything before a segment is warm-up: the frame and the length of a step are learned between
-    segments alone. None if there was no segment.
+    A segment whose R-hat is near its limit goes on, half as long again each time; after any other
+    the frame and the length of a step are learned anew. Everything before a segment is warm-up.
+    None if there was no segment.
     """
-    longest, steps = None, FIRST_STEPS
+    longest: Segment | None = None
+    steps = FIRST_STEPS
 
     def ended() -> bool:
         return stop(sampler.num_gradients)
@@ -137,20 +140,39 @@ def run_until_converged(
         sampler.learn(sampler.run(FIRST_STEPS // 4, adapt=True, stop=ended))
         while not ended():
             sampler.run(FIRST_STEPS // 4, adapt=True, stop=ended)
-            points = sampler.run(steps, adapt=False, stop=ended)
-            if len(points) < max(FIRST_STEPS, 0 if longest is None else len(longest.points)):
-                break
-            values = columns(points.reshape(-1, points.shape[-1]))
-            values = values.reshape(*points.shape[:2], -1)
-            longest = Segment(points, values, convergence(values))
-            report(longest)
-            if longest.convergence.converged:
-                break
-            sampler.learn(points)
-            steps *= 2
+            segment = None
+            while True:
+                points = sampler.run(steps, adapt=False, stop=ended)
+                segment = _segment(points, columns, segment)
+                if segment is None:
+                    return longest
+                converged, num = segment.convergence.converged, len(segment.points)
+                if longest is None or converged or num >= len(longest.points):
+                    longest = segment
+                    report(longest)
+                if converged or ended():
+                    return longest
+                if num == FIRST_STEPS or segment.convergence.rhat > NEAR_RHAT:
+                    break
+                steps = num // 2
+            sampler.learn(segment.points)
+            steps = 2 * num
     except KeyboardInterrupt:
         pass  # with the draws so far
     return longest
+
+
+def _segment(
+    points: Floats, columns: Callable[[Floats], Floats], before: Segment | None = None
+) -> Segment | None:
+    """Return the segment of further states, joined to one before; None if it is too short."""
+    if before is None and len(points) < FIRST_STEPS:
+        return None
+    values = columns(points.reshape(-1, points.shape[-1])).reshape(*points.shape[:2], -1)
+    if before is not None:
+        points = np.concatenate([before.points, points])
+        values = np.concatenate([before.columns, values])
+    return Segment(points, values, convergence(values))
 
 
 def convergence(columns: Floats) -> Convergence:

@@ -1,5 +1,6 @@
 """Reference moments: importance sampling, then short HMC where that fails."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -158,7 +159,8 @@ def by_long_hmc(
     """
     states = start[rng.choice(len(start), num, replace=len(start) < num)]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        sampler = Sampler(target.value_and_grad, states, adapted.proposal, rng)
+        of_chains = functools.partial(target.value_and_grad, repeated=True)
+        sampler = Sampler(of_chains, states, adapted.proposal, rng)
 
         def columns(Z: Floats) -> Floats:
             return target.columns(target.points(Z))

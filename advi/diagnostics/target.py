@@ -75,13 +75,14 @@ class Target:
         values = self.density.value(_finite(drawn.points))
         return values + _log_weight(drawn)
 
-    def value_and_grad(self, Z: Floats) -> tuple[Floats, Floats]:
-        """Return log densities (n,) and gradients (n, dim)."""
+    def value_and_grad(self, Z: Floats, *, repeated: bool = False) -> tuple[Floats, Floats]:
+        """Return log densities (n,) and gradients (n, dim); see `Density` for `repeated`."""
         if self.transport is not None:
             drawn = self.transport.draw(Z)
-            values, gradients = self.density.value_and_grad(_finite(drawn.points))
+            X = _finite(drawn.points)
+            values, gradients = self.density.value_and_grad(X, repeated=repeated)
             return values + _log_weight(drawn), self.transport.pull_back(drawn, gradients)
-        values, gradients = self.density.value_and_grad(self.points(Z))
+        values, gradients = self.density.value_and_grad(self.points(Z), repeated=repeated)
         return values, gradients if self._all_random else gradients[:, self.structure.random]
 
     @cached_property

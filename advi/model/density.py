@@ -32,6 +32,7 @@ Quantity = Literal["value", "value_and_grad", "hessian_vector"]
 # Points of one call of the compiled function: as many as keep its work near WORK elements, so that
 # cheap models are not all dispatch and a costly one does not pay for padding of few points.
 MIN_POINTS, MAX_POINTS, WORK = 8, 64, 2**24
+COSTLY = 2**12  # elements read by a density, above which padding costs more than a call
 CHEAP = 2**22  # elements read by a density whose gradients cost no more than compiling its values
 
 SOME_ROWS = "the fit read its rows a few at a time and holds only some of them"
@@ -150,10 +151,16 @@ class Density:
             raise ValueError(f"{SOME_ROWS}, and this needs all: give data=... where it is taken.")
 
     def value_and_grad(
-        self, X: Float[ndarray, "n D"]
+        self, X: Float[ndarray, "n D"], *, repeated: bool = False
     ) -> tuple[Float[ndarray, " n"], Float[ndarray, "n D"]]:
-        """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""
-        values, gradients = self._evaluate("value_and_grad", X)
+        """Return log densities (n,) in nats and gradients (n, D) at points X (n, D).
+
+        `repeated` says that thousands of calls with as many points follow, for which a costly
+        density is compiled once more rather than pay for padding.
+        """
+        own_size = repeated and self.log_joint.cost >= COSTLY and len(X) < self._points
+        size = len(X) if own_size else self._points
+        values, gradients = self._evaluate("value_and_grad", X, size=size)
         self.num_gradients += len(X)
         if len(self.window.angles):
             added, removed = self.window.log_weight(X), self._own_window.log_weight(X)
@@ -191,14 +198,16 @@ class Density:
         before, self.window = self.window, self.window.around(loc, sds)
         return self.window is not before
 
-    def _evaluate(self, quantity: Quantity, *arrays: Floats) -> list[Floats]:
+    def _evaluate(
+        self, quantity: Quantity, *arrays: Floats, size: int | None = None
+    ) -> list[Floats]:
         interrupts.check()
-        program, size, num = self._program(quantity), self._points, len(arrays[0])
+        program, size, num = self._program(quantity), size or self._points, len(arrays[0])
         # a point beyond the float type becomes infinite, and its density is not finite
         with precision(self.spec.float_dtype), np.errstate(over="ignore"):
             # all calls are dispatched before the first result is waited for
             calls = [
-                program(*(self._part(a, start) for a in arrays), self.data)
+                program(*(self._part(a, start, size) for a in arrays), self.data)
                 for start in range(0, num, size)
             ]
             columns = zip(*calls, strict=True) if isinstance(calls[0], tuple) else [calls]
@@ -210,12 +219,12 @@ class Density:
             self._programs[quantity] = _compiled(*of_what, quantity)
         return self._programs[quantity]
 
-    def _part(self, array: Floats, start: int) -> NDArray[Any]:
+    def _part(self, array: Floats, start: int, size: int) -> NDArray[Any]:
         """Return the points of one call, padded by the first, which costs nothing unusual."""
-        rows = array[start : start + self._points]
-        if len(rows) == self._points:
+        rows = array[start : start + size]
+        if len(rows) == size:
             return rows.astype(self.dtype)
-        part = np.empty((self._points, array.shape[1]), self.dtype)
+        part = np.empty((size, array.shape[1]), self.dtype)
         part[: len(rows)], part[len(rows) :] = rows, rows[0]
         return part
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     Draws = Float[ndarray, "M d"]
 
 MAX_LOG_SCALE = 10.0  # C
-KNOTS = (-1.0, 0.0, 1.0)  # of the hyperbolas
+KNOTS = np.array([-1.0, 0.0, 1.0], np.float32)  # of the hyperbolas, exact in any float type
+ROOTS_AT_ZERO = np.sqrt(1 + KNOTS.astype(float) ** 2)
 CURVES, SCALE_CURVES = 5, 4  # psi and phi: all curves, and all but the last
 
 
@@ -54,6 +55,7 @@ class Forward(NamedTuple):
     scaled: Any  # exp(s) sinh(t), the part of u that the scale multiplies
     slope: Any  # d u_j / d e_j
     slope_of_skew: Any  # exp(s) cosh(t) = d u / d t
+    slope_of_t: Any  # d t / d e
     free: Any  # d s / d (its argument of tanh), 1 far from the clamp
     t: Any  # exp(tail) asinh(e) + skew
     curves: Any  # (M, P, 5) psi of the parents
@@ -92,13 +94,13 @@ def forward(layer: Layer, e: Any, xp: Any = np) -> Forward:
     root = xp.sqrt(1 + e * e)
     stretch = xp.exp(layer.tail)
     t = stretch * xp.arcsinh(e) + layer.skew
-    scale = xp.exp(s)
-    slope_of_skew = scale * xp.cosh(t)
-    scaled = scale * xp.sinh(t)
-    log_cosh = xp.logaddexp(t, -t) - np.log(2.0)
-    log_det = (s + log_cosh + layer.tail - xp.log(root)).sum(1)
-    slope = slope_of_skew * stretch / root
-    return Forward(loc + scaled, log_det, e, scaled, slope, slope_of_skew, free, t, curves, slopes)
+    scale, cosh, slope_of_t = xp.exp(s), xp.cosh(t), stretch / root
+    scaled, slope_of_skew = scale * xp.sinh(t), scale * cosh
+    log_det = (s + layer.tail + xp.log(cosh / root)).sum(1)
+    return Forward(
+        loc + scaled, log_det, e, scaled, slope_of_skew * slope_of_t, slope_of_skew, slope_of_t,
+        free, t, curves, slopes,
+    )  # fmt: skip
 
 
 def inverse(layer: Layer, u: Any, xp: Any = np) -> Any:
@@ -128,7 +130,7 @@ def gradient(layer: Layer, at: Forward, cotangent: Draws, *, of_log_det: bool) -
     """
     num, used = len(cotangent), is_used(cotangent.shape[1], layer.num_parents)
     by_s = (cotangent * at.scaled + of_log_det) * at.free
-    by_t = cotangent * at.slope_of_skew + of_log_det * np.tanh(at.t)
+    by_t = cotangent * at.slope_of_skew + of_log_det * _tanh(at)
     phi = at.curves[..., :SCALE_CURVES]
     by_tail = (by_t * (at.t - layer.skew)).mean(0) + of_log_det
     return Layer(
@@ -141,20 +143,28 @@ def gradient(layer: Layer, at: Forward, cotangent: Draws, *, of_log_det: bool) -
     )
 
 
-def pull_back(layer: Layer, at: Forward, cotangent: Draws) -> Draws:
-    """Return J' cotangent (M, d) of the Jacobian J of u by e."""
+def pull_back(layer: Layer, at: Forward, cotangent: Draws, *, of_log_det: bool) -> Draws:
+    """Return J' cotangent (M, d) of the Jacobian J of u by e.
+
+    With `of_log_det` the gradient of the log-determinant by e is added.
+    """
     out = cotangent * at.slope
-    parts = _to_parents(layer, at, cotangent, cotangent * at.scaled * at.free)
-    out[:, : layer.num_parents] += parts
+    by_s = cotangent * at.scaled
+    if of_log_det:
+        out += _own_log_det_gradient(at)
+        by_s += 1
+    out[:, : layer.num_parents] += _to_parents(layer, at, cotangent, by_s * at.free)
     return out
 
 
-def log_det_gradient(layer: Layer, at: Forward) -> Draws:
-    """Return the gradient (M, d) of the log-determinant by e."""
-    squared = 1 + at.e**2
-    out = np.tanh(at.t) * np.exp(layer.tail) / np.sqrt(squared) - at.e / squared
-    out[:, : layer.num_parents] += _to_parents(layer, at, np.zeros_like(at.e), at.free)
-    return out
+def _own_log_det_gradient(at: Forward) -> Draws:
+    """Return the gradient of the log-determinant by e, without that through the parents."""
+    return _tanh(at) * at.slope_of_t - at.e / (1 + at.e * at.e)
+
+
+def _tanh(at: Forward) -> Draws:
+    """Return tanh(t)."""
+    return at.scaled / at.slope_of_skew
 
 
 def push_score(layer: Layer, at: Forward, score: Draws) -> Draws:
@@ -162,14 +172,14 @@ def push_score(layer: Layer, at: Forward, score: Draws) -> Draws:
 
     It solves with J', backwards through the parents (Vaitl et al. 2024, path gradients).
     """
-    w = score - log_det_gradient(layer, at)
+    w = score - _own_log_det_gradient(at)
     out = w / at.slope
-    by_s = at.scaled * at.free
     for k in reversed(range(layer.num_parents)):
         after = slice(k + 1, None)
         below = out[:, after]
         of_loc = below @ layer.loc_weights[after, k]
-        of_scale = (below * by_s[:, after]) @ layer.scale_weights[after, k]
+        by_s = (below * at.scaled[:, after] + 1) * at.free[:, after]
+        of_scale = by_s @ layer.scale_weights[after, k]
         slopes = at.curve_slopes[:, k]
         known = (of_loc * slopes).sum(1) + (of_scale * slopes[:, :SCALE_CURVES]).sum(1)
         out[:, k] = (w[:, k] - known) / at.slope[:, k]
@@ -178,11 +188,11 @@ def push_score(layer: Layer, at: Forward, score: Draws) -> Draws:
 
 def _curves(e: Any, xp: Any) -> tuple[Any, Any]:
     """Return the curves (M, P, 5) of the parents' draws e (M, P), and their slopes."""
-    roots = [xp.sqrt(1 + (e - c) ** 2) for c in KNOTS]
-    hyperbolas = [root - np.sqrt(1 + c * c) for root, c in zip(roots, KNOTS, strict=True)]
-    slopes = [(e - c) / root for root, c in zip(roots, KNOTS, strict=True)]
-    values = xp.stack([e, *hyperbolas, e * e - 1], -1)
-    return values, xp.stack([xp.ones_like(e), *slopes, 2 * e], -1)
+    e = e[..., None]
+    offsets = e - KNOTS
+    roots = xp.sqrt(1 + offsets * offsets)
+    values = xp.concatenate([e, roots - ROOTS_AT_ZERO, e * e - 1], -1)
+    return values, xp.concatenate([xp.ones_like(e), offsets / roots, 2 * e], -1)
 
 
 def _loc_and_scale(layer: Layer, curves: Any, xp: Any) -> tuple[Any, Any, Any]:

@@ -16,7 +16,6 @@ from advi.variational.triangular_map import (
     forward,
     gradient,
     inverse,
-    log_det_gradient,
     pull_back,
     push_score,
 )
@@ -74,13 +73,13 @@ class TriangularTransport:
         found = []
         for layer, passed in reversed(pairs):
             found.append(gradient(layer, passed, path, of_log_det=False))
-            path = pull_back(layer, passed, path)
+            path = pull_back(layer, passed, path, of_log_det=False)
         return _raveled(found[::-1])
 
     def pull_back(self, drawn: Drawn, G: Floats) -> Floats:
         pulled = G[:, self.order] @ self.tril
         for layer, passed in reversed(list(zip(self.layers, drawn.kept, strict=True))):
-            pulled = pull_back(layer, passed, pulled) + log_det_gradient(layer, passed)
+            pulled = pull_back(layer, passed, pulled, of_log_det=True)
         return pulled
 
     def noise_of(self, X: Floats) -> Floats:

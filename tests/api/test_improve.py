@@ -201,10 +201,10 @@ def test_blocks_are_mixed_with_points_and_gaussians():
 def test_nuts_starts_from_a_fit_and_has_its_chains():
     target = banana(1.0)
     fit = advi.fit(target.model, target.data)
-    sampled = fit.nuts(num_samples=500, num_warmup=200, num_chains=2)
+    sampled = fit.nuts(num_samples=1000, num_warmup=200, num_chains=2)
     assert sampled.verdict == "good"
     assert truth(target, sampled).level == "good"
-    assert "2 chains of 500 draws by NUTS" in repr(sampled)
+    assert "2 chains of 1,000 draws by NUTS" in repr(sampled)
     assert sampled.check() is sampled
     for wrong in ({"target_accept_prob": 1.5}, {"num_chains": 0}, {"num_samples": 1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -212,8 +212,8 @@ def test_nuts_starts_from_a_fit_and_has_its_chains():
     pytest.importorskip("arviz_base")
     tree = sampled.to_arviz()
     assert dict(tree["posterior"].sizes)["chain"] == 2
-    assert dict(tree["posterior"].sizes)["draw"] == 500
-    assert tree["sample_stats"]["log_p"].shape == (2, 500)
+    assert dict(tree["posterior"].sizes)["draw"] == 1000
+    assert tree["sample_stats"]["log_p"].shape == (2, 1000)
 
 
 def test_draws_are_traceable():

@@ -11,7 +11,7 @@ from advi.inference.plan.runner import Runner
 from advi.variational import draws
 from advi.variational.transport import Drawn, Transport
 
-DRAWS = 256  # of a step, antithetic
+EARLY, DRAWS = 128, 256  # antithetic, of a step of a round's first half and of its second
 STEPS = 200  # of a round
 MAX_ROUNDS = 4
 GAIN_NATS, ERRORS = 0.02, 2.0  # of a round, for another to follow
@@ -80,7 +80,8 @@ def _round(
     moment, square, total = (np.zeros_like(vector) for _ in range(3))
     first: Estimate | None = None
     for step in range(STEPS):
-        E = draws.antithetic(rng, DRAWS, transport.noise_dim)
+        num = EARLY if step < STEPS // 2 else DRAWS
+        E = draws.antithetic(rng, num, transport.noise_dim)
         moved = transport.at(vector)
         drawn = moved.draw(E)
         values, G = yield np.where(np.isfinite(drawn.points), drawn.points, 0)
