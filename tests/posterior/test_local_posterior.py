@@ -19,6 +19,7 @@ from advi.variational import draws
 from advi.variational.gaussian import Gaussian
 from advi.variational.guide import Guide
 from advi.variational.resolve_family import resolve_family
+from advi.variational.scale import TriangularScale
 
 N, D, K, NOISE = 400, 5, 2, 0.5
 
@@ -99,11 +100,12 @@ def best_fit():
     ("loadings", "local"),
     [
         (LOADINGS, advi.Amortised(encode, ZERO)),
-        (
+        pytest.param(
             TURNED,
             advi.Amortised(
                 encode_full, {"A": np.zeros((K, D)), "raw_tril": np.zeros((K, K))}, advi.FullRank()
             ),
+            marks=pytest.mark.slow,  # short: test_a_full_rank_encoder_holds_the_exact_posterior
         ),
         (LOADINGS, advi.PerRow()),
     ],
@@ -152,16 +154,39 @@ def test_importance_bounds_rise_from_the_elbo_to_log_p():
 BATCH = 8
 
 
-@pytest.fixture(scope="module")
-def parts():
+def parts_of(loadings, encoder):
     """Log density and guide of a batch of the model, and its parameters, data and their spec."""
     data, spec = prepare({"x": DATA["x"][:BATCH]}, "float32")
     spec = spec.by_row(BATCH)
-    family = {"h": advi.Amortised(encode, ZERO), "w": advi.Point()}
-    guide = resolve_family(ppca(), family).with_rows(BATCH)
+    guide = resolve_family(ppca(), {"h": encoder, "w": advi.Point()}).with_rows(BATCH)
     log_p = real_log_density(guide.model, trace(guide.model, spec), guide.estimated)
-    loc = np.concatenate([np.zeros(BATCH * K), LOADINGS.ravel()])
+    loc = np.concatenate([np.zeros(BATCH * K), loadings.ravel()])
     return log_p, guide, guide.params_of(Gaussian.diagonal(loc, 1.0), "float32"), data, spec
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return parts_of(LOADINGS, advi.Amortised(encode, ZERO))
+
+
+def test_a_full_rank_encoder_holds_the_exact_posterior():
+    """Then every draw has the log evidence of the rows."""
+    mean, cov = optimal(TURNED)
+    scale = TriangularScale(np.linalg.cholesky(cov))
+    best = {"A": mean, "raw_tril": advi.FullRank().from_gaussian(np.zeros(K), scale).raw_tril}
+    encoder = advi.Amortised(encode_full, best, advi.FullRank())
+    log_p, guide, params, data, spec = parts_of(TURNED, encoder)
+    eps = np.random.default_rng(1).standard_normal((3, guide.noise_dim)).astype(np.float32)
+
+    @jax.jit
+    def value(params, data, eps):
+        params = guide.at_rows(params, data, spec)
+        stl = advi.Elbo(estimator="stl")
+        return stl.value(lambda z: log_p(z, data), guide, params, eps[None], 1.0)
+
+    expected = exact(TURNED, DATA["x"][:BATCH]).sum() - 0.5e-4 * np.sum(TURNED**2)
+    for one in eps:
+        assert float(value(params, data, one)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_one_importance_draw_is_the_elbo(parts):
@@ -186,12 +211,23 @@ def test_one_importance_draw_is_the_elbo(parts):
     assert many > of_many
 
 
+def no_prior(z, d):
+    return log_joint(z, d)._replace(shared=0.0)
+
+
+def test_weights_take_a_shared_term_that_is_a_python_number():
+    model = advi.Model(no_prior, {"h": advi.real(K, local=True), "w": advi.real(D, K)})
+    family = {"h": advi.Amortised(encode, BEST), "w": advi.Point()}
+    steps = advi.svi(
+        model, DATA, batch_size=50, optimizer=STILL, objective=advi.Iwae(1), family=family
+    )
+    state = jax.eval_shape(steps.init, jax.random.key(0))
+    assert jax.eval_shape(steps.step, state, {"x": DATA["x"][:50]})[1].elbo.shape == ()
+
+
+@pytest.mark.slow  # short: the test before, and test_one_importance_draw_is_the_elbo
 def test_a_fit_by_one_importance_draw_is_one_by_the_elbo():
     """Also where the shared term is a Python number."""
-
-    def no_prior(z, d):
-        return log_joint(z, d)._replace(shared=0.0)
-
     model = advi.Model(no_prior, {"h": advi.real(K, local=True), "w": advi.real(D, K)})
     traces = [
         advi.fit(
@@ -363,12 +399,16 @@ def test_an_inferred_decoder_is_one_family_exchanged(best_fit):
 # What a fit gives.
 
 
-@pytest.mark.parametrize("rows", [1, 5, CHUNK_ROWS, CHUNK_ROWS + 44])
-def test_new_rows_of_any_number(rows):
+@pytest.fixture(scope="module")
+def certain_fit():
     certain = BEST | {"log_sd": np.full(K, -20.0)}
     family = {"h": advi.Amortised(encode, certain), "w": advi.Point()}
-    fit = advi.fit(ppca(), DATA, batch_size=50, family=family, optimizer=STILL, max_steps=1)
-    draws = fit.sample(2, data={"x": DATA["x"][:rows]})
+    return advi.fit(ppca(), DATA, batch_size=50, family=family, optimizer=STILL, max_steps=1)
+
+
+@pytest.mark.parametrize("rows", [1, 5, CHUNK_ROWS, CHUNK_ROWS + 44])
+def test_new_rows_of_any_number(certain_fit, rows):
+    draws = certain_fit.sample(2, data={"x": DATA["x"][:rows]})
     assert draws["h"].shape == (2, rows, K)
     assert draws["w"].shape == (2, D, K)
     expected = DATA["x"][:rows] @ BEST["A"].T
