@@ -18,10 +18,11 @@ import pytest
 import advi
 from advi.core import archive
 from advi.core.archive import ArchiveError
-from advi.core.status import Estimate, Status
+from advi.core.status import Estimate, Progress, Status
 from advi.data.spec import prepare
 from advi.model.density import Density
 from advi.posterior.global_posterior import GlobalPosterior
+from advi.posterior.local_posterior import LocalPosterior
 from advi.posterior.record import FitRecord, Outcome
 from advi.results import codec as vocabulary
 from advi.results.fit import Fit
@@ -56,26 +57,51 @@ STEPS = {"batch_size": 4, "max_steps": 8, "diagnose": False}
 ENCODER = advi.Amortised(encode, {"a": np.float32(0.5), "b": np.zeros(1, "f4")})
 
 
-def by_hand(latents, family="mean_field", sd=0.1, loc=0.0):
+TRACE = [Progress("optimize", 1 + k, -20.0 + k) for k in range(8)]
+
+
+def by_hand(latents, family="mean_field", sd=0.1, loc=0.0, trace=()):
     """A fit of given parameters, without any fitting."""
     model = advi.Model(lambda z, d: 0.0, latents)
     guide = resolve_family(model, family, auto=advi.MeanField())
     params = guide.params_of(Gaussian.diagonal(np.full(model.size, loc), sd), "float32")
     density = Density(model, *prepare(None, "float32"), guide.estimated)
-    outcome = Outcome(Status("max_steps", "by hand"), Estimate(0.0, 0.1), [], 0)
-    return Fit(FitRecord(GlobalPosterior(guide, params, density), outcome))
+    return Fit(FitRecord(GlobalPosterior(guide, params, density), outcome_of(trace)))
+
+
+def local_by_hand(family):
+    guide = resolve_family(LOCAL, family).with_rows(len(Y))
+    params = guide.params_of(Gaussian.diagonal(np.zeros(guide.model.size), 0.1), "float32")
+    data, spec = prepare({"y": Y}, "float32")
+    density = Density(guide.model, data, spec.by_row(len(Y)), guide.estimated)
+    return Fit(FitRecord(LocalPosterior.of(guide, params, density), outcome_of(TRACE)))
+
+
+def outcome_of(trace):
+    return Outcome(Status("max_steps", "by hand"), Estimate(0.0, 0.1), list(trace), 0)
 
 
 @pytest.fixture(scope="module")
 def fits():
+    """Of every kind that a file holds; those by steps as if they had taken them."""
     plan = advi.fit(MODEL, {"y": Y})
-    table = {"h": advi.PerRow(), "s": advi.Point()}
     return {
         "plan": plan,
         "corrected": plan.corrected(),
-        "minibatch": advi.fit(MODEL, {"y": Y}, optimizer=optax.adam(0.05), **STEPS),
+        "minibatch": by_hand(MODEL.latents, trace=TRACE),
         "low rank": by_hand(MODEL.latents, advi.LowRank(1)),
         "blocks": by_hand(MODEL.latents, {"w": "full_rank", "s": advi.Point()}),
+        "table": local_by_hand({"h": advi.PerRow(), "s": advi.Point()}),
+        "encoder": local_by_hand({"h": ENCODER}),
+    }
+
+
+@pytest.fixture(scope="module")
+def fitted(fits):
+    table = {"h": advi.PerRow(), "s": advi.Point()}
+    return {
+        **fits,
+        "minibatch": advi.fit(MODEL, {"y": Y}, optimizer=optax.adam(0.05), **STEPS),
         "table": advi.fit(LOCAL, {"y": Y}, family=table, **STEPS),
         "encoder": advi.fit(LOCAL, {"y": Y}, family={"h": ENCODER}, **STEPS),
     }
@@ -295,8 +321,8 @@ def test_some_mutants(fits, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 3))
-def test_thousands_of_mutants(fits, tmp_path, seed):
-    refused, loaded = try_mutants(fits, tmp_path, 2000, seed)
+def test_thousands_of_mutants(fitted, tmp_path, seed):
+    refused, loaded = try_mutants(fitted, tmp_path, 2000, seed)
     assert min(refused, loaded) > 100
 
 
