@@ -102,9 +102,11 @@ CHANGES = {
 
 # a stream takes the steps of minibatches: what compiles them anew is tried on these alone
 COMPILED = {"family", "objective", "optimizer", "batch_size", "x64"}
+LONG = {"family", "x64"}  # in every run on the plan
 PATHS_AND_CHANGES = [
     pytest.param("plan", set(CHANGES), id="plan"),
-    pytest.param("minibatches", set(CHANGES), id="minibatches"),
+    pytest.param("minibatches", set(CHANGES) - LONG, id="minibatches"),
+    pytest.param("minibatches", LONG, id="minibatches-compiled", marks=pytest.mark.slow),
     pytest.param("stream", set(CHANGES) - COMPILED, id="stream"),
     pytest.param("stream", COMPILED, id="stream-compiled", marks=pytest.mark.slow),
 ]
