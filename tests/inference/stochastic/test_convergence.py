@@ -105,12 +105,13 @@ def test_checks_are_at_powers_of_two():
     assert [step for step in range(1, 5000) if check_due(step)] == [1024, 2048, 4096]
 
 
-@pytest.mark.parametrize("batch_size", [None, 16])
+@pytest.mark.parametrize("batch_size", [pytest.param(None, marks=pytest.mark.slow), 16])
 def test_a_fit_stops_by_its_rule_near_the_posterior(batch_size):
     import optax
 
     target = targets.conjugate_normal(n=64)
-    fit = advi.fit(target.model, target.data, optimizer=optax.adam(0.01), batch_size=batch_size)
+    settings = {"optimizer": optax.adam(0.01), "batch_size": batch_size, "diagnose": False}
+    fit = advi.fit(target.model, target.data, **settings)
     assert fit.status == "converged"
     assert "settled after" in fit.status.message
     sd = np.sqrt(target.cov[0, 0])
@@ -123,6 +124,6 @@ def test_a_rate_too_small_ends_by_budget_not_by_rule(monkeypatch):
 
     monkeypatch.setattr("advi.inference.stochastic.steps_fit.MAX_STEPS", 4096)
     target = targets.conjugate_normal(n=64)
-    fit = advi.fit(target.model, target.data, optimizer=optax.sgd(1e-6))
+    fit = advi.fit(target.model, target.data, optimizer=optax.sgd(1e-6), diagnose=False)
     assert fit.status == "max_steps"
     assert "had not settled" in fit.status.message

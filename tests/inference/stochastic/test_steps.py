@@ -7,8 +7,7 @@ import optax
 import pytest
 
 import advi
-from advi.inference.stochastic import loop
-from advi.inference.stochastic.averaging import TailAverage, tail_average, with_step
+from advi.inference.stochastic import averaging, loop
 from advi.inference.stochastic.loop import CHUNK, MAX_BAD_RUN
 from tests import targets
 
@@ -24,16 +23,25 @@ OPTIMISERS = {
 }
 
 
-# what an optimiser does knows nothing of the family: one kind of parameters for most of them, and
-# the line search of a full-rank factor below
-@pytest.mark.parametrize(
-    ("name", "family"), [*((name, "mean_field") for name in OPTIMISERS), ("adam", "full_rank")]
-)
+# what an optimiser does knows nothing of the family: one kind of parameters for most of them.
+# Always run are one of gradients alone, one that takes the value, and a chain with a part that
+# does; Adam and the line search of a full-rank factor are below
+SLOW = {"sgd", "lbfgs", "chain"}
+CASES = [pytest.param(n, "mean_field", marks=[pytest.mark.slow] * (n in SLOW)) for n in OPTIMISERS]
+CASES.append(pytest.param("adam", "full_rank", marks=pytest.mark.slow))
+
+
+@pytest.mark.parametrize(("name", "family"), CASES)
 def test_any_optimiser_reaches_the_conjugate_posterior(name, family):
     target = targets.conjugate_normal()
     steps = 200 if name == "lbfgs" else 4000
     fit = advi.fit(
-        target.model, target.data, family=family, optimizer=OPTIMISERS[name], max_steps=steps
+        target.model,
+        target.data,
+        family=family,
+        optimizer=OPTIMISERS[name],
+        max_steps=steps,
+        diagnose=False,
     )
     sd = np.sqrt(target.cov[0, 0])
     assert fit.status == "max_steps"
@@ -42,7 +50,8 @@ def test_any_optimiser_reaches_the_conjugate_posterior(name, family):
     assert abs(fit.elbo.value - target.log_evidence) < 1e-3
 
 
-@pytest.mark.parametrize("estimator", ["entropy", "stl"])
+# test_gradient_of_both_estimators_is_unbiased has the other in short
+@pytest.mark.parametrize("estimator", [pytest.param("entropy", marks=pytest.mark.slow), "stl"])
 def test_full_rank_by_adam_on_a_correlated_gaussian(estimator):
     target = targets.gaussian([1.0, -1.0, 0.5], np.array([[1, 0.7, 0], [0.7, 1, 0.2], [0, 0.2, 1]]))
     fit = advi.fit(
@@ -52,21 +61,26 @@ def test_full_rank_by_adam_on_a_correlated_gaussian(estimator):
         optimizer=optax.adam(0.02),
         objective=advi.Elbo(draws=8, estimator=estimator),
         max_steps=4000,
+        diagnose=False,
     )
     # averaged iterates: 2,000 steps of 8 draws leave about 1 % of Monte Carlo error
     np.testing.assert_allclose(fit.cov(), target.cov, atol=0.03)
 
 
 def test_line_search_gets_fixed_draws(caplog):
-    """optax.lbfgs converges to rounding, which noisy draws would not allow."""
+    """optax.lbfgs converges to rounding, which noisy draws would not allow.
+
+    Numbers of different kinds are not mixed, as in the test of that below.
+    """
     target = targets.ill_conditioned(5, 100, seed=4)
-    with jax.log_compiles():
+    with jax.log_compiles(), jax.numpy_dtype_promotion("strict"):
         fit = advi.fit(
             target.model,
             target.data,
             family="full_rank",
             optimizer=OPTIMISERS["lbfgs"],
             max_steps=200,
+            diagnose=False,
         )
     # its state begins with Python numbers, which the first chunk of steps makes arrays
     assert sum("XLA compilation of jit(chunk)" in text for text in caplog.messages) == 1
@@ -79,13 +93,16 @@ def test_line_search_gets_fixed_draws(caplog):
 
 
 def test_average_covers_the_last_half_to_three_quarters():
-    params = jnp.float32(0)
-    average = TailAverage(params, params, jnp.int32(0), jnp.int32(0))
+    params = np.float32(0)
+    average = averaging.TailAverage(params, params, np.int32(0), np.int32(0))
+    with_step = jax.jit(averaging.with_step)
     for step in range(1, 101):
-        average = with_step(average, jnp.float32(step), jnp.int32(step))
+        average = with_step(average, np.float32(step), np.int32(step))
         last_power = 1 << ((step - 1).bit_length() - 1) if step > 1 else 0
         first = last_power // 2 + 1
-        assert float(tail_average(average)) == pytest.approx(np.mean(np.arange(first, step + 1)))
+        assert float(averaging.tail_average(average)) == pytest.approx(
+            np.mean(np.arange(first, step + 1))
+        )
 
 
 def test_trace_has_every_step_and_averages_beat_the_last_iterate():
@@ -96,6 +113,7 @@ def test_trace_has_every_step_and_averages_beat_the_last_iterate():
         optimizer=optax.sgd(5e-3),
         objective=advi.Elbo(draws=1),
         max_steps=250,
+        diagnose=False,
     )
     assert fit.elbo_trace.shape == (250,)
     assert fit.diagnostics["num_gradients"] == 250
@@ -103,13 +121,14 @@ def test_trace_has_every_step_and_averages_beat_the_last_iterate():
 
 def test_minibatch_rows_are_scaled_and_shared_terms_are_not():
     target = targets.conjugate_normal(n=60)
-    full = advi.fit(target.model, target.data)
+    full = advi.fit(target.model, target.data, diagnose=False)
     fit = advi.fit(
         target.model,
         target.data,
         batch_size=7,
         optimizer=optax.adam(optax.cosine_decay_schedule(0.02, 8000)),
         max_steps=8000,
+        diagnose=False,
     )
     sd = np.sqrt(target.cov[0, 0])
     assert abs(fit.mean()["x"][0] - full.mean()["x"][0]) < 0.05 * sd
@@ -119,7 +138,7 @@ def test_minibatch_rows_are_scaled_and_shared_terms_are_not():
 
 def test_minibatch_default_optimiser():
     target = targets.conjugate_normal(n=60)
-    fit = advi.fit(target.model, target.data, batch_size=16)
+    fit = advi.fit(target.model, target.data, batch_size=16, diagnose=False)
     sd = np.sqrt(target.cov[0, 0])
     assert abs(fit.mean()["x"][0] - target.mean[0]) < 0.05 * sd
     assert abs(fit.sd()["x"][0] / sd - 1) < 0.03
@@ -178,7 +197,8 @@ def sometimes_nan(z, data):
 
 def test_non_finite_steps_are_skipped_and_counted():
     model = advi.Model(sometimes_nan, {"x": advi.real()})
-    fit = advi.fit(model, optimizer=optax.sgd(0.01), objective=advi.Elbo(draws=2), max_steps=300)
+    steps = {"optimizer": optax.sgd(0.01), "objective": advi.Elbo(draws=2), "max_steps": 300}
+    fit = advi.fit(model, diagnose=False, **steps)
     bad = int(np.sum(~np.isfinite(fit.elbo_trace)))
     assert 0 < bad < 300
     assert f"{bad} non-finite steps were skipped" in fit.status.message
@@ -188,17 +208,20 @@ def test_non_finite_steps_are_skipped_and_counted():
 def test_steps_taken_anew_after_a_bad_one_are_the_same_steps():
     """Only steps from the bad one on may differ from those of a density that is finite there."""
 
-    def density(beyond):
-        return lambda z, data: jnp.where(jnp.abs(z["x"]) > 0.5, beyond, -0.5 * z["x"] ** 2)
+    def log_joint(z, finite):
+        beyond = jnp.where(finite, -0.2, jnp.nan)
+        return jnp.where(jnp.abs(z["x"]) > 0.5, beyond, -0.5 * z["x"] ** 2)
 
     fits = [
         advi.fit(
-            advi.Model(density(beyond), {"x": advi.real()}),
+            advi.Model(log_joint, {"x": advi.real()}),
+            finite,
             optimizer=optax.adam(0.001),
             objective=advi.Elbo(draws=2),
             max_steps=700,
+            diagnose=False,
         )
-        for beyond in (np.nan, -0.2)
+        for finite in (False, True)
     ]
     got, wanted = (np.asarray(fit.elbo_trace) for fit in fits)
     first = int(np.argmin(np.isfinite(got)))
@@ -211,7 +234,8 @@ def test_steps_taken_anew_after_a_bad_one_are_the_same_steps():
 def program_misses(**call):
     """Return the programs of steps that a fit compiles."""
     before = loop._chunk_program.cache_info().misses
-    advi.fit(advi.Model(lambda z, d: -0.5 * z["x"] ** 2, {"x": advi.real()}), **call)
+    model = advi.Model(lambda z, d: -0.5 * z["x"] ** 2, {"x": advi.real()})
+    advi.fit(model, diagnose=False, **call)
     return loop._chunk_program.cache_info().misses - before
 
 
@@ -243,7 +267,7 @@ def test_a_run_of_non_finite_steps_ends_the_fit_with_step_latent_and_value():
         return -0.5 * z["a"] ** 2 + jnp.where(inside, z["b"] * 5.0, jnp.nan)
 
     model = advi.Model(log_joint, {"a": advi.real(), "b": advi.real()})
-    fit = advi.fit(model, optimizer=optax.sgd(0.01), max_steps=5000)
+    fit = advi.fit(model, optimizer=optax.sgd(0.01), max_steps=5000, diagnose=False)
     assert fit.status == "diverged"
     assert len(fit.elbo_trace) < 5000
     assert f"{MAX_BAD_RUN} steps in a row, from step" in fit.status.message
@@ -253,7 +277,7 @@ def test_a_run_of_non_finite_steps_ends_the_fit_with_step_latent_and_value():
 
 def test_ctrl_c_and_callback_keep_the_steps_taken():
     target = targets.conjugate_normal()
-    call = {"optimizer": OPTIMISERS["adam"]}
+    call = {"optimizer": OPTIMISERS["adam"], "diagnose": False}
 
     def ctrl_c(progress):
         if progress.step >= 300:
@@ -270,7 +294,7 @@ def test_ctrl_c_and_callback_keep_the_steps_taken():
 def test_same_key_same_bits():
     target = targets.conjugate_normal(n=60)
     fits = [
-        advi.fit(target.model, target.data, batch_size=16, max_steps=50, key=key)
+        advi.fit(target.model, target.data, batch_size=16, max_steps=50, key=key, diagnose=False)
         for key in (1, 1, jax.random.key(2))
     ]
     first, second, third = (fit.posterior.params[0].loc.tobytes() for fit in fits)
@@ -312,15 +336,22 @@ def test_gradient_of_both_estimators_is_unbiased():
 
         return jax.vmap(one)(jax.random.split(key, 4000))
 
-    for [grads] in gradients(jax.random.key(0)):
+    for [grads] in jax.device_get(gradients(jax.random.key(0))):
         for got, want in zip(grads, (expected_loc, expected_raw), strict=True):
             error = np.mean(got, 0) - want
             mcse = np.std(got, 0) / np.sqrt(4000)
             assert np.all(np.abs(error) < 4 * mcse + 1e-5)
 
 
+# short: test_steps_in_float64_take_strict_promotion of tests/inference/plan/test_ending.py, and
+# test_line_search_gets_fixed_draws
 @pytest.mark.parametrize(
-    "arguments", [{"batch_size": 16}, {"optimizer": optax.adam(0.05)}, {"optimizer": optax.lbfgs()}]
+    "arguments",
+    [
+        pytest.param({"batch_size": 16}, marks=pytest.mark.slow),
+        {"optimizer": optax.adam(0.05)},
+        pytest.param({"optimizer": optax.lbfgs()}, marks=pytest.mark.slow),
+    ],
 )
 def test_numbers_of_different_kinds_are_not_mixed(arguments):
     """Which a user may have forbidden JAX to do; Optax itself does it."""

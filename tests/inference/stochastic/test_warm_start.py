@@ -1,5 +1,7 @@
 """Minibatch fits that start from the plan on some rows, and end where all rows would."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,10 +73,16 @@ CASES = {
 }
 
 
-def agreement(model, data, family, keys):
+@functools.cache
+def of_all_rows(family):
+    model, rows = CASES["logistic"]
+    return advi.fit(model, rows(5_000), family=family, diagnose=False)
+
+
+def agreement(model, data, family, keys, whole=None):
     """Assert that fits by minibatches settle where the fit of all rows is."""
     settings = {"family": family, "diagnose": False}
-    whole = advi.fit(model, data, **settings)
+    whole = whole or advi.fit(model, data, **settings)
     for key in keys:
         fit = advi.fit(model, data, batch_size=256, key=key, **settings)
         assert fit.status == "converged"
@@ -90,7 +98,7 @@ def assert_near(fit, whole):
 
 def test_minibatches_end_where_all_rows_do():
     model, rows = CASES["logistic"]
-    agreement(model, rows(5_000), "full_rank", keys=(0,))
+    agreement(model, rows(5_000), "full_rank", keys=(0,), whole=of_all_rows("full_rank"))
 
 
 @pytest.mark.slow  # short: test_minibatches_end_where_all_rows_do, and streams in test_streams
@@ -172,11 +180,12 @@ def test_steps_that_end_far_below_their_start_are_not_taken_for_the_result(monke
             family, center, step._replace(raw_tril=50 * step.raw_tril)
         ),
     )
-    model, data = logistic.model(5), logistic.data(3_000, 5).rows
+    model, rows = CASES["logistic"]
+    data = rows(5_000)
     fit = advi.fit(model, data, family="full_rank", batch_size=100, max_steps=2048, diagnose=False)
     assert fit.status == "diverged"
     assert "led away from where the plan on some rows had ended" in fit.status.message
-    whole = advi.fit(model, data, family="full_rank", diagnose=False)
+    whole = of_all_rows("full_rank")
     assert fit.elbo.value == pytest.approx(whole.elbo.value, abs=1)
 
 
@@ -192,7 +201,8 @@ def test_minibatches_end_where_all_rows_do_whatever_the_predictors(name, num_row
 def test_it_takes_the_steps_asked_for_and_the_same_ones_again():
     model, rows = CASES["logistic"]
     settings = {"family": "full_rank", "batch_size": 256, "max_steps": 50, "diagnose": False}
-    first, second = (advi.fit(model, rows(20_000), key=3, **settings) for _ in range(2))
+    # of as many rows as in test_minibatches_end_where_all_rows_do, which has compiled the steps
+    first, second = (advi.fit(model, rows(5_000), key=3, **settings) for _ in range(2))
     assert len(first.elbo_trace) == 50
     assert first.posterior.params[0].loc.tobytes() == second.posterior.params[0].loc.tobytes()
 
@@ -228,8 +238,7 @@ def test_what_is_planned():
 
 
 def test_a_control_variate_changes_no_average_and_takes_the_noise_at_its_place():
-    y = jnp.arange(6.0) ** 2
-    model = advi.Model(lambda z, d: z["x"], {"x": advi.real()})
+    y = np.arange(6, dtype=np.float32) ** 2
 
     def log_p(batch):
         return lambda real: Terms(-real["x"], -((batch - real["x"]) ** 2) * (1 + real["x"]))
@@ -237,15 +246,19 @@ def test_a_control_variate_changes_no_average_and_takes_the_noise_at_its_place()
     def total(real, terms, scale=1.0):
         return terms(real).total(scale)
 
-    of_all = lambda x: total({"x": x[0]}, log_p(y))  # noqa: E731
-    at = jnp.array([0.7])
+    of_all = jax.jit(jax.value_and_grad(lambda x: total({"x": x[0]}, log_p(y))))
+    at = np.float32([0.7])
     model = advi.Model(lambda z, d: z["x"], {"x": advi.real()})
-    value, gradient = jax.value_and_grad(of_all)(at)
-    control = ControlVariate(at, value, gradient)
-    batches = [controlled(log_p(part), model, control, 3.0) for part in y.reshape(3, 2)]
+    control = ControlVariate(at, *jax.device_get(of_all(at)))
+
+    @jax.jit
+    def by_batches(x):
+        batches = [controlled(log_p(part), model, control, 3.0) for part in y.reshape(3, 2)]
+        return [total({"x": x}, batch, 3.0) for batch in batches]
+
     for x in (0.7, -1.3):
-        values = [total({"x": jnp.float32(x)}, batch, 3.0) for batch in batches]
-        assert np.mean(values) == pytest.approx(float(of_all(jnp.array([x]))), rel=1e-5)
+        values = jax.device_get(by_batches(np.float32(x)))
+        assert np.mean(values) == pytest.approx(float(of_all(np.float32([x]))[0]), rel=1e-5)
         assert (np.ptp(values) < 1e-2) == (x == 0.7)
 
 
@@ -271,24 +284,21 @@ def test_a_frame_makes_steps_the_same_whatever_the_units(family):
     guide = resolve_family(advi.Model(lambda z, d: z["x"].sum(), {"x": advi.real(2)}), family)
     families = tuple(b.base for b in guide.blocks)
     loc, scale = np.array([1.0, 2.0]), np.array([[2.0, 0.0], [1.0, 0.5]])
-    units = np.array([1.0, 1e3])
+    optimizer = whiten(optax.adam(0.1), families)
+
+    def of(params, unit):
+        q = families[0].reparameterise(params[0], jnp.array([0.3, -1.0])) / unit
+        return (q**2).sum() + q[0] * q[1]
+
+    @jax.jit
+    def step(params, unit):
+        updates, _ = optimizer.update(jax.grad(of)(params, unit), optimizer.init(params), params)
+        return optax.apply_updates(params, updates)
+
     moves = []
-    for unit in (np.ones(2), units):
+    for unit in np.array([[1.0, 1.0], [1.0, 1e3]]):
         q = Gaussian(loc * unit, TriangularScale(scale * unit[:, None]))
-        params = guide.params_of(q, np.float32)
-
-        def of(params, unit=unit):
-            q = families[0].reparameterise(params[0], jnp.array([0.3, -1.0])) / unit
-            return (q**2).sum() + q[0] * q[1]
-
-        optimizer = whiten(optax.adam(0.1), families)
-
-        @jax.jit
-        def step(params, of=of, optimizer=optimizer):
-            updates, _ = optimizer.update(jax.grad(of)(params), optimizer.init(params), params)
-            return optax.apply_updates(params, updates)
-
-        moved = guide.to_gaussian(step(params))
+        moved = guide.to_gaussian(step(guide.params_of(q, np.float32), unit))
         moves.append((moved.loc / unit, moved.scale.tril() / unit[:, None]))
     for one, other in zip(*moves, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4)
