@@ -74,7 +74,13 @@ NOT_FLAT = {
 }
 
 
-@pytest.mark.parametrize("case", FLAT)
+# the others have the same entries by other operations
+SLOW = {"one entry", "softplus", "a mask"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in FLAT]
+)
 def test_flat_entries_are_named_by_fit_and_check(case):
     log_joint, latents, names = FLAT[case]
     model = advi.Model(log_joint, latents)
@@ -187,7 +193,10 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize(
+    "case",
+    ["stop_gradient", pytest.param("a hidden scale", marks=pytest.mark.slow), "a custom rule"],
+)
 def test_a_gradient_that_is_not_of_the_values_is_named(case):
     log_joint, latents, name = WRONG[case]
     model = advi.Model(log_joint, latents)
@@ -203,7 +212,11 @@ def test_a_gradient_that_is_not_of_the_values_is_named(case):
 
 @pytest.mark.parametrize(
     ("case", "float_dtype"),
-    [*((case, "float32") for case in RIGHT), ("relu", "float64"), ("floor", "float64")],
+    [
+        *((case, "float32") for case in RIGHT),
+        pytest.param("relu", "float64", marks=pytest.mark.slow),
+        ("floor", "float64"),
+    ],
 )
 def test_kinks_and_rounding_are_no_mismatch(case, float_dtype):
     log_joint, latents = RIGHT[case]

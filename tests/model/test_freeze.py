@@ -209,9 +209,7 @@ def rows_model():
 
 def test_an_optimiser_written_in_the_call_finds_its_programs():
     def take(rate):
-        return quick(
-            rows_model(), np.arange(8.0), batch_size=4, optimizer=optax.adam(rate), max_steps=20
-        )
+        return quick(rows_model(), np.arange(8.0), optimizer=optax.adam(rate), max_steps=20)
 
     first = take(0.01)
     with compiled() as events:
@@ -262,9 +260,8 @@ def test_an_encoder_is_read_anew_and_kept():
 
 
 def test_a_beta_is_read_anew():
-    take = functools.partial(
-        quick, local_model(), np.arange(3.0), family=advi.PerRow(), max_steps=2
-    )
+    settings = {"family": advi.PerRow(), "optimizer": optax.sgd(0.01), "max_steps": 2}
+    take = functools.partial(quick, local_model(), np.arange(3.0), **settings)
     objective = advi.Elbo(beta=lambda step: OUTSIDE["scale"])
     set_scale(1.0)
     first = take(objective=objective).elbo_trace
