@@ -31,7 +31,7 @@ def bent(fit, rate, value_and_grad=None):
     return end
 
 
-@pytest.mark.parametrize("rate", [0.03, 0.3, 3.0])
+@pytest.mark.parametrize("rate", [0.03, pytest.param(0.3, marks=pytest.mark.slow), 3.0])
 def test_a_rate_that_is_too_large_is_lowered(gaussian, rate):
     end = bent(gaussian, rate)
     assert end.gain.value > 0.28  # of 0.31 nats to the evidence
