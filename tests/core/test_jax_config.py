@@ -131,7 +131,13 @@ FITS = {
 }
 
 
-@pytest.mark.parametrize("name", FITS)
+# steps on all rows, from disk, and of tables are those of minibatches, streams and encoders
+LONG = ("optimiser", "rows on disk", "table")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in FITS]
+)
 def test_every_kind_of_fit(name, tmp_path):
     fit = FITS[name](tmp_path)
     assert fit.status in ("converged", "max_steps")

@@ -308,7 +308,9 @@ def test_tables_of_rows(tmp_path):
     assert loaded.to_dict(3)["h"].shape == (3, 30)
     with pytest.raises(ValueError, match="one for each row that was fitted"):
         loaded.sample(2, data=DATA)
-    again = advi.fit(LOCAL, DATA, family=advi.PerRow(), init=loaded, max_steps=1, diagnose=False)
+    # with the same batches its steps are compiled
+    steps = {"batch_size": 10, "max_steps": 5, "diagnose": False}
+    again = advi.fit(LOCAL, DATA, family=advi.PerRow(), init=loaded, **steps)
     assert again.status == "max_steps"
 
 

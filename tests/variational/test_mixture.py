@@ -34,7 +34,7 @@ def test_draws_have_the_density_of_the_mixture_on_host_and_device():
         for w, loc, L in zip([0.2, 0.5, 0.3], PARAMS.locs, PARAMS.trils, strict=True)
     ]
     np.testing.assert_allclose(drawn.log_q, logsumexp(each, axis=0), rtol=1e-10)
-    points, log_q = jax.vmap(lambda e: Mixture(3).draw(PARAMS, e))(jnp.asarray(E))
+    points, log_q = jax.jit(jax.vmap(lambda e: Mixture(3).draw(PARAMS, e)))(jnp.asarray(E))
     np.testing.assert_allclose(points, drawn.points, atol=1e-12)
     np.testing.assert_allclose(log_q, drawn.log_q, rtol=1e-10)
 
