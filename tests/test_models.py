@@ -39,8 +39,16 @@ def table(text, header, rows):
     return {line.split()[0]: [float(v) for v in line.split()[1:]] for line in lines}
 
 
-def test_eight_schools_prints_its_data_the_fit_and_the_effects(printed):
-    text = printed(eight_schools)
+@pytest.fixture(scope="module")
+def command():
+    return subprocess.run(
+        [sys.executable, "-m", "models.eight_schools"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def test_eight_schools_prints_its_data_the_fit_and_the_effects(command):
+    text = command.stdout
     assert "Rubin (1981)" in text
     assert "status: converged" in text
     effects = table(text, "school  estimate", 8)
@@ -79,14 +87,10 @@ def test_eight_schools_elbo_is_below_the_evidence():
     assert fit.elbo.value < evidence + 4 * fit.elbo.mcse
 
 
-def test_eight_schools_runs_as_a_command():
-    done = subprocess.run(
-        [sys.executable, "-m", "models.eight_schools"],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "ELBO" in done.stdout
-    assert "school  estimate" in done.stdout
+def test_eight_schools_runs_as_a_command(command):
+    assert command.returncode == 0, command.stderr
+    assert "ELBO" in command.stdout
+    assert "school  estimate" in command.stdout
 
 
 def test_coin_toss_prints_the_identity(printed):
@@ -175,7 +179,8 @@ def test_logistic_regression_prints_both_fits(capsys):
     assert ratio == pytest.approx(np.sqrt(2), rel=0.05)
 
 
-@pytest.mark.parametrize("num_rows", [2000, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.slow  # short: the test before, of fewer steps
+@pytest.mark.parametrize("num_rows", [2000, 20_000])
 def test_logistic_minibatches_end_where_all_rows_do(num_rows):
     rows = logistic_regression.data(num_rows).rows
     model = logistic_regression.model()

@@ -134,7 +134,9 @@ def test_a_regression_with_many_predictors_is_good():
     assert fit.diagnostics["method"] == "importance sampling"
 
 
-@pytest.mark.parametrize("family", ["full_rank", "mean_field"])
+@pytest.mark.parametrize(
+    "family", ["full_rank", pytest.param("mean_field", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", improper.DENSITIES)
 def test_nothing_without_a_posterior_is_trusted(name, family):
     log_joint, latents = improper.DENSITIES[name]
@@ -439,7 +441,9 @@ def centred(z, d):
     return prior + theta + dist.Normal(z["theta"], d["sigma"]).log_prob(d["y"]).sum()
 
 
-@pytest.mark.parametrize("family", ["full_rank", "mean_field"])
+@pytest.mark.parametrize(
+    "family", ["full_rank", pytest.param("mean_field", marks=pytest.mark.slow)]
+)
 def test_corrected_moments_that_went_far_are_not_called_good(family):
     """Short chains settle in a funnel before they have arrived."""
     latents = {"mu": advi.real(), "tau": advi.positive(), "theta": advi.real(8)}
@@ -451,11 +455,17 @@ def test_corrected_moments_that_went_far_are_not_called_good(family):
         assert few.examination.verdict.level == "poor"
 
 
+HIERARCHIES = [(4, 0.3, False), (8, 1.0, False), (8, 3.0, True), (20, 3.0, True)]
+SHORT = [("full_rank", *HIERARCHIES[2]), ("mean_field", *HIERARCHIES[1])]  # either form, and family
+
+
 @pytest.mark.parametrize(
-    ("groups", "noise", "centred"),
-    [(4, 0.3, False), (8, 1.0, False), (8, 3.0, True), (20, 3.0, True)],
+    ("family", "groups", "noise", "centred"),
+    [
+        pytest.param(*case, marks=[] if case in SHORT else pytest.mark.slow)
+        for case in ((f, *h) for f in ("full_rank", "mean_field") for h in HIERARCHIES)
+    ],
 )
-@pytest.mark.parametrize("family", ["full_rank", "mean_field"])
 def test_hierarchies_with_few_data_are_not_overrated(family, groups, noise, centred):
     """Draws of importance sampling look reliable where they have missed a part of a funnel."""
     target = hierarchy(groups, noise, 3, centred)
