@@ -186,7 +186,10 @@ def batches(source, epoch):
     return order, [batch(source, key, first + i) for i in range(rows.steps_per_epoch)]
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 5, 10])
+# with rows left over, and all rows at once; the others show the same
+@pytest.mark.parametrize(
+    "batch_size", [3, 10, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 5))]
+)
 def test_an_epoch_sees_every_row_at_most_once(batch_size):
     order, parts = batches(in_batches(DATA, batch_size), epoch=2)
     assert sorted(order.tolist()) == list(range(10))
@@ -207,7 +210,7 @@ def test_epochs_and_keys_order_the_rows_anew():
     assert permutation(rows, keys[1], 1).tolist() == orders[3]
 
 
-@pytest.mark.parametrize("batch_size", [4, 7])
+@pytest.mark.parametrize("batch_size", [pytest.param(4, marks=pytest.mark.slow), 7])
 def test_scaled_batches_are_unbiased_for_the_whole(batch_size):
     """Over all positions and many epochs the mean of shared + N/B sum(rows) is the total."""
     y = np.random.default_rng(0).standard_normal(12)

@@ -149,7 +149,7 @@ def test_all_forms_of_a_stream_give_the_same_bits(optimizer):
     assert fits[0].status == "max_steps"
 
 
-@pytest.mark.parametrize("size", [16, 60])
+@pytest.mark.parametrize("size", [16, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_stream_agrees_with_the_posterior(size):
     """In the given order, and with rows left over: 60 is no multiple of 16."""
     order = np.argsort(Y)[::-1]  # every batch differs from the whole
@@ -232,9 +232,10 @@ def test_batch_size_cuts_a_stream_anew():
 
 
 def test_wide_rows_are_read_a_step_at_a_time(monkeypatch):
-    whole = fit(cut(20), optimizer=optax.adam(0.02))
+    few = {"optimizer": optax.adam(0.02), "max_steps": 160}
+    whole = fit(cut(20), **few)
     monkeypatch.setattr(reader, "BLOCK_BYTES", 100)
-    narrow = fit(cut(20), optimizer=optax.adam(0.02))
+    narrow = fit(cut(20), **few)
     np.testing.assert_array_equal(narrow.elbo_trace, whole.elbo_trace)
 
 
@@ -244,8 +245,9 @@ def test_lists_as_loaders_make_them_are_tuples_of_arrays():
         {"x": advi.real()},
     )
     lists, tuples = ([kind((y, 0 * y)) for y in np.split(Y, 4)] for kind in (list, tuple))
+    steps = {"optimizer": optax.adam(0.02)}
     np.testing.assert_array_equal(
-        fit(Loader(lists), model).elbo_trace, fit(tuples, model).elbo_trace
+        fit(Loader(lists), model, **steps).elbo_trace, fit(tuples, model, **steps).elbo_trace
     )
 
 
@@ -413,7 +415,7 @@ def test_mapped_rows_are_not_read_as_a_whole(mapped, monkeypatch):
         return convert(data, float_dtype)
 
     monkeypatch.setattr(memmap, "converted", spy)
-    fit({"y": mapped(Y)}, num_rows=None, batch_size=7)
+    fit({"y": mapped(Y)}, num_rows=None, batch_size=7, max_steps=64)
     assert max(lengths) == 14
 
 
