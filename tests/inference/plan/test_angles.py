@@ -122,9 +122,10 @@ def effects(y):
         numpyro.sample("y", dist.VonMises(phi, 3.0), obs=y)
 
 
+@pytest.mark.slow  # short: test_von_mises on both sides of the cut, and test_angles_of_rows
 def test_random_effects_are_the_same_wherever_zero_is():
     """The ELBO and the verdict do not know where the angles are cut."""
-    y = RNG.vonmises(RNG.vonmises(0, 4, 10), 3)
+    y = RNG.vonmises(RNG.vonmises(0, 4, 20), 3)
     turns = (0.0, 3.1)
     fits = [advi.fit(advi.from_numpyro(effects), turned(y, by)) for by in turns]
     sds = [np.append(fit.sd()["phi"], fit.sd()["centre"]) for fit in fits]

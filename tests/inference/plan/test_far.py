@@ -20,9 +20,9 @@ def farthest(monkeypatch):
     """The largest coordinates that a density was evaluated at."""
     seen, evaluate = [], Density._evaluate
 
-    def spy(self, quantity, *arrays):
+    def spy(self, quantity, *arrays, **settings):
         seen.append(np.abs(arrays[0]).max())
-        return evaluate(self, quantity, *arrays)
+        return evaluate(self, quantity, *arrays, **settings)
 
     monkeypatch.setattr(Density, "_evaluate", spy)
     return seen
@@ -34,6 +34,7 @@ def decay(z, d):
     return prior + dist.Normal(s, z["s"]).log_prob(d["y"]).sum()
 
 
+@pytest.mark.slow  # short: test_no_look_goes_far, of a loop that is quick to compile
 def test_an_equation_is_not_solved_where_it_is_stiff(farthest):
     def guarded(z, d):  # where a solver would not return
         return decay(z | {"k": jnp.minimum(z["k"], jnp.exp(8.0))}, d)
