@@ -38,6 +38,15 @@ needs_checkout = pytest.mark.skipif(
     reason=f"no checkout of posteriordb: {VARIABLE} names none, nor is one in {BESIDE}",
 )
 every_posterior = pytest.mark.parametrize("name", posteriordb.NAMES)
+# whose densities take the longest to compile
+LONG = ("hmm_drive_0", "low_dim_gauss_mix", "gp_regr", "diamonds")
+every_density = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in LONG else [])
+        for name in posteriordb.NAMES
+    ],
+)
 
 
 def latents(posterior):
@@ -114,7 +123,7 @@ def test_columns_are_the_reference_s(name):
 
 
 @needs_checkout
-@every_posterior
+@every_density
 def test_density_is_finite_at_the_reference_and_falls_away_from_it(name):
     reference = at_reference(name)
     assert np.all(np.isfinite(reference.values))
@@ -124,7 +133,7 @@ def test_density_is_finite_at_the_reference_and_falls_away_from_it(name):
 
 
 @needs_checkout
-@every_posterior
+@every_density
 def test_score_has_the_moments_it_has_under_the_posterior(name):
     """If p is the density of the draws x, E[grad log p] = 0 and E[(x - mean) grad' log p] = -I.
 
