@@ -164,11 +164,14 @@ def test_another_fit_is_refused(run, model, arguments, message):
 
 
 def test_what_a_log_joint_closes_over_counts(monkeypatch, tmp_path):
-    fit(advi.Model(another, LATENTS), checkpoint=tmp_path, max_steps=100)
+    def around_offset():
+        return advi.Model(lambda z, d: -((z["w"] - OFFSET) ** 2).sum(), {"w": advi.real(2)})
+
+    settings = {"data": None, "batch_size": None, "checkpoint": tmp_path}
+    fit(around_offset(), max_steps=100, **settings)
     monkeypatch.setitem(globals(), "OFFSET", np.array([0.0, 1.0]))
-    again = advi.Model(lambda z, d: another(z, d), LATENTS)
     with pytest.raises(ValueError, match=r"differs: .*the log-joint"):
-        fit(again, checkpoint=tmp_path)
+        fit(around_offset(), **settings)
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):
