@@ -15,6 +15,8 @@ import numpy as np
 
 from advi.core.jaxprs.equality import constants, inner_jaxprs
 
+REACHABLE = ("jit", "pjit", "closed_call", "custom_jvp_call")  # their bodies are the ones kept
+
 _copies: "weakref.WeakValueDictionary[int, np.ndarray]" = weakref.WeakValueDictionary()
 
 
@@ -30,16 +32,34 @@ def forget_conversions(jaxpr: Any) -> bool:
     _copies.update((id(copy), copy) for copy in copies.values())
     values = tuple(c for c in _values(jaxpr) if id(c) in copies)
     own = {id(holder) for holder in _holders(jaxpr)}
-    # the cache of loops and checkpoints is not reachable from the trace
-    for holder in gc.get_referrers(*values):
+    holders = list(_holders(jaxpr))
+    if any(_is_kept_elsewhere(eqn) for eqn in _equations(jaxpr)):
+        holders = gc.get_referrers(*values)  # goes through all of Python's objects
+    for holder in holders:
         if isinstance(holder, list):
             holder[:] = [copies.get(id(item), item) for item in holder]
         elif isinstance(holder, jex_core.Literal):
-            holder.val = copies[id(holder.val)]
+            holder.val = copies.get(id(holder.val), holder.val)
         else:
             continue
         earlier |= id(holder) not in own
     return earlier
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """Yield the equations of a jaxpr and its inner ones."""
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        yield eqn
+        for part in inner_jaxprs(eqn):
+            yield from _equations(part)
+
+
+def _is_kept_elsewhere(eqn: Any) -> bool:
+    """Return whether JAX keeps a trace of the body that is not reachable from the equation.
+
+    Its caches for loops and checkpoints do.
+    """
+    return eqn.primitive.name not in REACHABLE and any(True for _ in inner_jaxprs(eqn))
 
 
 def _is_conversion(value: Any) -> bool:
