@@ -69,7 +69,7 @@ def applied(eqn: Any, args: Sequence[Known]) -> Known | None:
             return None
         function = np.asarray
     elif function is None:
-        function = _shaped(name, params, aval)
+        function = rearranged(name, params, aval)
     if name == "convert_element_type":
         whole = np.issubdtype(aval.dtype, np.integer)
         function = (lambda x: np.trunc(x).astype(np.int64)) if whole else np.asarray
@@ -87,7 +87,7 @@ def _wide(array: np.ndarray) -> np.ndarray:
     return array.astype(np.int64) if np.issubdtype(array.dtype, np.integer) else array
 
 
-def _shaped(name: str, params: dict[str, Any], aval: Any) -> Callable[..., Any] | None:
+def rearranged(name: str, params: dict[str, Any], aval: Any) -> Callable[..., Any] | None:
     """Return NumPy's function for an operation that rearranges entries."""
     if name == "broadcast_in_dim":
         return lambda x: _broadcast(x, params["broadcast_dimensions"], aval.shape)
