@@ -49,16 +49,17 @@ from advi.variational.mixture import Mixture
 from advi.variational.objective import Elbo, Iwae, Objective
 from advi.variational.per_row import PerRow
 from advi.variational.point import Point
+from advi.variational.sparse_precision import SparsePrecision
 from advi.variational.triangular import Triangular
 
 __all__ = [
     "SVI", "AmortisationGap", "Amortised", "Checkup", "Elbo", "Estimate", "EvalTrace", "Family",
     "Fit", "FullRank", "Iwae", "Latent", "LogDensity", "Loo", "LowRank", "MeanField", "Mixture",
-    "Model", "Objective", "PerRow", "Point", "Progress", "RowValues", "Status", "Table", "Terms",
-    "Transform", "Triangular", "Verdict", "amortisation_gap", "check", "circular", "compare",
-    "corr_cholesky", "corr_matrix", "cov_matrix", "fit", "from_numpyro", "greater_than", "interval",
-    "less_than", "load", "log_density", "ordered", "positive", "positive_ordered", "real",
-    "register_transform", "scale_tril", "simplex", "svi", "tree", "unit_interval", "unit_vector",
-    "zero_sum",
+    "Model", "Objective", "PerRow", "Point", "Progress", "RowValues", "SparsePrecision",
+    "Status", "Table", "Terms", "Transform", "Triangular", "Verdict", "amortisation_gap",
+    "check", "circular", "compare", "corr_cholesky", "corr_matrix", "cov_matrix", "fit",
+    "from_numpyro", "greater_than", "interval", "less_than", "load", "log_density", "ordered",
+    "positive", "positive_ordered", "real", "register_transform", "scale_tril", "simplex",
+    "svi", "tree", "unit_interval", "unit_vector", "zero_sum",
 ]  # fmt: skip
 __version__ = "0.1.0"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 
-Quantity = Literal["value", "value_and_grad", "hessian_vector"]
+Quantity = Literal["value", "value_and_grad", "hessian_vector", "hessian_products"]
 
 # Points of one call of the compiled function: as many as keep its work near WORK elements, so that
 # cheap models are not all dispatch and a costly one does not pay for padding of few points.
@@ -76,6 +76,8 @@ def _compiled(
 
     if quantity == "hessian_vector":
         return jax.jit(jax.vmap(hessian_vector, in_axes=(0, 0, None)))
+    if quantity == "hessian_products":
+        return jax.jit(jax.vmap(hessian_vector, in_axes=(None, 0, None)))
     one = jax.value_and_grad(value) if quantity == "value_and_grad" else value
     return jax.jit(jax.vmap(one, in_axes=(0, None)))
 
@@ -188,6 +190,33 @@ class Density:
             added, removed = self.window.log_weight(X), self._own_window.log_weight(X)
             products[:, index] += (added.curvature - removed.curvature) * directions[:, index]
         return products
+
+    def hessian_products(
+        self, x: Float[ndarray, " D"], directions: Sequence[Float[ndarray, "k D"]]
+    ) -> list[Float[ndarray, "k D"]]:
+        """Return the Hessian at one point x (D,) times directions, in calls of equal shapes.
+
+        The directions are of the density's float type. Only the density of the transform's own
+        window is known.
+        """
+        self.num_hessian_vectors += sum(map(len, directions))
+        interrupts.check()
+        program = self._program("hessian_products")
+        with precision(self.spec.float_dtype), np.errstate(over="ignore"):
+            point = x.astype(self.dtype)
+            found = [program(point, part, self.data) for part in directions]
+            return [np.asarray(part) for part in found]
+
+    def trace_value(self) -> Any:
+        """Return the closed jaxpr of the log density, of a point (D,) and the data's leaves."""
+        log_p = real_log_density(self.model, self.log_joint, self.estimated)
+
+        def value(x: Array, *leaves: Any) -> Array:
+            return log_p(self.model.split(x), self.spec.treedef.unflatten(leaves)).total(self.scale)
+
+        with precision(self.spec.float_dtype):
+            point = jax.ShapeDtypeStruct((self.model.size,), self.dtype)
+            return jax.make_jaxpr(value)(point, *jax.tree.leaves(self.data))
 
     def lift_window(self) -> None:
         """Give all turns of the angles the same weight: for a search of modes."""

@@ -26,6 +26,7 @@ from advi.variational.mean_field import MeanField
 from advi.variational.mixture import Mixture
 from advi.variational.per_row import PerRow
 from advi.variational.point import Point
+from advi.variational.sparse_precision import SparsePrecision
 from advi.variational.triangular import Triangular
 
 NUMPYRO = (constraints.Constraint, numpyro_transforms.Transform)
@@ -33,7 +34,8 @@ NUMPYRO = (constraints.Constraint, numpyro_transforms.Transform)
 
 def _classes() -> dict[str, type]:
     own = (*(getattr(transforms, name) for name in transforms.__all__),
-           FullRank, LowRank, MeanField, Mixture, Point, Triangular, PerRow, Block,
+           FullRank, LowRank, MeanField, Mixture, Point, SparsePrecision, Triangular, PerRow,
+           Block,
            Latent)  # fmt: skip
     theirs = (c for module in (constraints, numpyro_transforms) for c in vars(module).values())
     return {c.__name__: c for c in own if dataclasses.is_dataclass(c)} | {

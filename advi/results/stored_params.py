@@ -18,6 +18,7 @@ from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
 from advi.variational.mixture import Mixture
 from advi.variational.point import Point
+from advi.variational.sparse_precision import SparseParams, SparsePrecision, check_params
 from advi.variational.triangular import Triangular
 from advi.variational.triangular_map import layer_shapes
 
@@ -67,6 +68,12 @@ def params_of(guide: Guide, i: int, leaves: list[NDArray[Any]], float_dtype: str
     """
     block, dim = guide.blocks[i], len(guide.indices[i])
     family, lead = block.base, ()
+    if isinstance(family, SparsePrecision):
+        if len(leaves) != len(SparseParams._fields):
+            raise ValueError(f"the parameters of {family} do not have their shapes")
+        params = SparseParams(*leaves)
+        check_params(params, dim)
+        return params
     if block.local:
         dim //= guide.num_rows
         lead = (guide.num_rows,)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from advi.core.arrays import on_host
 from advi.variational.amortised import Amortised
 from advi.variational.family import Family, RowFamily
 from advi.variational.full_rank import FullRank
@@ -13,6 +14,7 @@ from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
 from advi.variational.mixture import Mixture
 from advi.variational.per_row import PerRow
+from advi.variational.sparse_precision import SparsePrecision
 from advi.variational.triangular import Triangular
 
 NAMED_FAMILIES: Mapping[str, Family] = {
@@ -21,6 +23,7 @@ NAMED_FAMILIES: Mapping[str, Family] = {
     "low_rank": LowRank(),
     "triangular": Triangular(),
     "mixture": Mixture(),
+    "sparse": SparsePrecision(),
 }
 
 
@@ -40,6 +43,12 @@ class Block:
     def base(self) -> Family:
         """Family of one vector: of all coordinates, or of one row's in a local block."""
         return self.family.base if isinstance(self.family, RowFamily) else self.family
+
+    def on_host(self, params: Any, dtype: Any) -> Any:
+        """Return parameters as host arrays of a float type; a sparse precision keeps its own."""
+        if isinstance(self.base, SparsePrecision):
+            return params
+        return jax.tree.map(lambda leaf: on_host(leaf, dtype), params)
 
     def over_rows(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function of one vector's parameters, mapped over the rows of a local block."""

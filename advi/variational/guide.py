@@ -13,7 +13,6 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi.core.arrays import on_host
 from advi.data.spec import DataSpec
 from advi.model.model import Model
 from advi.model.terms import Terms
@@ -159,7 +158,7 @@ class Guide:
     def params_of(self, gaussian: Gaussian, dtype: Any, seed: int = 0) -> tuple[Any, ...]:
         """Return the parameters of a Gaussian, host arrays of a float type."""
         params = self.from_gaussian(gaussian, seed)
-        return jax.tree.map(lambda leaf: on_host(leaf, dtype), params)
+        return tuple(b.on_host(p, dtype) for b, p in zip(self.blocks, params, strict=True))
 
     def transport(self, params: tuple[Any, ...], float_dtype: str) -> Transport:
         """Return q on the host, for global latents: the map from noise (noise_dim,) to R^D."""

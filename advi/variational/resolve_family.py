@@ -15,11 +15,14 @@ from advi.variational.mean_field import MeanField
 from advi.variational.mixture import Mixture
 from advi.variational.per_row import PerRow
 from advi.variational.point import Point
+from advi.variational.sparse_precision import SparsePrecision
 from advi.variational.triangular import Triangular
 
 # "auto" takes the richest Gaussian whose fixed draws are affordable: 4 D of them determine a full
 # scale, 32 MB of them at this dimension, and 2 D a low-rank one, 128 MB at this one.
 AUTO_FULL_RANK_DIM, AUTO_LOW_RANK_DIM = MAX_FULL_RANK, 2896
+
+WHOLE = (Mixture, SparsePrecision)  # families of all latents together
 
 # The plan holds 4 D draws with their gradients and a few D x D matrices, in double precision.
 FULL_RANK_BYTES, MAX_FULL_RANK_BYTES = 128, 2**33
@@ -86,10 +89,12 @@ def resolve_family(model: Model, family: Any, *, auto: Family | None = None) -> 
         # points are not coupled: each latent has a block of its own
         apart = [(name,) for name in names] if isinstance(chosen, Point) else [names]
         made += [Block(part, chosen) for part in apart]
-    if any(isinstance(block.base, Mixture) for block in made) and len(made) > 1:
+    whole = [block.base for block in made if isinstance(block.base, WHOLE)]
+    if whole and len(made) > 1:
+        name = type(whole[0]).__name__
         raise ValueError(
-            f"family: Mixture covers all latents together, got {len(made)} blocks; expected "
-            "family=advi.Mixture() and no latent that is estimated as a point."
+            f"family: {name} covers all latents together, got {len(made)} blocks; expected "
+            f"family=advi.{name}() and no latent that is estimated as a point."
         )
     return Guide(model, tuple(made), tuple(dict.fromkeys(choices)))
 

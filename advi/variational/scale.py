@@ -193,6 +193,8 @@ class LowRankScale(NamedTuple):
 
 def joined(size: int, indices: Sequence[NDArray], scales: Sequence[Any]) -> Scale:
     """Return the scale of independent blocks, D = `size`, of the simplest kind possible."""
+    if len(scales) == 1 and len(indices[0]) == size:
+        return scales[0]
     kinds = {scale.coupling for scale in scales}
     if "all" in kinds:
         matrix = np.zeros((size, size))

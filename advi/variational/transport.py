@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from advi.core.types import LOG_2PI, Bools, Floats
 from advi.variational.gaussian import Gaussian
+from advi.variational.precision_scale import PrecisionScale
 from advi.variational.scale import DiagonalScale, TriangularScale
 
 if TYPE_CHECKING:
@@ -130,6 +131,8 @@ class GaussianTransport(NamedTuple):
         centred = (X - loc)[:, index]
         if isinstance(scale, DiagonalScale):
             return centred / scale.sd[index]
+        if isinstance(scale, PrecisionScale):
+            return scale.whitened(centred)
         part = scale.take(index)
         matrix = part.mv(np.eye(len(index))).T
         return np.asarray(np.linalg.solve(matrix, centred.T).T, float)

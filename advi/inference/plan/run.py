@@ -11,20 +11,24 @@ from advi.data.source import Source
 from advi.inference.plan.bend import bent
 from advi.inference.plan.mixed import mixed
 from advi.inference.plan.plan import NotFiniteError, PlanResult, run_plan
+from advi.inference.plan.sparse_plan import run_sparse_plan
 from advi.model.checks.first_points import FirstPoints
 from advi.model.density import Density
 from advi.model.model import Model
 from advi.model.prior_starts import prior_starts
 from advi.model.resolve import traced_model
+from advi.model.sparse_hessian import SparseHessian, require_sparse, sparse_hessian
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.initial import initial
 from advi.posterior.nonfinite import nonfinite_draw, not_finite_at_start
 from advi.posterior.record import FitRecord, Outcome, optima_of
+from advi.variational.block import Block
 from advi.variational.family_check import check_families
 from advi.variational.gaussian import Gaussian
 from advi.variational.guide import Guide
 from advi.variational.mixture import Mixture
-from advi.variational.resolve_family import resolve_family
+from advi.variational.resolve_family import AUTO_FULL_RANK_DIM, resolve_family
+from advi.variational.sparse_precision import SparsePrecision
 from advi.variational.transport import GaussianTransport
 
 
@@ -61,23 +65,31 @@ class Plan(NamedTuple):
         guide = resolve_family(of_rows, family)
         check_families(guide, any_scale=True)
         density = Density(of_rows, source.example, source.spec, guide.estimated, by_gradient=True)
+        guide, hessian = _with_sparsity(guide, density)
         first, warm = initial(of_rows, init)
         known = optima_of(init)[1:] if isinstance(init, FitRecord) else []
         inspect = FirstPoints(density)
+        settings: dict[str, Any] = {
+            "warm": warm,
+            "max_evals": self.max_evals,
+            "callback": bar.update,
+            "inspect": inspect,
+            "candidates": lambda: prior_starts(density, first.loc),
+        }
+        rng = host_rng(key, Stream.PLAN)
         try:
-            found = run_plan(
-                density,
-                guide.structure,
-                host_rng(key, Stream.PLAN),
-                first,
-                warm=warm,
-                restarts=self.restarts,
-                max_evals=self.max_evals,
-                callback=bar.update,
-                inspect=inspect,
-                candidates=lambda: prior_starts(density, first.loc),
-                known=known,
-            )
+            if hessian is not None:
+                found = run_sparse_plan(density, hessian, guide.structure, rng, first, **settings)
+            else:
+                found = run_plan(
+                    density,
+                    guide.structure,
+                    rng,
+                    first,
+                    restarts=self.restarts,
+                    known=known,
+                    **settings,
+                )
         except NotFiniteError as error:
             raise not_finite_at_start(density, first.loc, error.tried) from None
         if found.status == "diverged" and not math.isfinite(found.elbo.value):
@@ -103,16 +115,17 @@ def refined(record: FitRecord, family: Any) -> FitRecord:
 def refit(record: FitRecord, density: Density, guide: Guide, start: Gaussian | None) -> FitRecord:
     """Return the plan's fit of a guide from a start near it, or without one; after another fit."""
     first, rng = start or initial(guide.model, None)[0], host_rng(record.key, Stream.REFINE)
+    settings: dict[str, Any] = {
+        "warm": start is not None,
+        "candidates": lambda: prior_starts(density, first.loc),
+    }
     try:
-        found = run_plan(
-            density,
-            guide.structure,
-            rng,
-            first,
-            warm=start is not None,
-            candidates=lambda: prior_starts(density, first.loc),
-            known=optima_of(record)[1:] if guide.model is record.posterior.model else [],
-        )
+        if _is_sparse(guide):
+            hessian = require_sparse(density)
+            found = run_sparse_plan(density, hessian, guide.structure, rng, first, **settings)
+        else:
+            known = optima_of(record)[1:] if guide.model is record.posterior.model else []
+            found = run_plan(density, guide.structure, rng, first, known=known, **settings)
     except NotFiniteError as error:
         raise not_finite_at_start(density, first.loc, error.tried) from None
     made = _beyond_gaussian(_record(found, density, guide, record.key))
@@ -130,6 +143,30 @@ def _beyond_gaussian(
     if isinstance(family, Mixture):
         return mixed(record, max_evals, callback, family.components)
     return record if guide.is_gaussian else bent(record, max_evals, callback).record
+
+
+def _with_sparsity(guide: Guide, density: Density) -> tuple[Guide, SparseHessian | None]:
+    """Return the guide, sparse where "auto" may choose so, and how to find a sparse Hessian.
+
+    A sparse precision is chosen for more coordinates than full rank is for, if they meet in small
+    numbers.
+    """
+    if _is_sparse(guide):
+        return guide, require_sparse(density)
+    model = guide.model
+    one_of_auto = len(guide.blocks) == 1 and bool(guide.choices) and not guide.local
+    if not one_of_auto or model.size <= AUTO_FULL_RANK_DIM:
+        return guide, None
+    hessian = sparse_hessian(density)
+    if hessian is None:
+        return guide, None
+    entries = hessian.elimination.entries
+    why = f"auto chose sparse precision, {model.size:,} latents, {entries:,} entries"
+    return Guide(model, (Block(tuple(model.latents), SparsePrecision()),), (why,)), hessian
+
+
+def _is_sparse(guide: Guide) -> bool:
+    return any(isinstance(block.base, SparsePrecision) for block in guide.blocks)
 
 
 def _record(found: PlanResult, density: Density, guide: Guide, key: Any) -> FitRecord:

@@ -27,6 +27,7 @@ from advi.variational.mean_field import MeanField
 from advi.variational.mixture import Mixture
 from advi.variational.objective import Elbo, Objective
 from advi.variational.resolve_family import resolve_family
+from advi.variational.sparse_precision import SparsePrecision
 
 
 class StochasticSteps(NamedTuple):
@@ -79,11 +80,12 @@ def prepare_steps(
     of_rows, log_joint = traced_model(model, source)
     guide = resolve_family(model, family, auto=MeanField())
     check_families(guide, any_scale=False)
-    if any(isinstance(block.base, Mixture) for block in guide.blocks):
-        raise ValueError(
-            "family: a mixture is fitted by the automatic plan, since steps cannot move its "
-            "weights; leave out batch_size and optimizer, or choose another family."
-        )
+    for block in guide.blocks:
+        if isinstance(block.base, (Mixture, SparsePrecision)):
+            raise ValueError(
+                f"family: {type(block.base).__name__} is fitted by the automatic plan, since steps "
+                "cannot move it; leave out batch_size and optimizer, or choose another family."
+            )
     if batch_size is None and guide.local:
         batch_size = of_rows.num_rows
     source = source.batched(log_joint.num_rows, batch_size, model.program.needs_all_rows)

@@ -1,0 +1,182 @@
+"""Newton steps for a Gaussian with a sparse precision: its optimum is minus the mean Hessian."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from advi.core.types import Bools, Floats, SparseMatrix
+from advi.inference.plan.batched_calls import Stage
+from advi.inference.plan.maximise_elbo import Accepted
+from advi.inference.plan.refine import FreshElbo, fresh_elbo
+from advi.model.sparse_hessian import SparseHessian
+from advi.variational import draws
+from advi.variational.gaussian import Gaussian, Structure
+from advi.variational.precision_scale import NotPositiveError, PrecisionScale
+
+FEW = 4  # antithetic draws while the ELBO rises fast
+MIN_DRAWS, MAX_DRAWS, COORDINATES = 16, 256, 2**14  # after: as many as have these coordinates
+MAX_STEPS = 80
+LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)  # of a step, that are tried
+# Gains of a step, nats and nats for each coordinate, below which the next phase begins.
+HELD_GAIN, FEW_GAIN, FEW_NATS, GAIN, NATS = 0.02, 0.003, 0.5, 1e-4, 0.01
+MAX_MOVE, MAX_MEASURED = 0.02, 64  # sds of the last step, and means of which it is measured
+FIRST_RIDGE, RIDGE_FACTOR, MAX_RIDGE = 1e-3, 5.0, 1e6  # times the diagonal
+HUB_VARIANCE = 0.01  # of hubs at the start
+MAX_GAP = 1e-3  # nats for each coordinate, between the ELBO on the steps' draws and on fresh ones
+MAX_ROUNDS = 12  # of averages over further draws
+
+
+class SparseEnd(NamedTuple):
+    """The end of the steps."""
+
+    fresh: FreshElbo  # of the Gaussian, on draws that no step has seen
+    held_out_gap: float  # nats
+    reason: str  # "converged" | "budget" | "not finite"
+
+
+def sparse_newton(
+    start: Gaussian,
+    hessian: SparseHessian,
+    structure: Structure,
+    rng: np.random.Generator,
+    fresh_draws: Floats,
+    accepted: Accepted,
+    *,
+    warm: bool,
+) -> Stage[SparseEnd]:
+    """Maximise the ELBO over means and sparse precisions (Opper & Archambeau 2009).
+
+    At the optimum the mean gradient over q vanishes, and the precision is minus the mean Hessian.
+    Steps go there on common antithetic draws, as far as their ELBO rises. At first hubs, such as
+    hyperparameters, are held, so that effects are known before their spread is. `warm` says that
+    `start` is a fit.
+    """
+    steps = _Steps(hessian, structure, rng, accepted)
+    variances = start.sds**2 if warm else np.ones(hessian.dim)
+    held = np.zeros(hessian.dim, bool)
+    if not warm and len(hessian.hubs) < hessian.dim:
+        held[hessian.hubs] = True
+        variances[hessian.hubs] = HUB_VARIANCE
+    scale = steps.scale(sparse.diags_array(1 / variances))
+    most = int(np.clip(COORDINATES // hessian.dim, MIN_DRAWS, MAX_DRAWS)) // 2 * 2
+    num, reason = FEW, "budget"
+    state = yield from steps.evaluated(start.loc, scale, steps.draws(FEW))
+    for _ in range(MAX_STEPS):
+        if not np.isfinite(state.elbo):
+            reason = "not finite"
+            break
+        before, state = state, (yield from steps.moved(state, held))
+        gain = state.elbo - before.elbo
+        if held.any():
+            held &= gain >= HELD_GAIN * hessian.dim
+        elif num == FEW and gain < FEW_NATS + FEW_GAIN * hessian.dim:
+            num = most
+            state = yield from steps.evaluated(state.loc, state.scale, steps.draws(num))
+        elif num == most and gain < NATS + GAIN * hessian.dim and steps.settled(before, state):
+            reason = "converged"
+            break
+    return (yield from _ended(steps, state, fresh_draws, reason))
+
+
+class _State(NamedTuple):
+    """A Gaussian, and the log density on draws of it."""
+
+    loc: Floats
+    scale: PrecisionScale
+    noise: Floats  # (n, D)
+    points: Floats  # (n, D)
+    gradients: Floats  # (n, D)
+    elbo: float
+
+
+class _Steps(NamedTuple):
+    hessian: SparseHessian
+    structure: Structure
+    rng: np.random.Generator
+    accepted: Accepted
+
+    def scale(self, precision: SparseMatrix) -> PrecisionScale:
+        return PrecisionScale(sparse.csc_array(precision), self.hessian.elimination.order)
+
+    def draws(self, num: int) -> Floats:
+        return draws.antithetic(self.rng, num, self.hessian.dim)
+
+    def evaluated(self, loc: Floats, scale: PrecisionScale, E: Floats) -> Stage[_State]:
+        q = Gaussian(loc, scale)
+        X = q.points(E)
+        values, gradients = yield X
+        elbo = float(self.structure.elbos(values, E, q).mean())
+        finite = np.isfinite(elbo) and np.isfinite(gradients).all()
+        return _State(loc, scale, E, X, gradients, elbo if finite else -np.inf)
+
+    def moved(self, state: _State, held: Bools) -> Stage[_State]:
+        """Return the state after the longest step that raises the ELBO; the same if none does."""
+        before, gradient = state.scale.precision, state.gradients.mean(0)
+        target = -self.hessian.mean(state.points)
+        if held.any():
+            keep = sparse.diags_array((~held).astype(float))
+            own = sparse.diags_array(np.where(held, before.diagonal(), 0.0))
+            target, gradient = keep @ target @ keep + own, np.where(held, 0.0, gradient)
+        ridged = self.positive(target)
+        if ridged is None:
+            return state
+        step = ridged.covariance_times(gradient[None])[0]
+        for length in LENGTHS:
+            scale = self.scale((1 - length) * before + length * ridged.precision)
+            moved = yield from self.evaluated(state.loc + length * step, scale, state.noise)
+            if moved.elbo > state.elbo:
+                self.accepted(Gaussian(moved.loc, scale), moved.elbo)
+                return moved
+        return state
+
+    def settled(self, before: _State, after: _State) -> bool:
+        """Return whether a step has moved the means of hubs little; of some, if there are none."""
+        hubs, dim = self.hessian.hubs, self.hessian.dim
+        index = (hubs if len(hubs) else np.arange(dim))[:MAX_MEASURED]
+        units = np.zeros((len(index), dim))
+        units[np.arange(len(index)), index] = 1
+        sds = np.linalg.norm(after.scale.rmv(units), axis=1)
+        return bool((np.abs(after.loc - before.loc)[index] < MAX_MOVE * sds).all())
+
+    def positive(self, precision: SparseMatrix) -> PrecisionScale | None:
+        """Return the scale of a precision with the ridge that makes it positive, or None."""
+        size = np.abs(precision.diagonal())
+        ridges = sparse.diags_array(np.maximum(size, FIRST_RIDGE * size.max(initial=0)))
+        ridge = 0.0
+        while ridge < MAX_RIDGE:
+            found = self.scale(precision + ridge * ridges if ridge else precision)
+            try:
+                found.factor  # noqa: B018
+            except NotPositiveError:
+                ridge = max(FIRST_RIDGE, RIDGE_FACTOR * ridge)
+            else:
+                return found
+        return None
+
+
+def _ended(steps: _Steps, state: _State, fresh_draws: Floats, reason: str) -> Stage[SparseEnd]:
+    """Return the end, after averages over further draws while these raise the ELBO on fresh ones.
+
+    It is much lower than on the steps' own draws where these are too few for the precision.
+    """
+    structure, loc, precision = steps.structure, state.loc, state.scale.precision
+    fresh = yield from fresh_elbo(Gaussian(loc, state.scale), structure, fresh_draws)
+    gap, seen = state.elbo - fresh.elbo.value, 1
+    while reason == "converged" and gap > MAX_GAP * steps.hessian.dim and seen <= MAX_ROUNDS:
+        seen += 1
+        E = steps.draws(len(state.noise))
+        state = yield from steps.evaluated(loc, steps.scale(precision), E)
+        if not np.isfinite(state.elbo):
+            break
+        precision = precision - (steps.hessian.mean(state.points) + precision) / seen
+        scale = steps.positive(precision)
+        if scale is None:
+            break
+        loc = loc + scale.covariance_times(state.gradients.mean(0)[None])[0] / seen
+        after = yield from fresh_elbo(Gaussian(loc, scale), structure, fresh_draws)
+        if not after.elbo.value > fresh.elbo.value:
+            break
+        gap, fresh, precision = gap - after.elbo.value + fresh.elbo.value, after, scale.precision
+        steps.accepted(fresh.gaussian, fresh.elbo.value)
+    return SparseEnd(fresh, float(gap), reason)

@@ -1,0 +1,88 @@
+"""The Hessian of a log density whose latents meet in small numbers."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from scipy import sparse
+
+from advi.core.colouring import Colouring, coloured, groups_of
+from advi.core.elimination import Elimination, elimination
+from advi.core.jaxprs.coordinate_sets import TooDenseError
+from advi.core.jaxprs.hessian_pattern import hessian_pattern
+from advi.core.types import Floats, Indices, SparseMatrix
+from advi.model.density import WORK, Density
+
+MAX_ENTRIES = 5_000_000  # of a Cholesky factor
+MAX_COLOURS = 1024
+MAX_DIRECTIONS = 64  # of one call
+
+
+class SparseHessian(NamedTuple):
+    """How to find the Hessian of a density, and to factorise it."""
+
+    density: Density
+    colouring: Colouring
+    elimination: Elimination
+    hubs: Indices  # coordinates that meet very many others
+
+    @property
+    def dim(self) -> int:
+        return len(self.colouring.colours)
+
+    def mean(self, X: Floats) -> SparseMatrix:
+        """Return the mean (D, D) of the Hessians at points X (n, D)."""
+        colours, rows, columns = self.colouring
+        total = np.zeros((self.colouring.num, self.dim))
+        for x in X:
+            total += np.concatenate(self.density.hessian_products(x, self._directions))[
+                : len(total)
+            ]
+        values = total[colours[columns], rows] / len(X)
+        off = rows != columns
+        both = (
+            np.concatenate([values, values[off]]),
+            (np.concatenate([rows, columns[off]]), np.concatenate([columns, rows[off]])),
+        )
+        return sparse.csc_array(both, shape=(self.dim, self.dim))
+
+    @property
+    def _directions(self) -> list[Floats]:
+        """The sums of columns of every colour, in calls of equal shapes."""
+        num = int(np.clip(WORK // max(self.density.log_joint.cost, 1), 1, MAX_DIRECTIONS))
+        calls = -(-self.colouring.num // num)
+        each = -(-self.colouring.num // calls)
+        units = np.zeros((calls * each, self.dim), self.density.dtype)
+        units[self.colouring.colours, np.arange(self.dim)] = 1
+        return np.split(units, calls)
+
+
+def require_sparse(density: Density) -> SparseHessian:
+    """Return how to find a density's Hessian; ValueError where it is not sparse."""
+    found = sparse_hessian(density)
+    if found is None:
+        raise ValueError(
+            "family: got 'sparse', and nearly all coordinates meet in the log-joint, such as in a "
+            "matrix product, a cumulative sum, a loop or a Cholesky factor; expected latents that "
+            "meet in small numbers. Choose another family, or write the prior of increments "
+            "instead of their sum."
+        )
+    return found
+
+
+def sparse_hessian(density: Density) -> SparseHessian | None:
+    """Return how to find a density's Hessian; None where it is not sparse enough to be worth it."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(density.data))]
+    try:
+        pattern = hessian_pattern(density.trace_value(), leaves)
+    except TooDenseError:
+        return None
+    parts = [np.arange(*span) for span in density.model.spans.values()]
+    groups = groups_of(pattern, parts)
+    order = elimination(pattern, groups, MAX_ENTRIES)
+    if order is None:
+        return None
+    colouring = coloured(pattern, groups)
+    if colouring.num > MAX_COLOURS:
+        return None
+    return SparseHessian(density, colouring, order, groups.hubs)

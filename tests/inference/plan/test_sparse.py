@@ -1,0 +1,152 @@
+"""Gaussians with a sparse precision: exact where the posterior is one, and as good as full rank."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.stats import norm, poisson
+
+import advi
+
+STUDENTS, LECTURERS = 40, 12
+RNG = np.random.default_rng(3)
+DATA = {
+    "student": RNG.integers(0, STUDENTS, 200),
+    "lecturer": RNG.integers(0, LECTURERS, 200),
+    "y": RNG.standard_normal(200) + 1.0,
+}
+
+
+def crossed(z, d):
+    location = z["mu"] + z["student"][d["student"]] + z["lecturer"][d["lecturer"]]
+    log_p = norm.logpdf(z["mu"], 0, 2) + norm.logpdf(z["student"], 0, 0.5).sum()
+    return log_p + norm.logpdf(z["lecturer"], 0, 0.7).sum() + norm.logpdf(d["y"], location).sum()
+
+
+CROSSED = advi.Model(
+    crossed, {"mu": advi.real(), "student": advi.real(STUDENTS), "lecturer": advi.real(LECTURERS)}
+)
+
+
+@functools.cache
+def of_crossed():
+    return advi.fit(CROSSED, DATA, family="sparse", x64=True)
+
+
+@functools.cache
+def exact():
+    """Mean and covariance of mu, students, lecturers, and the log evidence."""
+    rows = np.arange(200)
+    X = np.zeros((200, 1 + STUDENTS + LECTURERS))
+    X[:, 0] = 1
+    X[rows, 1 + DATA["student"]] = 1
+    X[rows, 1 + STUDENTS + DATA["lecturer"]] = 1
+    prior = np.repeat([4.0, 0.25, 0.49], [1, STUDENTS, LECTURERS])
+    cov = np.linalg.inv(X.T @ X + np.diag(1 / prior))
+    marginal = np.eye(200) + X * prior @ X.T
+    evidence = -0.5 * (
+        200 * np.log(2 * np.pi)
+        + np.linalg.slogdet(marginal)[1]
+        + DATA["y"] @ np.linalg.solve(marginal, DATA["y"])
+    )
+    return cov @ X.T @ DATA["y"], cov, evidence
+
+
+def test_a_gaussian_posterior_is_found_exactly():
+    fit, (mean, cov, evidence) = of_crossed(), exact()
+    assert fit.status == "converged"
+    assert fit.verdict == "good"
+    assert fit.elbo.value == pytest.approx(evidence, abs=1e-6)
+    loc, scale = fit.posterior.gaussian
+    np.testing.assert_allclose(loc, mean, atol=1e-6)
+    np.testing.assert_allclose(scale.sds, np.sqrt(np.diag(cov)), rtol=1e-6)
+    np.testing.assert_allclose(scale.tril() @ scale.tril().T, cov, atol=1e-8)
+    np.testing.assert_allclose(fit.mean()["lecturer"], mean[-LECTURERS:], atol=1e-6)
+
+
+def test_draws_and_log_q_are_those_of_the_gaussian():
+    fit, (mean, cov, _) = of_crossed(), exact()
+    with jax.enable_x64(True):
+        z = fit.sample(3)
+        x = np.concatenate([z["mu"][:, None], z["student"], z["lecturer"]], axis=1)
+        away = x - mean
+        expected = -0.5 * (
+            np.einsum("ni,ij,nj->n", away, np.linalg.inv(cov), away)
+            + np.linalg.slogdet(2 * np.pi * cov)[1]
+        )
+        np.testing.assert_allclose(fit.log_prob(z), expected, atol=1e-4)
+        traced = jax.jit(lambda key: fit.sample(2000, key=key))(jax.random.key(0))
+        mu = np.asarray(traced["mu"])
+    np.testing.assert_allclose(mu.mean(), mean[0], atol=4 * np.sqrt(cov[0, 0] / 2000))
+    np.testing.assert_allclose(mu.std(), np.sqrt(cov[0, 0]), rtol=0.06)
+
+
+def test_it_is_kept_in_a_file(tmp_path):
+    fit = of_crossed()
+    fit.save(tmp_path / "fit.advi")
+    loaded = advi.load(tmp_path / "fit.advi")
+    for name, value in fit.sample(5).items():
+        np.testing.assert_array_equal(loaded.sample(5)[name], value)
+    assert loaded.elbo == fit.elbo
+    assert "sparse" in repr(loaded)
+
+
+def counts(z, d):
+    effect = z["effect"]
+    log_p = norm.logpdf(z["mu"], 0, 2) + norm.logpdf(z["log_sd"], -1, 0.5)
+    log_p += norm.logpdf(effect, 0, jnp.exp(z["log_sd"])).sum()
+    return log_p + poisson.logpmf(d["n"], jnp.exp(z["mu"] + effect[d["group"]])).sum()
+
+
+COUNTS = advi.Model(counts, {"mu": advi.real(), "log_sd": advi.real(), "effect": advi.real(60)})
+GROUP = np.repeat(np.arange(60), 3)
+RATES = np.exp(0.5 + 0.4 * np.random.default_rng(4).standard_normal(60))
+COUNTED = {"group": GROUP, "n": np.random.default_rng(5).poisson(RATES[GROUP]).astype(float)}
+
+
+def test_it_is_as_good_as_full_rank():
+    """The optimum of full rank has the precision of a mean Hessian, which is sparse."""
+    sparse = advi.fit(COUNTS, COUNTED, family="sparse", diagnose=False)
+    full = advi.fit(COUNTS, COUNTED, family="full_rank", diagnose=False)
+    assert sparse.status == "converged"
+    assert sparse.elbo.value == pytest.approx(full.elbo.value, abs=0.05)
+    for name in COUNTS.latents:
+        np.testing.assert_allclose(sparse.sd()[name], full.sd()[name], rtol=0.1)
+        away = (sparse.mean()[name] - full.mean()[name]) / full.sd()[name]
+        np.testing.assert_allclose(away, 0, atol=0.1)
+
+
+def test_the_same_key_gives_the_same_bits_and_ctrl_c_what_there_is():
+    first, second = (
+        advi.fit(COUNTS, COUNTED, family="sparse", diagnose=False, key=7) for _ in range(2)
+    )
+    assert first.elbo == second.elbo
+    seen = []
+
+    def stop(progress):
+        seen.append(progress)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    cut = advi.fit(COUNTS, COUNTED, family="sparse", diagnose=False, callback=stop)
+    assert cut.status == "interrupted"
+    assert np.isfinite(cut.sample(3)["mu"]).all()
+    stopped = advi.fit(COUNTS, COUNTED, family="sparse", diagnose=False, max_steps=4)
+    assert stopped.status == "max_steps"
+    on = advi.fit(COUNTS, COUNTED, family="sparse", diagnose=False, init=stopped)
+    assert on.elbo.value == pytest.approx(first.elbo.value, abs=0.05)
+
+
+def test_what_it_does_not_take_is_refused():
+    with pytest.raises(ValueError, match="SparsePrecision covers all latents together"):
+        advi.fit(COUNTS, COUNTED, family={"effect": "sparse"})
+    with pytest.raises(ValueError, match="SparsePrecision is fitted by the automatic plan"):
+        advi.fit(COUNTS, COUNTED, family="sparse", batch_size=10)
+
+
+def test_a_density_without_a_maximum_is_said_so():
+    model = advi.Model(lambda z, _: -(jnp.diff(z["x"]) ** 2).sum(), {"x": advi.real(50)})
+    fit = advi.fit(model, family="sparse")
+    assert fit.verdict == "poor"
