@@ -95,8 +95,10 @@ def shift_from(target: Target, better: ReferenceMoments, first: Gaussian) -> Shi
     first = first if target.transport is None else target.marginal
     Y = better.draws.points[:, target.structure.random]
     mean, sd = weighted_moments(Y, better.draws.weights)
-    stretch = np.exp(np.max(np.abs(np.log(sd / first.sds))))
-    return Shift(float(np.max(np.abs(mean - first.loc) / first.sds)), float(stretch))
+    with np.errstate(divide="ignore", invalid="ignore"):  # of coordinates whose draws are all one
+        stretch = np.exp(np.max(np.abs(np.log(sd / first.sds))))
+        shift = np.max(np.abs(mean - first.loc) / first.sds)
+    return Shift(float(shift), float(stretch))
 
 
 def _weighted(target: Target, adapted: Adapted, of_fit: bool) -> ReferenceMoments:

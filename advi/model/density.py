@@ -192,7 +192,7 @@ class Density:
         return products
 
     def hessian_products(
-        self, x: Float[ndarray, " D"], directions: Sequence[Float[ndarray, "k D"]]
+        self, x: Float[ndarray, " D"], directions: list[Float[ndarray, "k D"]]
     ) -> list[Float[ndarray, "k D"]]:
         """Return the Hessian at one point x (D,) times directions, in calls of equal shapes.
 

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     Draws = Float[ndarray, "M d"]
 
 MAX_LOG_SCALE = 10.0  # C
-KNOTS = np.array([-1.0, 0.0, 1.0], np.float32)  # of the hyperbolas, exact in any float type
-ROOTS_AT_ZERO = np.sqrt(1 + KNOTS.astype(float) ** 2)
+KNOTS = np.array([-1.0, 0.0, 1.0])  # of the hyperbolas
 CURVES, SCALE_CURVES = 5, 4  # psi and phi: all curves, and all but the last
 
 
@@ -189,9 +188,10 @@ def push_score(layer: Layer, at: Forward, score: Draws) -> Draws:
 def _curves(e: Any, xp: Any) -> tuple[Any, Any]:
     """Return the curves (M, P, 5) of the parents' draws e (M, P), and their slopes."""
     e = e[..., None]
-    offsets = e - KNOTS
+    knots = KNOTS.astype(e.dtype)  # a copy: JAX remembers the float type of a constant
+    offsets = e - knots
     roots = xp.sqrt(1 + offsets * offsets)
-    values = xp.concatenate([e, roots - ROOTS_AT_ZERO, e * e - 1], -1)
+    values = xp.concatenate([e, roots - np.sqrt(1 + knots * knots), e * e - 1], -1)
     return values, xp.concatenate([xp.ones_like(e), offsets / roots, 2 * e], -1)
 
 

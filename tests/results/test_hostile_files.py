@@ -174,7 +174,8 @@ CLASSES = [c for c in vocabulary.CLASSES.values() if inspect.isclass(c) and issu
 
 
 def test_every_family_of_its_own_is_known_by_its_shapes():
-    assert set(CLASSES) == set(SHAPES)
+    # a sparse precision has as many entries as the file says, which are checked one by one
+    assert set(CLASSES) == {*SHAPES, advi.SparsePrecision}
     assert advi.MeanField in SHAPES
 
 

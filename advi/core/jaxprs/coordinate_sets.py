@@ -69,7 +69,7 @@ def spread(sets: SparseMatrix | None, shape: Sequence[int], whole: Sequence[int]
 
 def taken(sets: Sequence[Any], sizes: Sequence[int], source: NDArray[Any], dim: int) -> Any:
     """Return the sets of entries that come from those of all operands, one after another."""
-    empty = [sparse.csr_array((size, dim), dtype=np.int32) for size in (*sizes, 1)]
+    empty = [empty_sets(size, dim) for size in (*sizes, 1)]
     parts = [e if s is None else s for s, e in zip((*sets, None), empty, strict=True)]
     whole: SparseMatrix = sparse.vstack(parts, "csr")
     return whole[source]
@@ -91,6 +91,11 @@ def passed_on(into: NDArray[Any], source: NDArray[Any], size: int, sets: SparseM
 def identity(dim: int) -> Any:
     """Return the sets (D, D) of the coordinates themselves."""
     return as_pattern(sparse.eye_array(dim, format="csr"))
+
+
+def empty_sets(size: int, dim: int) -> Any:
+    """Return sets (size, D) without any coordinate."""
+    return sparse.csr_array((size, dim), dtype=np.int32)
 
 
 def as_pattern(sets: SparseMatrix) -> Any:

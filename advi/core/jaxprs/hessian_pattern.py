@@ -11,17 +11,29 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.extend.core as jex_core
 import numpy as np
 from jax import lax
 from numpy.typing import NDArray
 from scipy import sparse
 
-from advi.core.jaxprs.coordinate_sets import Flow, Pairs, identity, mixed, spread, taken, union
+from advi.core.jaxprs.coordinate_sets import (
+    Flow,
+    Pairs,
+    empty_sets,
+    identity,
+    mixed,
+    spread,
+    taken,
+    union,
+)
 from advi.core.jaxprs.equality import constants
 from advi.core.jaxprs.known_values import applied, constant_of, is_number, rearranged
 from advi.core.jaxprs.linear_operations import CALLS, LINEAR, NONLINEAR, WITHOUT_DERIVATIVE
 from advi.core.jaxprs.set_operations import SPECIAL
+
+MEMORY = 8  # steps that a loop may look back, for all to be taken at once
 
 
 def hessian_pattern(jaxpr: Any, values: Sequence[Any]) -> Any:
@@ -113,7 +125,67 @@ def _elementwise(eqn: Any, sets: Sequence[Any], pairs: Pairs) -> Any:
 
 
 def _scan(eqn: Any, args: Sequence[Flow], pairs: Pairs) -> list[Flow]:
-    """Return the flow through a loop, step by step."""
+    """Return the flow through a loop: all steps at once where its memory is short."""
+    carried = args[eqn.params["num_consts"] :][: eqn.params["num_carry"]]
+    counts = any(arg.value is not None and arg.value.dtype.kind in "iu" for arg in carried)
+    if not counts and eqn.params["length"] > MEMORY:
+        found = _all_steps(eqn, args, pairs)
+        if found is not None:
+            return found
+    return _step_by_step(eqn, args, pairs)
+
+
+def _all_steps(eqn: Any, args: Sequence[Flow], pairs: Pairs) -> list[Flow] | None:
+    """Return the flow through all steps of a loop together; None if its memory is long.
+
+    What is carried into the steps is found by going through them again, until that changes nothing.
+    """
+    params = eqn.params
+    length, num_consts, num_carry = params["length"], params["num_consts"], params["num_carry"]
+    consts, first = args[:num_consts], args[num_consts : num_consts + num_carry]
+    avals = [v.aval for v in eqn.invars]
+    batched = [*avals[num_consts : num_consts + num_carry]]
+    axes = [None] * num_consts + [0] * (len(args) - num_consts)
+    inputs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals[:num_consts]]
+    inputs += [jax.ShapeDtypeStruct((length, *a.shape), a.dtype) for a in batched]
+    inputs += [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals[num_consts + num_carry :]]
+    body = jax.make_jaxpr(jax.vmap(jex_core.jaxpr_as_fun(params["jaxpr"]), axes))(*inputs)
+    sizes = [math.prod(a.shape) for a in batched]
+
+    def carried_in(ends: Sequence[Flow]) -> list[Flow]:
+        """Return what each step begins with, from what each ends with."""
+        found = []
+        for start, end, size in zip(first, ends, sizes, strict=True):
+            empty = empty_sets(size, pairs.dim)
+            rows = end.sets if end.sets is not None else empty_sets(size * length, pairs.dim)
+            kept = rows[size:] if params["reverse"] else rows[: size * (length - 1)]
+            parts = [empty if start.sets is None else start.sets, kept]
+            found.append(Flow(sparse.vstack(parts[::-1] if params["reverse"] else parts, "csr")))
+        return found
+
+    carry = carried_in([Flow(None)] * num_carry)
+    for _ in range(MEMORY):
+        results = _walk(body, [*consts, *carry, *args[num_consts + num_carry :]], pairs)
+        again = carried_in(results[:num_carry])
+        if _num_entries(again) == _num_entries(carry):  # they only grow
+            break
+        carry = again
+    else:
+        return None
+    last = slice(0, 1) if params["reverse"] else slice(length - 1, length)
+    ends = [
+        Flow(None if end.sets is None else end.sets[last.start * size : last.stop * size])
+        for end, size in zip(results[:num_carry], sizes, strict=True)
+    ]
+    return [*ends, *(Flow(result.sets) for result in results[num_carry:])]
+
+
+def _num_entries(flows: Sequence[Flow]) -> int:
+    return sum(flow.sets.nnz for flow in flows if flow.sets is not None)
+
+
+def _step_by_step(eqn: Any, args: Sequence[Flow], pairs: Pairs) -> list[Flow]:
+    """Return the flow through a loop, one step after another."""
     params = eqn.params
     body, length = params["jaxpr"], params["length"]
     num_consts, num_carry = params["num_consts"], params["num_carry"]
@@ -135,7 +207,7 @@ def _scan(eqn: Any, args: Sequence[Flow], pairs: Pairs) -> list[Flow]:
         if all(r is None for r in rows):
             found.append(Flow(None))
             continue
-        empty = sparse.csr_array((size, pairs.dim), dtype=np.int32)
+        empty = empty_sets(size, pairs.dim)
         found.append(Flow(sparse.vstack([empty if r is None else r for r in rows], "csr")))
     return [*carry, *found]
 

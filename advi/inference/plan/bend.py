@@ -12,7 +12,7 @@ from advi.core.arrays import on_host
 from advi.core.keys import Stream, host_rng
 from advi.core.status import Estimate, Progress, Status
 from advi.inference.plan.runner import Runner, StopError
-from advi.inference.plan.transport_steps import bend
+from advi.inference.plan.transport_steps import DRAWS, bend
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.record import FitRecord
 from advi.variational.block import family_name
@@ -25,6 +25,7 @@ from advi.variational.triangular import Triangular
 # Adam's rates: in the frame of the fitted Gaussian, the few parameters of a triangular map bear
 # a larger one than those of a network.
 TRIANGULAR_RATE, RATE = 0.03, 0.01
+TRIANGULAR_EARLY = 128  # draws of a step, far from the end
 UNKNOWN = Estimate(math.nan, math.nan)
 
 
@@ -56,7 +57,10 @@ def bent(
     rng = host_rng(record.key, Stream.BEND)
     with np.errstate(all="ignore"):
         try:
-            [end] = runner.run(bend(posterior.transport, _rate(guide), rng, runner))
+            rate, early = RATE, DRAWS
+            if _is_mapped(guide):
+                rate, early = TRIANGULAR_RATE, TRIANGULAR_EARLY
+            [end] = runner.run(bend(posterior.transport, rate, rng, runner, early))
         except (StopError, KeyboardInterrupt) as stop:
             return Bending(_stopped(record, runner, runner.stopped(stop)), UNKNOWN)
     num = density.num_gradients - before
@@ -93,10 +97,10 @@ def _stopped(record: FitRecord, runner: Runner, status: Status) -> FitRecord:
     return _with(record, transport, status, last, runner)
 
 
-def _rate(guide: Guide) -> float:
+def _is_mapped(guide: Guide) -> bool:
+    """Return whether all families that are no Gaussian are triangular maps."""
     bent_families = [b.base for b in guide.blocks if not isinstance(b.base, GaussianFamily)]
-    mapped = all(isinstance(family, Triangular) for family in bent_families)
-    return TRIANGULAR_RATE if mapped else RATE
+    return all(isinstance(family, Triangular) for family in bent_families)
 
 
 def _name(guide: Guide) -> str:

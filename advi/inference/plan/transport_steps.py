@@ -11,7 +11,7 @@ from advi.inference.plan.runner import Runner
 from advi.variational import draws
 from advi.variational.transport import Drawn, Transport
 
-EARLY, DRAWS = 128, 256  # antithetic, of a step of a round's first half and of its second
+DRAWS = 256  # of a step, antithetic
 STEPS = 200  # of a round
 MAX_ROUNDS = 4
 GAIN_NATS, ERRORS = 0.02, 2.0  # of a round, for another to follow
@@ -32,13 +32,14 @@ class Bent(NamedTuple):
 
 
 def bend(
-    transport: Transport, rate: float, rng: np.random.Generator, runner: Runner
+    transport: Transport, rate: float, rng: np.random.Generator, runner: Runner, early: int = DRAWS
 ) -> Stage[Bent]:
     """Maximise the ELBO over a transport's parameters, in rounds while it rises on fresh draws.
 
-    `rate` is Adam's, constant over the first half of a round and falling to zero over the second,
-    of which the average is kept. A round that leads far below its start, or ends below it, begins
-    again at a third of the rate. The result is never worse than the start.
+    `rate` is Adam's, constant over the first half of a round, which takes `early` draws a step, and
+    falling to zero over the second, of which the average is kept. A round that leads far below its
+    start, or ends below it, begins again at a third of the rate. The result is never worse than the
+    start.
     """
     E = draws.antithetic(rng, FRESH_DRAWS, transport.noise_dim)
     first = best = yield from _elbos(transport, E)
@@ -46,7 +47,7 @@ def bend(
     for _ in range(MAX_ROUNDS):
         candidate, values, gain = current, best, Estimate(0.0, 0.0)
         for _ in range(MAX_TRIES):
-            vector = yield from _round(current, rate, rng, runner)
+            vector = yield from _round(current, rate, rng, runner, early)
             if vector is not None:
                 taken += STEPS
                 candidate = current.at(vector)
@@ -73,14 +74,14 @@ def _elbos(transport: Transport, E: Floats) -> Stage[Floats]:
 
 
 def _round(
-    transport: Transport, rate: float, rng: np.random.Generator, runner: Runner
+    transport: Transport, rate: float, rng: np.random.Generator, runner: Runner, early: int
 ) -> Stage[Floats | None]:
     """Return the average of the second half of the steps; None if they lead far below the start."""
     vector = transport.vector
     moment, square, total = (np.zeros_like(vector) for _ in range(3))
     first: Estimate | None = None
     for step in range(STEPS):
-        num = EARLY if step < STEPS // 2 else DRAWS
+        num = early if step < STEPS // 2 else DRAWS
         E = draws.antithetic(rng, num, transport.noise_dim)
         moved = transport.at(vector)
         drawn = moved.draw(E)

@@ -51,6 +51,23 @@ def backwards_in_a_loop(x, y):
     return -jax.lax.scan(step, jnp.zeros(()), x, reverse=True)[1].sum()
 
 
+def two_back_in_a_loop(x, y):
+    def step(before, now):
+        return (before[1], now), now * before[0] + jnp.exp(before[1])
+
+    (first, last), terms = jax.lax.scan(step, (x[0], jnp.zeros(())), x)
+    return terms.sum() + jnp.tanh(first * last)
+
+
+def counted_in_a_loop(x, y):
+    return jax.lax.fori_loop(1, 12, lambda i, total: total + x[i] * x[i - 1] ** 2, x[0])
+
+
+def summed_in_a_loop(x, y):
+    """Every step sees all before it."""
+    return jax.lax.scan(lambda total, v: (total + v, jnp.exp(total)), 0.0, x)[1].sum()
+
+
 def grid(x, y):
     z = x.reshape(3, 4)
     return -((z[1:] - z[:-1]) ** 2).sum() - ((z[:, 1:] - z[:, :-1]) ** 2).sum() - (z**4).sum()
@@ -100,6 +117,9 @@ EXACT = [
     walk,
     walk_in_a_loop,
     backwards_in_a_loop,
+    two_back_in_a_loop,
+    counted_in_a_loop,
+    summed_in_a_loop,
     grid,
     spline,
     survival,

@@ -41,9 +41,9 @@ def test_a_rate_that_is_too_large_is_lowered(gaussian, rate):
 def test_a_round_that_ends_below_its_start_is_repeated_at_a_lower_rate(gaussian, monkeypatch):
     rates, one = [], transport_steps._round
 
-    def worse_at_first(transport, rate, rng, runner):
+    def worse_at_first(transport, rate, *rest):
         rates.append(rate)
-        vector = yield from one(transport, rate, rng, runner)
+        vector = yield from one(transport, rate, *rest)
         return -vector if rate == 0.09 else vector
 
     monkeypatch.setattr(transport_steps, "_round", worse_at_first)

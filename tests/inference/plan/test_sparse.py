@@ -150,3 +150,20 @@ def test_a_density_without_a_maximum_is_said_so():
     model = advi.Model(lambda z, _: -(jnp.diff(z["x"]) ** 2).sum(), {"x": advi.real(50)})
     fit = advi.fit(model, family="sparse")
     assert fit.verdict == "poor"
+
+
+def test_auto_takes_it_for_many_latents_that_meet_in_small_numbers():
+    def nested(z, d):
+        return norm.logpdf(z["a"], z["mu"], 0.5).sum() + norm.logpdf(d, z["a"]).sum()
+
+    y = np.random.default_rng(6).standard_normal(1100) * np.sqrt(1.25) + 2
+    model = advi.Model(nested, {"mu": advi.real(), "a": advi.real(1100)})
+    fit = advi.fit(model, y, diagnose=False)
+    assert "auto chose sparse precision, 1,101 latents, 2,201 entries" in repr(fit)
+    # a flat prior: the mean of 1,100 values of variance 1.25
+    assert float(fit.mean()["mu"]) == pytest.approx(y.mean(), abs=1e-3)
+    assert float(fit.sd()["mu"]) == pytest.approx(np.sqrt(1.25 / 1100), rel=0.1)
+    summed = advi.Model(lambda z, d: norm.logpdf(d, jnp.exp(z["a"].sum())) - z["a"] @ z["a"],
+                        {"a": advi.real(1100)})  # fmt: skip
+    with pytest.raises(ValueError, match="nearly all coordinates meet"):
+        advi.fit(summed, 1.0, family="sparse")
