@@ -66,9 +66,9 @@ def nuts(record: FitRecord, settings: Settings, key: Any, progress: bool) -> Fit
         )
     with precision(posterior.float_dtype):
         potential = _potential(guide, density.log_joint)
-        arguments = jax.device_put(posterior.params), density.data
+        arguments = posterior.params, density.data
         kernel = NUTS(
-            potential_fn=lambda e: potential(*arguments, e),
+            potential_fn=jax.jit(lambda e: potential(*arguments, e)),  # it is called eagerly, too
             target_accept_prob=settings.target_accept_prob,
             dense_mass=settings.dense_mass,
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -90,15 +92,8 @@ class SparsePrecision(GaussianFamily):
         if any(isinstance(leaf, Tracer) for leaf in params):
             raise TypeError("SparsePrecision: expected parameters that JAX does not trace.")
         loc, scale = self.to_gaussian(params)
-
-        def points(E: Any) -> Floats:
-            E = np.asarray(E)
-            flat = scale.mv(E.reshape(-1, E.shape[-1]).astype(float))
-            return (loc + flat).reshape(E.shape).astype(E.dtype)
-
-        # the sparse solve is SciPy's; its derivative by the noise is not needed
-        shape = jax.ShapeDtypeStruct(eps.shape, eps.dtype)
-        return jax.pure_callback(points, shape, eps, vmap_method="broadcast_all")
+        scaled: Any = _scaled(scale, eps)
+        return jnp.asarray(loc, eps.dtype) + scaled
 
     def entropy(self, params: SparseParams) -> Float[Array, ""]:
         return jnp.asarray(0.5 * params.loc.size * (1 + LOG_2PI) - 0.5 * params.log_det)
@@ -109,6 +104,45 @@ class SparsePrecision(GaussianFamily):
         twice = jnp.where(jnp.asarray(rows) == jnp.asarray(columns), 1.0, 2.0)
         products = twice * entries * y[jnp.asarray(rows)] * y[jnp.asarray(columns)]
         return -0.5 * products.sum() + 0.5 * log_det - 0.5 * x.size * LOG_2PI
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scaled(scale: PrecisionScale, eps: Array) -> Array:
+    """Return L e of noise e (d,), by the sparse solve of SciPy."""
+    return _on_host(scale.mv, eps)
+
+
+def _scaled_forward(scale: PrecisionScale, eps: Array) -> tuple[Array, None]:
+    return _on_host(scale.mv, eps), None
+
+
+def _scaled_backward(scale: PrecisionScale, _: None, cotangent: Array) -> tuple[Array]:
+    return (_on_host(scale.rmv, cotangent),)
+
+
+_scaled.defvjp(_scaled_forward, _scaled_backward)
+
+
+def _on_host(function: Callable[[Floats], Floats], x: Array) -> Array:
+    """Return a function of rows (M, d) at one row or, under `jax.vmap`, at many.
+
+    A callback has a thread of its own, in which JAX may not know float64: numbers go there and back
+    in two parts.
+    """
+
+    def call(*parts: Any) -> tuple[Any, Any]:
+        rows = np.asarray(parts, float).sum(0)
+        return _parts(function(rows.reshape(-1, rows.shape[-1])).reshape(rows.shape))
+
+    shape = jax.ShapeDtypeStruct(x.shape, np.float32)
+    first, rest = jax.pure_callback(call, (shape, shape), *_parts(x), vmap_method="broadcast_all")
+    return first.astype(x.dtype) + rest.astype(x.dtype)
+
+
+def _parts(x: Any) -> tuple[Any, Any]:
+    """Return two arrays of float32 with the sum x."""
+    first = x.astype(np.float32)
+    return first, (x - first.astype(x.dtype)).astype(np.float32)
 
 
 def check_params(params: SparseParams, dim: int) -> None:

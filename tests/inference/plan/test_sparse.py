@@ -83,6 +83,14 @@ def test_draws_and_log_q_are_those_of_the_gaussian():
     np.testing.assert_allclose(mu.std(), np.sqrt(cov[0, 0]), rtol=0.06)
 
 
+def test_nuts_goes_on_from_it():
+    fit, (mean, cov, _) = of_crossed(), exact()
+    sampled = fit.nuts(num_samples=500, num_warmup=100)
+    sd = np.sqrt(cov[0, 0])
+    assert float(sampled.mean()["mu"]) == pytest.approx(mean[0], abs=0.2 * sd)
+    assert float(sampled.sd()["mu"]) == pytest.approx(sd, rel=0.15)
+
+
 def test_it_is_kept_in_a_file(tmp_path):
     fit = of_crossed()
     fit.save(tmp_path / "fit.advi")
