@@ -15,6 +15,7 @@ import numpy as np
 
 from advi.core.jaxprs.equality import constants
 from advi.core.jaxprs.known_values import Known, applied, constant_of, input_at, is_number
+from advi.core.jaxprs.loops import carried
 from advi.core.jaxprs.traced import Traced
 from advi.data.spec import DataSpec
 from advi.model.model import Model
@@ -132,24 +133,13 @@ def _walk_scan(
         else:
             inputs.append(arg if same else arg._replace(steps=True))
     # a carried value has the shape of a constant of the loop, but changes
-    carried = _carried(eqn)
-    inputs = [None if i in carried else known for i, known in enumerate(inputs)]
+    carry = carried(eqn)
+    inputs = [None if i in carry else known for i, known in enumerate(inputs)]
     origins = [
-        o if outer.aval.shape == aval.shape and i not in carried else None
+        o if outer.aval.shape == aval.shape and i not in carry else None
         for i, (o, outer, aval) in enumerate(zip(from_, eqn.invars, avals, strict=True))
     ]
     _walk(body, inputs, origins, sites)
-
-
-def _carried(eqn: Any) -> range:
-    """Return which inputs of a loop are carried from step to step."""
-    body = getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"])
-
-    def num_stacked(outer: Sequence[Any], inner: Sequence[Any]) -> int:
-        return sum(a.aval.shape != b.aval.shape for a, b in zip(outer, inner, strict=True))
-
-    stop = len(eqn.invars) - num_stacked(eqn.invars, body.invars)
-    return range(stop - len(eqn.outvars) + num_stacked(eqn.outvars, body.outvars), stop)
 
 
 def _sites_of(

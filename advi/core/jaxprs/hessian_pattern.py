@@ -31,6 +31,7 @@ from advi.core.jaxprs.coordinate_sets import (
 from advi.core.jaxprs.equality import constants
 from advi.core.jaxprs.known_values import applied, constant_of, is_number, rearranged
 from advi.core.jaxprs.linear_operations import CALLS, LINEAR, NONLINEAR, WITHOUT_DERIVATIVE
+from advi.core.jaxprs.loops import carried
 from advi.core.jaxprs.set_operations import SPECIAL
 
 MEMORY = 8  # steps that a loop may look back, for all to be taken at once
@@ -126,8 +127,8 @@ def _elementwise(eqn: Any, sets: Sequence[Any], pairs: Pairs) -> Any:
 
 def _scan(eqn: Any, args: Sequence[Flow], pairs: Pairs) -> list[Flow]:
     """Return the flow through a loop: all steps at once where its memory is short."""
-    carried = args[eqn.params["num_consts"] :][: eqn.params["num_carry"]]
-    counts = any(arg.value is not None and arg.value.dtype.kind in "iu" for arg in carried)
+    values = [args[i].value for i in carried(eqn)]
+    counts = any(value is not None and value.dtype.kind in "iu" for value in values)
     if not counts and eqn.params["length"] > MEMORY:
         found = _all_steps(eqn, args, pairs)
         if found is not None:
@@ -141,7 +142,7 @@ def _all_steps(eqn: Any, args: Sequence[Flow], pairs: Pairs) -> list[Flow] | Non
     What is carried into the steps is found by going through them again, until that changes nothing.
     """
     params = eqn.params
-    length, num_consts, num_carry = params["length"], params["num_consts"], params["num_carry"]
+    length, (num_consts, num_carry) = params["length"], _numbers(eqn)
     consts, first = args[:num_consts], args[num_consts : num_consts + num_carry]
     avals = [v.aval for v in eqn.invars]
     batched = [*avals[num_consts : num_consts + num_carry]]
@@ -180,6 +181,12 @@ def _all_steps(eqn: Any, args: Sequence[Flow], pairs: Pairs) -> list[Flow] | Non
     return [*ends, *(Flow(result.sets) for result in results[num_carry:])]
 
 
+def _numbers(eqn: Any) -> tuple[int, int]:
+    """Return how many inputs of a loop are constant, and how many are carried."""
+    carry = carried(eqn)
+    return carry.start, len(carry)
+
+
 def _num_entries(flows: Sequence[Flow]) -> int:
     return sum(flow.sets.nnz for flow in flows if flow.sets is not None)
 
@@ -187,8 +194,7 @@ def _num_entries(flows: Sequence[Flow]) -> int:
 def _step_by_step(eqn: Any, args: Sequence[Flow], pairs: Pairs) -> list[Flow]:
     """Return the flow through a loop, one step after another."""
     params = eqn.params
-    body, length = params["jaxpr"], params["length"]
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    body, length, (num_consts, num_carry) = params["jaxpr"], params["length"], _numbers(eqn)
     consts, carry = list(args[:num_consts]), list(args[num_consts : num_consts + num_carry])
     stacked = args[num_consts + num_carry :]
     outputs: list[list[Flow]] = []
