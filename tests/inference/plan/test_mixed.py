@@ -170,7 +170,7 @@ def test_copies_by_exchange_of_labels_are_told_from_other_modes():
 
 
 def test_steps_and_blocks_refuse_it():
-    with pytest.raises(ValueError, match="a mixture is fitted by the automatic plan"):
+    with pytest.raises(ValueError, match="Mixture is fitted by the automatic plan"):
         advi.fit(TWO, family="mixture", optimizer=optax.adam(1e-2))
     model = advi.Model(
         lambda z, d: -(z["x"] ** 2) - z["y"] ** 2, {"x": advi.real(), "y": advi.real()}
