@@ -33,11 +33,10 @@ class SparseHessian(NamedTuple):
     def mean(self, X: Floats) -> SparseMatrix:
         """Return the mean (D, D) of the Hessians at points X (n, D)."""
         colours, rows, columns = self.colouring
-        total = np.zeros((self.colouring.num, self.dim))
+        total, directions = np.zeros((self.colouring.num, self.dim)), self._directions()
         for x in X:
-            total += np.concatenate(self.density.hessian_products(x, self._directions))[
-                : len(total)
-            ]
+            products = np.concatenate(self.density.hessian_products(x, directions))
+            total += products[: len(total)]
         values = total[colours[columns], rows] / len(X)
         off = rows != columns
         both = (
@@ -46,9 +45,8 @@ class SparseHessian(NamedTuple):
         )
         return sparse.csc_array(both, shape=(self.dim, self.dim))
 
-    @property
     def _directions(self) -> list[Floats]:
-        """The sums of columns of every colour, in calls of equal shapes."""
+        """Return the sums of columns of every colour, in calls of equal shapes."""
         num = int(np.clip(WORK // max(self.density.log_joint.cost, 1), 1, MAX_DIRECTIONS))
         calls = -(-self.colouring.num // num)
         each = -(-self.colouring.num // calls)

@@ -24,10 +24,8 @@ from advi.model.trace import trace
 from advi.posterior.record import FitRecord
 from advi.variational.family_check import check_families
 from advi.variational.mean_field import MeanField
-from advi.variational.mixture import Mixture
 from advi.variational.objective import Elbo, Objective
-from advi.variational.resolve_family import resolve_family
-from advi.variational.sparse_precision import SparsePrecision
+from advi.variational.resolve_family import WHOLE, resolve_family
 
 
 class StochasticSteps(NamedTuple):
@@ -81,7 +79,7 @@ def prepare_steps(
     guide = resolve_family(model, family, auto=MeanField())
     check_families(guide, any_scale=False)
     for block in guide.blocks:
-        if isinstance(block.base, (Mixture, SparsePrecision)):
+        if isinstance(block.base, WHOLE):
             raise ValueError(
                 f"family: {type(block.base).__name__} is fitted by the automatic plan, since steps "
                 "cannot move it; leave out batch_size and optimizer, or choose another family."
