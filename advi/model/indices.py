@@ -15,14 +15,12 @@ import numpy as np
 
 from advi.core.jaxprs.equality import constants
 from advi.core.jaxprs.known_values import Known, applied, constant_of, input_at, is_number
+from advi.core.jaxprs.linear_operations import CALLS
 from advi.core.jaxprs.loops import carried
 from advi.core.jaxprs.traced import Traced
 from advi.data.spec import DataSpec
 from advi.model.model import Model
 from advi.model.trace import LogJoint
-
-CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint")
-INLINED = (*CALLS, "custom_jvp_call", "custom_vjp_call")
 
 
 class Site(NamedTuple):
@@ -100,7 +98,7 @@ def _walk(
         name, args = eqn.primitive.name, [of(v) for v in eqn.invars]
         from_ = [origin_of(v) for v in eqn.invars]
         results: list[Known | None] = [None] * len(eqn.outvars)
-        if name in INLINED:
+        if name in CALLS:
             body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
             results = _walk(body, args, from_, sites)
         elif name == "scan":
