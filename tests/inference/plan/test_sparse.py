@@ -83,6 +83,17 @@ def test_draws_and_log_q_are_those_of_the_gaussian():
     np.testing.assert_allclose(mu.std(), np.sqrt(cov[0, 0]), rtol=0.06)
 
 
+def test_its_draws_have_derivatives():
+    """As chains in the coordinates of its noise take them."""
+    fit, (_, cov, _) = of_crossed(), exact()
+    guide, params = fit.posterior.guide, fit.posterior.params
+    with jax.enable_x64(True):
+        of_latents = jax.jacrev(lambda e: guide.draw(params, e))(jnp.ones(len(cov)))
+    L = np.concatenate([np.atleast_2d(of_latents[name]) for name in CROSSED.latents])
+    np.testing.assert_allclose(L @ L.T, cov, atol=1e-9)
+
+
+@pytest.mark.slow
 def test_nuts_goes_on_from_it():
     fit, (mean, cov, _) = of_crossed(), exact()
     sampled = fit.nuts(num_samples=500, num_warmup=100)
