@@ -13,8 +13,9 @@ from scipy import sparse
 
 from advi.core.types import Indices, SparseMatrix
 
-# Hubs meet many coordinates: more than both, one a number, the other times the median.
-HUB_DEGREE, HUB_RATIO = 32, 8
+# Hubs meet many coordinates: more than each, a number, times the median, a share of all.
+HUB_DEGREE, HUB_RATIO, HUB_SHARE = 32, 8, 0.25
+SHORT = 8  # columns of a part that are hubs whatever they meet, if these are few beside the others
 
 
 class Colouring(NamedTuple):
@@ -33,7 +34,7 @@ class Groups(NamedTuple):
     """The columns in groups, those of hubs last."""
 
     parts: list[Indices]  # the largest first
-    hubs: Indices  # columns with entries in very many rows, such as hyperparameters
+    hubs: Indices  # columns with entries in very many rows, or of short parts: hyperparameters
 
     @property
     def all(self) -> list[Indices]:
@@ -43,7 +44,11 @@ class Groups(NamedTuple):
 def groups_of(pattern: SparseMatrix, parts: Sequence[Indices]) -> Groups:
     """Return the columns of a symmetric pattern in groups, which refine given parts."""
     degrees = np.diff(pattern.indptr)
-    hub = degrees > max(HUB_DEGREE, HUB_RATIO * float(np.median(degrees)))
+    few = max(HUB_DEGREE, HUB_RATIO * float(np.median(degrees)), HUB_SHARE * len(degrees))
+    hub = degrees > few
+    short = [part for part in parts if len(part) <= SHORT]
+    if sum(map(len, short)) < HUB_SHARE * len(degrees):
+        hub[np.concatenate([*short, np.zeros(0, int)])] = True
     by_size = sorted((part[~hub[part]] for part in parts), key=len, reverse=True)
     return Groups(by_size, np.flatnonzero(hub))
 

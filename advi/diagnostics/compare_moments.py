@@ -6,18 +6,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advi.core.verdict import Alarm
+from advi.diagnostics.cost import seconds_per_gradient
 from advi.diagnostics.importance_sampling import NEAR_KHAT, Adapted
 from advi.diagnostics.judge import judge, unchecked, unresolved, without_spread
+from advi.diagnostics.long_hmc import CHAINS
+from advi.diagnostics.many_columns import ManyColumns
+from advi.diagnostics.monte_carlo_error import beyond_chance
 from advi.diagnostics.psis import fit_pareto
 from advi.diagnostics.reference_moments import (
     CHECK_ROUNDS,
+    MAX_CHAIN_DIM,
     ReferenceMoments,
     by_hmc,
+    by_long_hmc,
     reference_moments,
     shift_from,
 )
 from advi.diagnostics.target import Moments, Target
 from advi.posterior.record import Comparison, Examination
+from advi.variational.transport import GaussianTransport
 
 # a sentence on how to reparameterise, from reference draws and the columns that are off
 Advice = Callable[[ReferenceMoments, frozenset[str]], str]
@@ -28,6 +35,7 @@ NARROW = 1.5  # ratio of sds beyond which a shift is measured in the larger
 MAX_RESOLUTION = 1.0  # nats: importance weights are noise where log densities are coarser
 FEW_FLOATS = 4.0  # spacings of floats at a mean, which an sd exceeds
 PROBES = 8
+CHAIN_SECONDS = 30.0  # predicted, of chains where nested importance sampling is unreliable
 WIDE, TAIL_DRAWS, MAX_TAIL_INDEX = 2.0, 2000, 0.7
 
 
@@ -57,8 +65,11 @@ def compare_with_reference(
     resolution = _resolution(target, adapted)
     if resolution > MAX_RESOLUTION:
         return Examination(unresolved(resolution, alarms, kind), khat, None)
-    comparison = compare_moments(found)
-    if len(found) == 1 and _unreliable(target, comparison, khat):
+    if target.hessian is not None and not found[-1].confident:
+        found += _by_chains(target, adapted, found[-1], rng)
+    comparison = compare_moments(found, target.many)
+    dense = target.hessian is None
+    if dense and len(found) == 1 and _unreliable(target, comparison, khat):
         found.append(by_hmc(target, adapted, rng))
         comparison = compare_moments(found)
     reliable = [b for b in found if b.confident]
@@ -71,10 +82,31 @@ def compare_with_reference(
     return Examination(verdict, khat, comparison)
 
 
-def compare_moments(found: list[ReferenceMoments]) -> Comparison | None:
+def _by_chains(
+    target: Target, adapted: Adapted, known: ReferenceMoments, rng: np.random.Generator
+) -> list[ReferenceMoments]:
+    """Return the moments of long chains, whitened by a sparse precision, if they can be held."""
+    if len(target.gaussian.loc) > MAX_CHAIN_DIM:
+        return []
+    whitening = target.first
+    transport = GaussianTransport(whitening, target.structure.random)
+    most = CHAIN_SECONDS / seconds_per_gradient(target.density, transport)
+    states = whitening.points(rng.standard_normal((CHAINS, len(whitening.loc))))
+    if adapted.draws.ess > CHAINS:
+        states = known.states
+    further = by_long_hmc(
+        target, adapted, states, CHAINS, rng, lambda num: num > most, lambda segment: None
+    )
+    return [] if further is None else [further]
+
+
+def compare_moments(
+    found: list[ReferenceMoments], many: ManyColumns | None = None
+) -> Comparison | None:
     """Return the comparison of a fit with estimates, the worst of each column.
 
-    Estimates that failed are left out; None if all did.
+    Estimates that failed are left out; None if all did. Of `many` columns only the differences
+    beyond chance count.
     """
     found = [b for b in found if not b.failed]
     if not found:
@@ -88,9 +120,14 @@ def compare_moments(found: list[ReferenceMoments]) -> Comparison | None:
         # a hundredth of it. Otherwise the smaller sd is stricter.
         wide = found[-1].confident & (better.moments.sd > NARROW * safe)
         unit = np.where(wide, better.moments.sd, safe)
-        shifts.append(np.where(varies, np.abs(better.moments.mean - mean) / unit, 0.0))
+        shift = np.where(varies, np.abs(better.moments.mean - mean) / unit, 0.0)
         with np.errstate(divide="ignore"):
-            ratios.append(np.where(varies, np.log(better.moments.sd / safe), 0.0))
+            ratio = np.where(varies, np.log(better.moments.sd / safe), 0.0)
+        if many is not None and better.error is not None:
+            shift = beyond_chance(shift, better.error.shift, many.long)
+            ratio = beyond_chance(ratio, better.error.log_ratio, many.long)
+        shifts.append(shift)
+        ratios.append(ratio)
     # a moment that could not be computed counts as infinitely far
     shift, ratio = (np.where(np.isnan(x), np.inf, x) for x in (shifts, ratios))
     worst = np.abs(ratio).argmax(0)

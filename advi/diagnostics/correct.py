@@ -66,13 +66,15 @@ def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noq
     adapted, found = reference_moments(target, first, rng, CORRECT_ROUNDS)
     alarms = (*improper(record), *alarms_of(record))
     unseen = _unseen_tail(adapted)
-    uncertain = found[-1].method == "HMC" or shift_from(target, found[-1], first).far
+    uncertain = not found[-1].confident or shift_from(target, found[-1], first).far
+    uncertain = uncertain or found[-1].method == "HMC"
     if uncertain and not (unseen and budget.seconds is None):
         per_gradient = seconds_per_gradient(target.density, posterior.transport)
         further = _by_chains(target, adapted, found[-1], rng, budget, per_gradient)
         found += [] if further is None else [further]
     best = found[-1]
     names = quantity_names(posterior)
+    watched = names if target.many is None else target.many.names(names)
     how = offer(posterior) or advice(posterior, best, frozenset())
     shift = shift_from(target, best, first)
     doubt = ""
@@ -82,13 +84,13 @@ def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noq
         doubt = f"{shift}: where a correction goes so far, it may not be complete."
     elif heavy := heavy_tail(target, names, best):
         doubt = heavy
-    verdict = _verdict(best, alarms, doubt, obstacle(posterior, best, names), how)
+    verdict = _verdict(best, alarms, doubt, obstacle(posterior, best, watched), how)
     route = (*rungs_of(record), f"corrected by {best.method}")
     num = target.density.num_gradients
     return dataclasses.replace(
         record.with_outcome(route=route, num_gradients=num, num_chains=0),
         posterior=dataclasses.replace(posterior, weighted=best.draws),
-        examination=Examination(verdict, adapted.first_khat, compare_moments([best])),
+        examination=Examination(verdict, adapted.first_khat, compare_moments([best], target.many)),
     )
 
 

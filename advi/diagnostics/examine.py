@@ -12,14 +12,16 @@ from advi.core.verdict import REMEDIES, Alarm, Verdict
 from advi.diagnostics.alarms import ONLY_POINTS, alarms_of, improper, unexamined
 from advi.diagnostics.compare_moments import compare_with_reference
 from advi.diagnostics.parametrisation import parametrisation
-from advi.diagnostics.quantities import quantities, quantity_names
+from advi.diagnostics.quantities import many_columns, quantities, quantity_names
 from advi.diagnostics.reference_moments import MAX_DIM, ReferenceMoments
 from advi.diagnostics.target import Target
 from advi.model.density import SOME_ROWS, Density
+from advi.model.sparse_hessian import require_sparse
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.record import Examination, FitRecord
 from advi.transforms.base import Identity, base_of
 from advi.transforms.scalars import HalfLine
+from advi.variational.sparse_precision import is_sparse
 
 ADVICE_DRAWS = 500
 NEXT_OF_STREAM = "fit rows that memory holds in the same way, and check that fit."
@@ -100,11 +102,17 @@ def too_many(posterior: GlobalPosterior) -> str:
 
 def target_of(posterior: GlobalPosterior, density: Density) -> Target:
     """Return the posterior and its approximation for a comparison."""
+    sparse = is_sparse(posterior.guide)
     return Target(
         density,
         posterior.gaussian,
         posterior.structure,
         columns=lambda X: quantities(posterior, posterior.constrain(X)),
         own_columns=lambda: quantities(posterior, posterior.moment_draws.values),
+        columns_of=lambda q: quantities(
+            posterior, posterior.constrain(q.points(posterior.moment_noise()))
+        ),
         transport=None if posterior.guide.is_gaussian else posterior.transport,
+        hessian=require_sparse(density) if sparse else None,
+        many=many_columns(posterior) if sparse else None,
     )

@@ -102,57 +102,60 @@ def importance_sampling(
     """
     few = len(gaussian.loc) <= MAX_ADAPTED_DIM
 
-    def weighted(sample: _Sample) -> Adapted:
-        weights, khat = pareto_smooth(sample.log_ratios)
-        draws = WeightedDraws(sample.points, weights)
-        share = draws.ess / len(weights)
-        return Adapted(draws, khat, sample.log_ratios, khat, gaussian, share, adapted=False)
-
     def even(found: Adapted, share: float) -> bool:
         return found.share >= (EQUAL_SHARE if few else share) and found.khat <= NEAR_KHAT
 
     num_first = FIRST_OF_FEW if few else FIRST_DRAWS
-    sample = _drawn(log_p, gaussian, rng, num_first)
-    found = weighted(sample)
+    sample = drawn(log_p, gaussian, rng, num_first)
+    found = weighted(sample, gaussian)
     if early and even(found, FIRST_SHARE):
         return found
-    sample = sample.joined(_drawn(log_p, gaussian, rng, num - num_first))
-    found = weighted(sample)
+    sample = sample.joined(drawn(log_p, gaussian, rng, num - num_first))
+    found = weighted(sample, gaussian)
     if early and even(found, NEAR_SHARE):
         return found
     if few and not even(found, NEAR_SHARE):
-        return _adaptive(log_p, gaussian, sample, found.khat, rng, rounds)
+        return adaptive(log_p, gaussian, sample, found.khat, rng, rounds)
     if found.share < MIN_SHARE:
         return found
-    return weighted(sample.joined(_drawn(log_p, gaussian, rng, (rounds - 1) * num)))
+    sample = sample.joined(drawn(log_p, gaussian, rng, (rounds - 1) * num))
+    return weighted(sample, gaussian)
 
 
-class _Sample(NamedTuple):
+class Sample(NamedTuple):
     """Draws of a Gaussian."""
 
     points: Floats  # (n, D)
     log_p: Floats  # (n,) nats
     log_ratios: Floats  # (n,) log p - log q
 
-    def joined(self, other: "_Sample") -> "_Sample":
-        return _Sample(*(np.concatenate(parts) for parts in zip(self, other, strict=True)))
+    def joined(self, other: "Sample") -> "Sample":
+        return Sample(*(np.concatenate(parts) for parts in zip(self, other, strict=True)))
 
 
-def _drawn(
+def weighted(sample: Sample, gaussian: Gaussian) -> Adapted:
+    """Return draws of a Gaussian with their importance weights."""
+    weights, khat = pareto_smooth(sample.log_ratios)
+    draws = WeightedDraws(sample.points, weights)
+    share = draws.ess / len(weights)
+    return Adapted(draws, khat, sample.log_ratios, khat, gaussian, share, adapted=False)
+
+
+def drawn(
     log_p: Callable[[Floats], Floats], gaussian: Gaussian, rng: np.random.Generator, num: int
-) -> _Sample:
+) -> Sample:
     """Return antithetic draws of a Gaussian."""
     E = antithetic(rng, num, len(gaussian.loc))
     Z = gaussian.points(E)
     values = _finite(log_p(Z))
     standard = _log_standard((E**2).sum(1), E.shape[1], np.inf)
-    return _Sample(Z, values, values - standard + gaussian.scale.log_det(np.ones(E.shape[1], bool)))
+    return Sample(Z, values, values - standard + gaussian.scale.log_det(np.ones(E.shape[1], bool)))
 
 
-def _adaptive(
+def adaptive(
     log_p: Callable[[Floats], Floats],
     gaussian: Gaussian,
-    first: _Sample,
+    first: Sample,
     first_khat: float,
     rng: np.random.Generator,
     rounds: int,

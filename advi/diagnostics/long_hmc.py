@@ -19,6 +19,7 @@ NEAR_RHAT = 1.1  # up to which more steps are what a segment lacks
 TARGET_ACCEPTANCE, LEARNING = 0.85, 0.7
 TRAJECTORY, MAX_LEAPFROGS = np.pi, 16  # longest trajectory, where the target is standard normal
 MAX_STEP, FIRST_STEP = 1.0, 0.3
+MAX_LEARNT_DIM = 1024  # of a covariance; in more the first whitening stays
 SHRINK = 5.0  # draws for each dimension, of the prior guess of a covariance
 
 
@@ -77,7 +78,7 @@ class Sampler:
         """Take the covariance of states (..., dim) for the frame, shrunk towards the last one."""
         dim = points.shape[-1]
         points = points.reshape(-1, dim)
-        if len(points) < 2:
+        if len(points) < 2 or dim > MAX_LEARNT_DIM:
             return
         keep = SHRINK * dim / (SHRINK * dim + len(points))
         before = self.whitening.scale.tril()

@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 
 from advi.core.types import Floats
+from advi.diagnostics.many_columns import ManyColumns
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.transforms import is_angle
+
+LONG = 64  # entries of a latent, above which they are not judged one by one
 
 
 def quantities(posterior: GlobalPosterior, values: Mapping[str, Any]) -> Floats:
@@ -33,3 +36,16 @@ def quantity_names(posterior: GlobalPosterior) -> tuple[str, ...]:
         else:
             names += coordinates
     return tuple(names)
+
+
+def many_columns(posterior: GlobalPosterior) -> ManyColumns:
+    """Return which of the quantities are those of long latents."""
+    long, start = [], 0
+    for name, latent in posterior.model.latents.items():
+        if name in posterior.guide.estimated:
+            continue
+        num = len(posterior.model.coordinates[name]) * (2 if is_angle(latent.bijection) else 1)
+        if num > LONG:
+            long.append(slice(start, start + num))
+        start += num
+    return ManyColumns(start, tuple(long))

@@ -9,9 +9,14 @@ import numpy as np
 from advi.core.draw_set import WeightedDraws, weighted_moments
 from advi.core.types import Floats
 from advi.diagnostics import hmc
+from advi.diagnostics.cost import seconds_per_factor, seconds_per_hessian
 from advi.diagnostics.importance_sampling import Adapted, importance_sampling
 from advi.diagnostics.long_hmc import Sampler, Segment, run_until_converged
+from advi.diagnostics.monte_carlo_error import MonteCarloError
+from advi.diagnostics.nested_sampling import nested_sampling, num_precisions
 from advi.diagnostics.target import Moments, Target
+from advi.model.density import Density
+from advi.model.sparse_hessian import SparseHessian
 from advi.variational.gaussian import Gaussian
 
 CHECK_ROUNDS, CORRECT_ROUNDS = 5, 20
@@ -19,7 +24,13 @@ COSTLY = 2**20  # elements read by one density, above which fewer chains are run
 FEW_CHAINS = 96
 MAX_ELEMENTS = 2**25  # of the points of all chains
 MAX_KEPT = 10_000  # draws of long chains
+CHUNK = 512  # states whose very many columns are held at once
 STATES = 512  # kept, where chains may begin
+# Of nested importance sampling: rounds, the fewest and the most draws of hubs in each, predicted
+# seconds of one round; for a check, and for a correction.
+NESTED_ROUNDS, MIN_NESTED = 3, 64
+CHECK_NESTED, CORRECT_NESTED, CHECK_SECONDS, CORRECT_SECONDS = 128, 512, 10.0, 20.0
+MAX_CHAIN_DIM = 8192  # of chains whose every state is held
 MAX_DIM = MAX_ELEMENTS // (hmc.STEPS * FEW_CHAINS)
 # A correction begins at the fit, and short runs stay in its neighbourhood. Of hierarchies with
 # known moments, all corrections within these limits, in both together, were complete; others may
@@ -30,7 +41,7 @@ MAX_FAR_SHIFT, MAX_FAR_STRETCH = 0.5, 2.0
 class ReferenceMoments(NamedTuple):
     """Draws nearer to the posterior than the fit's, and their moments."""
 
-    method: str  # "importance sampling" | "HMC"
+    method: str  # "importance sampling" | "nested importance sampling" | "HMC"
     draws: WeightedDraws  # points on R^D
     moments: Moments
     # The fit's moments to compare with; of the same draws if these are weighted draws of the fit,
@@ -41,6 +52,7 @@ class ReferenceMoments(NamedTuple):
     failed: bool  # whether they are useless: collapsed weights, chains that had not converged
     states: Floats  # (n, dim) of some of the draws, where chains may begin
     chains: Segment | None = None  # of chains that went on until they converged, or the end
+    error: MonteCarloError | None = None  # known where the columns are very many
 
     @property
     def size(self) -> str:
@@ -63,6 +75,10 @@ def reference_moments(
     random coordinates, `rounds` the largest number of rounds of 1,000 draws; with `early` fewer
     draws suffice if they show that `first` is right.
     """
+    if target.hessian is not None and 0 < len(target.hessian.hubs) < target.hessian.dim:
+        budget = (CHECK_SECONDS, CHECK_NESTED) if early else (CORRECT_SECONDS, CORRECT_NESTED)
+        adapted, nested = by_nested_sampling(target, target.hessian, rng, *budget)
+        return adapted, [nested]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         adapted = importance_sampling(target.value, first, rng, rounds, early=early)
         found = [_weighted(target, adapted, first is target.first)]
@@ -121,6 +137,72 @@ def _weighted(target: Target, adapted: Adapted, of_fit: bool) -> ReferenceMoment
     )  # fmt: skip
 
 
+def by_nested_sampling(
+    target: Target, hessian: SparseHessian, rng: np.random.Generator, seconds: float, most: int
+) -> tuple[Adapted, ReferenceMoments]:
+    """Return the moments of nested importance draws: of hubs, and of the others given these.
+
+    A round has at most `most` draws of hubs, and fewer where they would take more `seconds`.
+    """
+    num = _num_nested(target.density, hessian, seconds, most)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        proposal = target.widened
+        found = nested_sampling(target.density, hessian, proposal, rng, num, NESTED_ROUNDS)
+        hubs, draws = found.hubs, found.draws
+        columns = target.columns(draws.points)
+        columns[draws.weights == 0] = 0.0  # where they may overflow
+        moments = Moments(*weighted_moments(columns, draws.weights))
+        error = MonteCarloError.of_draws(draws.ess, columns.shape[1])
+        if not hubs.adapted:  # most of the errors is that of draws of the proposal, and known
+            of_proposal = target.columns(found.of_proposal)
+            error = _of_pairs(columns, draws, of_proposal, found.kept)
+            moments = _relative(moments, of_proposal, target.moments_of(proposal))
+    adapted = Adapted(
+        draws, hubs.khat, hubs.log_ratios, hubs.first_khat, target.first, hubs.share,
+        adapted=hubs.adapted,
+    )  # fmt: skip
+    failed = adapted.collapsed and not adapted.reliable
+    return adapted, ReferenceMoments(
+        "nested importance sampling", draws, moments, lambda: target.moments, hubs.khat,
+        adapted.reliable, failed, draws.resample(STATES, np.random.default_rng(0)), error=error,
+    )  # fmt: skip
+
+
+def _num_nested(density: Density, hessian: SparseHessian, seconds: float, most: int) -> int:
+    """Return the number of draws of hubs in a round, even."""
+    first = num_precisions(len(hessian.hubs))
+    of_first = first * (seconds_per_hessian(density, hessian) + seconds_per_factor(hessian))
+    within = first + (seconds - of_first) / seconds_per_factor(hessian)
+    return int(np.clip(within, MIN_NESTED, most)) // 2 * 2
+
+
+def _relative(moments: Moments, of_proposal: Floats, known: Moments) -> Moments:
+    """Return moments by their differences from those of equal draws of a proposal, and its own."""
+    mean, sd = of_proposal.mean(0), of_proposal.std(0)
+    unit = np.where(sd > 0, sd, 1.0)
+    factor = np.where(sd > 0, moments.sd / unit, 1.0)
+    return Moments(known.mean + (moments.mean - mean) / unit * known.sd, known.sd * factor)
+
+
+def _of_pairs(
+    columns: Floats, draws: WeightedDraws, of_proposal: Floats, kept: int
+) -> MonteCarloError:
+    """Return the errors of differences between weighted draws and equal ones at the same noise.
+
+    Both halves of the draws are antithetic.
+    """
+    mean, sd = weighted_moments(columns, draws.weights)
+    sd = np.where(sd > 0, sd, 1.0)
+    weights, errors = draws.weights[:, None] * len(columns), []
+    for power in (1, 2):
+        differences = (
+            weights * (columns - mean) ** power - (of_proposal - of_proposal.mean(0)) ** power
+        )
+        of_pairs = differences.reshape(2, -1, kept, len(sd)).mean((0, 2)) / (power * sd**power)
+        errors.append(of_pairs.std(0) / np.sqrt(len(of_pairs)))
+    return MonteCarloError(*errors)
+
+
 def by_hmc(target: Target, adapted: Adapted, rng: np.random.Generator) -> ReferenceMoments:
     """Return the moments of short chains.
 
@@ -165,15 +247,26 @@ def by_long_hmc(
         sampler = Sampler(of_chains, states, adapted.proposal, rng)
 
         def columns(Z: Floats) -> Floats:
-            return target.columns(target.points(Z))
+            if target.many is None:
+                return target.columns(target.points(Z))
+            parts = range(0, len(Z), CHUNK)
+            return np.concatenate(
+                [target.many.reduced(target.columns(Z[k : k + CHUNK])) for k in parts]
+            )
 
         end = run_until_converged(sampler, columns, stop, report)
         if end is None:
             return None
         steps, chains, dim = end.points.shape
-        kept = end.points[:: max(1, steps * chains // MAX_KEPT)]
+        most = MAX_KEPT if target.many is None else min(MAX_KEPT, MAX_ELEMENTS // dim)
+        kept = end.points[:: max(1, steps * chains // most)]
         points = target.points(kept.reshape(-1, dim))
-        flat = end.columns.reshape(steps * chains, -1)
+        flat, error = end.columns.reshape(steps * chains, -1), None
+        if target.many is not None:
+            flat = target.columns(points)
+            by_chain = flat.reshape(*kept.shape[:2], -1).swapaxes(0, 1)
+            sd = np.where(flat.std(0) > 0, flat.std(0), 1.0)
+            error = MonteCarloError.of_batches(by_chain, sd, len(target.own_columns()))
     converged = end.convergence.converged
     return ReferenceMoments(
         "HMC",
@@ -185,4 +278,5 @@ def by_long_hmc(
         not converged,
         end.points[-1],
         end,
+        error,
     )

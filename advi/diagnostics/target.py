@@ -8,8 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from advi.core.types import Floats
+from advi.diagnostics.many_columns import ManyColumns
 from advi.model.density import Density
+from advi.model.sparse_hessian import SparseHessian
 from advi.variational.gaussian import Gaussian, Structure
+from advi.variational.hub_response import PROBES, HubProbe
 from advi.variational.transport import Drawn, Transport, log_normal
 
 
@@ -35,13 +38,23 @@ class Target:
     structure: Structure
     columns: Callable[[Floats], Floats]  # of points (n, D): (n, K)
     own_columns: Callable[[], Floats]  # of the fit's own draws: (n, K)
+    columns_of: Callable[[Gaussian], Floats]  # of another Gaussian, by the same noise
     transport: Transport | None = None  # the fit, if it is no Gaussian
+    # of a Gaussian with a sparse precision: how to find its Hessian, and which columns are many
+    hessian: SparseHessian | None = None
+    many: ManyColumns | None = None
 
     @cached_property
     def moments(self) -> Moments:
         """Moments of the fit's columns."""
         with np.errstate(over="ignore", invalid="ignore"):  # of a fit that diverged
             columns = self.own_columns()
+            return Moments(columns.mean(0), columns.std(0))
+
+    def moments_of(self, other: Gaussian) -> Moments:
+        """Return moments of another Gaussian's columns, by the noise of `own_columns`."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            columns = self.columns_of(other)
             return Moments(columns.mean(0), columns.std(0))
 
     @cached_property
@@ -51,8 +64,26 @@ class Target:
         return Gaussian(self.gaussian.loc[random], self.gaussian.scale.take(random))
 
     @cached_property
+    def widened(self) -> Gaussian:
+        """The fit with a sparse precision, and the sds of hubs that allow for its response to them.
+
+        The one precision of effects of the fit makes hubs such as their sd too narrow.
+        """
+        assert self.hessian is not None
+        if not len(self.hessian.hubs):
+            return self.gaussian
+        noise = np.random.default_rng(0).standard_normal((PROBES, len(self.gaussian.loc)))
+        probe = HubProbe(self.gaussian, self.hessian.hubs, noise)
+        return probe.widened(probe.response(self.density.value_and_grad(probe.points())[1]))
+
+    @cached_property
     def first(self) -> Gaussian:
-        """The fit in the coordinates of the chains: a standard normal in those of its noise."""
+        """The fit in the coordinates of the chains: a standard normal in those of its noise.
+
+        With a sparse precision its hubs are wider.
+        """
+        if self.hessian is not None:
+            return self.widened
         if self.transport is None:
             return self.marginal
         return Gaussian.diagonal(np.zeros(self.transport.noise_dim), 1.0)

@@ -26,7 +26,7 @@ from advi.variational.guide import Guide
 from advi.variational.transport import Transport
 
 MOMENT_DRAWS, FEW_DRAWS = 4000, 100
-MOMENT_ELEMENTS = 2**27  # of all draws that moments come from
+MOMENT_ELEMENTS = 2**25  # of all draws that moments come from
 ELBO_DRAWS = 256
 ORTHOGONAL_DIM = 512  # above it orthogonal draws cost more than they save
 
@@ -36,7 +36,7 @@ class GlobalPosterior:
     """A posterior approximation without local latents, on the constrained scale.
 
     Moments come from the weighted draws, if any, or else from 4,000 orthogonal antithetic draws
-    (fewer above 30,000 coordinates), the same at every call.
+    (fewer above 8,000 coordinates), the same at every call.
     """
 
     guide: Guide  # q
@@ -125,6 +125,13 @@ class GlobalPosterior:
         """Return the covariance (K, K) of the scalar coordinates of some latents."""
         return self.moment_draws.unwrapped(self.guide.angles).cov(names)
 
+    def moment_noise(self) -> Floats:
+        """Return the noise (n, noise_dim) of the draws behind the moments."""
+        dim = self.guide.noise_dim
+        make = draws.fixed if 0 < dim <= ORTHOGONAL_DIM else draws.antithetic
+        num = int(np.clip(MOMENT_ELEMENTS // max(dim, 1), FEW_DRAWS, MOMENT_DRAWS)) // 2 * 2
+        return make(np.random.default_rng(0), num, dim)
+
     @cached_property
     def moment_draws(self) -> DrawSet:
         """The draws behind the moments, double precision."""
@@ -132,11 +139,7 @@ class GlobalPosterior:
         if self.weighted is not None:
             X, weights = self.weighted
         else:
-            dim = self.guide.noise_dim
-            make = draws.fixed if 0 < dim <= ORTHOGONAL_DIM else draws.antithetic
-            num = int(np.clip(MOMENT_ELEMENTS // max(dim, 1), FEW_DRAWS, MOMENT_DRAWS)) // 2 * 2
-            E = make(np.random.default_rng(0), num, dim)
-            X = self.transport.draw(E).points
+            X = self.transport.draw(self.moment_noise()).points
         values = self.constrain(X)
         return DrawSet({name: v.astype(np.float64) for name, v in values.items()}, weights)
 

@@ -18,6 +18,7 @@ from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.record import FitRecord, rungs_of
 from advi.variational.block import Block
 from advi.variational.full_rank import FullRank
+from advi.variational.sparse_precision import is_sparse
 from advi.variational.triangular import Triangular
 
 RUNG_SECONDS = 10.0  # predicted, of the first gradients of a rung: beyond it it is not tried
@@ -119,7 +120,12 @@ def _without_near_modes(record: FitRecord) -> FitRecord:
 
 
 def _is_loose(record: FitRecord) -> bool:
-    """Return whether a good fit has moments that its own importance weights would improve."""
+    """Return whether a good fit has moments that its own importance weights would improve.
+
+    Not of thousands of latents, whose weights cost as much as the fit.
+    """
+    if is_sparse(record.posterior.guide):
+        return False
     comparison = record.examination and record.examination.comparison
     if not comparison or _level(record) != "good" or record.posterior.weighted is not None:
         return False

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.linalg import splu, spsolve_triangular
 
-from advi.core.types import Floats, Indices, SparseMatrix
+from advi.core.sparse_cholesky import Factor, NotPositiveError, factorised
+from advi.core.types import Indices, SparseMatrix
 from advi.variational.scale import Coupling, LowRankScale, Scale, TriangularScale
 
 if TYPE_CHECKING:
@@ -19,46 +19,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 
-MAX_TAIL = 4096  # columns of a dense matrix
-
-
-class NotPositiveError(Exception):
-    """A matrix is not positive definite."""
-
-
-class Factor(NamedTuple):
-    """P[order][:, order] = L diag(pivots) L', with ones on the diagonal of L."""
-
-    order: Indices  # (D,)
-    lower: SparseMatrix  # (D, D)
-    upper: SparseMatrix  # L'
-    pivots: Float[ndarray, " D"]
-
-    def backward(self, B: Float[ndarray, "M D"]) -> Float[ndarray, "M D"]:
-        """Return L'^-1 b of every row b, in the order of elimination."""
-        return spsolve_triangular(self.upper, B.T, lower=False, unit_diagonal=True).T
-
-    def forward(self, B: Float[ndarray, "M D"]) -> Float[ndarray, "M D"]:
-        """Return L^-1 b of every row b, in the order of elimination."""
-        return spsolve_triangular(self.lower, B.T, lower=True, unit_diagonal=True).T
-
-
-def factorised(precision: SparseMatrix, order: Indices) -> Factor:
-    """Return the factor of a symmetric matrix; NotPositiveError if it is not positive definite."""
-    permuted = sparse.csc_matrix(precision[order][:, order])
-    try:
-        found = splu(
-            permuted, permc_spec="NATURAL", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
-        )
-    except RuntimeError as error:  # a pivot of zero
-        raise NotPositiveError from error
-    pivots = found.U.diagonal()
-    if not (np.isfinite(pivots).all() and (pivots > 0).all()):
-        raise NotPositiveError
-    if (found.perm_r != found.perm_c).any():
-        raise NotPositiveError
-    lower = sparse.csr_array(found.L)
-    return Factor(order[np.argsort(found.perm_c)], lower, sparse.csr_array(lower.T), pivots)
+FIRST_RIDGE, RIDGE_FACTOR, MAX_RIDGE = 1e-3, 5.0, 1e6  # times the diagonal
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +31,7 @@ class PrecisionScale:
 
     @cached_property
     def factor(self) -> Factor:
-        return factorised(self.precision, self.order)
+        return factorised(sparse.csc_array(self.precision)[self.order][:, self.order])
 
     @property
     def coupling(self) -> Coupling:
@@ -87,20 +48,22 @@ class PrecisionScale:
 
     @cached_property
     def _sds(self) -> Float[ndarray, " D"]:
-        return np.sqrt(marginal_variances(self.factor))
+        return self._in_place(np.sqrt(self.factor.variances))
 
     def mv(self, E: Float[ndarray, "M D"]) -> Float[ndarray, "M D"]:
-        out = np.empty_like(E, dtype=float)
-        out[:, self.factor.order] = self.factor.backward(E / np.sqrt(self.factor.pivots))
-        return out
+        return self._in_place(self.factor.backward(E))
 
     def rmv(self, G: Float[ndarray, "M D"]) -> Float[ndarray, "M D"]:
-        return self.factor.forward(G[:, self.factor.order]) / np.sqrt(self.factor.pivots)
+        return self.factor.forward(G[:, self.order])
 
     def whitened(self, X: Float[ndarray, "M D"]) -> Float[ndarray, "M D"]:
         """Return P^1/2 x of every row x, the inverse of `mv`."""
-        order, _, upper, pivots = self.factor
-        return (upper @ X[:, order].T).T * np.sqrt(pivots)
+        return self.factor.transpose_times(X[:, self.order])
+
+    def _in_place(self, X: Float[ndarray, "... D"]) -> Float[ndarray, "... D"]:
+        found = np.empty_like(X, dtype=float)
+        found[..., self.order] = X
+        return found
 
     def covariance_times(self, G: Float[ndarray, "M D"]) -> Float[ndarray, "M D"]:
         """Return P^-1 g of every row g."""
@@ -109,7 +72,7 @@ class PrecisionScale:
     def log_det(self, random: Bool[ndarray, " D"]) -> float:
         if not random.all():
             raise NotImplementedError("a sparse precision has no coordinates without noise")
-        return -0.5 * float(np.log(self.factor.pivots).sum())
+        return -self.factor.log_det
 
     def take(self, index: NDArray) -> Scale:
         if len(index) == len(self.order) and (index == np.arange(len(index))).all():
@@ -132,53 +95,18 @@ class PrecisionScale:
         return self
 
 
-def marginal_variances(factor: Factor) -> Floats:
-    """Return the diagonal (D,) of the inverse of a factorised matrix.
-
-    Only entries of the inverse where the factor has some are computed, from the last column to the
-    first (Erisman & Tinney 1975).
-    """
-    dim = len(factor.order)
-    lower = sparse.csc_array(factor.lower)
-    starts, rows, values = lower.indptr, lower.indices, lower.data
-    tail = _dense_tail(lower)
-    block = sparse.csr_array(factor.lower)[tail:, tail:].toarray()
-    inverse = np.linalg.inv(block)
-    Z_tail = (inverse.T / factor.pivots[tail:]) @ inverse
-    # the entries of the inverse on the pattern of L, columns before the dense tail
-    found = np.zeros(starts[tail])
-    variances = np.empty(dim)
-    variances[tail:] = np.diag(Z_tail)
-    for j in range(tail - 1, -1, -1):
-        part = slice(starts[j], starts[j + 1])
-        below = rows[part]
-        keep = below > j
-        s, weights = below[keep], values[part][keep]
-        early = int(np.searchsorted(s, tail))
-        product = np.zeros(len(s))
-        late = s[early:] - tail
-        if len(late):
-            product[early:] += Z_tail[np.ix_(late, late)] @ weights[early:]
-        for a in range(early):
-            column = slice(starts[s[a]], starts[s[a] + 1])
-            of_column = found[column][np.searchsorted(rows[column], s[a:])]
-            product[a:] += of_column * weights[a]
-            product[a] += of_column[1:] @ weights[a + 1 :]
-        full = np.empty(part.stop - part.start)
-        full[keep] = -product
-        variances[j] = 1 / factor.pivots[j] + weights @ product
-        full[~keep] = variances[j]
-        found[part] = full
-    in_place = np.empty(dim)
-    in_place[factor.order] = variances
-    return in_place
-
-
-def _dense_tail(lower: SparseMatrix) -> int:
-    """Return the first column from which on the factor is nearly a full triangle."""
-    dim = lower.shape[0]
-    counts = np.diff(lower.indptr)[::-1].cumsum()  # of the last columns
-    sizes = np.arange(1, dim + 1)
-    full = counts >= 0.5 * sizes * (sizes + 1) / 2
-    full &= sizes <= MAX_TAIL
-    return dim - int(sizes[full].max(initial=1))
+def ridged(precision: SparseMatrix, order: Indices) -> PrecisionScale | None:
+    """Return the scale of a matrix (D, D) with the ridge that makes it positive, or None."""
+    size = np.abs(precision.diagonal())
+    ridges = sparse.diags_array(np.maximum(size, FIRST_RIDGE * size.max(initial=0)))
+    ridge = 0.0
+    while ridge < MAX_RIDGE:
+        with_ridge = precision + ridge * ridges if ridge else precision
+        found = PrecisionScale(sparse.csc_array(with_ridge), order)
+        try:
+            found.factor  # noqa: B018
+        except NotPositiveError:
+            ridge = max(FIRST_RIDGE, RIDGE_FACTOR * ridge)
+        else:
+            return found
+    return None

@@ -15,9 +15,10 @@ from jax.core import Tracer
 from numpy.typing import NDArray
 from scipy import sparse
 
+from advi.core.sparse_cholesky import NotPositiveError
 from advi.core.types import LOG_2PI, Floats
 from advi.variational.family import GaussianFamily
-from advi.variational.precision_scale import NotPositiveError, PrecisionScale
+from advi.variational.precision_scale import PrecisionScale
 from advi.variational.scale import Scale
 
 if TYPE_CHECKING:
@@ -104,6 +105,11 @@ class SparsePrecision(GaussianFamily):
         twice = jnp.where(jnp.asarray(rows) == jnp.asarray(columns), 1.0, 2.0)
         products = twice * entries * y[jnp.asarray(rows)] * y[jnp.asarray(columns)]
         return -0.5 * products.sum() + 0.5 * log_det - 0.5 * x.size * LOG_2PI
+
+
+def is_sparse(guide: Any) -> bool:
+    """Return whether the family of some latents is a Gaussian with a sparse precision."""
+    return any(isinstance(block.base, SparsePrecision) for block in guide.blocks)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

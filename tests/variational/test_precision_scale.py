@@ -4,20 +4,24 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from advi.variational.precision_scale import NotPositiveError, PrecisionScale
+from advi.core import sparse_cholesky
+from advi.core.sparse_cholesky import NotPositiveError
+from advi.variational.precision_scale import PrecisionScale
 
-DIM = 30
+DIM = 60
 ALL = np.ones(DIM, bool)
 
 
 def patterns():
     rng = np.random.default_rng(0)
     banded = np.eye(DIM, k=1) + np.eye(DIM, k=3)
-    arrow = np.zeros((DIM, DIM))
-    arrow[:, -2:] = 1
-    scattered = rng.random((DIM, DIM)) < 0.1
-    return {"diagonal": np.zeros((DIM, DIM)), "banded": banded, "arrow": arrow,
-            "scattered": scattered, "dense": np.ones((DIM, DIM))}  # fmt: skip
+    arrow, crossed, levels = np.zeros((3, DIM, DIM))
+    arrow[:, -2:] = crossed[:, -2:] = levels[:, -2:] = 1
+    crossed[:40, 40:58] = rng.random((40, 18)) < 0.2
+    levels[np.arange(40), 40 + np.arange(40) // 4] = levels[np.arange(40, 50), 50] = 1
+    scattered = rng.random((DIM, DIM)) < 0.05
+    return {"diagonal": np.zeros((DIM, DIM)), "banded": banded, "arrow": arrow, "crossed": crossed,
+            "levels": levels, "scattered": scattered, "dense": np.ones((DIM, DIM))}  # fmt: skip
 
 
 def precision(name, seed=1):
@@ -27,11 +31,33 @@ def precision(name, seed=1):
     return entries + np.diag(np.abs(entries).sum(1) + rng.uniform(0.1, 10, DIM))
 
 
+@pytest.fixture(params=["dense", "dense at the end", "sparse"])
+def what_is_dense(request, monkeypatch):
+    """Which matrices are factorised as dense ones."""
+    if request.param != "dense":
+        monkeypatch.setattr(sparse_cholesky, "SMALL_DIM", 5)
+        monkeypatch.setattr(sparse_cholesky, "MIN_DENSITY", 0.5)
+    if request.param == "sparse":
+        monkeypatch.setattr(sparse_cholesky, "MAX_DENSE_DIM", 6)
+
+
 @pytest.fixture(params=list(patterns()))
-def pair(request):
+def pair(request, what_is_dense):
     matrix = precision(request.param)
-    order = np.random.default_rng(2).permutation(DIM)
+    natural = request.param in ("arrow", "crossed", "levels")
+    order = np.arange(DIM) if natural else np.random.default_rng(2).permutation(DIM)
     return PrecisionScale(sparse.csc_array(matrix), order), np.linalg.inv(matrix)
+
+
+def test_coordinates_that_do_not_meet_go_first_and_at_once(monkeypatch):
+    monkeypatch.setattr(sparse_cholesky, "SMALL_DIM", 5)
+    monkeypatch.setattr(sparse_cholesky, "MIN_DENSITY", 0.5)
+    factor = sparse_cholesky.factorised(sparse.csc_array(precision("levels")))
+    sizes = []
+    while hasattr(factor, "rest"):
+        sizes.append(len(factor.root))
+        factor = factor.rest
+    assert sizes[:2] == [40, 10]
 
 
 def test_its_algebra_is_that_of_the_covariance(pair):
@@ -60,8 +86,8 @@ def test_its_other_forms_have_the_same_covariance(pair):
 
 
 @pytest.mark.parametrize("change", [-100.0, -np.inf, np.nan])
-def test_a_matrix_that_is_not_positive_is_refused(change):
-    matrix = precision("banded")
+def test_a_matrix_that_is_not_positive_is_refused(change, what_is_dense):
+    matrix = precision("crossed")
     matrix[4, 4] = change if not np.isfinite(change) else matrix[4, 4] + change
     with pytest.raises(NotPositiveError):
         PrecisionScale(sparse.csc_array(matrix), np.arange(DIM)).factor  # noqa: B018

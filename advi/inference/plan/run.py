@@ -28,7 +28,7 @@ from advi.variational.gaussian import Gaussian
 from advi.variational.guide import Guide
 from advi.variational.mixture import Mixture
 from advi.variational.resolve_family import AUTO_FULL_RANK_DIM, resolve_family
-from advi.variational.sparse_precision import SparsePrecision
+from advi.variational.sparse_precision import SparsePrecision, is_sparse
 from advi.variational.transport import GaussianTransport
 
 
@@ -120,7 +120,7 @@ def refit(record: FitRecord, density: Density, guide: Guide, start: Gaussian | N
         "candidates": lambda: prior_starts(density, first.loc),
     }
     try:
-        if _is_sparse(guide):
+        if is_sparse(guide):
             hessian = require_sparse(density)
             found = run_sparse_plan(density, hessian, guide.structure, rng, first, **settings)
         else:
@@ -151,7 +151,7 @@ def _with_sparsity(guide: Guide, density: Density) -> tuple[Guide, SparseHessian
     A sparse precision is chosen for more coordinates than full rank is for, if they meet in small
     numbers.
     """
-    if _is_sparse(guide):
+    if is_sparse(guide):
         return guide, require_sparse(density)
     model = guide.model
     one_of_auto = len(guide.blocks) == 1 and bool(guide.choices) and not guide.local
@@ -163,10 +163,6 @@ def _with_sparsity(guide: Guide, density: Density) -> tuple[Guide, SparseHessian
     entries = hessian.elimination.entries
     why = f"auto chose sparse precision, {model.size:,} latents, {entries:,} entries"
     return Guide(model, (Block(tuple(model.latents), SparsePrecision()),), (why,)), hessian
-
-
-def _is_sparse(guide: Guide) -> bool:
-    return any(isinstance(block.base, SparsePrecision) for block in guide.blocks)
 
 
 def _record(found: PlanResult, density: Density, guide: Guide, key: Any) -> FitRecord:

@@ -1,5 +1,6 @@
 """Newton steps for a Gaussian with a sparse precision: its optimum is minus the mean Hessian."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from advi.inference.plan.refine import FreshElbo, fresh_elbo
 from advi.model.sparse_hessian import SparseHessian
 from advi.variational import draws
 from advi.variational.gaussian import Gaussian, Structure
-from advi.variational.precision_scale import NotPositiveError, PrecisionScale
+from advi.variational.hub_response import PROBES, HubProbe
+from advi.variational.precision_scale import PrecisionScale, ridged
 
 FEW = 4  # antithetic draws while the ELBO rises fast
 MIN_DRAWS, MAX_DRAWS, COORDINATES = 16, 256, 2**14  # after: as many as have these coordinates
@@ -21,7 +23,8 @@ LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)  # of a step, that are tried
 # Gains of a step, nats and nats for each coordinate, below which the next phase begins.
 HELD_GAIN, FEW_GAIN, FEW_NATS, GAIN, NATS = 0.02, 0.003, 0.5, 1e-4, 0.01
 MAX_MOVE, MAX_MEASURED = 0.02, 64  # sds of the last step, and means of which it is measured
-FIRST_RIDGE, RIDGE_FACTOR, MAX_RIDGE = 1e-3, 5.0, 1e6  # times the diagonal
+HUB_ERROR = 0.2  # sds, of the means of hubs
+MAX_HUB_DRAWS, CHUNK = 2048, 256  # draws, and of one call
 HUB_VARIANCE = 0.01  # of hubs at the start
 MAX_GAP = 1e-3  # nats for each coordinate, between the ELBO on the steps' draws and on fresh ones
 MAX_ROUNDS = 12  # of averages over further draws
@@ -59,7 +62,6 @@ def sparse_newton(
         held[hessian.hubs] = True
         variances[hessian.hubs] = HUB_VARIANCE
     scale = steps.scale(sparse.diags_array(1 / variances))
-    most = int(np.clip(COORDINATES // hessian.dim, MIN_DRAWS, MAX_DRAWS)) // 2 * 2
     num, reason = FEW, "budget"
     state = yield from steps.evaluated(start.loc, scale, steps.draws(FEW))
     for _ in range(MAX_STEPS):
@@ -71,12 +73,29 @@ def sparse_newton(
         if held.any():
             held &= gain >= HELD_GAIN * hessian.dim
         elif num == FEW and gain < FEW_NATS + FEW_GAIN * hessian.dim:
-            num = most
+            num = steps.most
             state = yield from steps.evaluated(state.loc, state.scale, steps.draws(num))
-        elif num == most and gain < NATS + GAIN * hessian.dim and steps.settled(before, state):
-            reason = "converged"
-            break
+        elif num > FEW and gain < NATS + GAIN * hessian.dim and steps.settled(before, state):
+            enough = yield from steps.num_draws(state)
+            if enough <= num:
+                reason = "converged"
+                break
+            num = MAX_HUB_DRAWS  # so that it comes once
+            state = yield from steps.evaluated(state.loc, state.scale, steps.draws(enough))
     return (yield from _ended(steps, state, fresh_draws, reason))
+
+
+class _Noise(NamedTuple):
+    """Antithetic draws, made anew for every evaluation: they may be very many."""
+
+    num: int
+    dim: int
+    seed: int
+
+    def parts(self) -> Iterator[Floats]:
+        for start in range(0, self.num, CHUNK):
+            rng = np.random.default_rng((self.seed, start))
+            yield draws.antithetic(rng, min(CHUNK, self.num - start), self.dim)
 
 
 class _State(NamedTuple):
@@ -84,9 +103,9 @@ class _State(NamedTuple):
 
     loc: Floats
     scale: PrecisionScale
-    noise: Floats  # (n, D)
-    points: Floats  # (n, D)
-    gradients: Floats  # (n, D)
+    noise: _Noise
+    points: Floats  # (k, D) of some of the draws, for the Hessian
+    gradient: Floats  # (D,) mean
     elbo: float
 
 
@@ -96,39 +115,93 @@ class _Steps(NamedTuple):
     rng: np.random.Generator
     accepted: Accepted
 
+    @property
+    def most(self) -> int:
+        """Draws of a step, but for those that means of hubs may take, and of a mean Hessian."""
+        return int(np.clip(COORDINATES // self.hessian.dim, MIN_DRAWS, MAX_DRAWS)) // 2 * 2
+
     def scale(self, precision: SparseMatrix) -> PrecisionScale:
         return PrecisionScale(sparse.csc_array(precision), self.hessian.elimination.order)
 
-    def draws(self, num: int) -> Floats:
-        return draws.antithetic(self.rng, num, self.hessian.dim)
+    def draws(self, num: int) -> _Noise:
+        return _Noise(num, self.hessian.dim, int(self.rng.integers(2**63)))
 
-    def evaluated(self, loc: Floats, scale: PrecisionScale, E: Floats) -> Stage[_State]:
-        q = Gaussian(loc, scale)
-        X = q.points(E)
-        values, gradients = yield X
-        elbo = float(self.structure.elbos(values, E, q).mean())
-        finite = np.isfinite(elbo) and np.isfinite(gradients).all()
-        return _State(loc, scale, E, X, gradients, elbo if finite else -np.inf)
+    def evaluated(self, loc: Floats, scale: PrecisionScale, noise: _Noise) -> Stage[_State]:
+        q, elbo, gradient, points = Gaussian(loc, scale), 0.0, np.zeros(len(loc)), []
+        for E in noise.parts():
+            X = q.points(E)
+            values, gradients = yield X
+            share = len(E) / noise.num
+            elbo += share * float(self.structure.elbos(values, E, q).mean())
+            gradient += share * gradients.mean(0)
+            if not len(points):
+                few = min(len(E), self.most) // 2
+                points = X[np.r_[:few, len(E) // 2 : len(E) // 2 + few]]
+        finite = np.isfinite(elbo) and np.isfinite(gradient).all()
+        return _State(loc, scale, noise, np.asarray(points), gradient, elbo if finite else -np.inf)
 
     def moved(self, state: _State, held: Bools) -> Stage[_State]:
         """Return the state after the longest step that raises the ELBO; the same if none does."""
-        before, gradient = state.scale.precision, state.gradients.mean(0)
+        before, gradient = state.scale.precision, state.gradient
         target = -self.hessian.mean(state.points)
         if held.any():
             keep = sparse.diags_array((~held).astype(float))
             own = sparse.diags_array(np.where(held, before.diagonal(), 0.0))
             target, gradient = keep @ target @ keep + own, np.where(held, 0.0, gradient)
-        ridged = self.positive(target)
-        if ridged is None:
+        positive = ridged(target, self.hessian.elimination.order)
+        if positive is None:
             return state
-        step = ridged.covariance_times(gradient[None])[0]
+        step = positive.covariance_times(gradient[None])[0]
+        if not held.any() and len(self.hessian.hubs):
+            moved = yield from self._with_response(state, Gaussian(state.loc, positive), step)
+            if moved is not None:
+                return moved
         for length in LENGTHS:
-            scale = self.scale((1 - length) * before + length * ridged.precision)
+            scale = self.scale((1 - length) * before + length * positive.precision)
             moved = yield from self.evaluated(state.loc + length * step, scale, state.noise)
             if moved.elbo > state.elbo:
                 self.accepted(Gaussian(moved.loc, scale), moved.elbo)
                 return moved
         return state
+
+    def _with_response(self, state: _State, at: Gaussian, step: Floats) -> Stage[_State | None]:
+        """Return the state after a step that allows for the response of the precision, if longer.
+
+        Otherwise hubs such as the sd of effects go a small part of their way, as in EM.
+        """
+        hubs = self.hessian.hubs
+        probe = self.probe(at)
+        _, gradients = yield probe.points()
+        longer = probe.moved(step, probe.response(gradients))
+        further = np.abs(longer - step)[hubs] / np.sqrt(np.diag(probe.columns[:, hubs]))
+        if not np.isfinite(longer).all() or further.max() < MAX_MOVE:
+            return None
+        for length in (1.0, 0.25):
+            loc = state.loc + length * longer
+            there = yield from self.evaluated(loc, probe.scale, state.noise)
+            if not np.isfinite(there.elbo):
+                continue
+            scale = ridged(-self.hessian.mean(there.points), self.hessian.elimination.order)
+            if scale is None:
+                continue
+            moved = yield from self.evaluated(loc, scale, state.noise)
+            if moved.elbo > state.elbo:
+                self.accepted(Gaussian(loc, scale), moved.elbo)
+                return moved
+        return None
+
+    def num_draws(self, state: _State) -> Stage[int]:
+        """Return how many draws the means of hubs take, of which effects may tell little."""
+        if not len(self.hessian.hubs):
+            return 0
+        probe = self.probe(Gaussian(state.loc, state.scale))
+        _, gradients = yield probe.points()
+        num = probe.num_draws(probe.response(gradients), HUB_ERROR)
+        return int(min(num, MAX_HUB_DRAWS)) // 2 * 2
+
+    def probe(self, q: Gaussian) -> HubProbe:
+        noise = self.rng.standard_normal((PROBES, self.hessian.dim))
+        return HubProbe(q, self.hessian.hubs, noise)
 
     def settled(self, before: _State, after: _State) -> bool:
         """Return whether a step has moved the means of hubs little; of some, if there are none."""
@@ -138,21 +211,6 @@ class _Steps(NamedTuple):
         units[np.arange(len(index)), index] = 1
         sds = np.linalg.norm(after.scale.rmv(units), axis=1)
         return bool((np.abs(after.loc - before.loc)[index] < MAX_MOVE * sds).all())
-
-    def positive(self, precision: SparseMatrix) -> PrecisionScale | None:
-        """Return the scale of a precision with the ridge that makes it positive, or None."""
-        size = np.abs(precision.diagonal())
-        ridges = sparse.diags_array(np.maximum(size, FIRST_RIDGE * size.max(initial=0)))
-        ridge = 0.0
-        while ridge < MAX_RIDGE:
-            found = self.scale(precision + ridge * ridges if ridge else precision)
-            try:
-                found.factor  # noqa: B018
-            except NotPositiveError:
-                ridge = max(FIRST_RIDGE, RIDGE_FACTOR * ridge)
-            else:
-                return found
-        return None
 
 
 def _ended(steps: _Steps, state: _State, fresh_draws: Floats, reason: str) -> Stage[SparseEnd]:
@@ -165,15 +223,15 @@ def _ended(steps: _Steps, state: _State, fresh_draws: Floats, reason: str) -> St
     gap, seen = state.elbo - fresh.elbo.value, 1
     while reason == "converged" and gap > MAX_GAP * steps.hessian.dim and seen <= MAX_ROUNDS:
         seen += 1
-        E = steps.draws(len(state.noise))
-        state = yield from steps.evaluated(loc, steps.scale(precision), E)
+        noise = steps.draws(state.noise.num)
+        state = yield from steps.evaluated(loc, steps.scale(precision), noise)
         if not np.isfinite(state.elbo):
             break
         precision = precision - (steps.hessian.mean(state.points) + precision) / seen
-        scale = steps.positive(precision)
+        scale = ridged(precision, steps.hessian.elimination.order)
         if scale is None:
             break
-        loc = loc + scale.covariance_times(state.gradients.mean(0)[None])[0] / seen
+        loc = loc + scale.covariance_times(state.gradient[None])[0] / seen
         after = yield from fresh_elbo(Gaussian(loc, scale), structure, fresh_draws)
         if not after.elbo.value > fresh.elbo.value:
             break

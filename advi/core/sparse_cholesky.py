@@ -1,0 +1,301 @@
+"""Cholesky factor P = R R' of a sparse precision matrix, which is eliminated in a given order.
+
+Coordinates that do not meet one another, such as the effects of one grouping, go first and at once.
+What is left of P after them is factorised in the same way, as a dense matrix where it is small or
+nearly full, or else by SuperLU.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+from scipy import sparse
+from scipy.linalg import solve_triangular
+from scipy.sparse.linalg import splu, spsolve_triangular
+
+from advi.core.types import Floats, Indices, SparseMatrix
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
+SMALL_DIM, MAX_DENSE_DIM, MIN_DENSITY = 256, 4096, 0.1  # of a matrix that is taken as dense
+MIN_SHARE = 0.125  # of all coordinates, that go first at once
+
+
+class NotPositiveError(Exception):
+    """A matrix is not positive definite."""
+
+
+class Factor(Protocol):
+    """R, and products with its inverse of many rows."""
+
+    def forward(self, B: Float[ndarray, "M D"]) -> Float[ndarray, "M D"]:
+        """Return R^-1 b of every row b."""
+        ...
+
+    def backward(self, B: Float[ndarray, "M D"]) -> Float[ndarray, "M D"]:
+        """Return R'^-1 b of every row b."""
+        ...
+
+    def transpose_times(self, X: Float[ndarray, "M D"]) -> Float[ndarray, "M D"]:
+        """Return R' x of every row x."""
+        ...
+
+    @property
+    def log_det(self) -> float:
+        """Log determinant of R."""
+        ...
+
+    @property
+    def num_entries(self) -> int:
+        """Numbers that a product reads."""
+        ...
+
+    @property
+    def variances(self) -> Float[ndarray, " D"]:
+        """Diagonal of the inverse of P."""
+        ...
+
+    @property
+    def order(self) -> Indices:
+        """The order (D,) in which the coordinates are eliminated."""
+        ...
+
+    @property
+    def lower(self) -> SparseMatrix:
+        """R (D, D), with its rows in this order: lower triangular."""
+        ...
+
+
+def factorised(precision: SparseMatrix) -> Factor:
+    """Return the factor of a symmetric matrix (D, D), in the order of its coordinates.
+
+    NotPositiveError if it is not positive definite.
+    """
+    dim = precision.shape[0]
+    by_row = sparse.csr_array(precision)
+    small = dim <= SMALL_DIM or by_row.nnz >= MIN_DENSITY * dim**2
+    if small and dim <= MAX_DENSE_DIM:
+        return _dense(by_row)
+    first = _apart(by_row)
+    return _eliminated(by_row, first) if first >= MIN_SHARE * dim else _by_superlu(by_row)
+
+
+def _apart(precision: SparseMatrix) -> int:
+    """Return how many of the first coordinates do not meet one another."""
+    below: SparseMatrix = sparse.tril(precision, -1, format="csr")
+    meets = np.diff(below.indptr) > 0
+    return int(meets.argmax()) if meets.any() else len(meets)
+
+
+class _Dense(NamedTuple):
+    tril: Floats  # (D, D)
+
+    def forward(self, B: Floats) -> Floats:
+        return solve_triangular(self.tril, B.T, lower=True, check_finite=False).T
+
+    def backward(self, B: Floats) -> Floats:
+        return solve_triangular(self.tril, B.T, lower=True, trans=1, check_finite=False).T
+
+    def transpose_times(self, X: Floats) -> Floats:
+        return X @ self.tril
+
+    @property
+    def log_det(self) -> float:
+        return float(np.log(np.diag(self.tril)).sum())
+
+    @property
+    def num_entries(self) -> int:
+        return self.tril.size
+
+    @property
+    def variances(self) -> Floats:
+        return (self.forward(np.eye(len(self.tril))) ** 2).sum(1)
+
+    @property
+    def order(self) -> Indices:
+        return np.arange(len(self.tril))
+
+    @property
+    def lower(self) -> SparseMatrix:
+        return sparse.csr_array(self.tril)
+
+
+def _dense(precision: SparseMatrix) -> _Dense:
+    try:
+        tril = np.asarray(np.linalg.cholesky(precision.toarray()), float)
+    except np.linalg.LinAlgError as error:
+        raise NotPositiveError from error
+    if not np.isfinite(tril).all():
+        raise NotPositiveError
+    return _Dense(tril)
+
+
+class _Eliminated(NamedTuple):
+    """The factor where the first coordinates do not meet one another.
+
+    R = [[D^1/2, 0], [W D^1/2, R_rest]], D the diagonal of the first.
+    """
+
+    root: Floats  # (first,) of D
+    weights: SparseMatrix  # W (rest, first)
+    transposed: SparseMatrix
+    rest: Factor
+
+    def forward(self, B: Floats) -> Floats:
+        first = len(self.root)
+        rest = self.rest.forward(B[:, first:] - (self.weights @ B[:, :first].T).T)
+        return np.concatenate([B[:, :first] / self.root, rest], axis=1)
+
+    def backward(self, B: Floats) -> Floats:
+        rest = self.rest.backward(B[:, len(self.root) :])
+        first = B[:, : len(self.root)] / self.root - (self.transposed @ rest.T).T
+        return np.concatenate([first, rest], axis=1)
+
+    def transpose_times(self, X: Floats) -> Floats:
+        of_first, of_rest = X[:, : len(self.root)], X[:, len(self.root) :]
+        first = self.root * (of_first + (self.transposed @ of_rest.T).T)
+        return np.concatenate([first, self.rest.transpose_times(of_rest)], axis=1)
+
+    @property
+    def log_det(self) -> float:
+        return float(np.log(self.root).sum()) + self.rest.log_det
+
+    @property
+    def num_entries(self) -> int:
+        return len(self.root) + self.weights.nnz + self.rest.num_entries
+
+    @property
+    def variances(self) -> Floats:
+        dim = self.weights.shape[0]
+        if dim > MAX_DENSE_DIM:
+            return _on_pattern(self)
+        whitened = self.rest.forward(np.eye(dim))
+        covariance = whitened @ whitened.T
+        rows, columns, weights = sparse.find(self.transposed)
+        through = sparse.csr_array(self.transposed) @ covariance
+        added = np.bincount(rows, through[rows, columns] * weights, minlength=len(self.root))
+        return np.concatenate([self.root**-2.0 + added, np.diag(covariance)])
+
+    @property
+    def order(self) -> Indices:
+        first = len(self.root)
+        return np.concatenate([np.arange(first), first + self.rest.order])
+
+    @property
+    def lower(self) -> SparseMatrix:
+        scaled = (self.weights @ sparse.diags_array(self.root))[self.rest.order]
+        blocks = [[sparse.diags_array(self.root), None], [scaled, self.rest.lower]]
+        return sparse.block_array(blocks, format="csr")
+
+
+def _eliminated(precision: SparseMatrix, first: int) -> _Eliminated:
+    diagonal = precision.diagonal()[:first]
+    if not (np.isfinite(diagonal).all() and (diagonal > 0).all()):
+        raise NotPositiveError
+    between = sparse.csr_array(precision[first:, :first])
+    weights = sparse.csr_array(between @ sparse.diags_array(1 / diagonal))
+    transposed = sparse.csr_array(weights.T)
+    rest = factorised(precision[first:, first:] - between @ transposed)
+    return _Eliminated(np.sqrt(diagonal), weights, transposed, rest)
+
+
+class _BySuperLU(NamedTuple):
+    order: Indices  # (D,)
+    lower: SparseMatrix  # (D, D)
+    transposed: SparseMatrix
+
+    def forward(self, B: Floats) -> Floats:
+        return spsolve_triangular(self.lower, B[:, self.order].T, lower=True).T
+
+    def backward(self, B: Floats) -> Floats:
+        found = np.empty(B.shape)
+        found[:, self.order] = spsolve_triangular(self.transposed, B.T, lower=False).T
+        return found
+
+    def transpose_times(self, X: Floats) -> Floats:
+        return (self.transposed @ X[:, self.order].T).T
+
+    @property
+    def log_det(self) -> float:
+        return float(np.log(self.lower.diagonal()).sum())
+
+    @property
+    def num_entries(self) -> int:
+        return self.lower.nnz
+
+    @property
+    def variances(self) -> Floats:
+        return _on_pattern(self)
+
+
+def _by_superlu(precision: SparseMatrix) -> _BySuperLU:
+    try:
+        found = splu(
+            precision.tocsc(), permc_spec="NATURAL", diag_pivot_thresh=0.0,
+            options={"SymmetricMode": True},
+        )  # fmt: skip
+    except RuntimeError as error:  # a pivot of zero
+        raise NotPositiveError from error
+    pivots = found.U.diagonal()
+    positive = np.isfinite(pivots).all() and (pivots > 0).all()
+    if not positive or (found.perm_r != found.perm_c).any():
+        raise NotPositiveError
+    lower = sparse.csr_array(found.L @ sparse.diags_array(np.sqrt(pivots)))
+    return _BySuperLU(np.argsort(found.perm_c), lower, sparse.csr_array(lower.T))
+
+
+def _on_pattern(factor: Factor) -> Floats:
+    """Return the diagonal (D,) of the inverse of a factorised matrix.
+
+    Only entries of the inverse where the factor has some are computed, from the last column to the
+    first (Erisman & Tinney 1975).
+    """
+    dim, scaled = len(factor.order), factor.lower
+    pivots = scaled.diagonal() ** 2
+    lower = sparse.csc_array(scaled @ sparse.diags_array(pivots**-0.5))  # ones on its diagonal
+    lower.sort_indices()
+    starts, rows, values = lower.indptr, lower.indices, lower.data
+    tail = _dense_tail(lower)
+    block = sparse.csr_array(lower)[tail:, tail:].toarray()
+    inverse = np.linalg.inv(block)
+    Z_tail = (inverse.T / pivots[tail:]) @ inverse
+    # the entries of the inverse on the pattern of L, columns before the dense tail
+    found = np.zeros(starts[tail])
+    variances = np.empty(dim)
+    variances[tail:] = np.diag(Z_tail)
+    for j in range(tail - 1, -1, -1):
+        part = slice(starts[j], starts[j + 1])
+        below = rows[part]
+        keep = below > j
+        s, weights = below[keep], values[part][keep]
+        early = int(np.searchsorted(s, tail))
+        product = np.zeros(len(s))
+        late = s[early:] - tail
+        if len(late):
+            product[early:] += Z_tail[np.ix_(late, late)] @ weights[early:]
+        for a in range(early):
+            column = slice(starts[s[a]], starts[s[a] + 1])
+            of_column = found[column][np.searchsorted(rows[column], s[a:])]
+            product[a:] += of_column * weights[a]
+            product[a] += of_column[1:] @ weights[a + 1 :]
+        full = np.empty(part.stop - part.start)
+        full[keep] = -product
+        variances[j] = 1 / pivots[j] + weights @ product
+        full[~keep] = variances[j]
+        found[part] = full
+    in_place = np.empty(dim)
+    in_place[factor.order] = variances
+    return in_place
+
+
+def _dense_tail(lower: SparseMatrix) -> int:
+    """Return the first column from which on the factor is nearly a full triangle."""
+    dim = lower.shape[0]
+    counts = np.diff(lower.indptr)[::-1].cumsum()  # of the last columns
+    sizes = np.arange(1, dim + 1)
+    full = counts >= 0.5 * sizes * (sizes + 1) / 2
+    full &= sizes <= MAX_DENSE_DIM
+    return dim - int(sizes[full].max(initial=1))
