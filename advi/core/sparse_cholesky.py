@@ -14,6 +14,7 @@ from scipy import sparse
 from scipy.linalg import solve_triangular
 from scipy.sparse.linalg import splu, spsolve_triangular
 
+from advi.core.selected_inverse import inverse_diagonal
 from advi.core.types import Floats, Indices, SparseMatrix
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class _Eliminated(NamedTuple):
     def variances(self) -> Floats:
         dim = self.weights.shape[0]
         if dim > MAX_DENSE_DIM:
-            return _on_pattern(self)
+            return inverse_diagonal(self.lower)[np.argsort(self.order)]
         whitened = self.rest.forward(np.eye(dim))
         covariance = whitened @ whitened.T
         rows, columns, weights = sparse.find(self.transposed)
@@ -228,7 +229,7 @@ class _BySuperLU(NamedTuple):
 
     @property
     def variances(self) -> Floats:
-        return _on_pattern(self)
+        return inverse_diagonal(self.lower)[np.argsort(self.order)]
 
 
 def _by_superlu(precision: SparseMatrix) -> _BySuperLU:
@@ -245,57 +246,3 @@ def _by_superlu(precision: SparseMatrix) -> _BySuperLU:
         raise NotPositiveError
     lower = sparse.csr_array(found.L @ sparse.diags_array(np.sqrt(pivots)))
     return _BySuperLU(np.argsort(found.perm_c), lower, sparse.csr_array(lower.T))
-
-
-def _on_pattern(factor: Factor) -> Floats:
-    """Return the diagonal (D,) of the inverse of a factorised matrix.
-
-    Only entries of the inverse where the factor has some are computed, from the last column to the
-    first (Erisman & Tinney 1975).
-    """
-    dim, scaled = len(factor.order), factor.lower
-    pivots = scaled.diagonal() ** 2
-    lower = sparse.csc_array(scaled @ sparse.diags_array(pivots**-0.5))  # ones on its diagonal
-    lower.sort_indices()
-    starts, rows, values = lower.indptr, lower.indices, lower.data
-    tail = _dense_tail(lower)
-    block = sparse.csr_array(lower)[tail:, tail:].toarray()
-    inverse = np.linalg.inv(block)
-    Z_tail = (inverse.T / pivots[tail:]) @ inverse
-    # the entries of the inverse on the pattern of L, columns before the dense tail
-    found = np.zeros(starts[tail])
-    variances = np.empty(dim)
-    variances[tail:] = np.diag(Z_tail)
-    for j in range(tail - 1, -1, -1):
-        part = slice(starts[j], starts[j + 1])
-        below = rows[part]
-        keep = below > j
-        s, weights = below[keep], values[part][keep]
-        early = int(np.searchsorted(s, tail))
-        product = np.zeros(len(s))
-        late = s[early:] - tail
-        if len(late):
-            product[early:] += Z_tail[np.ix_(late, late)] @ weights[early:]
-        for a in range(early):
-            column = slice(starts[s[a]], starts[s[a] + 1])
-            of_column = found[column][np.searchsorted(rows[column], s[a:])]
-            product[a:] += of_column * weights[a]
-            product[a] += of_column[1:] @ weights[a + 1 :]
-        full = np.empty(part.stop - part.start)
-        full[keep] = -product
-        variances[j] = 1 / pivots[j] + weights @ product
-        full[~keep] = variances[j]
-        found[part] = full
-    in_place = np.empty(dim)
-    in_place[factor.order] = variances
-    return in_place
-
-
-def _dense_tail(lower: SparseMatrix) -> int:
-    """Return the first column from which on the factor is nearly a full triangle."""
-    dim = lower.shape[0]
-    counts = np.diff(lower.indptr)[::-1].cumsum()  # of the last columns
-    sizes = np.arange(1, dim + 1)
-    full = counts >= 0.5 * sizes * (sizes + 1) / 2
-    full &= sizes <= MAX_DENSE_DIM
-    return dim - int(sizes[full].max(initial=1))

@@ -38,11 +38,11 @@ class Target:
     structure: Structure
     columns: Callable[[Floats], Floats]  # of points (n, D): (n, K)
     own_columns: Callable[[], Floats]  # of the fit's own draws: (n, K)
-    columns_of: Callable[[Gaussian], Floats]  # of another Gaussian, by the same noise
     transport: Transport | None = None  # the fit, if it is no Gaussian
     # of a Gaussian with a sparse precision: how to find its Hessian, and which columns are many
     hessian: SparseHessian | None = None
     many: ManyColumns | None = None
+    columns_of: Callable[[Gaussian], Floats] | None = None  # of another Gaussian, by equal noise
 
     @cached_property
     def moments(self) -> Moments:
@@ -53,6 +53,7 @@ class Target:
 
     def moments_of(self, other: Gaussian) -> Moments:
         """Return moments of another Gaussian's columns, by the noise of `own_columns`."""
+        assert self.columns_of is not None
         with np.errstate(over="ignore", invalid="ignore"):
             columns = self.columns_of(other)
             return Moments(columns.mean(0), columns.std(0))
