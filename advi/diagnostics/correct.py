@@ -21,7 +21,6 @@ from advi.diagnostics.obstacles import obstacle
 from advi.diagnostics.quantities import quantity_names
 from advi.diagnostics.reference_moments import (
     CORRECT_ROUNDS,
-    MAX_DIM,
     ReferenceMoments,
     by_long_hmc,
     reference_moments,
@@ -55,7 +54,7 @@ def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noq
         raise ValueError(f"corrected: {ONLY_POINTS}")
     target = target_of(posterior, posterior.density.on(None))
     first = target.first
-    if posterior.structure.dim > MAX_DIM:
+    if too_many(posterior):
         raise ValueError(f"corrected: {too_many(posterior)}")
     uncoupled = not posterior.structure.coupled and posterior.guide.is_gaussian
     if uncoupled and 1 < posterior.structure.dim <= RESPONSE_DIM:

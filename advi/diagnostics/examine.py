@@ -13,7 +13,7 @@ from advi.diagnostics.alarms import ONLY_POINTS, alarms_of, improper, unexamined
 from advi.diagnostics.compare_moments import compare_with_reference
 from advi.diagnostics.parametrisation import parametrisation
 from advi.diagnostics.quantities import many_columns, quantities, quantity_names
-from advi.diagnostics.reference_moments import MAX_DIM, ReferenceMoments
+from advi.diagnostics.reference_moments import MAX_DIM, MAX_NESTED_DIM, ReferenceMoments
 from advi.diagnostics.target import Target
 from advi.model.density import SOME_ROWS, Density
 from advi.model.sparse_hessian import require_sparse
@@ -39,7 +39,7 @@ def _examination(record: FitRecord) -> Examination:
         return _none(unexamined(record, reason, action=NEXT_OF_STREAM))
     if not posterior.structure.dim:
         return _none(unexamined(record, ONLY_POINTS))
-    if posterior.structure.dim > MAX_DIM:
+    if too_many(posterior):
         return _none(unexamined(record, too_many(posterior)))
     if not _has_scale(posterior):
         reason = "The fit has no finite mean, or no sd above zero: there is nothing to compare."
@@ -94,10 +94,11 @@ def advice(posterior: GlobalPosterior, better: ReferenceMoments, off: frozenset[
 
 
 def too_many(posterior: GlobalPosterior) -> str:
-    """Return a sentence on a dimension that is too large."""
-    return (
-        f"{posterior.structure.dim} coordinates are more than the {MAX_DIM} that can be examined."
-    )
+    """Return a sentence on a dimension that is too large, or ""."""
+    dim, most = posterior.structure.dim, MAX_DIM
+    if is_sparse(posterior.guide):
+        most = MAX_NESTED_DIM
+    return f"{dim} coordinates are more than the {most} that can be examined." if dim > most else ""
 
 
 def target_of(posterior: GlobalPosterior, density: Density) -> Target:
@@ -109,9 +110,7 @@ def target_of(posterior: GlobalPosterior, density: Density) -> Target:
         posterior.structure,
         columns=lambda X: quantities(posterior, posterior.constrain(X)),
         own_columns=lambda: quantities(posterior, posterior.moment_draws.values),
-        columns_of=lambda q: quantities(
-            posterior, posterior.constrain(q.points(posterior.moment_noise()))
-        ),
+        columns_of=lambda q: quantities(posterior, posterior.constrain(posterior.moment_points(q))),
         transport=None if posterior.guide.is_gaussian else posterior.transport,
         hessian=require_sparse(density) if sparse else None,
         many=many_columns(posterior) if sparse else None,

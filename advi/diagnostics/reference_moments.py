@@ -32,6 +32,7 @@ NESTED_ROUNDS, MIN_NESTED = 3, 64
 CHECK_NESTED, CORRECT_NESTED, CHECK_SECONDS, CORRECT_SECONDS = 128, 512, 10.0, 20.0
 MAX_CHAIN_DIM = 8192  # of chains whose every state is held
 MAX_DIM = MAX_ELEMENTS // (hmc.STEPS * FEW_CHAINS)
+MAX_NESTED_DIM = 2**18  # of a Gaussian with a sparse precision
 # A correction begins at the fit, and short runs stay in its neighbourhood. Of hierarchies with
 # known moments, all corrections within these limits, in both together, were complete; others may
 # lack a part of a neck or a tail.

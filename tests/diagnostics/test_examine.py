@@ -9,7 +9,7 @@ import pytest
 
 import advi
 from advi.core.verdict import Verdict
-from advi.diagnostics import correct, examine, linear_response
+from advi.diagnostics import examine, linear_response
 from advi.diagnostics.correct import Budget, corrected
 from advi.diagnostics.importance_sampling import DEGREES, gaussian_share, importance_sampling
 from advi.diagnostics.reference_moments import Shift, reference_moments
@@ -345,7 +345,6 @@ def test_linear_response_of_low_rank_is_exact_for_a_gaussian():
 def test_more_coordinates_than_can_be_examined_are_not(monkeypatch):
     target = targets.gaussian(np.zeros(3), np.eye(3))
     monkeypatch.setattr(examine, "MAX_DIM", 2)
-    monkeypatch.setattr(correct, "MAX_DIM", 2)
     fit = advi.fit(target.model, target.data)
     assert fit.verdict.level == "not checked"
     assert "3 coordinates are more than the 2 that can be examined" in str(fit)

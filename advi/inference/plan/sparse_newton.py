@@ -23,7 +23,7 @@ LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)  # of a step, that are tried
 # Gains of a step, nats and nats for each coordinate, below which the next phase begins.
 HELD_GAIN, FEW_GAIN, FEW_NATS, GAIN, NATS = 0.02, 0.003, 0.5, 1e-4, 0.01
 MAX_MOVE, MAX_MEASURED = 0.02, 64  # sds of the last step, and means of which it is measured
-HUB_ERROR = 0.2  # sds, of the means of hubs
+HUB_ERROR = 0.1  # sds, of the means of hubs
 MAX_HUB_DRAWS, CHUNK = 2048, 256  # draws, and of one call
 HUB_VARIANCE = 0.01  # of hubs at the start
 MAX_GAP = 1e-3  # nats for each coordinate, between the ELBO on the steps' draws and on fresh ones

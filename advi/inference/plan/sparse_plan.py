@@ -18,6 +18,8 @@ from advi.model.density import Density
 from advi.model.sparse_hessian import SparseHessian
 from advi.variational.gaussian import Gaussian, Structure
 
+MIN_FRESH_DRAWS, FRESH_COORDINATES = 64, 2**23  # of the ELBO on fresh draws
+
 
 def run_sparse_plan(
     density: Density,
@@ -36,7 +38,8 @@ def run_sparse_plan(
 
     NotFiniteError if no start has a finite log density and gradient.
     """
-    fresh_draws = structure.antithetic_draws(rng, FRESH_DRAWS)
+    num = int(np.clip(FRESH_COORDINATES // hessian.dim, MIN_FRESH_DRAWS, FRESH_DRAWS)) // 2 * 2
+    fresh_draws = structure.antithetic_draws(rng, num)
     runner = Runner(density, first, max_evals, callback)
 
     def accepted(gaussian: Gaussian, elbo: float) -> None:
