@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from advi.core.verdict import Alarm
 from advi.diagnostics.cost import seconds_per_gradient
-from advi.diagnostics.importance_sampling import NEAR_KHAT, Adapted
+from advi.diagnostics.importance_sampling import NEAR_KHAT, ROUND_DRAWS, Adapted
 from advi.diagnostics.judge import judge, unchecked, unresolved, without_spread
 from advi.diagnostics.long_hmc import CHAINS
 from advi.diagnostics.many_columns import ManyColumns
@@ -37,6 +37,7 @@ FEW_FLOATS = 4.0  # spacings of floats at a mean, which an sd exceeds
 PROBES = 8
 CHAIN_SECONDS = 30.0  # predicted, of chains where nested importance sampling is unreliable
 WIDE, TAIL_DRAWS, MAX_TAIL_INDEX = 2.0, 2000, 0.7
+FEW_LARGEST, LARGE_SHARE = 20, 0.1  # squares, and their share of a variance that is looked at
 
 
 def compare_with_reference(
@@ -167,7 +168,7 @@ def heavy_tail(target: Target, names: tuple[str, ...], better: ReferenceMoments)
     with np.errstate(divide="ignore", invalid="ignore"):
         wide = np.flatnonzero(better.moments.sd > WIDE * sd)
     if not len(wide):
-        return ""
+        return _imprecise(target, names, better)
     draws = better.draws.resample(TAIL_DRAWS, np.random.default_rng(0))
     columns = target.columns(draws)[:, wide]
     for k, column in zip(wide, np.abs(columns - np.median(columns, axis=0)).T, strict=True):
@@ -177,6 +178,29 @@ def heavy_tail(target: Target, names: tuple[str, ...], better: ReferenceMoments)
             return (
                 f"The tail of {names[k]} is so heavy (tail index {index:.1f}) that its mean, if it "
                 "exists, cannot be estimated from draws."
+            )
+    return _imprecise(target, names, better)
+
+
+def _imprecise(target: Target, names: tuple[str, ...], better: ReferenceMoments) -> str:
+    """Return a sentence on a column whose sd rests on a few of the weighted draws, or "".
+
+    By k-hat of its weighted squares (Vehtari et al. 2024, Pareto Smoothed Importance Sampling,
+    section 2.4).
+    """
+    points, weights = better.draws
+    if better.method != "importance sampling" or len(weights) < ROUND_DRAWS:
+        return ""
+    mean, sd = better.moments
+    squares = weights[:, None] * ((target.columns(points) - mean) / np.where(sd > 0, sd, 1.0)) ** 2
+    most = np.partition(squares, -FEW_LARGEST, axis=0)[-FEW_LARGEST:].sum(0)
+    for k in np.flatnonzero(most > LARGE_SHARE * squares.sum(0)):
+        tail = np.sort(squares[:, k])[-int(3 * np.sqrt(len(weights))) :]
+        index = fit_pareto(tail[1:] - tail[0])[0]
+        if index > MAX_TAIL_INDEX:
+            return (
+                f"The sd of {names[k]} rests on a few draws far out (k-hat {index:.2f} of its "
+                "squares): the tail is too heavy for it to be known."
             )
     return ""
 
