@@ -137,7 +137,7 @@ def _verdict(
         return Verdict("poor", tuple(a.reason for a in alarms), REMEDIES[alarms[0].cause])
     if best.confident and not doubt:
         return Verdict("good", (f"Corrected by {best.method}: {best.size}.",))
-    reason = f"Corrected by {best.method}, {best.size}, but {doubt}"
+    reason = f"Corrected by {best.method}, {best.size}, but {doubt[:1].lower()}{doubt[1:]}"
     if not best.confident and best.chains is not None:
         reason = (
             f"Corrected by {best.method}, which had not converged after {best.size}. {obstacle}"
