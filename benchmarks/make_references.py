@@ -25,7 +25,7 @@ import advi
 from benchmarks import real_models, targets
 from benchmarks.accuracy import moments
 from benchmarks.problem import Problem
-from benchmarks.real_models import shared_data
+from models import shared_data
 from models.posteriordb.checkout import VARIABLE, find_root
 from models.posteriordb.definition import scalar_columns
 

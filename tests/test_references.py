@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import accuracy, make_references, real_models, targets
-from benchmarks.real_models import shared_data
+from models import shared_data
 
 
 def exact_draws(target, rng, n=200_000):

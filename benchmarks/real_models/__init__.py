@@ -22,7 +22,7 @@ from benchmarks.real_models import (
     regressions,
     series,
 )
-from benchmarks.real_models.shared_data import find_data
+from models.shared_data import find_data
 
 FILE = Path(__file__).parents[1] / "real_models.json"
 MODULES: tuple[Any, ...] = (

@@ -18,9 +18,9 @@ from benchmarks.accuracy import DRAWS, Errors, Reference, errors, read_reference
 from benchmarks.common import print_header, print_table, save
 from benchmarks.problem import Problem
 from benchmarks.real_models import FILE, NAMES, load
-from benchmarks.real_models.shared_data import VARIABLE
 from benchmarks.verdict import confusion, draw_confusion, overrated, print_confusion
 from models.posteriordb.definition import scalar_columns
+from models.shared_data import VARIABLE
 
 KEYS = 3
 FIT, CORRECTED = "fit", "corrected"

@@ -20,7 +20,7 @@ import advi
 from benchmarks.problem import Problem
 from benchmarks.real_models import tables
 from benchmarks.real_models.definition import grouped, normal
-from benchmarks.real_models.shared_data import codes, read
+from models.shared_data import codes, read
 
 
 def cbpp(root: Path | None) -> Problem:

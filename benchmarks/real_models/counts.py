@@ -18,7 +18,7 @@ import advi
 from benchmarks.problem import Problem
 from benchmarks.real_models import tables
 from benchmarks.real_models.definition import grouped, normal
-from benchmarks.real_models.shared_data import read
+from models.shared_data import read
 
 
 def roaches_data(root: Path | None) -> dict[str, Any]:

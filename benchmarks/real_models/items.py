@@ -11,7 +11,7 @@ from jax import Array
 import advi
 from benchmarks.problem import Problem
 from benchmarks.real_models.definition import grouped, normal
-from benchmarks.real_models.shared_data import codes, keep, read
+from models.shared_data import codes, keep, read
 
 
 def aggression_rasch(root: Path | None) -> Problem:

@@ -17,7 +17,7 @@ from jax import Array
 import advi
 from benchmarks.problem import Problem
 from benchmarks.real_models.definition import grouped, normal
-from benchmarks.real_models.shared_data import codes, keep, read
+from models.shared_data import codes, keep, read
 
 
 def sleepstudy(root: Path | None) -> Problem:

@@ -13,7 +13,7 @@ import advi
 from benchmarks.problem import Problem
 from benchmarks.real_models.counts import roaches_data
 from benchmarks.real_models.normal_responses import sleepstudy_data
-from benchmarks.real_models.shared_data import codes, keep, read, scale
+from models.shared_data import codes, keep, read, scale
 
 
 def _latent(name: str, prior: dist.Distribution) -> Any:

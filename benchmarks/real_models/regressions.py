@@ -18,8 +18,8 @@ import advi
 from benchmarks.problem import Problem
 from benchmarks.real_models import tables
 from benchmarks.real_models.definition import grouped, normal
-from benchmarks.real_models.shared_data import scale
 from models.bundled import datasets
+from models.shared_data import scale
 
 
 def orings() -> Problem:
