@@ -80,7 +80,8 @@ def compare_with_reference(
     how = offer or (advice(reliable[-1], off) if off else "")
     caveat = _caveat(target, reliable[-1]) or heavy_tail(target, names, reliable[-1])
     verdict = judge(names, comparison, alarms, target.structure.full, caveat, how)
-    return Examination(verdict, khat, comparison)
+    reference = reliable[-1] if target.hessian is not None else None
+    return Examination(verdict, khat, comparison, reference)
 
 
 def _by_chains(

@@ -158,6 +158,7 @@ def by_nested_sampling(
             of_proposal = target.columns(found.of_proposal)
             error = _of_pairs(columns, draws, of_proposal, found.kept)
             moments = _relative(moments, of_proposal, target.moments_of(proposal))
+            draws = _matched(draws, found.of_proposal, proposal)
     adapted = Adapted(
         draws, hubs.khat, hubs.log_ratios, hubs.first_khat, target.first, hubs.share,
         adapted=hubs.adapted,
@@ -183,6 +184,15 @@ def _relative(moments: Moments, of_proposal: Floats, known: Moments) -> Moments:
     unit = np.where(sd > 0, sd, 1.0)
     factor = np.where(sd > 0, moments.sd / unit, 1.0)
     return Moments(known.mean + (moments.mean - mean) / unit * known.sd, known.sd * factor)
+
+
+def _matched(draws: WeightedDraws, of_proposal: Floats, proposal: Gaussian) -> WeightedDraws:
+    """Return draws moved and scaled, coordinate by coordinate, to moments of less error."""
+    mean, sd = weighted_moments(draws.points, draws.weights)
+    exact = Moments(proposal.loc, proposal.sds)
+    better = _relative(Moments(mean, sd), of_proposal, exact)
+    factor = better.sd / np.where(sd > 0, sd, 1.0)
+    return WeightedDraws(better.mean + (draws.points - mean) * factor, draws.weights)
 
 
 def _of_pairs(

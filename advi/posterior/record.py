@@ -50,6 +50,8 @@ class Examination(NamedTuple):
     verdict: Verdict
     khat: float
     comparison: Comparison | None  # None without reliable reference moments
+    # the `ReferenceMoments` of thousands of latents, which a correction can take; not in files
+    reference: Any = None
 
 
 class OtherMode(NamedTuple):

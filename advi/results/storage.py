@@ -82,7 +82,7 @@ def save(record: FitRecord, path: Name) -> None:
         points, weights = weighted
         arrays |= {"corrected.points": points, "corrected.weights": weights}
     if record.examination is not None:
-        verdict, khat, comparison = record.examination
+        verdict, khat, comparison, _ = record.examination
         document["verdict"] = [verdict.level, list(verdict.reasons), verdict.action]
         arrays["khat"] = np.array(khat, float)
         if comparison is not None:
