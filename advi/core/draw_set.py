@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from advi.core.table import Table
+from advi.core.errors import check_names, unknown
+from advi.core.table import Table, largest
 from advi.core.types import Floats
 
 if TYPE_CHECKING:
@@ -17,6 +19,21 @@ if TYPE_CHECKING:
 
 # draws of a fit that diverged may be infinite
 quietly = np.errstate(over="ignore", invalid="ignore")
+
+
+Names = Sequence[str] | str | None  # of latents, of entries, or of all below: "eta", "eta[3]", "s"
+
+
+class Coordinate(NamedTuple):
+    """A scalar coordinate of a latent, or of a deterministic quantity."""
+
+    label: str
+    name: str
+    entry: int  # of the flattened value
+
+    def column(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Return this entry of values (S, *shape) of the whole, (S,)."""
+        return _flat(values)[:, self.entry].astype(np.float64)
 
 
 class DrawSet(NamedTuple):
@@ -71,14 +88,50 @@ class DrawSet(NamedTuple):
         return (weights[:, None] * centred).T @ centred
 
     @quietly
-    def summary(self) -> Table:
-        """Return mean, sd and 5 %, 50 % and 95 % quantiles of every scalar coordinate."""
-        columns = np.concatenate([_flat(v) for v in self.values.values()], axis=1)
+    def summary(
+        self, names: Names = None, sort: str | None = None, top: int | None = None
+    ) -> Table:
+        """Return mean, sd and 5 %, 50 % and 95 % quantiles of scalar coordinates.
+
+        By a column, the largest first, and of them the `top`.
+        """
+        if names is None:
+            shapes = {name: v.shape[1:] for name, v in self.values.items()}
+            rows = tuple(c for name, shape in shapes.items() for c in entry_names(name, shape))
+            columns = np.concatenate([_flat(v) for v in self.values.values()], axis=1)
+        else:
+            chosen = self.coordinates(names)
+            rows = tuple(coordinate.label for coordinate in chosen)
+            columns = self.columns(chosen)
         flat = DrawSet({"": columns}, self.weights)
         low, middle, high = flat.quantile([0.05, 0.5, 0.95])[""]
-        rows = tuple(c for name, v in self.values.items() for c in entry_names(name, v.shape[1:]))
         mean, sd = flat.mean()[""], flat.sd()[""]
-        return Table(rows, {"mean": mean, "sd": sd, "5%": low, "50%": middle, "95%": high})
+        table = Table(rows, {"mean": mean, "sd": sd, "5%": low, "50%": middle, "95%": high})
+        return largest(table, sort, top)
+
+    def coordinates(self, names: Names = None) -> list[Coordinate]:
+        """Return the scalar coordinates of names; TypeError or ValueError if one is unknown."""
+        everything: dict[str, list[Coordinate]] = {}
+        for name, values in self.values.items():
+            labels = entry_names(name, values.shape[1:])
+            everything[name] = [Coordinate(label, name, k) for k, label in enumerate(labels)]
+        by_label = {c.label: c for found in everything.values() for c in found}
+        found: list[Coordinate] = []
+        for name in everything if names is None else check_names("names", names):
+            if name in by_label:
+                found.append(by_label[name])
+                continue
+            below = [known for known in everything if f"{known}.".startswith(f"{name}.")]
+            if not below:
+                raise ValueError(f"names: {unknown('latent', name, everything)}")
+            found += [c for known in below for c in everything[known]]
+        if not found:
+            raise ValueError("names: got none; expected at least one latent with an entry.")
+        return found
+
+    def columns(self, coordinates: Sequence[Coordinate]) -> Float[ndarray, "S K"]:
+        """Return the draws of scalar coordinates."""
+        return np.stack([c.column(self.values[c.name]) for c in coordinates], axis=1)
 
     def _average(self, values: Floats) -> Any:
         if self.weights is None:

@@ -3,16 +3,25 @@
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from advi.core.errors import check_count, unknown
+
 MAX_PRINTED_ROWS = 40
+SHORT = 8  # rows of an array that is printed whole
+ENDS = (3, 1)  # rows at either end of a longer one, and where there are many such arrays
 
 
 @dataclass(frozen=True)
 class Table:
     """Numbers in named columns, one named row for each scalar coordinate.
+
+    Of more than 40 rows scalars and short arrays are printed first, then both ends of every longer
+    array; of a sorted table both of its ends.
 
     Attributes
     ----------
@@ -22,6 +31,8 @@ class Table:
         Name of the column to its numbers, (n,).
     digits
         Significant digits that are printed.
+    is_sorted
+        Whether the rows are in the order of a column.
 
     Examples
     --------
@@ -37,6 +48,7 @@ class Table:
     rows: tuple[str, ...]
     columns: dict[str, NDArray[Any]]
     digits: int = 3
+    is_sorted: bool = False
 
     def __getitem__(self, name: str) -> Any:
         """Return a column (n,) by its name, or a row as a dict by its name."""
@@ -56,7 +68,10 @@ class Table:
         return [self.rows[index], *numbers]
 
     def _cells(self) -> list[list[str]]:
-        return [["", *self.columns], *cut(len(self.rows), self._row)]
+        lines = [[index] for index in range(len(self.rows))]
+        if len(lines) > MAX_PRINTED_ROWS and not self.is_sorted:
+            lines = by_array(self.rows)
+        return [["", *self.columns], *cut(lines, self._row)]
 
     def __str__(self) -> str:
         cells = self._cells()
@@ -70,20 +85,70 @@ class Table:
         return html_table(self._cells())
 
 
-def cut(num: int, row: Callable[[int], list[str]]) -> list[list[str]]:
-    """Return rows of text by number, the middle ones of many replaced by one that counts them.
+def largest(table: Table, sort: str | None, top: int | None) -> Table:
+    """Return the rows of a table by a column, the largest first and NaN last, and of them the top.
+
+    Raises ValueError if there is no such column, or `top` is not a positive integer.
 
     Examples
     --------
-    >>> cut(1000, lambda i: [f"x[{i}]", "0"])[19:22]
+    >>> table = Table(("a", "b", "c"), {"mean": np.array([1.0, 3.0, 2.0])})
+    >>> largest(table, "mean", 2).rows
+    ('b', 'c')
+    """
+    order = np.arange(len(table.rows))
+    if sort is not None:
+        if not isinstance(sort, str) or sort not in table.columns:
+            raise ValueError(f"sort: {unknown('column', sort, table.columns)}")
+        order = np.argsort(-table.columns[sort], kind="stable")
+    if top is not None:
+        check_count("top", top)
+        order = order[:top]
+    columns = {name: values[order] for name, values in table.columns.items()}
+    rows = tuple(table.rows[index] for index in order)
+    return Table(rows, columns, table.digits, table.is_sorted or sort is not None)
+
+
+def by_array(names: Sequence[str]) -> list[list[int]]:
+    """Return the rows of every printed line: one, or those that the line counts.
+
+    Scalars and short arrays come first.
+
+    Examples
+    --------
+    >>> [len(line) for line in by_array([*(f"x[{i}]" for i in range(10)), "tau"])]
+    [1, 1, 1, 1, 4, 1, 1, 1]
+    """
+    arrays: dict[str, list[list[int]]] = {}
+    for index, name in enumerate(names):
+        arrays.setdefault(name.rpartition("[")[0] or name, []).append([index])
+    lines = []
+    for ends in ENDS:
+        short = [array for array in arrays.values() if len(array) <= SHORT]
+        long = [joined(array, ends) for array in arrays.values() if len(array) > SHORT]
+        lines = list(chain(*short, *long))
+        if len(lines) <= MAX_PRINTED_ROWS:
+            break
+    return lines
+
+
+def joined(lines: Sequence[list[int]], ends: int) -> list[list[int]]:
+    """Return lines of rows, those between both ends as one."""
+    return [*lines[:ends], list(chain(*lines[ends:-ends])), *lines[-ends:]]
+
+
+def cut(lines: Sequence[list[int]], row: Callable[[int], list[str]]) -> list[list[str]]:
+    """Return the text of lines, each of one row or counting several; of many the middle counted.
+
+    Examples
+    --------
+    >>> cut([[i] for i in range(1000)], lambda i: [f"x[{i}]", "0"])[19:22]
     [['x[19]', '0'], ['... 960 more', ''], ['x[980]', '0']]
     """
-    if num <= MAX_PRINTED_ROWS:
-        return [row(index) for index in range(num)]
-    half = MAX_PRINTED_ROWS // 2
-    top, bottom = (list(map(row, r)) for r in (range(half), range(num - half, num)))
-    gap = [f"... {num - 2 * half} more", *[""] * (len(top[0]) - 1)]
-    return [*top, gap, *bottom]
+    if len(lines) > MAX_PRINTED_ROWS:
+        lines = joined(lines, MAX_PRINTED_ROWS // 2)
+    blank = [""] * (len(row(0)) - 1) if lines else []
+    return [row(line[0]) if len(line) == 1 else [f"... {len(line)} more", *blank] for line in lines]
 
 
 def html_table(rows: Sequence[Sequence[str]]) -> str:

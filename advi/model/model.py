@@ -226,4 +226,7 @@ class Model(Coordinates):
             support = getattr(latent.support, "__class__", type(latent.support)).__name__
             return [names[index], support.lstrip("_"), str(latent.shape), str(latent.size)]
 
-        return [["", "support", "shape", "coordinates"], *cut(len(names), row)]
+        return [
+            ["", "support", "shape", "coordinates"],
+            *cut([[index] for index in range(len(names))], row),
+        ]

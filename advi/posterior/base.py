@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from jax import Array
 from numpy.typing import NDArray
 
-from advi.core.draw_set import DrawSet, WeightedDraws
+from advi.core.draw_set import DrawSet, Names, WeightedDraws
 from advi.core.status import Estimate
 from advi.core.table import Table
 from advi.model.density import Density
@@ -42,7 +42,9 @@ class Posterior(Protocol):
         """Return what `reduce` makes of the draws that moments are computed from, by name."""
         ...
 
-    def summary(self) -> Table:
+    def summary(
+        self, names: Names = None, sort: str | None = None, top: int | None = None
+    ) -> Table:
         """Return moments and quantiles of the scalar coordinates that a table shows."""
         ...
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi.core.draw_set import DrawSet, WeightedDraws
+from advi.core.draw_set import DrawSet, Names, WeightedDraws
 from advi.core.keys import Stream, host_rng
 from advi.core.status import Estimate
 from advi.core.table import Table
@@ -120,8 +120,10 @@ class GlobalPosterior:
         """Return `reduce` of the draws behind the moments, by name."""
         return reduce(self.shown_draws)
 
-    def summary(self) -> Table:
-        return self.shown_draws.summary()
+    def summary(
+        self, names: Names = None, sort: str | None = None, top: int | None = None
+    ) -> Table:
+        return self.shown_draws.summary(names, sort, top)
 
     def cov(self, names: Sequence[str]) -> Floats:
         """Return the covariance (K, K) of the scalar coordinates of some latents."""

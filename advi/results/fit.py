@@ -291,14 +291,46 @@ class Fit:
         """
         return self.posterior.log_prob(z)
 
-    def summary(self) -> Table:
-        """Return mean, sd and 5 %, 50 % and 95 % quantiles of every scalar coordinate.
+    def summary(
+        self,
+        names: Sequence[str] | str | None = None,
+        *,
+        sort: str | None = None,
+        top: int | None = None,
+    ) -> Table:
+        """Return mean, sd and 5 %, 50 % and 95 % quantiles of scalar coordinates.
 
         There is no r_hat and no effective sample size: the draws of q are independent, and those
         of chains have theirs in the verdict. With local latents the table has only the inferred
         shared ones.
+
+        Parameters
+        ----------
+        names
+            Names of latents or deterministic sites, or of their entries, "eta" or "eta[3]"; by
+            default all.
+        sort
+            A column, such as "mean": the rows are in its order, the largest first.
+        top
+            How many rows to keep, the first ones; by default all. A longer table is printed in
+            part.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a name or the column is unknown, or `top` is not a positive integer.
+
+        Examples
+        --------
+        >>> import advi
+        >>> model = advi.Model(
+        ...     lambda z, data: -0.5 * ((z["b"] - data) ** 2).sum(), {"b": advi.real(100)}
+        ... )
+        >>> fit = advi.fit(model, np.arange(100.0))
+        >>> fit.summary("b", sort="mean", top=2).rows
+        ('b[99]', 'b[98]')
         """
-        return self.posterior.summary()
+        return self.posterior.summary(names, sort, top)
 
     def log_marginal(self, data: Any = None, draws: int = 5000, key: Any = 0) -> RowValues:
         """Estimate each row's log p(x), its local latents integrated out, by importance draws.
@@ -433,22 +465,35 @@ class Fit:
             return self  # the verdict is on the draws, not on q
         return Fit(examined(self._record))
 
-    def linear_response(self) -> "Fit":
-        """Return a full-rank fit with the same means and the linear-response covariance.
+    def linear_response(
+        self, names: str | Sequence[str] | None = None, *, progress: bool | None = None
+    ) -> "Fit":
+        """Return a fit with the same means and the linear-response covariance, of full rank.
 
         It gives a mean-field fit the correlations and sds that the family cannot express, and
         costs Hessian-vector products; the first call compiles them.
 
+        Parameters
+        ----------
+        names
+            Latents whose joint covariance is wanted, of at most 2,048 coordinates; the others keep
+            their sds and are independent of these. None: all, or above 2,048 coordinates those of
+            at most 8, such as hyperparameters.
+        progress
+            Whether to show a progress bar; None shows one in a terminal and in a notebook.
+
         Raises
         ------
         ValueError
-            If the fit is not at a maximum of its ELBO.
+            If the fit is not at a maximum of its ELBO, is no Gaussian or one with a sparse
+            precision, or a name is not that of an inferred latent.
 
         References
         ----------
         Giordano, Broderick & Jordan (2018), Covariances, Robustness, and Variational Bayes.
         """
-        return Fit(linear_response(self._record))
+        with ProgressBar(progress) as bar:
+            return Fit(linear_response(self._record, names, bar.begin))
 
     def corrected(self, *, seconds: float | None = None, progress: bool | None = None) -> "Fit":
         """Return a fit whose draws and moments are corrected beyond the family.
@@ -610,6 +655,9 @@ class Fit:
         self,
         names: Sequence[str] | str | None = None,
         *,
+        forest: bool = False,
+        sort: str | bool | None = None,
+        top: int | None = None,
         corrected: bool = False,
         against: "Fit | Mapping[str, Fit] | None" = None,
         axes: Any = None,
@@ -618,28 +666,45 @@ class Fit:
 
         Of a Gaussian, a latent that is transformed entry by entry has the exact density;
         other latents, a NumPyro model's deterministic sites, and corrected fits have a histogram
-        of draws.
+        of draws. A forest shows thousands of coordinates: a line each, with the mean as a dot and
+        its 50 % and 90 % intervals, all on one of Matplotlib's axes (1,).
 
         Parameters
         ----------
         names
             Names of latents or deterministic sites, or of their entries, "eta" or "eta[3]"; by
-            default all, as in the summary. Of more than 24 coordinates the first 24 are drawn.
+            default all, as in the summary. Of more than 24 panels the first 24 are drawn.
+        forest
+            Draw a forest, or caterpillar, plot instead of panels. Of up to 60 coordinates it has
+            the names.
+        sort
+            A column of the summary by which the coordinates are ordered, the largest first; True
+            is "mean", False the order of the latents. By default a forest is sorted, and panels
+            are not.
+        top
+            How many coordinates to draw, the first ones of that order.
         corrected
             Lay `corrected()` over it, and the `linear_response()` of a mean-field fit.
         against
             Another fit of these latents, or a dict from labels to fits, to lay over it.
         axes
-            Matplotlib axes to draw on, one for each coordinate; a new figure by default.
+            Matplotlib axes to draw on, one for each coordinate, or one for a forest; a new figure
+            by default.
 
         Raises
         ------
         ImportError
             If Matplotlib is not installed, which comes with ``advi-engine[plots]``.
-        ValueError
-            If a name is unknown, `against` has other latents, or `axes` are too many or too few.
+        TypeError, ValueError
+            If a name or the column is unknown, `top` is not a positive integer, `against` has other
+            latents, or `axes` are too many or too few.
         """
-        return plots.plot(self._layers(corrected, against), names, axes)
+        check_bool("forest", forest)
+        by = forest if sort is None else sort
+        if isinstance(by, bool):
+            by = "mean" if by else None
+        draw = plots.plot_forest if forest else plots.plot
+        return draw(self._layers(corrected, against), names, by, top, axes)
 
     def plot_pairs(
         self,

@@ -100,6 +100,45 @@ def test_summary_and_repr(fit):
     assert "r_hat" not in text
 
 
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [
+        ("w", ["w[0]", "w[1]", "w[2]"]),
+        (["scale", "mu"], ["scale.s", "mu[0]", "mu[1]"]),
+        (("w[2]", "w[0]"), ["w[2]", "w[0]"]),
+    ],
+)
+def test_a_summary_of_named_latents_has_their_rows(fit, names, rows):
+    whole, part = fit.summary(), fit.summary(names)
+    assert part.rows == tuple(rows)
+    for row in rows:
+        assert part[row] == pytest.approx(whole[row], rel=1e-12)
+
+
+@pytest.mark.parametrize("column", ["mean", "sd", "5%", "50%", "95%"])
+def test_a_summary_is_sorted_by_any_column_and_cut(fit, column):
+    table = fit.summary(sort=column)
+    assert sorted(table.rows) == sorted(fit.summary().rows)
+    assert np.all(np.diff(table[column]) <= 0)
+    assert fit.summary(sort=column, top=2).rows == table.rows[:2]
+    assert fit.summary("w", top=2).rows == ("w[0]", "w[1]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"names": ["w", "v"]}, ValueError, r"names: unknown latent 'v'.*Known: mu, scale.s, w\."),
+        ({"names": []}, ValueError, "names: got none"),
+        ({"names": 3}, TypeError, r"names: got 3 \(int\)"),
+        ({"sort": "q5"}, ValueError, "sort: unknown column 'q5'.*Known: mean, sd, 5%, 50%, 95%"),
+        ({"top": 0}, ValueError, "top: got 0"),
+    ],
+)
+def test_a_summary_of_something_else_is_refused(fit, arguments, error, message):
+    with pytest.raises(error, match=message):
+        fit.summary(**arguments)
+
+
 def test_trace_rises(fit):
     assert fit.elbo_trace.ndim == 1
     assert fit.elbo_trace[-1] > fit.elbo_trace[0]

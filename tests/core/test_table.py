@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from advi.core.table import MAX_PRINTED_ROWS, Table
+from advi.core.table import ENDS, MAX_PRINTED_ROWS, SHORT, Table, largest
 
 TABLE = Table(
     ("mu", "tau[0]", "a<b"),
@@ -59,16 +59,80 @@ def test_a_table_as_long_as_may_be_is_printed_whole():
     assert "more" not in str(numbered(MAX_PRINTED_ROWS))
 
 
-def test_a_long_table_is_cut_in_the_middle():
+def arrays(**lengths):
+    """A table of arrays, and of scalars for zero."""
+    rows = [f"{k}[{i}]" for k, n in lengths.items() for i in range(n)]
+    rows += [k for k, n in lengths.items() if not n]
+    return Table(tuple(rows), {"mean": np.arange(float(len(rows)))})
+
+
+def printed(table):
+    return [line.split("  ")[0] for line in str(table).split("\n")[1:]]
+
+
+def test_scalars_and_short_arrays_come_before_the_ends_of_long_ones():
+    table = arrays(long=3000, short=SHORT, limit=SHORT + 1, tau=0)
+    assert printed(table) == [
+        *(f"short[{i}]" for i in range(SHORT)),
+        "tau",
+        *("long[0]", "long[1]", "long[2]", "... 2994 more", "long[2997]", "long[2998]"),
+        *("long[2999]", "limit[0]", "limit[1]", "limit[2]", "... 3 more", "limit[6]"),
+        *("limit[7]", "limit[8]"),
+    ]
+    assert table.rows[0] == "long[0]"
+    assert table._repr_html_().count("<tr>") == 1 + len(printed(table))
+    assert "<td>... 2994 more</td><td></td></tr>" in table._repr_html_()
+
+
+def test_many_long_arrays_show_one_entry_at_either_end():
+    most = MAX_PRINTED_ROWS // (2 * ENDS[0] + 1)
+    few, many = (arrays(**{f"a{k}": 100 for k in range(n)}) for n in (most, most + 1))
+    assert len(printed(few)) == 7 * most
+    assert printed(many) == [
+        line for k in range(most + 1) for line in (f"a{k}[0]", "... 98 more", f"a{k}[99]")
+    ]
+
+
+def test_hundreds_of_long_arrays_are_cut_and_all_rows_counted():
+    lines = printed(arrays(**{f"a{k}": 10 for k in range(300)}))
+    assert len(lines) == MAX_PRINTED_ROWS + 1
+    counts = [int(line.split()[1]) if line.startswith("...") else 1 for line in lines]
+    assert sum(counts) == 3000
+
+
+def test_the_largest_rows_are_found_by_a_column():
+    table = Table(("a", "b", "c", "d"), {"mean": np.array([1.0, np.nan, 3.0, 1.0])})
+    by_mean = largest(table, "mean", None)
+    assert by_mean.rows == ("c", "a", "d", "b")
+    np.testing.assert_array_equal(by_mean["mean"], [3, 1, 1, np.nan])
+    assert largest(table, "mean", 1).rows == ("c",)
+    assert largest(table, None, 2).rows == ("a", "b")
+    assert largest(table, None, 9).rows == table.rows
+
+
+@pytest.mark.parametrize("sort", ["sd", True, ["mean"]])
+def test_an_unknown_column_lists_the_known(sort):
+    with pytest.raises(ValueError, match=r"sort: unknown column .* Known: mean\."):
+        largest(numbered(3), sort, None)
+
+
+@pytest.mark.parametrize("top", [0, -1, 2.0, True])
+def test_the_number_of_rows_is_a_positive_integer(top):
+    with pytest.raises(ValueError, match=r"top: got .* expected an integer >= 1"):
+        largest(numbered(3), None, top)
+
+
+def test_a_sorted_table_is_cut_in_the_middle():
     n = MAX_PRINTED_ROWS + 60
-    lines = str(numbered(n)).split("\n")
+    table = largest(numbered(n), "mean", None)
+    lines = str(table).split("\n")
     half = MAX_PRINTED_ROWS // 2
     assert len(lines) == MAX_PRINTED_ROWS + 2
     names = [line.split()[0] for line in lines[1:]]
-    assert names[:half] == [f"x[{i}]" for i in range(half)]
+    assert names[:half] == [f"x[{n - 1 - i}]" for i in range(half)]
     assert lines[half + 1] == "... 60 more"
-    assert names[half + 1 :] == [f"x[{i}]" for i in range(n - half, n)]
-    assert len(numbered(n).to_dict()) == n
+    assert names[half + 1 :] == [f"x[{half - 1 - i}]" for i in range(half)]
+    assert len(table.to_dict()) == n
 
 
 def test_html_escapes_names():

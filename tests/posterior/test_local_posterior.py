@@ -392,6 +392,9 @@ def test_an_inferred_decoder_is_one_family_exchanged(best_fit):
         max_steps=1500,
     )
     assert set(fit.summary().rows) == {f"w[{i},{j}]" for i in range(D) for j in range(K)}
+    assert fit.summary("w", top=1).rows == ("w[0,0]",)
+    with pytest.raises(ValueError, match="names: 'h' is local or a point"):
+        fit.summary(["w", "h"])
     # a regression on latents of unit variance
     np.testing.assert_allclose(fit.sd()["w"], NOISE / np.sqrt(N), rtol=0.15)
     with pytest.raises(ValueError, match="'w' is shared by all rows and has a distribution"):

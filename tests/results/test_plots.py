@@ -12,6 +12,7 @@ import pytest
 import advi
 from advi.core.status import Progress
 from advi.diagnostics import correct
+from advi.results.plots.forest import MAX_LABELS
 from advi.results.plots.marginals import marginals
 from advi.results.plots.panels import choose
 
@@ -107,6 +108,107 @@ def test_many_coordinates_are_cut_with_a_note(method):
     num = {"plot": 24, "plot_pairs": 8}[method]
     note = panels.flat[0].figure.get_supxlabel()
     assert note == f'{num} of 30 coordinates; choose with names=["x[29]", ...]'
+
+
+def normals(n):
+    loc = np.random.default_rng(n).permutation(n) - n / 2
+    model = advi.Model(lambda z, d: -0.5 * jnp.sum((z["x"] - loc) ** 2), {"x": advi.real(n)})
+    return advi.fit(model, family="mean_field", diagnose=False)
+
+
+def drawn(panel):
+    """The mean, the thin and the thick line of every coordinate of one fit."""
+    thin, thick = panel.collections
+    (dots,) = (line for line in panel.get_lines() if line.get_marker() == "o")
+    ends = [np.array(lines.get_segments())[..., 0] for lines in (thin, thick)]
+    return dots.get_xdata(), *ends
+
+
+def test_a_forest_has_means_and_intervals_by_the_mean():
+    fit = normals(20)
+    [panel] = fit.plot(forest=True)
+    mean, thin, thick = drawn(panel)
+    table = fit.summary(sort="mean")
+    np.testing.assert_allclose(mean, table["mean"])
+    np.testing.assert_allclose(thin, np.stack([table["5%"], table["95%"]], axis=1))
+    np.testing.assert_allclose(thick.T, np.sort(fit.quantile([0.25, 0.75])["x"])[:, ::-1], atol=0.1)
+    assert [label.get_text() for label in panel.get_yticklabels()] == list(table.rows)
+    assert panel.get_ylim() == (19.5, -0.5)
+    assert len(panel.get_lines()) == 2  # the means, and zero
+    panel.figure.canvas.draw()
+
+
+def test_a_forest_may_keep_the_order_or_have_another_or_the_top():
+    fit = normals(20)
+
+    def labels(**options):
+        [panel] = fit.plot(forest=True, **options)
+        return [text.get_text() for text in panel.get_yticklabels()]
+
+    assert labels(sort=False) == list(fit.summary().rows)
+    assert labels(top=3) == list(fit.summary(sort="mean", top=3).rows)
+    assert labels(sort="sd", top=3) == list(fit.summary(sort="sd", top=3).rows)
+    panels = fit.plot(sort=True, top=3)
+    assert [panel.get_title() for panel in panels] == labels(top=3)
+    assert len(fit.plot(top=3)[0].get_lines()) == 1
+
+
+def test_a_long_forest_says_how_many_it_has_instead_of_names():
+    fit = normals(MAX_LABELS + 1)
+    [panel] = fit.plot("x", forest=True)
+    assert not panel.get_yticklabels()
+    assert panel.get_ylabel() == f"{MAX_LABELS + 1} coordinates, by mean"
+    assert fit.plot(forest=True, sort=False)[0].get_ylabel() == f"{MAX_LABELS + 1} coordinates"
+    assert fit.plot(forest=True, top=MAX_LABELS)[0].get_ylabel() == ""
+
+
+def test_zero_is_marked_only_where_it_is_in_view():
+    [panel] = normals(20).plot("x", forest=True, top=3)
+    assert panel.get_xlim()[0] > 0
+    assert len(panel.get_lines()) == 1
+
+
+def test_forests_of_other_fits_lie_beside_each_other(fit, tmp_path):
+    fit.save(tmp_path / "fit")
+    [panel] = fit.plot(forest=True, corrected=True, against=advi.load(tmp_path / "fit"))
+    first, last = panel.collections[0], panel.collections[-1]
+    gap = [lines.get_segments()[0][0, 1] for lines in (first, last)]
+    np.testing.assert_allclose(gap, [-0.3, 0.3])
+    assert len(panel.figure.legends[0].get_texts()) == 4
+    panel.figure.canvas.draw()
+
+
+def test_a_forest_leaves_out_what_has_no_finite_value(tmp_path):
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.deterministic("square", mu**2)
+        numpyro.deterministic("undefined", jnp.log(-1 - mu**2))
+        numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+    fit = advi.fit(advi.from_numpyro(model), np.arange(3.0), diagnose=False)
+    fit.save(tmp_path / "fit")
+    [panel] = fit.plot(forest=True, against=advi.load(tmp_path / "fit"))  # which derives nothing
+    labels = [label.get_text() for label in panel.get_yticklabels()]
+    assert sorted(labels[:2]) == ["mu", "square"]
+    assert labels[2] == "undefined"
+    panel.figure.canvas.draw()
+    fit.plot("undefined", forest=True)[0].figure.canvas.draw()
+
+
+def test_wrong_arguments_of_a_forest_are_named(fit):
+    panels = matplotlib.figure.Figure().subplots(1, 3)
+    assert fit.plot(forest=True, axes=panels[0])[0] is panels[0]
+    assert not plt.get_fignums()
+    with pytest.raises(ValueError, match="axes: got 3; expected 1"):
+        fit.plot(forest=True, axes=panels)
+    with pytest.raises(ValueError, match="names: unknown latent 'gg'"):
+        fit.plot("gg", forest=True)
+    with pytest.raises(ValueError, match="sort: unknown column 'median'"):
+        fit.plot(forest=True, sort="median")
+    with pytest.raises(ValueError, match="top: got 0"):
+        fit.plot(forest=True, top=0)
+    with pytest.raises(TypeError, match="forest: got 'x'"):
+        fit.plot(forest="x")
 
 
 def test_given_axes_are_drawn_on_and_no_figure_is_made(fit):
@@ -229,3 +331,9 @@ def test_without_matplotlib_the_extra_is_named(fit, method, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install \"advi-engine\[plots\]\""):
         getattr(fit, method)()
+
+
+def test_a_forest_needs_matplotlib_too(fit, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match="plots need Matplotlib"):
+        fit.plot(forest=True)

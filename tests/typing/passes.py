@@ -113,6 +113,7 @@ def results(fit: advi.Fit, path: Path) -> advi.Fit:
     elbo: advi.Estimate = fit.elbo
     trace: advi.EvalTrace = fit.eval_trace
     table: advi.Table = fit.summary()
+    assert_type(fit.summary("mu", sort="mean", top=20), advi.Table)
     by_row: advi.RowValues = fit.log_marginal(draws=100)
     loo: advi.Loo = fit.loo()
     if status == "interrupted" and status.cause is not None:
@@ -135,6 +136,7 @@ def results(fit: advi.Fit, path: Path) -> advi.Fit:
     fit.save(path)
     fit.predict(lambda z, data: z["mu"], 10)
     fit.plot(["mu"], against={"old": fit})[0].set_title("mu")
+    fit.plot("mu", forest=True, sort="sd", top=20)[0].set_title("mu")
     compared = advi.compare({"new": fit, "old": advi.load(path)})
     assert_type(compared, advi.Table)
     return advi.load(str(path))

@@ -9,12 +9,11 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from advi.core.draw_set import DrawSet
+from advi.core.draw_set import Coordinate, DrawSet, Names
 from advi.core.jax_config import compiled, precision
 from advi.core.types import Floats
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.results.plots.panels import (
-    Coordinate,
     Layer,
     choose,
     few_ticks,
@@ -49,9 +48,11 @@ class Marginal(NamedTuple):
         return float(low), float(high)
 
 
-def plot(layers: Sequence[Layer], names: Any, axes: Any) -> NDArray[Any]:
+def plot(
+    layers: Sequence[Layer], names: Names, sort: str | None, top: int | None, axes: Any
+) -> NDArray[Any]:
     """Draw the marginal of every coordinate in its own panel; return the axes (K,)."""
-    chosen, note = choose(layers[0].posterior, names, MAX_PANELS)
+    chosen, note = choose(layers[0].posterior, names, MAX_PANELS, sort, top)
     panels = given_panels(axes, (len(chosen),), note)
     shown = [marginals(layer.posterior, chosen) for layer in layers]
     if panels is None:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from advi.core.draw_set import entry_names
-from advi.core.errors import check_names, describe, unknown
+from advi.core.draw_set import Coordinate, Names
+from advi.core.errors import describe
 from advi.diagnostics.linear_response import linear_response
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.record import FitRecord
@@ -16,18 +16,6 @@ from advi.posterior.record import FitRecord
 MARGIN = 0.04  # of a range, beside it
 INTERVALS = 3  # between ticks, at most
 LEGEND_ENTRY = 1.7  # inches
-
-
-class Coordinate(NamedTuple):
-    """A scalar coordinate of a latent, or of a deterministic quantity."""
-
-    label: str
-    name: str
-    entry: int  # of the flattened value
-
-    def column(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """Return this entry of values (S, *shape) of the whole, (S,)."""
-        return values.reshape(len(values), -1)[:, self.entry].astype(np.float64)
 
 
 class Layer(NamedTuple):
@@ -48,29 +36,21 @@ def pyplot() -> Any:
 
 
 def choose(
-    posterior: GlobalPosterior, names: Sequence[str] | str | None, most: int
+    posterior: GlobalPosterior,
+    names: Names,
+    most: int | None = None,
+    sort: str | None = None,
+    top: int | None = None,
 ) -> tuple[list[Coordinate], str]:
     """Return the coordinates of names, at most `most` of them, and a note if there are more.
 
-    Without names they are those of the summary, in its order.
+    Without names they are those of the summary, in its order; `sort` and `top` are its own too.
     """
-    everything: dict[str, list[Coordinate]] = {}
-    for name, values in posterior.shown_draws.values.items():
-        labels = entry_names(name, values.shape[1:])
-        everything[name] = [Coordinate(label, name, k) for k, label in enumerate(labels)]
-    by_label = {c.label: c for found in everything.values() for c in found}
-    found: list[Coordinate] = []
-    for name in everything if names is None else check_names("names", names):
-        if name in by_label:
-            found.append(by_label[name])
-            continue
-        below = [known for known in everything if f"{known}.".startswith(f"{name}.")]
-        if not below:
-            raise ValueError(f"names: {unknown('latent', name, everything)}")
-        found += [c for known in below for c in everything[known]]
-    if not found:
-        raise ValueError("names: got none; expected at least one latent with an entry.")
-    if len(found) <= most:
+    draws = posterior.shown_draws
+    if sort is not None or top is not None:
+        names = draws.summary(names, sort, top).rows
+    found = draws.coordinates(names)
+    if most is None or len(found) <= most:
         return found, ""
     last = found[-1].label
     return found[:most], f'{most} of {len(found)} coordinates; choose with names=["{last}", ...]'
