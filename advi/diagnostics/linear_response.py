@@ -1,13 +1,14 @@
 """Linear response: the posterior covariance from the response of the optimum to a small tilt."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from advi.core.errors import check_names, unknown
 from advi.core.keys import Stream, host_rng
 from advi.core.status import Estimate
-from advi.core.types import Floats, ValueAndGrad
+from advi.core.types import Floats, Indices, ValueAndGrad
 from advi.diagnostics.alarms import ONLY_POINTS
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.record import FitRecord
@@ -17,8 +18,11 @@ from advi.variational.draws import MIN_DRAWS, even_draws
 from advi.variational.full_rank import FullRank
 from advi.variational.gaussian import Gaussian, Structure
 from advi.variational.guide import Guide
+from advi.variational.joined_scale import MAX_DENSE_DIM, joined
+from advi.variational.mean_field import MeanField
 from advi.variational.point import Point
-from advi.variational.scale import TriangularScale
+from advi.variational.scale import DiagonalScale, Scale, TriangularScale
+from advi.variational.sparse_precision import is_sparse
 
 DENSE_DIM = 200  # larger systems are solved by conjugate gradients, without the Hessian
 CG_TOLERANCE = 1e-3  # relative residual: a tenth of a percent of a covariance
@@ -29,6 +33,8 @@ RESPONSE_ELEMENTS = 2**17  # of the draws that are averaged over: 2 D up to D = 
 
 # (points (n, D), directions (n, D)) to the Hessian of the log density times the directions
 HessianVector = Callable[[Floats, Floats], Floats]
+Report = Callable[[str], object]  # of a sentence on the progress
+GLOBAL_SIZE = 8  # coordinates of a latent that is global, where there are very many
 
 
 class NotPositiveError(ValueError):
@@ -41,8 +47,10 @@ def linear_response_covariance(
     gaussian: Gaussian,
     structure: Structure,
     E: Floats,
+    wanted: Indices,
+    report: Report = lambda words: None,
 ) -> Floats:
-    """Return the linear-response covariance (D, D) of a Gaussian fit, zero for point estimates.
+    """Return the linear-response covariance (K, K) of the `wanted` coordinates of a Gaussian fit.
 
     If the log density is tilted by t'x, the optimal mean moves by ``d m / d t = [H^-1]_mm``, with
     H the Hessian of the negative ELBO in all variational parameters. It gives a mean-field fit the
@@ -53,9 +61,10 @@ def linear_response_covariance(
     """
     gaussian = gaussian.positive()  # the means of points respond too, and need a scale
     system = _System(hessian_vector, value_and_grad, gaussian, structure, E)
-    wanted = np.flatnonzero(structure.random)
+    units = np.zeros((len(wanted), system.dim))
+    units[np.arange(len(wanted)), wanted] = 1
     right = np.zeros((system.size, len(wanted)))
-    right[wanted, np.arange(len(wanted))] = 1
+    right[: system.dim] = gaussian.scale.rmv(units).T
     if system.size <= DENSE_DIM:
         H = np.stack([system.times(column) for column in np.eye(system.size)], axis=1)
         try:
@@ -67,13 +76,12 @@ def linear_response_covariance(
             ) from None
         solved = np.linalg.solve((H + H.T) / 2, right)
     else:
-        solved = np.stack([_conjugate_gradients(system, b) for b in right.T], axis=1)
-    inverse = np.zeros((system.dim, system.dim))
-    inverse[np.ix_(wanted, wanted)] = solved[wanted]
-    halfway = gaussian.scale.mv((inverse + inverse.T) / 2)
-    covariance = gaussian.scale.mv(halfway.T)
-    covariance[~structure.random] = covariance[:, ~structure.random] = 0
-    return covariance
+        solved = np.zeros_like(right)
+        for k, b in enumerate(right.T):
+            report(f"linear response, {k + 1} of {len(wanted)}")
+            solved[:, k] = _conjugate_gradients(system, b)
+    covariance = gaussian.scale.mv(solved[: system.dim].T)[:, wanted]
+    return (covariance + covariance.T) / 2
 
 
 class _System:
@@ -140,8 +148,14 @@ def _conjugate_gradients(system: _System, right: Floats) -> Floats:
     return x
 
 
-def linear_response(record: FitRecord) -> FitRecord:
-    """Return the full-rank fit with the linear-response covariance."""
+def linear_response(
+    record: FitRecord, names: Sequence[str] | None = None, report: Report = lambda words: None
+) -> FitRecord:
+    """Return the fit with the linear-response covariance of some latents, by default of all.
+
+    Above `MAX_DENSE_DIM` coordinates by default of the globals. The others stay as they are, and
+    independent of these.
+    """
     posterior = record.global_posterior
     if not posterior.structure.dim:
         raise ValueError(f"linear_response: {ONLY_POINTS}")
@@ -150,15 +164,26 @@ def linear_response(record: FitRecord) -> FitRecord:
             f"linear_response: got a fit of {posterior.guide.description}; expected a Gaussian, "
             "whose covariance it corrects. Use corrected()."
         )
-    random, estimated = posterior.structure.random, posterior.guide.estimated
-    scale = np.zeros((posterior.model.size, posterior.model.size))
-    scale[np.ix_(random, random)] = response_scale(record).matrix
-    latents = posterior.model.latents
-    points = tuple(name for name in latents if name in estimated)
-    blocks = [Block(tuple(name for name in latents if name not in estimated), FullRank())]
-    blocks += [Block(points, Point())] if points else []
-    guide = Guide(posterior.model, tuple(blocks))
-    q = Gaussian(posterior.gaussian.loc, TriangularScale(scale))
+    if is_sparse(posterior.guide):
+        raise ValueError(
+            "linear_response: got a fit with a sparse precision, which has all correlations; its "
+            "sds of hyperparameters are corrected by corrected()."
+        )
+    model, estimated = posterior.model, posterior.guide.estimated
+    inferred = [name for name in model.latents if name not in estimated]
+    chosen = _chosen(posterior, inferred, names)
+    wanted = np.concatenate([np.arange(*model.spans[name]) for name in chosen])
+    matrix = np.linalg.cholesky(_covariance(record, wanted, report)).astype(float)
+    blocks, scales = [Block(tuple(chosen), FullRank())], list[Scale]([TriangularScale(matrix)])
+    others = tuple(name for name in inferred if name not in chosen)
+    points = tuple(name for name in model.latents if name in estimated)
+    for rest, family in ((others, MeanField()), (points, Point())):
+        if rest:
+            blocks.append(Block(rest, family))
+            index = np.concatenate([np.arange(*model.spans[name]) for name in rest])
+            scales.append(DiagonalScale(posterior.gaussian.sds[index]))
+    guide = Guide(model, tuple(blocks))
+    q = Gaussian(posterior.gaussian.loc, joined(model.size, guide.indices, scales))
     params = guide.params_of(q, posterior.float_dtype)
     responded = GlobalPosterior(guide, params, posterior.density)
     rng = host_rng(record.key, Stream.RESPONSE_ELBO)
@@ -167,16 +192,50 @@ def linear_response(record: FitRecord) -> FitRecord:
     return record.with_outcome(elbo=Estimate.of(elbos))
 
 
+def _chosen(
+    posterior: GlobalPosterior, inferred: list[str], names: Sequence[str] | None
+) -> list[str]:
+    """Return the latents whose covariance is wanted, in the model's order."""
+    latents, dim = posterior.model.latents, posterior.structure.dim
+    given = names if names is None else check_names("linear_response", names)
+    for name in given or ():
+        if name not in latents:
+            raise ValueError(unknown("linear_response", name, inferred))
+        if name not in inferred:
+            raise ValueError(f"linear_response: got {name!r}, which is estimated as a point.")
+    if given is None:
+        given = inferred
+        if dim > MAX_DENSE_DIM:
+            given = [name for name in inferred if latents[name].size <= GLOBAL_SIZE]
+        if not given:
+            raise ValueError(
+                f"linear_response: got {dim} coordinates, none of them of a latent of at most "
+                f"{GLOBAL_SIZE}; expected names of latents, linear_response(['mu', ...])."
+            )
+    size = sum(latents[name].size for name in set(given))
+    if size > MAX_DENSE_DIM:
+        raise ValueError(
+            f"linear_response: got latents of {size} coordinates; expected at most "
+            f"{MAX_DENSE_DIM}, whose covariance is a dense matrix."
+        )
+    return [name for name in inferred if name in set(given)]
+
+
 def response_scale(record: FitRecord) -> TriangularScale:
     """Return the linear-response scale (dim, dim) of the random coordinates."""
+    wanted = np.flatnonzero(record.global_posterior.structure.random)
+    return TriangularScale(np.linalg.cholesky(_covariance(record, wanted)).astype(float))
+
+
+def _covariance(record: FitRecord, wanted: Indices, report: Report = lambda words: None) -> Floats:
+    """Return the linear-response covariance (K, K) of coordinates."""
     posterior = record.global_posterior
     structure, density = posterior.structure, posterior.density.on(None)
     rng, dim = host_rng(record.key, Stream.RESPONSE), structure.dim
     num = max(MIN_DRAWS, min(2 * dim, RESPONSE_ELEMENTS // dim))
     E = structure.fixed_draws(rng, even_draws(num, dim))
     with np.errstate(over="ignore", invalid="ignore"):  # of a fit that diverged
-        covariance = linear_response_covariance(
-            density.hessian_vector, density.value_and_grad, posterior.gaussian, structure, E
-        )
-    random = structure.random
-    return TriangularScale(np.linalg.cholesky(covariance[np.ix_(random, random)]).astype(float))
+        return linear_response_covariance(
+            density.hessian_vector, density.value_and_grad, posterior.gaussian, structure, E,
+            wanted, report,
+        )  # fmt: skip

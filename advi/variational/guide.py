@@ -23,10 +23,10 @@ from advi.variational.block_transport import block_gaussian, block_transport, ga
 from advi.variational.compiled_transport import has_log_prob
 from advi.variational.family import GaussianFamily, RowFamily, unit_params
 from advi.variational.gaussian import Gaussian, Structure, block_structure
+from advi.variational.joined_scale import joined
 from advi.variational.low_rank import LowRank
 from advi.variational.per_row import PerRow
 from advi.variational.point import Point
-from advi.variational.scale import joined
 from advi.variational.transport import GaussianTransport, JointTransport, Transport
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,29 +188,6 @@ class LowRankScale(NamedTuple):
 
     def positive(self) -> LowRankScale:
         return self._replace(sd=_positive(self.sd))
-
-
-def joined(size: int, indices: Sequence[NDArray], scales: Sequence[Any]) -> Scale:
-    """Return the scale of independent blocks, D = `size`, of the simplest kind possible."""
-    if len(scales) == 1 and len(indices[0]) == size:
-        return scales[0]
-    kinds = {scale.coupling for scale in scales}
-    if "all" in kinds:
-        matrix = np.zeros((size, size))
-        for i, scale in zip(indices, scales, strict=True):
-            matrix[np.ix_(i, i)] = scale.tril()
-        return TriangularScale(matrix)
-    sd = np.zeros(size)
-    for i, scale in zip(indices, scales, strict=True):
-        sd[i] = scale.diagonal
-    if kinds == {"none"}:
-        return DiagonalScale(sd)
-    parts: list[LowRankScale] = [scale.low_rank() for scale in scales]
-    vectors = [np.zeros((size, len(part.stretch))) for part in parts]
-    for i, part, padded in zip(indices, parts, vectors, strict=True):
-        padded[i] = part.vectors
-    stretch = np.concatenate([part.stretch for part in parts])
-    return LowRankScale(sd, np.concatenate(vectors, axis=1), stretch)
 
 
 def _positive(sd: Floats) -> Floats:

@@ -1,0 +1,107 @@
+"""Linear response of some latents: exact for Gaussian posteriors, without a dense matrix of all."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.stats import norm
+
+import advi
+from advi.diagnostics import linear_response
+
+STUDENTS, LECTURERS, ROWS = 30, 10, 150
+RNG = np.random.default_rng(3)
+DATA = {
+    "student": RNG.integers(0, STUDENTS, ROWS),
+    "lecturer": RNG.integers(0, LECTURERS, ROWS),
+    "y": RNG.standard_normal(ROWS) + 1.0,
+}
+
+
+def crossed(z, d):
+    location = z["mu"] + z["student"][d["student"]] + z["lecturer"][d["lecturer"]]
+    log_p = norm.logpdf(z["mu"], 0, 2) + norm.logpdf(z["student"], 0, 0.5).sum()
+    return log_p + norm.logpdf(z["lecturer"], 0, 0.7).sum() + norm.logpdf(d["y"], location).sum()
+
+
+MODEL = advi.Model(
+    crossed, {"mu": advi.real(), "student": advi.real(STUDENTS), "lecturer": advi.real(LECTURERS)}
+)
+
+
+@functools.cache
+def mean_field():
+    return advi.fit(MODEL, DATA, family="mean_field", x64=True, diagnose=False)
+
+
+@functools.cache
+def covariance():
+    X = np.zeros((ROWS, 1 + STUDENTS + LECTURERS))
+    X[:, 0] = 1
+    X[np.arange(ROWS), 1 + DATA["student"]] = 1
+    X[np.arange(ROWS), 1 + STUDENTS + DATA["lecturer"]] = 1
+    return np.linalg.inv(X.T @ X + np.diag(np.repeat([0.25, 4.0, 1 / 0.49], [1, 30, 10])))
+
+
+@pytest.mark.parametrize("dense_dim", [200, 0])  # a dense solution, and conjugate gradients
+def test_some_latents_have_their_exact_joint_covariance(monkeypatch, dense_dim):
+    monkeypatch.setattr(linear_response, "DENSE_DIM", dense_dim)
+    fit = mean_field().linear_response(["lecturer", "mu"])
+    index = np.r_[0, 1 + STUDENTS : 1 + STUDENTS + LECTURERS]
+    _, scale = fit.posterior.gaussian
+    found = scale.tril() @ scale.tril().T
+    np.testing.assert_allclose(
+        found[np.ix_(index, index)], covariance()[np.ix_(index, index)], rtol=5e-3, atol=2e-5
+    )
+    students = slice(1, 1 + STUDENTS)
+    np.testing.assert_allclose(scale.sds[students], mean_field().posterior.gaussian.sds[students])
+    assert np.abs(found[students][:, index]).max() == 0
+    np.testing.assert_allclose(fit.mean()["mu"], mean_field().mean()["mu"], atol=1e-6)
+
+
+def test_above_a_dimension_it_is_that_of_the_globals_and_has_no_dense_matrix(monkeypatch):
+    monkeypatch.setattr(linear_response, "MAX_DENSE_DIM", 20)
+    monkeypatch.setattr("advi.variational.joined_scale.MAX_DENSE_DIM", 20)
+    fit = mean_field().linear_response()
+    assert float(fit.sd()["mu"]) == pytest.approx(np.sqrt(covariance()[0, 0]), rel=0.04)
+    assert not hasattr(fit.posterior.gaussian.scale, "matrix")
+    np.testing.assert_allclose(
+        np.asarray(fit.sd()["student"]), np.asarray(mean_field().sd()["student"]), rtol=0.05
+    )
+    with pytest.raises(ValueError, match=r"latents of 30 coordinates; expected at most 20"):
+        mean_field().linear_response("student")
+
+
+def test_progress_is_told():
+    told = []
+    linear_response.linear_response(mean_field()._record, ["mu"], told.append)
+    assert told == []  # a dense solution is at once
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear_response, "DENSE_DIM", 0)
+        linear_response.linear_response(mean_field()._record, ["mu"], told.append)
+    assert told == ["linear response, 1 of 1"]
+
+
+def test_what_has_no_response_is_refused():
+    with pytest.raises(ValueError, match=r"studnet"):
+        mean_field().linear_response("studnet")
+    pointed = advi.fit(
+        MODEL,
+        DATA,
+        family={"mu": advi.Point(), ("student", "lecturer"): "mean_field"},
+        diagnose=False,
+    )
+    with pytest.raises(ValueError, match=r"'mu', which is estimated as a point"):
+        pointed.linear_response("mu")
+    sparse = advi.fit(MODEL, DATA, family="sparse", diagnose=False)
+    with pytest.raises(ValueError, match=r"sparse precision"):
+        sparse.linear_response()
+
+
+def test_many_wide_latents_need_names(monkeypatch):
+    monkeypatch.setattr(linear_response, "MAX_DENSE_DIM", 10)
+    wide = advi.Model(lambda z, d: -0.5 * jnp.sum(z["x"] ** 2), {"x": advi.real(12)})
+    fit = advi.fit(wide, family="mean_field", diagnose=False)
+    with pytest.raises(ValueError, match=r"expected names of latents"):
+        fit.linear_response()
