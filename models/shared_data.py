@@ -37,6 +37,19 @@ def find_data(root: str | os.PathLike[str] | None = None) -> Path:
     )
 
 
+def find_named_data(root: str | os.PathLike[str] | None = None) -> Path | None:
+    """Return the folder of shared data, or None where nothing names one.
+
+    Raises
+    ------
+    FileNotFoundError
+        If `root` or the environment variable names what is no such folder.
+    """
+    if root is None and not os.environ.get(VARIABLE):
+        return None
+    return find_data(root)
+
+
 def read(root: Path | None, table: str) -> Columns:
     """Return a table's columns, as text.
 

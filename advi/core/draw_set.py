@@ -141,9 +141,15 @@ class DrawSet(NamedTuple):
     def _quantile(self, values: Floats, q: float | Sequence[float] | Floats) -> Any:
         if self.weights is None:
             return np.quantile(values, q, axis=0)
-        options: Any = {"weights": self.weights, "method": "inverted_cdf"}
-        found = [np.quantile(column, q, **options) for column in _flat(values).T]
-        return np.stack(found, axis=-1).reshape((*np.shape(q), *values.shape[1:]))
+        columns = _flat(values)
+        order = np.argsort(columns, axis=0, kind="stable")
+        reached = np.cumsum(self.weights[order], axis=0) / self.weights.sum()  # distribution
+        levels = np.asarray(q, float).reshape(-1, 1)
+        last = len(columns) - 1
+        places = np.array([np.minimum((reached < level).sum(0), last) for level in levels])
+        found = np.take_along_axis(columns, np.take_along_axis(order, places, axis=0), axis=0)
+        found = np.where(np.isnan(columns).any(0), np.nan, found)
+        return found.reshape((*np.shape(q), *values.shape[1:]))
 
 
 def entry_names(name: str, shape: Sequence[int]) -> tuple[str, ...]:
