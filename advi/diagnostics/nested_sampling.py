@@ -10,10 +10,10 @@ others are far more even than of the Gaussian at the mode.
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from advi.core.draw_set import WeightedDraws
 from advi.core.types import LOG_2PI, Floats, SparseMatrix
+from advi.diagnostics.hub_precisions import HubPrecisions
 from advi.diagnostics.importance_sampling import (
     NEAR_KHAT,
     NEAR_SHARE,
@@ -30,11 +30,9 @@ from advi.variational.precision_scale import PrecisionScale, ridged
 
 # Draws given each draw of the hubs: of its density, by the variance of their weights; and kept.
 MIN_INNER, MAX_INNER, PILOT, MAX_KEPT, ELEMENTS = 4, 64, 64, 4, 2**24
+MAX_VARIANCE = 4.0  # of the log weights, beyond which so many draws do not give the density
 PER_DIMENSION = 20  # draws of the hubs for each of them in a round, where proposals adapt
 MAX_NEWTON, DECREMENT = 6, 1e-3  # steps to a conditional mode, and nats that the last one gains
-# Precisions that a quadratic in the hubs is fitted to, for each of its coefficients; errors of the
-# quadratic, as a share of the diagonal, and sds of the hubs, up to which it is taken.
-PER_COEFFICIENT, HELD_OUT, MAX_MISFIT, MAX_DISTANCE = 2, 3, 0.01, 5.0
 MAX_FACTOR_ENTRIES = 2**24  # of the factors that are held at once
 
 
@@ -45,6 +43,12 @@ class NestedDraws(NamedTuple):
     of_proposal: Floats  # (n kept, D) draws of the proposal at the same noise
     hubs: Adapted  # the importance sampling of the hubs
     kept: int
+    variance: float  # of the log weights of the others given the hubs
+
+    @property
+    def reliable(self) -> bool:
+        """Whether the moments of the draws are reliable."""
+        return self.hubs.reliable and self.variance <= MAX_VARIANCE
 
 
 def nested_sampling(
@@ -69,7 +73,7 @@ def nested_sampling(
         found = adaptive(given.log_density, first, sample, found.khat, rng, rounds)
     weights = (found.draws.weights[:, None] * np.concatenate(given.inner_weights)).ravel()
     draws = WeightedDraws(np.concatenate(given.points), weights / weights.sum())
-    return NestedDraws(draws, np.concatenate(given.of_proposal), found, kept)
+    return NestedDraws(draws, np.concatenate(given.of_proposal), found, kept, given.variance)
 
 
 class _GivenHubs:
@@ -90,7 +94,7 @@ class _GivenHubs:
         precision = q.scale.precision  # type: ignore[attr-defined]
         self.own = PrecisionScale(self._of_rest(precision), self.order)
         self.to_hubs = precision[self.rest][:, hessian.hubs]
-        self.precisions = _Precisions(Gaussian(q.loc[hessian.hubs], q.scale.take(hessian.hubs)))
+        self.precisions = HubPrecisions(Gaussian(q.loc[hessian.hubs], q.scale.take(hessian.hubs)))
         self.points: list[Floats] = []  # (n kept, D), of every call
         self.inner_weights: list[Floats] = []  # (n, kept), of each draw of the hubs
         self.of_proposal: list[Floats] = []  # (n kept, D)
@@ -100,8 +104,8 @@ class _GivenHubs:
         self.added = self.own.precision - self._precision(q.loc)
         modes, _ = self._modes(center)
         self.shift = (center - modes)[0, self.rest]
-        self.inner = MIN_INNER
-        self.inner = self._num_inner(q.loc[hessian.hubs])
+        self.inner, self.variance = PILOT, 0.0
+        self._find_inner(q.loc[hessian.hubs])
 
     def log_density(self, hubs: Floats) -> Floats:
         """Return estimates (n,) at hubs (n, H), nats; they keep the draws."""
@@ -125,17 +129,15 @@ class _GivenHubs:
             log_q = -0.5 * (E**2 + LOG_2PI).sum(1) - scale.log_det(np.ones(len(self.rest), bool))
             log_p = self.density.value(X)
             values.append(np.where(np.isfinite(log_p), log_p - log_q, -np.inf))
-            some = self._some(E), self._some(X)
-            noise.append(some[0])
-            kept.append(some[1])
+            noise.append(self._some(E))
+            kept.append(self._some(X))
         log_ratio = np.array(values)
         top = np.maximum(log_ratio.max(1, keepdims=True), -1e300)
         ratio = np.exp(log_ratio - top)
         mean = np.maximum(ratio.mean(1, keepdims=True), 1e-300)
         of_proposal = np.repeat(fitted[:, None], self.kept, axis=1)
-        of_proposal[:, :, self.rest] += self.own.mv(np.concatenate(noise)).reshape(
-            num, self.kept, -1
-        )
+        away = self.own.mv(np.concatenate(noise))
+        of_proposal[:, :, self.rest] += away.reshape(num, self.kept, -1)
         self.points.append(np.concatenate(kept))
         self.of_proposal.append(of_proposal.reshape(-1, dim))
         self.inner_weights.append(np.array([self._some(r) for r in ratio / mean]) / self.kept)
@@ -147,15 +149,15 @@ class _GivenHubs:
         half = self.kept // 2
         return np.concatenate([rows[:half], rows[len(rows) // 2 :][:half]])
 
-    def _num_inner(self, hubs: Floats) -> int:
-        """Return how many draws the density at hubs takes, by the variance of their weights."""
-        self.inner = PILOT
+    def _find_inner(self, hubs: Floats) -> None:
+        """Find how many draws the density at hubs takes, by the variance of their log weights."""
         self.log_density(hubs[None])
         for made in (self.points, self.inner_weights, self.of_proposal):
             made.clear()
         variance = float(np.var(self.log_ratios))
-        wanted = MIN_INNER * np.exp(min(variance, 10.0)) if np.isfinite(variance) else MAX_INNER
-        return int(np.clip(wanted, MIN_INNER, MAX_INNER)) // 2 * 2
+        self.variance = variance if np.isfinite(variance) else np.inf
+        wanted = MIN_INNER * np.exp(min(self.variance, MAX_VARIANCE))
+        self.inner = int(np.clip(wanted, MIN_INNER, MAX_INNER)) // 2 * 2
 
     def _modes(self, X: Floats) -> tuple[Floats, list[PrecisionScale]]:
         """Return X (n, D) with all but the hubs at their conditional modes, and scales there.
@@ -196,51 +198,3 @@ class _GivenHubs:
 
     def _of_rest(self, matrix: SparseMatrix) -> SparseMatrix:
         return matrix[self.rest][:, self.rest].tocsc()
-
-
-def num_precisions(num_hubs: int) -> int:
-    """Return from how many Hessians all others are predicted."""
-    return PER_COEFFICIENT * (1 + num_hubs + num_hubs * (num_hubs + 1) // 2) + HELD_OUT
-
-
-class _Precisions:
-    """Precisions given the hubs, by a quadratic in these once enough are known.
-
-    They are of proposals: the weights take up their errors.
-    """
-
-    def __init__(self, hubs: Gaussian) -> None:
-        self.hubs = hubs
-        self.pairs = np.triu_indices(len(hubs.loc))
-        self.enough = num_precisions(len(hubs.loc))
-        self.known: list[tuple[Floats, SparseMatrix]] = []
-        self.coefficients: Floats | None = None  # (basis, entries)
-
-    def learn(self, hubs: Floats, precision: SparseMatrix) -> None:
-        if len(self.known) >= self.enough:
-            return
-        self.known.append((hubs, precision))
-        if len(self.known) == self.enough:
-            basis = self._basis(np.array([hubs for hubs, _ in self.known]))
-            entries = np.array([precision.data for _, precision in self.known])
-            found = np.linalg.lstsq(basis[:-HELD_OUT], entries[:-HELD_OUT], rcond=None)[0]
-            errors = np.abs(basis[-HELD_OUT:] @ found - entries[-HELD_OUT:])
-            columns = np.repeat(np.arange(precision.shape[1]), np.diff(precision.indptr))
-            size = np.sqrt(np.abs(precision.diagonal()))
-            if (errors <= MAX_MISFIT * size[precision.indices] * size[columns]).all():
-                self.coefficients = np.asarray(found, float)
-
-    def predicted(self, hubs: Floats) -> SparseMatrix | None:
-        if self.coefficients is None or np.abs(self._standard(hubs)).max() > MAX_DISTANCE:
-            return None
-        like = self.known[0][1]
-        entries = (self._basis(hubs[None]) @ self.coefficients)[0]
-        return sparse.csc_array((entries, like.indices, like.indptr), shape=like.shape)
-
-    def _standard(self, hubs: Floats) -> Floats:
-        return (hubs - self.hubs.loc) / self.hubs.sds
-
-    def _basis(self, hubs: Floats) -> Floats:
-        z = self._standard(hubs)
-        first, second = self.pairs
-        return np.concatenate([np.ones((len(z), 1)), z, z[:, first] * z[:, second]], axis=1)

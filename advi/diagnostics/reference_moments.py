@@ -10,10 +10,11 @@ from advi.core.draw_set import WeightedDraws, weighted_moments
 from advi.core.types import Floats
 from advi.diagnostics import hmc
 from advi.diagnostics.cost import seconds_per_factor, seconds_per_hessian
+from advi.diagnostics.hub_precisions import num_precisions
 from advi.diagnostics.importance_sampling import Adapted, importance_sampling
 from advi.diagnostics.long_hmc import Sampler, Segment, run_until_converged
 from advi.diagnostics.monte_carlo_error import MonteCarloError
-from advi.diagnostics.nested_sampling import nested_sampling, num_precisions
+from advi.diagnostics.nested_sampling import nested_sampling
 from advi.diagnostics.target import Moments, Target
 from advi.model.density import Density
 from advi.model.sparse_hessian import SparseHessian
@@ -163,10 +164,10 @@ def by_nested_sampling(
         draws, hubs.khat, hubs.log_ratios, hubs.first_khat, target.first, hubs.share,
         adapted=hubs.adapted,
     )  # fmt: skip
-    failed = adapted.collapsed and not adapted.reliable
+    failed = adapted.collapsed and not found.reliable
     return adapted, ReferenceMoments(
         "nested importance sampling", draws, moments, lambda: target.moments, hubs.khat,
-        adapted.reliable, failed, draws.resample(STATES, np.random.default_rng(0)), error=error,
+        found.reliable, failed, draws.resample(STATES, np.random.default_rng(0)), error=error,
     )  # fmt: skip
 
 
