@@ -90,11 +90,12 @@ def fit(
         An exception of a stream is raised before there is a fit; later the fit so far is returned,
         "interrupted", with the exception as `status.cause`.
     family
-        "auto" (full rank up to dimension 1024, low rank up to 2896, else mean field; mean field
-        on the stochastic path), "mean_field", "low_rank", "full_rank", "triangular", a family, or a
-        dict from latent names, or tuples of names to couple, to these. "auto" goes on by itself
-        where the verdict on full rank is not good, or good with little to spare: to `Triangular`
-        maps, and to a correction of their draws. Of local latents, on the stochastic path, every
+        "auto" (above dimension 256 a sparse precision, where latents meet in small numbers; else
+        full rank up to 1024, low rank up to 2896, mean field beyond; mean field on the stochastic
+        path), "mean_field", "low_rank", "full_rank", "triangular", "sparse", a family, or a dict
+        from latent names, or tuples of names to couple, to these. "auto" goes on by itself where
+        the verdict is not good, or good with little to spare: from full rank to `Triangular` maps,
+        and to a correction of the draws. Of local latents, on the stochastic path, every
         row has its own: `PerRow`, the default, or `Amortised`; both select that path.
     objective
         `Elbo` or `Iwae`, on the stochastic path.

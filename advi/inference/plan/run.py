@@ -31,6 +31,10 @@ from advi.variational.resolve_family import AUTO_FULL_RANK_DIM, resolve_family
 from advi.variational.sparse_precision import SparsePrecision, is_sparse
 from advi.variational.transport import GaussianTransport
 
+# Coordinates above which "auto" looks for a sparse precision, and the entries of its factor, as a
+# share of those of a full matrix, up to which it takes it where a full one would fit as well.
+AUTO_SPARSE_DIM, MAX_SHARE = 256, 0.125
+
 
 class Plan(NamedTuple):
     """The automatic plan: a search for a start, then fixed draws, L-BFGS and Newton steps."""
@@ -65,7 +69,7 @@ class Plan(NamedTuple):
         guide = resolve_family(of_rows, family)
         check_families(guide, any_scale=True)
         density = Density(of_rows, source.example, source.spec, guide.estimated, by_gradient=True)
-        guide, hessian = _with_sparsity(guide, density)
+        guide, hessian = _with_sparsity(guide, density, self.restarts)
         first, warm = initial(of_rows, init)
         known = optima_of(init)[1:] if isinstance(init, FitRecord) else []
         inspect = FirstPoints(density)
@@ -145,22 +149,27 @@ def _beyond_gaussian(
     return record if guide.is_gaussian else bent(record, max_evals, callback).record
 
 
-def _with_sparsity(guide: Guide, density: Density) -> tuple[Guide, SparseHessian | None]:
+def _with_sparsity(
+    guide: Guide, density: Density, restarts: int
+) -> tuple[Guide, SparseHessian | None]:
     """Return the guide, sparse where "auto" may choose so, and how to find a sparse Hessian.
 
-    A sparse precision is chosen for more coordinates than full rank is for, if they meet in small
-    numbers.
+    A sparse precision is chosen for many coordinates that meet in small numbers: where full rank
+    would not fit, or costs more.
     """
     if is_sparse(guide):
         return guide, require_sparse(density)
     model = guide.model
     one_of_auto = len(guide.blocks) == 1 and bool(guide.choices) and not guide.local
-    if not one_of_auto or model.size <= AUTO_FULL_RANK_DIM:
+    fits = model.size <= AUTO_FULL_RANK_DIM
+    if not one_of_auto or model.size <= AUTO_SPARSE_DIM or (fits and restarts > 1):
         return guide, None
     hessian = sparse_hessian(density)
     if hessian is None:
         return guide, None
     entries = hessian.elimination.entries
+    if fits and entries > MAX_SHARE * model.size**2:
+        return guide, None
     why = f"auto chose sparse precision, {model.size:,} latents, {entries:,} entries"
     return Guide(model, (Block(tuple(model.latents), SparsePrecision()),), (why,)), hessian
 
