@@ -14,6 +14,7 @@ from benchmarks import (
     flows,
     growth,
     iwae,
+    large_models,
     nuts,
     overhead,
     peers,
@@ -269,3 +270,17 @@ def test_real_models_smoke(tmp_path, capsys):
     result = json.loads((tmp_path / "real_models.json").read_text())
     assert result["summary"]["corrected"]["fits"] == 1
     assert [r["truth"] for r in result["fits"]] == ["good", "good"]
+
+
+def test_large_models_smoke(tmp_path, capsys):
+    large_models.main(["grid", "--keys", "1", "--out", str(tmp_path)])
+    assert "of 1, of these truly: " in capsys.readouterr().out
+    result = json.loads((tmp_path / "large_models.json").read_text())
+    [record] = result["fits"]
+    assert record["made"].startswith("sparse")
+    assert record["errors"]["shift"] < 1
+
+
+def test_the_slope_of_seconds_is_that_of_their_logs():
+    sizes = [{"groups": n, "seconds": 1e-3 * n**1.5} for n in (10, 100, 1000)]
+    assert large_models.slope(sizes) == pytest.approx(1.5)
