@@ -155,7 +155,7 @@ def test_a_folder_that_is_named_has_to_be_there(monkeypatch, tmp_path):
         ratings.main(["--data", str(tmp_path)])
 
 
-@pytest.mark.slow  # a minute each
+@pytest.mark.slow  # one to two minutes each
 @pytest.mark.parametrize(
     ("module", "known", "rel"),
     [(ratings, ratings.REML, 0.03), (item_response, item_response.MAXIMUM_LIKELIHOOD, 0.35)],
@@ -172,7 +172,7 @@ def test_real_data_agree_with_lme4(shared, module, known, rel):
             assert mean == pytest.approx(beside[0], rel=rel)
 
 
-@pytest.mark.slow  # a minute
+@pytest.mark.slow  # one to two minutes
 def test_polls_of_1988_agree_with_gelman_and_hill(shared):
     text = shared(polls)
     assert "2,015 answers in 49 states" in text
