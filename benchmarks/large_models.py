@@ -38,7 +38,8 @@ NAMES = (*SHARED, *SIMULATED, GROUPS)
 SIZES = (12_500, 25_000, 50_000, 100_000)
 QUANTILE = 0.95  # of the errors of effects
 CHAINS, WARMUP, DRAWS, ACCEPT = 2, 1000, 2000, 0.8
-MORE_DRAWS = {"grid": 2800, "ratings": 3000, "volatility": 2800}  # whose sds NUTS explores slowly
+# of the sds and levels that NUTS explores slowly
+MORE_DRAWS = {"grid": 2800, "ratings": 3000, "volatility": 2800, "radon": 3300}
 
 Record = dict[str, Any]
 

@@ -127,7 +127,7 @@ def radon(root: Path) -> Large:
     model = advi.Model(log_joint, latents)
 
     def spread(z: Any) -> Any:
-        return {"of_slope": (0.0, z["slope_sd"])}  # the data tell much about each level
+        return {"of_level": (0.0, z["level_sd"]), "of_slope": (0.0, z["slope_sd"])}
 
     source = f"posteriordb, radon_all: {len(county):,} houses of {counties} counties"
     problem = Problem("radon", model, data, source, *non_centred(model, spread))
