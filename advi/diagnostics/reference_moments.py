@@ -27,10 +27,10 @@ MAX_ELEMENTS = 2**25  # of the points of all chains
 MAX_KEPT = 10_000  # draws of long chains
 CHUNK = 512  # states whose very many columns are held at once
 STATES = 512  # kept, where chains may begin
-# Of nested importance sampling: rounds, the fewest and the most draws of hubs in each, predicted
-# seconds of one round; for a check, and for a correction.
-NESTED_ROUNDS, MIN_NESTED = 3, 64
-CHECK_NESTED, CORRECT_NESTED, CHECK_SECONDS, CORRECT_SECONDS = 128, 512, 10.0, 20.0
+# Of nested importance sampling: draws of hubs in a round, the fewest, and the most of a check and a
+# correction; predicted seconds of a round; rounds, the fewest, and the most where all take so long.
+MIN_NESTED, CHECK_NESTED, CORRECT_NESTED, CHECK_SECONDS, CORRECT_SECONDS = 64, 128, 512, 10.0, 20.0
+MIN_ROUNDS, MAX_ROUNDS, ALL_SECONDS = 3, 8, 30.0
 MAX_CHAIN_DIM = 8192  # of chains whose every state is held
 MAX_DIM = MAX_ELEMENTS // (hmc.STEPS * FEW_CHAINS)
 MAX_NESTED_DIM = 2**18  # of a Gaussian with a sparse precision
@@ -146,10 +146,10 @@ def by_nested_sampling(
 
     A round has at most `most` draws of hubs, and fewer where they would take more `seconds`.
     """
-    num = _num_nested(target.density, hessian, seconds, most)
+    num, rounds = _num_nested(target.density, hessian, seconds, most)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         proposal = target.widened
-        found = nested_sampling(target.density, hessian, proposal, rng, num, NESTED_ROUNDS)
+        found = nested_sampling(target.density, hessian, proposal, rng, num, rounds)
         hubs, draws = found.hubs, found.draws
         columns = target.columns(draws.points)
         columns[draws.weights == 0] = 0.0  # where they may overflow
@@ -171,12 +171,14 @@ def by_nested_sampling(
     )  # fmt: skip
 
 
-def _num_nested(density: Density, hessian: SparseHessian, seconds: float, most: int) -> int:
-    """Return the number of draws of hubs in a round, even."""
-    first = num_precisions(len(hessian.hubs))
-    of_first = first * (seconds_per_hessian(density, hessian) + seconds_per_factor(hessian))
-    within = first + (seconds - of_first) / seconds_per_factor(hessian)
-    return int(np.clip(within, MIN_NESTED, most)) // 2 * 2
+def _num_nested(
+    density: Density, hessian: SparseHessian, seconds: float, most: int
+) -> tuple[int, int]:
+    """Return the number of draws of hubs in a round, even, and the most rounds."""
+    first, per_factor = num_precisions(len(hessian.hubs)), seconds_per_factor(hessian)
+    of_first = first * (seconds_per_hessian(density, hessian) + per_factor)
+    num = int(np.clip(first + (seconds - of_first) / per_factor, MIN_NESTED, most)) // 2 * 2
+    return num, int(np.clip((ALL_SECONDS - of_first) / (num * per_factor), MIN_ROUNDS, MAX_ROUNDS))
 
 
 def _relative(moments: Moments, of_proposal: Floats, known: Moments) -> Moments:
