@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-# Most programs of the tests run once or twice: LLVM's optimisation of them is a fifth of the time.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Most programs of the tests run once or twice: optimised and threaded compiling takes longer.
+FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+os.environ.setdefault("XLA_FLAGS", FLAGS)
 
 BESIDE = Path(__file__).parents[2] / "shared" / "posteriordb"
 

@@ -29,7 +29,7 @@ CHUNK = 512  # states whose very many columns are held at once
 STATES = 512  # kept, where chains may begin
 # Of nested importance sampling: draws of hubs in a round, the fewest, and the most of a check and a
 # correction; predicted seconds of a round; rounds, the fewest, and the most where all take so long.
-MIN_NESTED, CHECK_NESTED, CORRECT_NESTED, CHECK_SECONDS, CORRECT_SECONDS = 64, 128, 512, 10.0, 20.0
+MIN_NESTED, CHECK_NESTED, CORRECT_NESTED, CHECK_SECONDS, CORRECT_SECONDS = 64, 128, 256, 10.0, 20.0
 MIN_ROUNDS, MAX_ROUNDS, ALL_SECONDS = 3, 8, 30.0
 MAX_CHAIN_DIM = 8192  # of chains whose every state is held
 MAX_DIM = MAX_ELEMENTS // (hmc.STEPS * FEW_CHAINS)
