@@ -88,6 +88,13 @@ X = np.random.default_rng(0).standard_normal((64, 3))
 DATA = {"x": X, "y": X.sum(1) + np.sin(np.arange(64))}
 FAMILIES = ["mean_field", "full_rank", advi.LowRank(2), "triangular"]
 OF_THE_PLAN = ["sparse"]  # which steps do not move
+GROUPS = 40  # whose mean and sd are hubs
+
+
+def hierarchy(z, d):
+    prior = dist.Normal(0, 2).log_prob(z["mu"]) + dist.HalfNormal(1).log_prob(z["sd"])
+    prior += dist.Normal(z["mu"], z["sd"]).log_prob(z["effect"]).sum()
+    return prior + dist.Normal(z["effect"], 0.5).log_prob(d["y"]).sum()
 
 
 STEPS = {"optimizer": optax.adam(1e-2), "batch_size": 8}
@@ -116,6 +123,9 @@ def test_all_shapes_hold_in_fits(by_steps, calls):
         fit.cov()
         if family in FAMILIES:
             by_steps(family)
+    latents = {"mu": advi.real(), "sd": advi.positive(), "effect": advi.real(GROUPS)}
+    of_groups = advi.Model(hierarchy, latents), {"y": np.sin(np.arange(GROUPS))}
+    advi.fit(*of_groups, family="sparse").corrected().summary()
     assert len(calls) > 40
     unused = {".".join(name) for name, number in calls.items() if not number}
     assert len(unused) < 0.2 * len(calls), unused
