@@ -39,7 +39,7 @@ SIZES = (12_500, 25_000, 50_000, 100_000)
 QUANTILE = 0.95  # of the errors of effects
 CHAINS, WARMUP, DRAWS, ACCEPT = 2, 1000, 2000, 0.8
 # of the sds and levels that NUTS explores slowly
-MORE_DRAWS = {"grid": 2800, "ratings": 3000, "volatility": 2800, "radon": 3300}
+MORE_DRAWS = {"grid": 2800, "ratings": 3000, "volatility": 2800, "radon": 3300, "items": 4800}
 
 Record = dict[str, Any]
 
@@ -206,7 +206,9 @@ def main(arguments: list[str] | None = None) -> None:
     references, records = read_references(FILE), []
     for name in names:
         large = load(name, args.data) if name != GROUPS else None
-        if large is not None:
+        if large is not None and name not in references:
+            print(f"skipped: {name}, no reference in {FILE.name}; --references {name} makes it")
+        elif large is not None:
             of = references[name]
             records += [measure(large, key, of, args.family) for key in range(args.keys)]
     summary: Record = {}
