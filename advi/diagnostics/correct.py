@@ -68,8 +68,9 @@ def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noq
         return _with_draws(record, target, known, first, record.khat, alarms, "")
     adapted, found = reference_moments(target, first, rng, CORRECT_ROUNDS)
     unseen = _unseen_tail(adapted)
-    uncertain = not found[-1].confident or shift_from(target, found[-1], first).far
-    uncertain = uncertain or found[-1].method == "HMC"
+    uncertain = not found[-1].confident or found[-1].method == "HMC"
+    if target.hessian is None:  # of nested draws chains of so many latents know no better
+        uncertain = uncertain or shift_from(target, found[-1], first).far
     if uncertain and not (unseen and budget.seconds is None):
         per_gradient = seconds_per_gradient(target.density, posterior.transport)
         further = _by_chains(target, adapted, found[-1], rng, budget, per_gradient)

@@ -31,6 +31,7 @@ STATES = 512  # kept, where chains may begin
 # correction; predicted seconds of a round; rounds, the fewest, and the most where all take so long.
 MIN_NESTED, CHECK_NESTED, CORRECT_NESTED, CHECK_SECONDS, CORRECT_SECONDS = 64, 128, 256, 10.0, 20.0
 MIN_ROUNDS, MAX_ROUNDS, ALL_SECONDS = 3, 8, 30.0
+MAX_ERROR = 0.07  # Monte Carlo error, sds, of any mean but those in long latents
 MAX_CHAIN_DIM = 8192  # of chains whose every state is held
 MAX_DIM = MAX_ELEMENTS // (hmc.STEPS * FEW_CHAINS)
 MAX_NESTED_DIM = 2**18  # of a Gaussian with a sparse precision
@@ -164,10 +165,12 @@ def by_nested_sampling(
         draws, hubs.khat, hubs.log_ratios, hubs.first_khat, target.first, hubs.share,
         adapted=hubs.adapted,
     )  # fmt: skip
-    failed = adapted.collapsed and not found.reliable
+    short = slice(None) if target.many is None else target.many.short
+    reliable = found.reliable and bool(error.shift[short].max(initial=0.0) <= MAX_ERROR)
+    failed = adapted.collapsed and not reliable
     return adapted, ReferenceMoments(
         "nested importance sampling", draws, moments, lambda: target.moments, hubs.khat,
-        found.reliable, failed, draws.resample(STATES, np.random.default_rng(0)), error=error,
+        reliable, failed, draws.resample(STATES, np.random.default_rng(0)), error=error,
     )  # fmt: skip
 
 
