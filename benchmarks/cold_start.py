@@ -6,15 +6,10 @@ and of JAX with NumPyro, on which advi is built, show what could not be shorter.
 """
 
 import argparse
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import medians, print_header, print_table, save, take_turns
-
-ROOT = Path(__file__).parents[1]
+from benchmarks.common import medians, print_header, print_table, run_fresh, save, take_turns
 
 EIGHT_SCHOOLS = """
 import advi
@@ -45,23 +40,6 @@ PROGRAMS = {
     "eight schools: import, fit, summary": EIGHT_SCHOOLS,
     "regression, 434 rows: import, fit, summary": REGRESSION,
 }
-
-
-def run_fresh(code: str) -> None:
-    """Run a program in a new Python process, from the root of the repository.
-
-    Raises
-    ------
-    RuntimeError
-        If it fails; the message ends with what it wrote to its standard error.
-    """
-    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"a timed program failed:\n{code}\n{done.stderr}")
 
 
 def measure(repeats: int) -> dict[str, list[float]]:

@@ -7,6 +7,8 @@ order, so that a slow minute of the machine falls on all of them.
 import json
 import os
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,8 +19,32 @@ from typing import Any
 import jax
 import numpy as np
 
+ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"  # git-ignored
 Seconds = dict[str, list[float]]
+
+
+def run_fresh(code: str) -> str:
+    """Run a program in a new Python process, from the root of the repository.
+
+    Returns
+    -------
+    str
+        Its standard output.
+
+    Raises
+    ------
+    RuntimeError
+        If it fails; the message ends with what it wrote to its standard error.
+    """
+    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"a timed program failed:\n{code}\n{done.stderr}")
+    return done.stdout
 
 
 def take_turns(tasks: Mapping[str, Callable[[], object]], repeats: int) -> Seconds:

@@ -9,10 +9,7 @@ Groups are only timed, each size in a new process.
 
 import argparse
 import json
-import os
 import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ import numpy as np
 
 import advi
 from benchmarks.accuracy import Errors, Reference, errors, read_references
-from benchmarks.common import print_header, print_table, save
+from benchmarks.common import print_header, print_table, run_fresh, save
 from benchmarks.large_problems import OWN, SHARED, Large, groups
 from benchmarks.make_references import faults, make
 from benchmarks.random_walk import walk, walk_moments
@@ -30,7 +27,6 @@ from benchmarks.verdict import overrated
 from models.posteriordb.definition import scalar_columns
 from models.shared_data import VARIABLE, find_data
 
-ROOT = Path(__file__).parents[1]
 FILE = Path(__file__).with_suffix(".json")
 WALK, GROUPS = "walk", "groups"
 SIMULATED = {**OWN, WALK: walk}
@@ -125,24 +121,11 @@ def time_groups(number: int) -> Record:
     }
 
 
-def run_fresh(number: int) -> Record:
-    """Call `time_groups` in a new process.
-
-    Raises
-    ------
-    RuntimeError
-        If it fails; the message ends with what it wrote to its standard error.
-    """
+def time_fresh(number: int) -> Record:
+    """Call `time_groups` in a new process."""
     code = "import json; from benchmarks import large_models; "
     code += f"print(json.dumps(large_models.time_groups({number})))"
-    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"{number:,} groups failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(run_fresh(code).splitlines()[-1])
 
 
 def slope(sizes: list[Record]) -> float:
@@ -217,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
         header += [f"effects |dm| {QUANTILE:.0%}", "|log sd|", "CPU s", "made by"]
         print_table(header, [line(r) for r in records])
         summary = print_summary(records)
-    sizes = [run_fresh(number) for number in args.sizes] if GROUPS in names else []
+    sizes = [time_fresh(number) for number in args.sizes] if GROUPS in names else []
     if sizes:
         print()
         cells = [
