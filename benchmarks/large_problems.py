@@ -67,19 +67,13 @@ def ratings(root: Path) -> Large:
     raw = read(root, "rdata/lme4_InstEval")
     first = (raw["s"].astype(int) <= STUDENTS) & (raw["d"].astype(int) <= LECTURERS)
     raw = keep(raw, first)
-    student, students = codes(raw["s"])
-    lecturer, lecturers = codes(raw["d"])
-    data = {
-        "y": raw["y"].astype(np.float32),
-        "student": student.astype(np.int32),
-        "lecturer": lecturer.astype(np.int32),
-    }
+    data, students, lecturers = crossed.coded(raw)
     model = crossed.model(students, lecturers)
 
     def spread(z: Any) -> Any:
         return {"student": (0.0, z["student_sd"]), "lecturer": (0.0, z["lecturer_sd"])}
 
-    source = f"lme4, InstEval: {len(student):,} ratings by {students} students of {lecturers}"
+    source = f"lme4, InstEval: {len(data['y']):,} ratings by {students} students of {lecturers}"
     problem = Problem("ratings", model, data, f"{source} lecturers", *non_centred(model, spread))
     return Large(problem, ("student", "lecturer"))
 

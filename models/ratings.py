@@ -22,7 +22,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 import advi
-from models.shared_data import codes, find_named_data, read
+from models.shared_data import Columns, codes, find_named_data, read
 from models.side_by_side import Draws, Known, calibration, compare, draws_of, fits, options
 
 REML: Known = {  # y ~ 1 + (1 | s) + (1 | d); no documentation gives its intercept
@@ -65,9 +65,8 @@ def simulate(
     return Ratings(source, {"y": y.astype(np.float32), **rows}, SIMULATED, effects)
 
 
-def inst_eval(root: Path) -> Ratings:
-    """Return InstEval's ratings from the folder of shared data."""
-    raw = read(root, "rdata/lme4_InstEval")
+def coded(raw: Columns) -> tuple[dict[str, NDArray[Any]], int, int]:
+    """Return InstEval's rows by the codes of both groupings, and the sizes of these."""
     student, students = codes(raw["s"])
     lecturer, lecturers = codes(raw["d"])
     rows = {
@@ -75,7 +74,13 @@ def inst_eval(root: Path) -> Ratings:
         "student": student.astype(np.int32),
         "lecturer": lecturer.astype(np.int32),
     }
-    source = f"lme4, InstEval: {len(student):,} ratings by {students:,} students of "
+    return rows, students, lecturers
+
+
+def inst_eval(root: Path) -> Ratings:
+    """Return InstEval's ratings from the folder of shared data."""
+    rows, students, lecturers = coded(read(root, "rdata/lme4_InstEval"))
+    source = f"lme4, InstEval: {len(rows['y']):,} ratings by {students:,} students of "
     return Ratings(f"{source}{lecturers:,} lecturers", rows, REML, {})
 
 
