@@ -6,25 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advi.core.verdict import Alarm
-from advi.diagnostics.cost import seconds_per_gradient
+from advi.diagnostics.chain_moments import Budget, by_hmc, by_long_hmc
 from advi.diagnostics.importance_sampling import NEAR_KHAT, ROUND_DRAWS, Adapted
 from advi.diagnostics.judge import judge, unchecked, unresolved, without_spread
 from advi.diagnostics.long_hmc import CHAINS
 from advi.diagnostics.many_columns import ManyColumns
 from advi.diagnostics.monte_carlo_error import beyond_chance
 from advi.diagnostics.psis import fit_pareto
-from advi.diagnostics.reference_moments import (
-    CHECK_ROUNDS,
-    MAX_CHAIN_DIM,
-    ReferenceMoments,
-    by_hmc,
-    by_long_hmc,
-    reference_moments,
-    shift_from,
-)
+from advi.diagnostics.reference import ReferenceMoments, shift_from
+from advi.diagnostics.reference_moments import CHECK_ROUNDS, reference_moments
 from advi.diagnostics.target import Moments, Target
 from advi.posterior.record import Comparison, Examination
-from advi.variational.transport import GaussianTransport
 
 # a sentence on how to reparameterise, from reference draws and the columns that are off
 Advice = Callable[[ReferenceMoments, frozenset[str]], str]
@@ -88,17 +80,10 @@ def _by_chains(
     target: Target, adapted: Adapted, known: ReferenceMoments, rng: np.random.Generator
 ) -> list[ReferenceMoments]:
     """Return the moments of long chains, whitened by a sparse precision, if they can be held."""
-    if len(target.gaussian.loc) > MAX_CHAIN_DIM:
-        return []
-    whitening = target.first
-    transport = GaussianTransport(whitening, target.structure.random)
-    most = CHAIN_SECONDS / seconds_per_gradient(target.density, transport)
-    states = whitening.points(rng.standard_normal((CHAINS, len(whitening.loc))))
-    if adapted.draws.ess > CHAINS:
-        states = known.states
-    further = by_long_hmc(
-        target, adapted, states, CHAINS, rng, lambda num: num > most, lambda segment: None
-    )
+    states = known.states
+    if adapted.draws.ess <= CHAINS:
+        states = target.first.points(rng.standard_normal((CHAINS, len(target.first.loc))))
+    further = by_long_hmc(target, adapted, states, rng, Budget(predicted=CHAIN_SECONDS))
     return [] if further is None else [further]
 
 

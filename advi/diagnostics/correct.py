@@ -2,45 +2,27 @@
 
 import contextlib
 import dataclasses
-import time
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
 from advi.core.keys import Stream, host_rng
 from advi.core.verdict import REMEDIES, Alarm, Verdict
 from advi.diagnostics.alarms import ONLY_POINTS, alarms_of, improper
+from advi.diagnostics.chain_moments import Budget, by_long_hmc
 from advi.diagnostics.compare_moments import compare_moments, heavy_tail
-from advi.diagnostics.cost import seconds_per_gradient
 from advi.diagnostics.examine import advice, offer, target_of, too_many
 from advi.diagnostics.importance_sampling import Adapted
 from advi.diagnostics.linear_response import response_scale
-from advi.diagnostics.long_hmc import CHAINS, Segment
 from advi.diagnostics.obstacles import obstacle
 from advi.diagnostics.quantities import quantity_names
-from advi.diagnostics.reference_moments import (
-    CORRECT_ROUNDS,
-    ReferenceMoments,
-    by_long_hmc,
-    reference_moments,
-    shift_from,
-)
+from advi.diagnostics.reference import ReferenceMoments, shift_from
+from advi.diagnostics.reference_moments import CORRECT_ROUNDS, reference_moments
 from advi.diagnostics.target import Target
 from advi.posterior.record import Examination, FitRecord, rungs_of
 from advi.variational.gaussian import Gaussian
 
 RESPONSE_DIM = 512  # up to which a mean field is corrected from its linear response
 HEAVY_KHAT, HEAVY_SHARE = 0.8, 0.5  # of even weights, beyond which a tail is unseen
-SECONDS = 10.0  # predicted, of chains by default
-
-
-class Budget(NamedTuple):
-    """How long the chains of a correction may run."""
-
-    predicted: float = SECONDS  # seconds by the counts of gradients and their work
-    seconds: float | None = None  # by the clock, in place of these
-    report: Callable[[str], object] = lambda words: None  # of a sentence on the progress
 
 
 def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noqa: B008
@@ -72,8 +54,7 @@ def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noq
     if target.hessian is None:  # of nested draws chains of so many latents know no better
         uncertain = uncertain or shift_from(target, found[-1], first).far
     if uncertain and not (unseen and budget.seconds is None):
-        per_gradient = seconds_per_gradient(target.density, posterior.transport)
-        further = _by_chains(target, adapted, found[-1], rng, budget, per_gradient)
+        further = by_long_hmc(target, adapted, found[-1].states, rng, budget)
         found += [] if further is None else [further]
     best = found[-1]
     return _with_draws(record, target, best, first, adapted.first_khat, alarms, unseen)
@@ -104,30 +85,6 @@ def _with_draws(
         posterior=dataclasses.replace(posterior, weighted=best.draws),
         examination=Examination(verdict, khat, compare_moments([best], target.many)),
     )
-
-
-def _by_chains(
-    target: Target,
-    adapted: Adapted,
-    known: ReferenceMoments,
-    rng: np.random.Generator,
-    budget: Budget,
-    per_gradient: float,
-) -> ReferenceMoments | None:
-    """Return the moments of long chains, those of the last segment if they are interrupted."""
-    begin, most = time.monotonic(), budget.predicted / per_gradient
-
-    def stop(num_gradients: int) -> bool:
-        if budget.seconds is not None:
-            return time.monotonic() - begin > budget.seconds
-        return num_gradients > most
-
-    def report(segment: Segment) -> None:
-        steps, chains, _ = segment.points.shape
-        rhat = segment.convergence.rhat
-        budget.report(f"HMC: {chains} chains of {steps:,} steps, R-hat {rhat:.3f}")
-
-    return by_long_hmc(target, adapted, known.states, CHAINS, rng, stop, report)
 
 
 def _unseen_tail(adapted: Adapted) -> str:

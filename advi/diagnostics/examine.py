@@ -10,10 +10,12 @@ from advi.core.keys import Stream, host_rng
 from advi.core.types import Floats
 from advi.core.verdict import REMEDIES, Alarm, Verdict
 from advi.diagnostics.alarms import ONLY_POINTS, alarms_of, improper, unexamined
+from advi.diagnostics.chain_moments import MAX_DIM
 from advi.diagnostics.compare_moments import compare_with_reference
 from advi.diagnostics.parametrisation import parametrisation
 from advi.diagnostics.quantities import many_columns, quantities, quantity_names
-from advi.diagnostics.reference_moments import MAX_DIM, MAX_NESTED_DIM, ReferenceMoments
+from advi.diagnostics.reference import ReferenceMoments
+from advi.diagnostics.reference_moments import MAX_NESTED_DIM
 from advi.diagnostics.target import Target
 from advi.model.density import SOME_ROWS, Density
 from advi.model.sparse_hessian import require_sparse

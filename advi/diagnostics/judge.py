@@ -6,7 +6,7 @@ import numpy as np
 
 from advi.core.types import Bools, Floats
 from advi.core.verdict import REMEDIES, Alarm, Verdict
-from advi.diagnostics.reference_moments import ReferenceMoments
+from advi.diagnostics.reference import ReferenceMoments
 from advi.posterior.record import Comparison
 
 NAMED = 3  # columns named in a reason

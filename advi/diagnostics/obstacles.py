@@ -4,7 +4,7 @@ import numpy as np
 
 from advi.core.types import Floats
 from advi.diagnostics.long_hmc import MAX_RHAT
-from advi.diagnostics.reference_moments import ReferenceMoments
+from advi.diagnostics.reference import ReferenceMoments
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.transforms.base import base_of
 from advi.transforms.scalars import HalfLine

@@ -24,7 +24,8 @@ from advi.core.status import Estimate, EvalTrace, RowValues, Status
 from advi.core.table import Table
 from advi.core.verdict import Verdict
 from advi.diagnostics.alarms import verdict_on
-from advi.diagnostics.correct import Budget, corrected
+from advi.diagnostics.chain_moments import Budget
+from advi.diagnostics.correct import corrected
 from advi.diagnostics.examine import examined
 from advi.diagnostics.figures import figures
 from advi.diagnostics.linear_response import linear_response

@@ -8,7 +8,8 @@ import numpy as np
 from advi.core.progress_bar import ProgressBar
 from advi.core.status import Status
 from advi.diagnostics.alarms import alarms_of
-from advi.diagnostics.correct import Budget, corrected
+from advi.diagnostics.chain_moments import Budget
+from advi.diagnostics.correct import corrected
 from advi.diagnostics.cost import seconds_per_gradient
 from advi.diagnostics.examine import examined
 from advi.inference.plan.bend import bent

@@ -10,9 +10,11 @@ import pytest
 import advi
 from advi.core.verdict import Verdict
 from advi.diagnostics import examine, linear_response
-from advi.diagnostics.correct import Budget, corrected
+from advi.diagnostics.chain_moments import Budget
+from advi.diagnostics.correct import corrected
 from advi.diagnostics.importance_sampling import DEGREES, gaussian_share, importance_sampling
-from advi.diagnostics.reference_moments import Shift, reference_moments
+from advi.diagnostics.reference import Shift
+from advi.diagnostics.reference_moments import reference_moments
 from advi.diagnostics.target import Target
 from advi.model.checks.tails import growth
 from advi.results.fit import Fit

@@ -9,10 +9,10 @@ from jax.scipy.stats import norm, poisson
 from scipy.linalg import cho_solve_banded, cholesky_banded
 
 import advi
-from advi.diagnostics import reference_moments
 from advi.diagnostics.examine import target_of
 from advi.diagnostics.many_columns import DIRECTIONS, ManyColumns
 from advi.diagnostics.monte_carlo_error import MonteCarloError, beyond_chance
+from advi.diagnostics.nested_moments import NestedBudget, by_nested_sampling
 
 STEPS = 400
 RNG = np.random.default_rng(1)
@@ -125,9 +125,8 @@ def test_an_unreliable_proposal_is_not_called_good(monkeypatch):
     scale = fit.posterior.gaussian.scale
     wrong = fit.posterior.gaussian._replace(scale=scale.shrunk(0.5))
     monkeypatch.setattr(type(target), "widened", wrong)
-    _, found = reference_moments.by_nested_sampling(
-        target, target.hessian, np.random.default_rng(0), 5.0, 64
-    )
+    budget = NestedBudget(draws=64, seconds=5.0)
+    _, found = by_nested_sampling(target, target.hessian, np.random.default_rng(0), budget)
     assert found.khat > 0.5 or not found.confident
 
 
