@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,8 +28,7 @@ MAX_DIM = MAX_ELEMENTS // (hmc.STEPS * FEW_CHAINS)
 SECONDS = 10.0  # predicted, of the long chains of a correction by default
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(NamedTuple):
     """How long chains may run."""
 
     predicted: float = SECONDS  # seconds by the counts of gradients and their work

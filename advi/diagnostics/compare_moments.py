@@ -13,7 +13,7 @@ from advi.diagnostics.long_hmc import CHAINS
 from advi.diagnostics.many_columns import ManyColumns
 from advi.diagnostics.monte_carlo_error import beyond_chance
 from advi.diagnostics.psis import fit_pareto
-from advi.diagnostics.reference import ReferenceMoments, shift_from
+from advi.diagnostics.reference import NESTED, ReferenceMoments, shift_from
 from advi.diagnostics.reference_moments import CHECK_ROUNDS, reference_moments
 from advi.diagnostics.target import Moments, Target
 from advi.posterior.record import Comparison, Examination
@@ -134,7 +134,7 @@ def _unreliable(target: Target, comparison: Comparison | None, khat: float) -> b
 
 def _caveat(target: Target, better: ReferenceMoments) -> str:
     """Return a sentence on why means that agree may still be off, or ""."""
-    if not target.structure.full:
+    if not target.structure.full or better.method == NESTED:
         return ""  # missing correlations explain a large shift
     shift = shift_from(target, better, target.first)
     if not shift.far:

@@ -15,7 +15,7 @@ from advi.diagnostics.importance_sampling import Adapted
 from advi.diagnostics.linear_response import response_scale
 from advi.diagnostics.obstacles import obstacle
 from advi.diagnostics.quantities import quantity_names
-from advi.diagnostics.reference import ReferenceMoments, shift_from
+from advi.diagnostics.reference import NESTED, ReferenceMoments, shift_from
 from advi.diagnostics.reference_moments import CORRECT_ROUNDS, reference_moments
 from advi.diagnostics.target import Target
 from advi.posterior.record import Examination, FitRecord, rungs_of
@@ -57,6 +57,8 @@ def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noq
         further = by_long_hmc(target, adapted, found[-1].states, rng, budget)
         found += [] if further is None else [further]
     best = found[-1]
+    if target.hessian is not None and not best.confident and not found[0].failed:
+        best = found[0]  # nearer than short runs of chains in so many dimensions
     return _with_draws(record, target, best, first, adapted.first_khat, alarms, unseen)
 
 
@@ -73,7 +75,7 @@ def _with_draws(
     doubt = ""
     if unseen and best.method == "HMC":
         doubt = unseen
-    elif shift.far and (best.chains is None or target.transport is None):
+    elif shift.far and best.method != NESTED and (best.chains is None or target.transport is None):
         doubt = f"{shift}: where a correction goes so far, it may not be complete."
     elif heavy := heavy_tail(target, names, best):
         doubt = heavy

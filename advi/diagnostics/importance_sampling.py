@@ -1,22 +1,19 @@
 """Importance sampling from a Gaussian, adaptive in few dimensions, without gradients."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import gammaln
 
 from advi.core.draw_set import WeightedDraws
 from advi.core.types import Floats
+from advi.diagnostics.proposals import DEGREES, Student, log_standard
 from advi.diagnostics.psis import pareto_smooth
 from advi.variational.draws import antithetic
 from advi.variational.gaussian import Gaussian
 from advi.variational.scale import TriangularScale
 
 ROUND_DRAWS = 1000
-DEGREES = 7.0  # of freedom of the Student-t proposals
 MIN_SHARE, MAX_KHAT = 0.6, 0.7
 # Draws of the Gaussian need no other proposal where their effective share exceeds these: of the
 # first draws, of a round, and in few dimensions, where adapted proposals reach farther out.
@@ -61,26 +58,6 @@ class Adapted(NamedTuple):
         It comes with a shape that is not Gaussian, which lowers the share of adapted proposals.
         """
         return bool(self.share >= MIN_SHARE and self.khat <= MAX_KHAT)
-
-
-@dataclass
-class _Proposal:
-    """A multivariate Student-t, or a Gaussian for infinite degrees of freedom."""
-
-    loc: Floats
-    scale_tril: Floats
-    degrees: float
-
-    @cached_property
-    def _whitening(self) -> Floats:
-        # one inverse for all draws
-        return np.asarray(np.linalg.inv(self.scale_tril).T, float)
-
-    def log_density(self, Z: Floats) -> Floats:
-        """Return log densities (n,) of points (n, D)."""
-        squared = (((Z - self.loc) @ self._whitening) ** 2).sum(1)
-        log_scale = np.log(np.diag(self.scale_tril)).sum()
-        return _log_standard(squared, len(self.loc), self.degrees) - log_scale
 
 
 def importance_sampling(
@@ -148,7 +125,7 @@ def drawn(
     E = antithetic(rng, num, len(gaussian.loc))
     Z = gaussian.points(E)
     values = _finite(log_p(Z))
-    standard = _log_standard((E**2).sum(1), E.shape[1], np.inf)
+    standard = log_standard((E**2).sum(1), E.shape[1], np.inf)
     return Sample(Z, values, values - standard + gaussian.scale.log_det(np.ones(E.shape[1], bool)))
 
 
@@ -159,26 +136,27 @@ def adaptive(
     first_khat: float,
     rng: np.random.Generator,
     rounds: int,
+    kind: type[Student] = Student,
+    enough: float = np.inf,
 ) -> Adapted:
     """Sample from Student-t proposals with adapted moments, after a `first` round of a Gaussian.
 
-    All rounds are weighted by the mixture of all proposals, and the weights are Pareto-smoothed.
+    It ends with the `rounds`, or with `enough` effective draws and a low k-hat. All rounds are
+    weighted by the mixture of all proposals, and the weights are Pareto-smoothed.
     Cornuet, Marin, Mira & Robert (2012), Adaptive Multiple Importance Sampling, section 2.
     """
     Z, values, log_ratios = first
     num, dim = Z.shape
-    proposals = [_Proposal(gaussian.loc, gaussian.scale.tril(), np.inf)]
+    proposals = [kind(gaussian.loc, gaussian.scale.tril(), np.inf)]
     densities = proposals[0].log_density(Z)[:, None]  # of every draw under every proposal
     while True:
         weights, khat = pareto_smooth(values - _log_mean_exp(densities))
         draws = WeightedDraws(Z, weights)
-        proposals.append(_adapted(proposals[-1], draws))
-        if len(proposals) > rounds:
+        proposals.append(proposals[-1].adapted(draws))
+        if len(proposals) > rounds or (draws.ess >= enough and khat <= NEAR_KHAT):
             break
         last = proposals[-1]
-        half = rng.standard_normal((num // 2, dim))
-        half /= np.sqrt(rng.chisquare(last.degrees, (num // 2, 1)) / last.degrees)
-        new = last.loc + np.concatenate([half, -half]) @ last.scale_tril.T
+        new = last.draw(rng, num)
         values = np.concatenate([values, _finite(log_p(new))])
         under_last = last.log_density(Z)[:, None]
         of_new = np.stack([q.log_density(new) for q in proposals], axis=1)
@@ -188,21 +166,6 @@ def adaptive(
     share = max(draws.ess / len(draws.weights), last_round) / gaussian_share(dim)
     proposal = Gaussian(proposals[-1].loc, TriangularScale(proposals[-1].scale_tril))
     return Adapted(draws, khat, log_ratios, first_khat, proposal, share, adapted=True)
-
-
-def _adapted(last: _Proposal, draws: WeightedDraws) -> _Proposal:
-    """Return the next proposal; with few effective draws it stays near the last."""
-    dim = len(last.loc)
-    keep = dim / (dim + draws.ess)
-    mean = draws.weights @ draws.points
-    centred = draws.points - mean
-    cov = (1 - keep) * (draws.weights[:, None] * centred).T @ centred
-    cov += keep * last.scale_tril @ last.scale_tril.T
-    try:
-        factor = np.asarray(np.linalg.cholesky(cov), float)
-    except np.linalg.LinAlgError:
-        factor = last.scale_tril  # too few distinct draws: keep the scale
-    return _Proposal((1 - keep) * mean + keep * last.loc, factor, DEGREES)
 
 
 def _finite(values: Floats) -> Floats:
@@ -222,16 +185,7 @@ def _effective_share(log_weights: Floats) -> float:
 def gaussian_share(dim: int) -> float:
     """Return the effective share of Student-t draws with the moments of a Gaussian target."""
     r = np.linspace(0, np.sqrt(dim) + 8, RADII + 1)[1:]
-    log_p, log_q = (_log_standard(r**2, dim, degrees) for degrees in (np.inf, DEGREES))
+    log_p, log_q = (log_standard(r**2, dim, degrees) for degrees in (np.inf, DEGREES))
     of_radius = log_p + (dim - 1) * np.log(r)
     p = np.exp(of_radius - of_radius.max())
     return float(p.sum() / (p * np.exp(log_p - log_q)).sum())
-
-
-def _log_standard(squared: Floats, dim: int, degrees: float) -> Floats:
-    """Return log densities of the standard Student-t, or Gaussian, by squared norms."""
-    if not np.isfinite(degrees):
-        return -0.5 * squared - 0.5 * dim * np.log(2 * np.pi)
-    constant = gammaln((degrees + dim) / 2) - gammaln(degrees / 2)
-    constant -= 0.5 * dim * np.log(degrees * np.pi)
-    return constant - 0.5 * (degrees + dim) * np.log1p(squared / degrees)

@@ -10,25 +10,28 @@ from advi.diagnostics.cost import seconds_per_factor, seconds_per_hessian
 from advi.diagnostics.hub_precisions import num_precisions
 from advi.diagnostics.importance_sampling import Adapted
 from advi.diagnostics.monte_carlo_error import MonteCarloError
-from advi.diagnostics.nested_sampling import nested_sampling
-from advi.diagnostics.reference import STATES, ReferenceMoments
+from advi.diagnostics.nested_sampling import PER_DIMENSION, NestedDraws, NestedSampler
+from advi.diagnostics.reference import NESTED, STATES, ReferenceMoments
 from advi.diagnostics.target import Moments, Target
 from advi.model.density import Density
 from advi.model.sparse_hessian import SparseHessian
 from advi.variational.gaussian import Gaussian
 
 MIN_NUM, MIN_ROUNDS, MAX_ROUNDS, ALL_SECONDS = 64, 3, 8, 30.0  # predicted, of all rounds
-MAX_ERROR = 0.07  # Monte Carlo error, sds, of any mean but those in long latents
+MAX_ERROR = 0.07  # Monte Carlo error of any mean, in sds, or log sd but those in long latents
+MAX_ADAPTED = 12  # hubs for which a round has as many draws as adapted proposals take
 
 
 class NestedBudget(NamedTuple):
-    """Of a round: the most draws of the hubs, and predicted seconds beyond which they are fewer."""
+    """How many draws of the hubs to take."""
 
-    draws: int
-    seconds: float
+    draws: int  # of a round, at least
+    enough: float  # effective draws that end the rounds
+    seconds: float  # predicted, of a round, beyond which it has fewer draws
 
 
-CHECK_BUDGET, CORRECT_BUDGET = NestedBudget(128, 10.0), NestedBudget(256, 20.0)
+CHECK_BUDGET = NestedBudget(draws=128, enough=400, seconds=10.0)
+CORRECT_BUDGET = NestedBudget(draws=256, enough=1000, seconds=20.0)
 
 
 def by_nested_sampling(
@@ -37,38 +40,53 @@ def by_nested_sampling(
     """Return the moments of nested importance draws: of hubs, and of the others given these."""
     num, rounds = _num_draws(target.density, hessian, budget)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        proposal = target.widened
-        found = nested_sampling(target.density, hessian, proposal, rng, num, rounds)
-        hubs, draws = found.hubs, found.draws
-        columns = target.columns(draws.points)
-        columns[draws.weights == 0] = 0.0  # where they may overflow
-        moments = Moments(*weighted_moments(columns, draws.weights))
-        error = MonteCarloError.of_draws(draws.ess, columns.shape[1])
-        if not hubs.adapted:  # most of the errors is that of draws of the proposal, and known
-            of_proposal = target.columns(found.of_proposal)
-            error = _of_pairs(columns, draws, of_proposal, found.kept)
-            moments = _relative(moments, of_proposal, target.moments_of(proposal))
-            draws = _matched(draws, found.of_proposal, proposal)
-    adapted = Adapted(
-        draws, hubs.khat, hubs.log_ratios, hubs.first_khat, target.first, hubs.share,
-        adapted=hubs.adapted,
-    )  # fmt: skip
+        sampler = NestedSampler(target.density, hessian, target.widened, rng, num)
+        found = sampler.first_round()
+        adapted, better = _moments(target, found, num)
+        if not (found.even and better.confident):
+            adapted, better = _moments(target, sampler.more_rounds(rounds, budget.enough), num)
+    return adapted, better
+
+
+def _moments(target: Target, found: NestedDraws, num: int) -> tuple[Adapted, ReferenceMoments]:
+    """Return moments of draws, `num` of the hubs in a round."""
+    hubs, draws, proposal = found.hubs, found.draws, target.widened
+    columns = target.columns(draws.points)
+    columns[draws.weights == 0] = 0.0  # where they may overflow
+    moments = Moments(*weighted_moments(columns, draws.weights))
+    error = MonteCarloError.of_draws(draws.ess, columns.shape[1])
+    if not hubs.adapted:  # most of the errors is that of draws of the proposal, and known
+        of_proposal = target.columns(found.of_proposal)
+        error = _of_pairs(columns, draws, of_proposal, (num, found.kept))
+        moments = _relative(moments, of_proposal, target.moments_of(proposal))
+        draws = _matched(draws, found.of_proposal, proposal)
+    adapted = hubs._replace(draws=draws, proposal=target.first)
     short = slice(None) if target.many is None else target.many.short
-    reliable = found.reliable and bool(error.shift[short].max(initial=0.0) <= MAX_ERROR)
+    worst = max(of[short].max(initial=0.0) for of in error)
+    reliable = found.reliable and bool(worst <= MAX_ERROR)
     failed = adapted.collapsed and not reliable
     return adapted, ReferenceMoments(
-        "nested importance sampling", draws, moments, lambda: target.moments, hubs.khat,
+        NESTED, draws, moments, lambda: target.moments, hubs.khat,
         reliable, failed, draws.resample(STATES, np.random.default_rng(0)), error=error,
     )  # fmt: skip
 
 
 def _num_draws(density: Density, hessian: SparseHessian, budget: NestedBudget) -> tuple[int, int]:
     """Return the number of draws of hubs in a round, even, and the most rounds."""
-    first, per_factor = num_precisions(len(hessian.hubs)), seconds_per_factor(hessian)
-    of_first = first * (seconds_per_hessian(density, hessian) + per_factor)
-    affordable = first + (budget.seconds - of_first) / per_factor
-    num = int(np.clip(affordable, MIN_NUM, budget.draws)) // 2 * 2
-    return num, int(np.clip((ALL_SECONDS - of_first) / (num * per_factor), MIN_ROUNDS, MAX_ROUNDS))
+    num_hubs = len(hessian.hyperparameters)
+    predicted = num_precisions(num_hubs)  # precisions, of all after so many draws
+    per_draw = seconds_per_factor(hessian)
+    of_first = predicted * (seconds_per_hessian(density, hessian) + per_draw)
+
+    def affordable(seconds: float) -> float:
+        if seconds < of_first:
+            return predicted * seconds / of_first
+        return predicted + (seconds - of_first) / per_draw
+
+    adapted = PER_DIMENSION * num_hubs if num_hubs <= MAX_ADAPTED else 0
+    most = max(budget.draws, adapted)
+    num = int(np.clip(affordable(budget.seconds), MIN_NUM, most)) // 2 * 2
+    return num, int(np.clip(affordable(ALL_SECONDS) / num, MIN_ROUNDS, MAX_ROUNDS))
 
 
 def _relative(moments: Moments, of_proposal: Floats, known: Moments) -> Moments:
@@ -89,12 +107,14 @@ def _matched(draws: WeightedDraws, of_proposal: Floats, proposal: Gaussian) -> W
 
 
 def _of_pairs(
-    columns: Floats, draws: WeightedDraws, of_proposal: Floats, kept: int
+    columns: Floats, draws: WeightedDraws, of_proposal: Floats, shape: tuple[int, int]
 ) -> MonteCarloError:
     """Return the errors of differences between weighted draws and equal ones at the same noise.
 
-    Both halves of the draws are antithetic.
+    `shape` is the number of draws of the hubs in a round, of which both halves are antithetic, and
+    that of draws given each of them.
     """
+    num, kept = shape
     mean, sd = weighted_moments(columns, draws.weights)
     sd = np.where(sd > 0, sd, 1.0)
     weights, errors = draws.weights[:, None] * len(columns), []
@@ -102,6 +122,7 @@ def _of_pairs(
         differences = (
             weights * (columns - mean) ** power - (of_proposal - of_proposal.mean(0)) ** power
         )
-        of_pairs = differences.reshape(2, -1, kept, len(sd)).mean((0, 2)) / (power * sd**power)
+        by_pair = differences.reshape(-1, 2, num // 2, kept, len(sd)).mean((1, 3))
+        of_pairs = by_pair.reshape(-1, len(sd)) / (power * sd**power)
         errors.append(of_pairs.std(0) / np.sqrt(len(of_pairs)))
     return MonteCarloError(*errors)

@@ -7,21 +7,25 @@ the Hessian: at the means of the hubs they are those of the fit, of which the we
 others are far more even than of the Gaussian at the mode.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 
 from advi.core.draw_set import WeightedDraws
-from advi.core.types import LOG_2PI, Floats, SparseMatrix
+from advi.core.types import LOG_2PI, Floats, Indices, SparseMatrix
 from advi.diagnostics.hub_precisions import HubPrecisions
 from advi.diagnostics.importance_sampling import (
-    NEAR_KHAT,
-    NEAR_SHARE,
+    FIRST_SHARE,
+    MAX_KHAT,
     Adapted,
+    Sample,
     adaptive,
     drawn,
     weighted,
 )
+from advi.diagnostics.proposals import SplitStudent
+from advi.diagnostics.psis import pareto_smooth
 from advi.model.density import Density
 from advi.model.sparse_hessian import SparseHessian
 from advi.variational.draws import antithetic
@@ -29,9 +33,13 @@ from advi.variational.gaussian import Gaussian
 from advi.variational.precision_scale import PrecisionScale, ridged
 
 # Draws given each draw of the hubs: of its density, by the variance of their weights; and kept.
-MIN_INNER, MAX_INNER, PILOT, MAX_KEPT, ELEMENTS = 4, 64, 64, 4, 2**24
+MIN_INNER, MAX_INNER, MAX_UNEVEN, MAX_KEPT, ELEMENTS = 8, 64, 512, 4, 2**24
+UNEVEN = 2.0  # times the draws wanted at the fit, beyond which no precision is predicted
 MAX_VARIANCE = 4.0  # of the log weights, beyond which so many draws do not give the density
 PER_DIMENSION = 20  # draws of the hubs for each of them in a round, where proposals adapt
+# Effective share of draws of the fit: below, more of them do not help. Among very many hubs it is
+# lowered by a little skewness of each.
+MIN_PLAIN_SHARE = 0.2
 MAX_NEWTON, DECREMENT = 6, 1e-3  # steps to a conditional mode, and nats that the last one gains
 MAX_FACTOR_ENTRIES = 2**24  # of the factors that are held at once
 
@@ -47,33 +55,82 @@ class NestedDraws(NamedTuple):
 
     @property
     def reliable(self) -> bool:
-        """Whether the moments of the draws are reliable."""
-        return self.hubs.reliable and self.variance <= MAX_VARIANCE
+        """Whether the moments of so many draws, or of more, are reliable."""
+        reliable = self.hubs.reliable
+        if not self.hubs.adapted:
+            reliable = self.hubs.share >= MIN_PLAIN_SHARE and self.hubs.khat <= MAX_KHAT
+        return reliable and self.variance <= MAX_VARIANCE
+
+    @property
+    def even(self) -> bool:
+        """Whether the proposal is so nearly right that no other would be better."""
+        return self.hubs.share >= FIRST_SHARE and self.hubs.khat <= MAX_KHAT
 
 
-def nested_sampling(
-    density: Density, hessian: SparseHessian, q: Gaussian, rng: np.random.Generator,
-    num: int, rounds: int,
-) -> NestedDraws:  # fmt: skip
-    """Draw from a posterior with hubs, in up to `rounds` rounds of `num` draws of these.
+class NestedSampler:
+    """Draws from a posterior with hubs, `num` of these in a round.
 
     The weights are those of the joint density: where others are not Gaussian given the hubs, it
-    shows in their k-hat. In few dimensions the proposals of the hubs adapt, if those of `q` are
-    not nearly right. Rue, Martino & Chopin (2009), Approximate Bayesian inference for latent
+    shows in their k-hat. Rue, Martino & Chopin (2009), Approximate Bayesian inference for latent
     Gaussian models by using integrated nested Laplace approximations.
     """
-    hubs = hessian.hubs
-    kept = int(np.clip(ELEMENTS // (num * hessian.dim), 2, MAX_KEPT)) // 2 * 2
-    given = _GivenHubs(density, hessian, q, rng, kept)
-    first = Gaussian(q.loc[hubs], q.scale.take(hubs))
-    sample = drawn(given.log_density, first, rng, num)
-    found = weighted(sample, first)
-    even = found.share >= NEAR_SHARE and found.khat <= NEAR_KHAT
-    if not even and num >= PER_DIMENSION * len(hubs) and np.isfinite(found.khat):
-        found = adaptive(given.log_density, first, sample, found.khat, rng, rounds)
-    weights = (found.draws.weights[:, None] * np.concatenate(given.inner_weights)).ravel()
-    draws = WeightedDraws(np.concatenate(given.points), weights / weights.sum())
-    return NestedDraws(draws, np.concatenate(given.of_proposal), found, kept, given.variance)
+
+    def __init__(
+        self, density: Density, hessian: SparseHessian, q: Gaussian, rng: np.random.Generator,
+        num: int,
+    ) -> None:  # fmt: skip
+        self.rng, self.num = rng, num
+        self.first = Gaussian(q.loc[hessian.hyperparameters], q.scale.take(hessian.hyperparameters))
+        kept = int(np.clip(ELEMENTS // (num * hessian.dim), 2, MAX_KEPT)) // 2 * 2
+        self.given = _GivenHubs(density, hessian, q, rng, kept)
+        self.sample = drawn(self.given.log_density, self.first, rng, num)
+
+    def first_round(self) -> NestedDraws:
+        """Return draws of `q`."""
+        return self._nested(weighted(self.sample, self.first))
+
+    def more_rounds(self, rounds: int, enough: float) -> NestedDraws:
+        """Return draws of up to so many rounds, or until `enough` are effective.
+
+        They are of proposals that adapt, or of `q` if there are very many hubs.
+        """
+        found = weighted(self.sample, self.first)
+        of = self.given.log_density, self.first
+        if np.isfinite(found.khat) and self.num >= PER_DIMENSION * len(self.first.loc):
+            found = adaptive(*of, self.sample, found.khat, self.rng, rounds, SplitStudent, enough)
+        elif found.share >= MIN_PLAIN_SHARE:
+            more = [drawn(*of, self.rng, self.num) for _ in range(rounds - 1)]
+            found = weighted(functools.reduce(Sample.joined, more, self.sample), self.first)
+        return self._nested(found)
+
+    def _nested(self, hubs: Adapted) -> NestedDraws:
+        given = self.given
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(hubs.draws.weights)[:, None] + np.concatenate(given.log_inner)
+        # of a few draws given hubs one may have very much of the weight
+        weights, _ = pareto_smooth(log_weights.ravel())
+        draws = WeightedDraws(np.concatenate(given.points), weights)
+        of_proposal = np.concatenate(given.of_proposal)
+        return NestedDraws(draws, of_proposal, hubs, given.kept, given.variance)
+
+
+class Conditional(NamedTuple):
+    """Draws of the others given hubs."""
+
+    noise: Floats  # (n, D - H)
+    points: Floats  # (n, D)
+    log_ratio: Floats  # (n,) log p - log q, nats
+
+    @property
+    def variance(self) -> float:
+        """Variance of the log weights."""
+        variance = float(np.var(self.log_ratio))
+        return variance if np.isfinite(variance) else np.inf
+
+    @property
+    def log_mean(self) -> float:
+        """Log of the mean weight, the log density of the hubs."""
+        return float(np.logaddexp.reduce(self.log_ratio) - np.log(len(self.log_ratio)))
 
 
 class _GivenHubs:
@@ -86,83 +143,87 @@ class _GivenHubs:
         self.kept, self.density, self.hessian = kept, density, hessian
         self.q, self.rng = q, rng
         is_hub = np.zeros(hessian.dim, bool)
-        is_hub[hessian.hubs] = True
+        is_hub[hessian.hyperparameters] = True
         self.rest = np.flatnonzero(~is_hub)
         place = np.cumsum(~is_hub) - 1  # among the rest
         order = hessian.elimination.order
         self.order = place[order[~is_hub[order]]]
         precision = q.scale.precision  # type: ignore[attr-defined]
         self.own = PrecisionScale(self._of_rest(precision), self.order)
-        self.to_hubs = precision[self.rest][:, hessian.hubs]
-        self.precisions = HubPrecisions(Gaussian(q.loc[hessian.hubs], q.scale.take(hessian.hubs)))
+        self.to_hubs = precision[self.rest][:, hessian.hyperparameters]
+        self.precisions = HubPrecisions(
+            Gaussian(q.loc[hessian.hyperparameters], q.scale.take(hessian.hyperparameters))
+        )
         self.points: list[Floats] = []  # (n kept, D), of every call
-        self.inner_weights: list[Floats] = []  # (n, kept), of each draw of the hubs
+        self.log_inner: list[Floats] = []  # (n, kept) log weights given each draw of the hubs
         self.of_proposal: list[Floats] = []  # (n kept, D)
         # of the fit from the mode and the Hessian, at the means of the hubs
         self.shift, self.added = np.zeros(len(self.rest)), 0.0 * self.own.precision
         center = q.loc[None]
-        self.added = self.own.precision - self._precision(q.loc)
-        modes, _ = self._modes(center)
-        self.shift = (center - modes)[0, self.rest]
-        self.inner, self.variance = PILOT, 0.0
-        self._find_inner(q.loc[hessian.hubs])
+        self.added = self.own.precision - self._precision(q.loc, exact=True)
+        self.shift = (center - self._modes(center)[0])[0, self.rest]
+        self.most = int(np.clip(ELEMENTS // hessian.dim, MAX_INNER, MAX_UNEVEN)) // 2 * 2
+        [at_fit] = self._given(center, [self.own], np.array([self.most]))
+        self.variance = at_fit.variance
+        self.inner = _num_inner(self.variance, MAX_INNER)
 
     def log_density(self, hubs: Floats) -> Floats:
         """Return estimates (n,) at hubs (n, H), nats; they keep the draws."""
-        at_once = max(1, MAX_FACTOR_ENTRIES // self.hessian.elimination.entries)
+        of_factors = MAX_FACTOR_ENTRIES // self.hessian.elimination.entries
+        at_once = max(1, min(of_factors, ELEMENTS // (self.inner * self.hessian.dim)))
         parts = range(0, len(hubs), at_once)
         return np.concatenate([self._log_density(hubs[k : k + at_once]) for k in parts])
 
     def _log_density(self, hubs: Floats) -> Floats:
-        num, dim = len(hubs), self.hessian.dim
+        num = len(hubs)
         fitted = np.tile(self.q.loc, (num, 1))
-        shift = self.to_hubs @ (hubs - fitted[:, self.hessian.hubs]).T
-        fitted[:, self.hessian.hubs] = hubs
+        shift = self.to_hubs @ (hubs - fitted[:, self.hessian.hyperparameters]).T
+        fitted[:, self.hessian.hyperparameters] = hubs
         fitted[:, self.rest] -= self.own.covariance_times(shift.T)
-        modes, scales = self._modes(fitted)
-        modes[:, self.rest] += self.shift
-        noise, kept, values = [], [], []
-        for center, scale in zip(modes, scales, strict=True):
-            E = antithetic(self.rng, self.inner, len(self.rest))
-            X = np.tile(center, (self.inner, 1))
-            X[:, self.rest] += scale.mv(E)
-            log_q = -0.5 * (E**2 + LOG_2PI).sum(1) - scale.log_det(np.ones(len(self.rest), bool))
-            log_p = self.density.value(X)
-            values.append(np.where(np.isfinite(log_p), log_p - log_q, -np.inf))
-            noise.append(self._some(E))
-            kept.append(self._some(X))
-        log_ratio = np.array(values)
-        top = np.maximum(log_ratio.max(1, keepdims=True), -1e300)
-        ratio = np.exp(log_ratio - top)
-        mean = np.maximum(ratio.mean(1, keepdims=True), 1e-300)
+        given = self._given(*self._modes(fitted), np.full(num, self.inner))
+        wanted = np.array([_num_inner(of.variance, self.most) for of in given])
+        uneven = np.flatnonzero(wanted > UNEVEN * self.inner)
+        if len(uneven):
+            exact = self._given(*self._modes(fitted[uneven], exact=True), wanted[uneven])
+            for k, of in zip(uneven, exact, strict=True):
+                given[k] = of
+        values = np.array([of.log_mean for of in given])
+        away = self.own.mv(np.concatenate([self._some(of.noise) for of in given]))
         of_proposal = np.repeat(fitted[:, None], self.kept, axis=1)
-        away = self.own.mv(np.concatenate(noise))
         of_proposal[:, :, self.rest] += away.reshape(num, self.kept, -1)
-        self.points.append(np.concatenate(kept))
-        self.of_proposal.append(of_proposal.reshape(-1, dim))
-        self.inner_weights.append(np.array([self._some(r) for r in ratio / mean]) / self.kept)
-        self.log_ratios = log_ratio
-        return top[:, 0] + np.log(mean[:, 0])
+        some = np.array([self._some(of.log_ratio) for of in given])
+        self.points.append(np.concatenate([self._some(of.points) for of in given]))
+        self.of_proposal.append(of_proposal.reshape(-1, self.hessian.dim))
+        self.log_inner.append(some - np.maximum(values, -1e300)[:, None])
+        return values
+
+    def _given(
+        self, centers: Floats, scales: list[PrecisionScale], nums: Indices
+    ) -> list[Conditional]:
+        """Return draws of the others given hubs, so many of each."""
+        all_, noise, points, log_q = np.ones(len(self.rest), bool), [], [], []
+        for center, scale, num in zip(centers, scales, nums, strict=True):
+            E = antithetic(self.rng, num, len(self.rest))
+            X = np.tile(center, (num, 1))
+            X[:, self.rest] += scale.mv(E)
+            noise.append(E)
+            points.append(X)
+            log_q.append(-0.5 * (E**2 + LOG_2PI).sum(1) - scale.log_det(all_))
+        log_p = self.density.value(np.concatenate(points))  # its calls are of many points
+        log_ratio = np.where(np.isfinite(log_p), log_p - np.concatenate(log_q), -np.inf)
+        of_each = np.split(log_ratio, np.cumsum(nums)[:-1])
+        return [Conditional(*of) for of in zip(noise, points, of_each, strict=True)]
 
     def _some(self, rows: Floats) -> Floats:
         """Return some of antithetic rows, in pairs."""
         half = self.kept // 2
         return np.concatenate([rows[:half], rows[len(rows) // 2 :][:half]])
 
-    def _find_inner(self, hubs: Floats) -> None:
-        """Find how many draws the density at hubs takes, by the variance of their log weights."""
-        self.log_density(hubs[None])
-        for made in (self.points, self.inner_weights, self.of_proposal):
-            made.clear()
-        variance = float(np.var(self.log_ratios))
-        self.variance = variance if np.isfinite(variance) else np.inf
-        wanted = MIN_INNER * np.exp(min(self.variance, MAX_VARIANCE))
-        self.inner = int(np.clip(wanted, MIN_INNER, MAX_INNER)) // 2 * 2
+    def _modes(self, X: Floats, *, exact: bool = False) -> tuple[Floats, list[PrecisionScale]]:
+        """Return X (n, D) with all but the hubs at their means given these, and scales there.
 
-    def _modes(self, X: Floats) -> tuple[Floats, list[PrecisionScale]]:
-        """Return X (n, D) with all but the hubs at their conditional modes, and scales there.
-
-        Where a mode is not found, the last step is near enough for a proposal.
+        They are conditional modes, moved as the fit is from its own. Where a mode is not found,
+        the last step is near enough for a proposal. Of `exact` scales no precision is predicted.
         """
         X, scales = X.copy(), [self.own] * len(X)
         open_ = np.arange(len(X))
@@ -176,25 +237,33 @@ class _GivenHubs:
                     if 0.5 * g @ move < DECREMENT:
                         continue
                 else:
-                    scales[s] = self._scale(X[s])
+                    scales[s] = self._scale(X[s], exact=exact)
                     X[s, self.rest] += scales[s].covariance_times(g[None])[0]
                 still.append(s)
             open_ = np.array(still, int)
             if not len(open_):
                 break
+        X[:, self.rest] += self.shift
         return X, scales
 
-    def _scale(self, x: Floats) -> PrecisionScale:
-        found = ridged(self._precision(x) + self.added, self.order)
+    def _scale(self, x: Floats, *, exact: bool) -> PrecisionScale:
+        found = ridged(self._precision(x, exact=exact) + self.added, self.order)
         return self.own if found is None else found
 
-    def _precision(self, x: Floats) -> SparseMatrix:
-        hubs = x[self.hessian.hubs]
-        precision = self.precisions.predicted(hubs)
-        if precision is None:
-            precision = -self._of_rest(self.hessian.mean(x[None]))
-            self.precisions.learn(hubs, precision)
+    def _precision(self, x: Floats, *, exact: bool) -> SparseMatrix:
+        hubs = x[self.hessian.hyperparameters]
+        predicted = None if exact else self.precisions.predicted(hubs)
+        if predicted is not None:
+            return predicted
+        precision = -self._of_rest(self.hessian.mean(x[None]))
+        self.precisions.learn(hubs, precision)
         return precision
 
     def _of_rest(self, matrix: SparseMatrix) -> SparseMatrix:
         return matrix[self.rest][:, self.rest].tocsc()
+
+
+def _num_inner(variance: float, most: int) -> int:
+    """Return how many draws, an even number, give a density by log weights of a variance."""
+    wanted = MIN_INNER * np.exp(min(variance, MAX_VARIANCE))
+    return int(np.clip(wanted, MIN_INNER, most)) // 2 * 2

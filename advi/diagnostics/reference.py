@@ -14,16 +14,18 @@ from advi.diagnostics.target import Moments, Target
 from advi.variational.gaussian import Gaussian
 
 STATES = 512  # kept, where chains may begin
+NESTED = "nested importance sampling"
 # A correction begins at the fit, and short runs stay in its neighbourhood. Of hierarchies with
 # known moments, all corrections within these limits, in both together, were complete; others may
-# lack a part of a neck or a tail.
+# lack a part of a neck or a tail. Nested draws have no such limit: their effects have their own
+# Gaussian at any values of the hubs, and the few hubs have proposals that adapt.
 MAX_FAR_SHIFT, MAX_FAR_STRETCH = 0.5, 2.0
 
 
 class ReferenceMoments(NamedTuple):
     """Draws nearer to the posterior than the fit's, and their moments."""
 
-    method: str  # "importance sampling" | "nested importance sampling" | "HMC"
+    method: str  # "importance sampling" | `NESTED` | "HMC"
     draws: WeightedDraws  # points on R^D
     moments: Moments
     # The fit's moments to compare with; of the same draws if these are weighted draws of the fit,
@@ -56,7 +58,7 @@ class Shift(NamedTuple):
 
     @property
     def far(self) -> bool:
-        """Whether the correction may be incomplete."""
+        """Whether a correction by draws of the joint density may be incomplete."""
         of_both = self.shift / MAX_FAR_SHIFT, np.log(self.stretch) / np.log(MAX_FAR_STRETCH)
         return not np.hypot(*of_both) <= 1  # nor if they are NaN
 

@@ -23,7 +23,7 @@ def reference_moments(
     random coordinates, `rounds` the largest number of rounds of 1,000 draws; with `early` fewer
     draws suffice if they show that `first` is right.
     """
-    if target.hessian is not None and 0 < len(target.hessian.hubs) < target.hessian.dim:
+    if target.hessian is not None and 0 < len(target.hessian.hyperparameters) < target.hessian.dim:
         budget = CHECK_BUDGET if early else CORRECT_BUDGET
         adapted, nested = by_nested_sampling(target, target.hessian, rng, budget)
         return adapted, [nested]

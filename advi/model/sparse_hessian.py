@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from scipy import sparse
 
-from advi.core.colouring import Colouring, coloured, groups_of
+from advi.core.colouring import SHORT, Colouring, coloured, groups_of
 from advi.core.elimination import Elimination, elimination
 from advi.core.jaxprs.coordinate_sets import TooDenseError
 from advi.core.jaxprs.hessian_pattern import hessian_pattern
@@ -25,6 +25,9 @@ class SparseHessian(NamedTuple):
     colouring: Colouring
     elimination: Elimination
     hubs: Indices  # coordinates that meet very many others
+    # Those of them that others are nearly Gaussian given: of short latents, if there are any. Hubs
+    # of longer latents, such as effects of a few items, are nearly Gaussian given these.
+    hyperparameters: Indices
 
     @property
     def dim(self) -> int:
@@ -83,4 +86,8 @@ def sparse_hessian(density: Density) -> SparseHessian | None:
     colouring = coloured(pattern, groups)
     if colouring.num > MAX_COLOURS:
         return None
-    return SparseHessian(density, colouring, order, groups.hubs)
+    short = [part for part in parts if len(part) <= SHORT]
+    of_short = np.intersect1d(groups.hubs, np.concatenate([*short, np.zeros(0, int)]))
+    return SparseHessian(
+        density, colouring, order, groups.hubs, of_short if len(of_short) else groups.hubs
+    )

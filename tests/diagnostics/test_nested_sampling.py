@@ -125,7 +125,7 @@ def test_an_unreliable_proposal_is_not_called_good(monkeypatch):
     scale = fit.posterior.gaussian.scale
     wrong = fit.posterior.gaussian._replace(scale=scale.shrunk(0.5))
     monkeypatch.setattr(type(target), "widened", wrong)
-    budget = NestedBudget(draws=64, seconds=5.0)
+    budget = NestedBudget(draws=64, enough=400, seconds=5.0)
     _, found = by_nested_sampling(target, target.hessian, np.random.default_rng(0), budget)
     assert found.khat > 0.5 or not found.confident
 
