@@ -33,7 +33,8 @@ from advi.variational.gaussian import Gaussian
 from advi.variational.precision_scale import PrecisionScale, ridged
 
 # Draws given each draw of the hubs: of its density, by the variance of their weights; and kept.
-MIN_INNER, MAX_INNER, MAX_UNEVEN, MAX_KEPT, ELEMENTS = 8, 64, 512, 4, 2**24
+MIN_INNER, MAX_INNER, MAX_UNEVEN, MAX_KEPT, ELEMENTS = 4, 64, 512, 4, 2**24
+NOISE = 0.1  # variance of the log density of hubs, by draws of the others
 UNEVEN = 2.0  # times the draws wanted at the fit, beyond which no precision is predicted
 MAX_VARIANCE = 4.0  # of the log weights, beyond which so many draws do not give the density
 PER_DIMENSION = 20  # draws of the hubs for each of them in a round, where proposals adapt
@@ -265,5 +266,5 @@ class _GivenHubs:
 
 def _num_inner(variance: float, most: int) -> int:
     """Return how many draws, an even number, give a density by log weights of a variance."""
-    wanted = MIN_INNER * np.exp(min(variance, MAX_VARIANCE))
+    wanted = np.expm1(min(variance, MAX_VARIANCE)) / NOISE  # of log-normal weights
     return int(np.clip(wanted, MIN_INNER, most)) // 2 * 2

@@ -24,7 +24,9 @@ LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)  # of a step, that are tried
 HELD_GAIN, FEW_GAIN, FEW_NATS, GAIN, NATS = 0.02, 0.003, 0.5, 1e-4, 0.01
 MAX_MOVE, MAX_MEASURED = 0.02, 64  # sds of the last step, and means of which it is measured
 HUB_ERROR = 0.1  # sds, of the means of hubs
-MAX_HUB_DRAWS, CHUNK = 2048, 256  # draws, and of one call
+MAX_HUB_DRAWS = 2048
+MIN_CHUNK, MAX_CHUNK, CHUNK_COORDINATES = 16, 256, 2**22  # draws of one call
+MIN_PROBES = 3  # the more effects there are, the better each tells a trace
 HUB_VARIANCE = 0.01  # of hubs at the start
 MAX_GAP = 1e-3  # nats for each coordinate, between the ELBO on the steps' draws and on fresh ones
 MAX_ROUNDS = 12  # of averages over further draws
@@ -93,9 +95,10 @@ class _Noise(NamedTuple):
     seed: int
 
     def parts(self) -> Iterator[Floats]:
-        for start in range(0, self.num, CHUNK):
+        chunk = int(np.clip(CHUNK_COORDINATES // self.dim, MIN_CHUNK, MAX_CHUNK)) // 2 * 2
+        for start in range(0, self.num, chunk):
             rng = np.random.default_rng((self.seed, start))
-            yield draws.antithetic(rng, min(CHUNK, self.num - start), self.dim)
+            yield draws.antithetic(rng, min(chunk, self.num - start), self.dim)
 
 
 class _State(NamedTuple):
@@ -156,7 +159,9 @@ class _Steps(NamedTuple):
             moved = yield from self._with_response(state, Gaussian(state.loc, positive), step)
             if moved is not None:
                 return moved
-        for length in LENGTHS:
+        # near the optimum no shorter step gains more
+        near = 0.5 * gradient @ step < NATS + GAIN * self.hessian.dim
+        for length in LENGTHS[: 1 if near else None]:
             scale = self.scale((1 - length) * before + length * positive.precision)
             moved = yield from self.evaluated(state.loc + length * step, scale, state.noise)
             if moved.elbo > state.elbo:
@@ -200,7 +205,8 @@ class _Steps(NamedTuple):
         return int(min(num, MAX_HUB_DRAWS)) // 2 * 2
 
     def probe(self, q: Gaussian) -> HubProbe:
-        noise = self.rng.standard_normal((PROBES, self.hessian.dim))
+        num = int(np.clip(COORDINATES // self.hessian.dim, MIN_PROBES, PROBES))
+        noise = self.rng.standard_normal((num, self.hessian.dim))
         return HubProbe(q, self.hessian.hubs, noise)
 
     def settled(self, before: _State, after: _State) -> bool:
