@@ -25,7 +25,7 @@ from advi.transforms.base import Identity, base_of
 from advi.transforms.scalars import HalfLine
 from advi.variational.sparse_precision import is_sparse
 
-ADVICE_DRAWS = 500
+MIN_ADVICE_DRAWS, ADVICE_DRAWS, ADVICE_COORDINATES = 64, 500, 2**22
 NEXT_OF_STREAM = "fit rows that memory holds in the same way, and check that fit."
 
 
@@ -80,7 +80,9 @@ def offer(posterior: GlobalPosterior) -> str:
 
 def advice(posterior: GlobalPosterior, better: ReferenceMoments, off: frozenset[str]) -> str:
     """Return a sentence on how to reparameterise, from reference draws and columns that are off."""
-    some = better.draws.resample(ADVICE_DRAWS, np.random.default_rng(0))
+    most = ADVICE_COORDINATES // better.draws.points.shape[1]
+    num = int(np.clip(most, MIN_ADVICE_DRAWS, ADVICE_DRAWS))
+    some = better.draws.resample(num, np.random.default_rng(0))
     values = posterior.constrain(some)
     settled = posterior.guide.estimated | set(posterior.model.program.coordinates.values())
 

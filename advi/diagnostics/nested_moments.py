@@ -19,6 +19,8 @@ from advi.variational.gaussian import Gaussian
 
 MIN_NUM, MIN_ROUNDS, MAX_ROUNDS, ALL_SECONDS = 64, 3, 8, 30.0  # predicted, of all rounds
 MAX_ERROR = 0.07  # Monte Carlo error of any mean, in sds, or log sd but those in long latents
+COLUMNS = 4096  # whose errors are found at once
+MAX_STATES = 2**22  # coordinates of all states for chains
 MAX_ADAPTED = 12  # hubs for which a round has as many draws as adapted proposals take
 
 
@@ -65,9 +67,10 @@ def _moments(target: Target, found: NestedDraws, num: int) -> tuple[Adapted, Ref
     worst = max(of[short].max(initial=0.0) for of in error)
     reliable = found.reliable and bool(worst <= MAX_ERROR)
     failed = adapted.collapsed and not reliable
+    states = int(np.clip(MAX_STATES // draws.points.shape[1], 1, STATES))
     return adapted, ReferenceMoments(
         NESTED, draws, moments, lambda: target.moments, hubs.khat,
-        reliable, failed, draws.resample(STATES, np.random.default_rng(0)), error=error,
+        reliable, failed, draws.resample(states, np.random.default_rng(0)), error=error,
     )  # fmt: skip
 
 
@@ -115,14 +118,14 @@ def _of_pairs(
     that of draws given each of them.
     """
     num, kept = shape
-    mean, sd = weighted_moments(columns, draws.weights)
-    sd = np.where(sd > 0, sd, 1.0)
-    weights, errors = draws.weights[:, None] * len(columns), []
-    for power in (1, 2):
-        differences = (
-            weights * (columns - mean) ** power - (of_proposal - of_proposal.mean(0)) ** power
-        )
-        by_pair = differences.reshape(-1, 2, num // 2, kept, len(sd)).mean((1, 3))
-        of_pairs = by_pair.reshape(-1, len(sd)) / (power * sd**power)
-        errors.append(of_pairs.std(0) / np.sqrt(len(of_pairs)))
-    return MonteCarloError(*errors)
+    weights, errors = draws.weights[:, None] * len(columns), ([], [])
+    for k in range(0, columns.shape[1], COLUMNS):
+        those, fitted = columns[:, k : k + COLUMNS], of_proposal[:, k : k + COLUMNS]
+        mean, sd = weighted_moments(those, draws.weights)
+        sd = np.where(sd > 0, sd, 1.0)
+        for power, found in enumerate(errors, start=1):
+            differences = weights * (those - mean) ** power - (fitted - fitted.mean(0)) ** power
+            by_pair = differences.reshape(-1, 2, num // 2, kept, len(sd)).mean((1, 3))
+            of_pairs = by_pair.reshape(-1, len(sd)) / (power * sd**power)
+            found.append(of_pairs.std(0) / np.sqrt(len(of_pairs)))
+    return MonteCarloError(*map(np.concatenate, errors))

@@ -106,12 +106,12 @@ class NestedSampler:
 
     def _nested(self, hubs: Adapted) -> NestedDraws:
         given = self.given
+        points, of_proposal, log_inner = given.joined()
         with np.errstate(divide="ignore"):
-            log_weights = np.log(hubs.draws.weights)[:, None] + np.concatenate(given.log_inner)
+            log_weights = np.log(hubs.draws.weights)[:, None] + log_inner
         # of a few draws given hubs one may have very much of the weight
         weights, _ = pareto_smooth(log_weights.ravel())
-        draws = WeightedDraws(np.concatenate(given.points), weights)
-        of_proposal = np.concatenate(given.of_proposal)
+        draws = WeightedDraws(points, weights)
         return NestedDraws(draws, of_proposal, hubs, given.kept, given.variance)
 
 
@@ -167,6 +167,13 @@ class _GivenHubs:
         [at_fit] = self._given(center, [self.own], np.array([self.most]))
         self.variance = at_fit.variance
         self.inner = _num_inner(self.variance, MAX_INNER)
+
+    def joined(self) -> tuple[Floats, Floats, Floats]:
+        """Return the points of all calls, those of the proposal, and log weights given hubs."""
+        kept = self.points, self.of_proposal, self.log_inner
+        for parts in kept:
+            parts[:] = [np.concatenate(parts)]
+        return self.points[0], self.of_proposal[0], self.log_inner[0]
 
     def log_density(self, hubs: Floats) -> Floats:
         """Return estimates (n,) at hubs (n, H), nats; they keep the draws."""
