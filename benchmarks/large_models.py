@@ -4,7 +4,7 @@ A fit with a sparse precision is judged against long runs of NUTS, or against qu
 ``--references`` makes and writes into ``large_models.json``. Where a cut is below the size from
 which the default call takes that family it is asked for, and a fit that is not good is corrected
 as the default call would. Time is CPU seconds, compilation included in those of the first key.
-Groups are only timed, each size in a new process.
+Groups and the full sizes of the others are only timed, each fit in a new process.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 import advi
 from benchmarks.accuracy import Errors, Reference, errors, read_references
 from benchmarks.common import print_header, print_table, run_fresh, save
-from benchmarks.large_problems import OWN, SHARED, Large, groups
+from benchmarks.large_problems import FULL, OWN, SHARED, Large, groups
 from benchmarks.make_references import faults, make
 from benchmarks.random_walk import walk, walk_moments
 from benchmarks.verdict import overrated
@@ -28,9 +28,9 @@ from models.posteriordb.definition import scalar_columns
 from models.shared_data import VARIABLE, find_data
 
 FILE = Path(__file__).with_suffix(".json")
-WALK, GROUPS = "walk", "groups"
+WALK, GROUPS, FULL_SIZES = "walk", "groups", "full"
 SIMULATED = {**OWN, WALK: walk}
-NAMES = (*SHARED, *SIMULATED, GROUPS)
+NAMES = (*SHARED, *SIMULATED, FULL_SIZES, GROUPS)
 SIZES = (12_500, 25_000, 50_000, 100_000)
 QUANTILE = 0.95  # of the errors of effects
 CHAINS, WARMUP, DRAWS, ACCEPT = 2, 1000, 2000, 0.8
@@ -109,28 +109,34 @@ def line(r: Record) -> list[str]:
     ]
 
 
-def time_groups(number: int) -> Record:
-    """Fit groups in this process; return its CPU seconds and peak memory since its start."""
-    fit = advi.fit(*groups(number), progress=False)
+def timed(
+    name: str, size: int | None = None, data: str | None = None, family: str = "auto"
+) -> Record:
+    """Fit in this process; return its CPU seconds and peak memory since its start."""
+    model, rows = groups(size) if size else FULL[name](data)
+    fit = advi.fit(model, rows, family=family, progress=False)
     used = resource.getrusage(resource.RUSAGE_SELF)
     return {
-        "groups": number,
+        "model": name,
+        "latents": model.size,
         "seconds": used.ru_utime + used.ru_stime,
         "gib": used.ru_maxrss / 2**20,
+        "elbo": fit.elbo.value,
         "verdict": fit.verdict.level,
+        "size": size,
     }
 
 
-def time_fresh(number: int) -> Record:
-    """Call `time_groups` in a new process."""
+def timed_anew(*args: Any) -> Record:
+    """Call `timed` in a new process."""
     code = "import json; from benchmarks import large_models; "
-    code += f"print(json.dumps(large_models.time_groups({number})))"
+    code += f"print(json.dumps(large_models.timed(*{args!r})))"
     return json.loads(run_fresh(code).splitlines()[-1])
 
 
 def slope(sizes: list[Record]) -> float:
     """Return the slope of log CPU seconds against log groups."""
-    x, y = (np.log([r[what] for r in sizes]) for what in ("groups", "seconds"))
+    x, y = (np.log([r[what] for r in sizes]) for what in ("size", "seconds"))
     return float(np.polyfit(x, y, 1)[0])
 
 
@@ -154,6 +160,12 @@ def make_references(names: list[str], data: str | None, file: Path) -> None:
         if not wrong:
             kept = json.loads(file.read_text()) if file.exists() else {}
             file.write_text(json.dumps(kept | {name: made}, indent=1) + "\n")
+
+
+def cells(r: Record) -> list[str]:
+    """Return a timed fit's line of the table."""
+    numbers = f"{r['latents']:,}", f"{r['seconds']:.1f}", f"{r['gib']:.2f}", f"{r['elbo']:,.2f}"
+    return [r["model"], *numbers, r["verdict"]]
 
 
 def print_summary(records: list[Record]) -> Record:
@@ -200,14 +212,15 @@ def main(arguments: list[str] | None = None) -> None:
         header += [f"effects |dm| {QUANTILE:.0%}", "|log sd|", "CPU s", "made by"]
         print_table(header, [line(r) for r in records])
         summary = print_summary(records)
-    sizes = [time_fresh(number) for number in args.sizes] if GROUPS in names else []
-    if sizes:
+    family = args.family or "auto"
+    full = [timed_anew(name, None, args.data, family) for name in FULL if FULL_SIZES in names]
+    sizes = [timed_anew(GROUPS, size, None, family) for size in args.sizes if GROUPS in names]
+    if full or sizes:
         print()
-        cells = [
-            [f"{r['groups']:,}", f"{r['seconds']:.1f}", f"{r['gib']:.2f}", r["verdict"]]
-            for r in sizes
-        ]
-        print_table(["groups", "CPU s", "peak GiB", "verdict"], cells)
+        print_table(
+            ["model", "latents", "CPU s", "peak GiB", "ELBO", "verdict"],
+            [cells(r) for r in full + sizes],
+        )
     if len(sizes) > 1:
         summary["slope"] = slope(sizes)
         print(f"slope of log CPU seconds on log groups: {summary['slope']:.2f}")
@@ -219,7 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
         axes.axhline(0.25, color="grey")
         axes.set(xlabel="CPU seconds", ylabel="largest error of a global's mean, sds")
 
-    result = {"fits": records, "groups": sizes, "summary": summary}
+    result = {"fits": records, "full": full, "groups": sizes, "summary": summary}
     save("large_models", result, draw, args.out)
 
 

@@ -25,7 +25,7 @@ from benchmarks.problem import Problem
 from benchmarks.real_models.definition import Spread, normal
 from models import item_response, spatial_counts
 from models import ratings as crossed
-from models.shared_data import codes, keep, read
+from models.shared_data import codes, find_data, keep, read
 
 STUDENTS, LECTURERS = 300, 100
 SIDE = 15
@@ -227,5 +227,24 @@ def groups(number: int) -> tuple[advi.Model, dict[str, Any]]:
     return advi.Model(log_joint, latents), data
 
 
+def inst_eval(data: str | None) -> tuple[advi.Model, Any]:
+    """Return all ratings of InstEval, by 2,972 students of 1,128 lecturers, and their model."""
+    found = crossed.inst_eval(find_data(data))
+    sizes = (int(found.rows[name].max()) + 1 for name in ("student", "lecturer"))
+    return crossed.model(*sizes), found.rows
+
+
+def full_volatility(data: str | None) -> tuple[advi.Model, Any]:
+    """Return stochastic volatility of 5,000 steps."""
+    problem = volatility(5000).problem
+    return problem.model, problem.data
+
+
+def full_grid(data: str | None) -> tuple[advi.Model, Any]:
+    """Return counts in 60 x 60 cells."""
+    return spatial_counts.model(60), spatial_counts.simulate(60).rows
+
+
+FULL = {"InstEval": inst_eval, "volatility": full_volatility, "grid": full_grid}
 SHARED: dict[str, Callable[[Path], Large]] = {"ratings": ratings, "items": items, "radon": radon}
 OWN: dict[str, Callable[[], Large]] = {"volatility": volatility, "grid": grid}

@@ -282,5 +282,5 @@ def test_large_models_smoke(tmp_path, capsys):
 
 
 def test_the_slope_of_seconds_is_that_of_their_logs():
-    sizes = [{"groups": n, "seconds": 1e-3 * n**1.5} for n in (10, 100, 1000)]
+    sizes = [{"size": n, "seconds": 1e-3 * n**1.5} for n in (10, 100, 1000)]
     assert large_models.slope(sizes) == pytest.approx(1.5)
