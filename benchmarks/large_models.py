@@ -29,8 +29,9 @@ from models.shared_data import VARIABLE, find_data
 
 FILE = Path(__file__).with_suffix(".json")
 WALK, GROUPS, FULL_SIZES = "walk", "groups", "full"
+ONLY_TIMED = GROUPS, FULL_SIZES
 SIMULATED = {**OWN, WALK: walk}
-NAMES = (*SHARED, *SIMULATED, FULL_SIZES, GROUPS)
+NAMES = (*SHARED, *SIMULATED, *ONLY_TIMED)
 SIZES = (12_500, 25_000, 50_000, 100_000)
 QUANTILE = 0.95  # of the errors of effects
 CHAINS, WARMUP, DRAWS, ACCEPT = 2, 1000, 2000, 0.8
@@ -143,7 +144,7 @@ def slope(sizes: list[Record]) -> float:
 def make_references(names: list[str], data: str | None, file: Path) -> None:
     """Make the references of problems and keep them, those that fail their checks excepted."""
     for name in names:
-        large = load(name, data) if name != GROUPS else None
+        large = load(name, data) if name not in ONLY_TIMED else None
         if large is None:
             continue
         wrong: list[str] = []
@@ -200,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
     print_header("Models with hundreds to thousands of latents")
     references, records = read_references(FILE), []
     for name in names:
-        large = load(name, args.data) if name != GROUPS else None
+        large = load(name, args.data) if name not in ONLY_TIMED else None
         if large is not None and name not in references:
             print(f"skipped: {name}, no reference in {FILE.name}; --references {name} makes it")
         elif large is not None:

@@ -12,7 +12,7 @@ from advi.core.types import Floats
 from advi.diagnostics import hmc
 from advi.diagnostics.cost import seconds_per_gradient
 from advi.diagnostics.importance_sampling import Adapted
-from advi.diagnostics.long_hmc import CHAINS, Sampler, Segment, run_until_converged
+from advi.diagnostics.long_hmc import CHAINS, MAX_LEAPFROGS, Sampler, Segment, run_until_converged
 from advi.diagnostics.monte_carlo_error import MonteCarloError
 from advi.diagnostics.reference import ReferenceMoments
 from advi.diagnostics.target import Moments, Target
@@ -23,6 +23,7 @@ FEW_CHAINS = 96
 MAX_ELEMENTS = 2**25  # of the points of all chains
 MAX_KEPT = 10_000  # draws of long chains
 CHUNK = 512  # states whose very many columns are held at once
+MIN_STEPS = 250  # that chains of hundreds of coordinates take to converge
 MAX_CHAIN_DIM = 8192  # of chains whose every state is held
 MAX_DIM = MAX_ELEMENTS // (hmc.STEPS * FEW_CHAINS)
 SECONDS = 10.0  # predicted, of the long chains of a correction by default
@@ -71,13 +72,16 @@ def by_long_hmc(
     """Return the moments of chains that go on until they have converged, or the budget ends.
 
     They are those of the last segment if they are interrupted. None if the budget ends before the
-    first, or if so many coordinates cannot be held.
+    first, or if so many coordinates cannot be held, or by no budget that would suffice.
     """
-    if target.hessian is not None and len(target.gaussian.loc) > MAX_CHAIN_DIM:
-        return None
     begin = time.monotonic()
     transport = target.transport or GaussianTransport(target.first, target.structure.random)
     per_gradient = seconds_per_gradient(target.density, transport)
+    if target.hessian is not None:
+        steps = budget.predicted / (per_gradient * CHAINS * MAX_LEAPFROGS)
+        hopeless = budget.seconds is None and steps < MIN_STEPS
+        if hopeless or len(target.gaussian.loc) > MAX_CHAIN_DIM:
+            return None
 
     def stop(num_gradients: int) -> bool:
         if budget.seconds is not None:

@@ -13,6 +13,7 @@ PER_MAP, PER_COORDINATE, PER_WEIGHT, PER_PAIR = 2e-5, 1.5e-7, 5e-9, 2e-10
 PER_ENTRY = 4.5e-9  # of a sparse factor, in two products
 PRODUCT = 4.0  # gradients in a Hessian-vector product
 PER_FACTOR, PER_FACTORED = 2e-3, 1e-7  # and of its entries
+PER_EFFECT = 1.5e-7  # for each coordinate of a draw by a sparse factor
 UNKNOWN_MAP = 1e-4  # of a family of the user's own
 
 
@@ -39,6 +40,11 @@ def seconds_per_hessian(density: Density, hessian: SparseHessian) -> float:
     """Return the predicted seconds of a sparse Hessian of the log density."""
     per_product = PER_DRAW + PRODUCT * PER_ELEMENT * density.log_joint.cost
     return hessian.colouring.num * per_product
+
+
+def seconds_per_effects(density: Density) -> float:
+    """Return the predicted seconds of a draw by a sparse factor, and of its log density."""
+    return PER_EFFECT * density.model.size + PER_ELEMENT * density.log_joint.cost
 
 
 def seconds_per_factor(hessian: SparseHessian) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 
 from advi.core.draw_set import WeightedDraws, weighted_moments
 from advi.core.types import Floats
-from advi.diagnostics.cost import seconds_per_factor, seconds_per_hessian
+from advi.diagnostics.cost import seconds_per_effects, seconds_per_factor, seconds_per_hessian
 from advi.diagnostics.hub_precisions import num_precisions
 from advi.diagnostics.importance_sampling import Adapted
 from advi.diagnostics.monte_carlo_error import MonteCarloError
@@ -17,7 +17,7 @@ from advi.model.density import Density
 from advi.model.sparse_hessian import SparseHessian
 from advi.variational.gaussian import Gaussian
 
-MIN_NUM, MIN_ROUNDS, MAX_ROUNDS, ALL_SECONDS = 64, 3, 8, 30.0  # predicted, of all rounds
+MIN_NUM, MIN_ROUNDS, MAX_ROUNDS, ALL_SECONDS = 64, 3, 8, 60.0  # predicted, of all rounds
 MAX_ERROR = 0.07  # Monte Carlo error of any mean, in sds, or log sd but those in long latents
 COLUMNS = 4096  # whose errors are found at once
 MAX_STATES = 2**22  # coordinates of all states for chains
@@ -40,10 +40,10 @@ def by_nested_sampling(
     target: Target, hessian: SparseHessian, rng: np.random.Generator, budget: NestedBudget
 ) -> tuple[Adapted, ReferenceMoments]:
     """Return the moments of nested importance draws: of hubs, and of the others given these."""
-    num, rounds = _num_draws(target.density, hessian, budget)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        sampler = NestedSampler(target.density, hessian, target.widened, rng, num)
-        found = sampler.first_round()
+        sampler = NestedSampler(target.density, hessian, target.widened, rng)
+        num, rounds = _num_draws(target.density, hessian, sampler.num_given, budget)
+        found = sampler.first_round(num)
         adapted, better = _moments(target, found, num)
         if not (found.even and better.confident):
             adapted, better = _moments(target, sampler.more_rounds(rounds, budget.enough), num)
@@ -56,8 +56,10 @@ def _moments(target: Target, found: NestedDraws, num: int) -> tuple[Adapted, Ref
     columns = target.columns(draws.points)
     columns[draws.weights == 0] = 0.0  # where they may overflow
     moments = Moments(*weighted_moments(columns, draws.weights))
-    error = MonteCarloError.of_draws(draws.ess, columns.shape[1])
-    if not hubs.adapted:  # most of the errors is that of draws of the proposal, and known
+    ess = min(draws.ess, hubs.draws.ess)  # draws that share their hubs are not independent
+    error = MonteCarloError.of_draws(ess, columns.shape[1])
+    # most of the error is that of draws of the proposal, and known
+    if not hubs.adapted and found.of_proposal is not None:
         of_proposal = target.columns(found.of_proposal)
         error = _of_pairs(columns, draws, of_proposal, (num, found.kept))
         moments = _relative(moments, of_proposal, target.moments_of(proposal))
@@ -74,11 +76,13 @@ def _moments(target: Target, found: NestedDraws, num: int) -> tuple[Adapted, Ref
     )  # fmt: skip
 
 
-def _num_draws(density: Density, hessian: SparseHessian, budget: NestedBudget) -> tuple[int, int]:
+def _num_draws(
+    density: Density, hessian: SparseHessian, num_given: int, budget: NestedBudget
+) -> tuple[int, int]:
     """Return the number of draws of hubs in a round, even, and the most rounds."""
     num_hubs = len(hessian.hyperparameters)
     predicted = num_precisions(num_hubs)  # precisions, of all after so many draws
-    per_draw = seconds_per_factor(hessian)
+    per_draw = seconds_per_factor(hessian) + num_given * seconds_per_effects(density)
     of_first = predicted * (seconds_per_hessian(density, hessian) + per_draw)
 
     def affordable(seconds: float) -> float:

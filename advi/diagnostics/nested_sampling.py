@@ -28,14 +28,16 @@ from advi.diagnostics.proposals import SplitStudent
 from advi.diagnostics.psis import pareto_smooth
 from advi.model.density import Density
 from advi.model.sparse_hessian import SparseHessian
-from advi.variational.draws import antithetic
 from advi.variational.gaussian import Gaussian
 from advi.variational.precision_scale import PrecisionScale, ridged
 
 # Draws given each draw of the hubs: of its density, by the variance of their weights; and kept.
-MIN_INNER, MAX_INNER, MAX_UNEVEN, MAX_KEPT, ELEMENTS = 4, 64, 512, 4, 2**24
+MIN_INNER, MAX_INNER, MAX_UNEVEN, ELEMENTS = 4, 64, 512, 2**24
+TINY = 1e-300
+MIN_KEPT, MAX_KEPT, KEPT_COORDINATES = 2, 4, 2**16
 NOISE = 0.1  # variance of the log density of hubs, by draws of the others
-UNEVEN = 2.0  # times the draws wanted at the fit, beyond which no precision is predicted
+MAX_EVEN = 0.7  # variance of log weights, beyond which the draws that are kept are resampled
+UNEVEN = 3.0  # times the draws wanted at the fit, beyond which no precision is predicted
 MAX_VARIANCE = 4.0  # of the log weights, beyond which so many draws do not give the density
 PER_DIMENSION = 20  # draws of the hubs for each of them in a round, where proposals adapt
 # Effective share of draws of the fit: below, more of them do not help. Among very many hubs it is
@@ -49,7 +51,8 @@ class NestedDraws(NamedTuple):
     """Draws of all coordinates; `kept` of them, one after another, share their hubs."""
 
     draws: WeightedDraws  # (n kept, D)
-    of_proposal: Floats  # (n kept, D) draws of the proposal at the same noise
+    # (n kept, D) draws of the proposal at the same noise, unless draws given hubs were resampled
+    of_proposal: Floats | None
     hubs: Adapted  # the importance sampling of the hubs
     kept: int
     variance: float  # of the log weights of the others given the hubs
@@ -69,7 +72,7 @@ class NestedDraws(NamedTuple):
 
 
 class NestedSampler:
-    """Draws from a posterior with hubs, `num` of these in a round.
+    """Draws from a posterior with hubs.
 
     The weights are those of the joint density: where others are not Gaussian given the hubs, it
     shows in their k-hat. Rue, Martino & Chopin (2009), Approximate Bayesian inference for latent
@@ -77,17 +80,20 @@ class NestedSampler:
     """
 
     def __init__(
-        self, density: Density, hessian: SparseHessian, q: Gaussian, rng: np.random.Generator,
-        num: int,
-    ) -> None:  # fmt: skip
-        self.rng, self.num = rng, num
+        self, density: Density, hessian: SparseHessian, q: Gaussian, rng: np.random.Generator
+    ) -> None:
+        self.rng = rng
         self.first = Gaussian(q.loc[hessian.hyperparameters], q.scale.take(hessian.hyperparameters))
-        kept = int(np.clip(ELEMENTS // (num * hessian.dim), 2, MAX_KEPT)) // 2 * 2
-        self.given = _GivenHubs(density, hessian, q, rng, kept)
-        self.sample = drawn(self.given.log_density, self.first, rng, num)
+        self.given = _GivenHubs(density, hessian, q, rng)
 
-    def first_round(self) -> NestedDraws:
-        """Return draws of `q`."""
+    @property
+    def num_given(self) -> int:
+        """How many draws of the others are made given each draw of the hubs."""
+        return self.given.inner
+
+    def first_round(self, num: int) -> NestedDraws:
+        """Return draws of `q`, so many of the hubs."""
+        self.sample = drawn(self.given.log_density, self.first, self.rng, num)
         return self._nested(weighted(self.sample, self.first))
 
     def more_rounds(self, rounds: int, enough: float) -> NestedDraws:
@@ -95,12 +101,12 @@ class NestedSampler:
 
         They are of proposals that adapt, or of `q` if there are very many hubs.
         """
-        found = weighted(self.sample, self.first)
+        found, num = weighted(self.sample, self.first), len(self.sample.points)
         of = self.given.log_density, self.first
-        if np.isfinite(found.khat) and self.num >= PER_DIMENSION * len(self.first.loc):
+        if np.isfinite(found.khat) and num >= PER_DIMENSION * len(self.first.loc):
             found = adaptive(*of, self.sample, found.khat, self.rng, rounds, SplitStudent, enough)
         elif found.share >= MIN_PLAIN_SHARE:
-            more = [drawn(*of, self.rng, self.num) for _ in range(rounds - 1)]
+            more = [drawn(*of, self.rng, num) for _ in range(rounds - 1)]
             found = weighted(functools.reduce(Sample.joined, more, self.sample), self.first)
         return self._nested(found)
 
@@ -116,9 +122,9 @@ class NestedSampler:
 
 
 class Conditional(NamedTuple):
-    """Draws of the others given hubs."""
+    """Antithetic draws of the others given hubs."""
 
-    noise: Floats  # (n, D - H)
+    noise: Floats  # (n / 2, D - H)
     points: Floats  # (n, D)
     log_ratio: Floats  # (n,) log p - log q, nats
 
@@ -133,16 +139,20 @@ class Conditional(NamedTuple):
         """Log of the mean weight, the log density of the hubs."""
         return float(np.logaddexp.reduce(self.log_ratio) - np.log(len(self.log_ratio)))
 
+    def resampled(self, num: int, rng: np.random.Generator) -> Floats:
+        """Return draws (num, D) by their weights."""
+        weights = np.exp(self.log_ratio - np.maximum(self.log_ratio.max(), -1e300)) + TINY
+        return WeightedDraws(self.points, weights / weights.sum()).resample(num, rng)
+
 
 class _GivenHubs:
     """The log density of the hubs, and the draws of all coordinates that it was estimated from."""
 
     def __init__(
-        self, density: Density, hessian: SparseHessian, q: Gaussian, rng: np.random.Generator,
-        kept: int,
-    ) -> None:  # fmt: skip
-        self.kept, self.density, self.hessian = kept, density, hessian
-        self.q, self.rng = q, rng
+        self, density: Density, hessian: SparseHessian, q: Gaussian, rng: np.random.Generator
+    ) -> None:
+        self.density, self.hessian, self.q, self.rng = density, hessian, q, rng
+        self.kept = int(np.clip(KEPT_COORDINATES // hessian.dim, MIN_KEPT, MAX_KEPT)) // 2 * 2
         is_hub = np.zeros(hessian.dim, bool)
         is_hub[hessian.hyperparameters] = True
         self.rest = np.flatnonzero(~is_hub)
@@ -166,14 +176,17 @@ class _GivenHubs:
         self.most = int(np.clip(ELEMENTS // hessian.dim, MAX_INNER, MAX_UNEVEN)) // 2 * 2
         [at_fit] = self._given(center, [self.own], np.array([self.most]))
         self.variance = at_fit.variance
-        self.inner = _num_inner(self.variance, MAX_INNER)
+        self.wanted = max(MIN_INNER, _wanted(self.variance))
+        self.inner = int(min(self.wanted, MAX_INNER)) // 2 * 2
+        self.uneven = self.variance > MAX_EVEN
 
-    def joined(self) -> tuple[Floats, Floats, Floats]:
+    def joined(self) -> tuple[Floats, Floats | None, Floats]:
         """Return the points of all calls, those of the proposal, and log weights given hubs."""
         kept = self.points, self.of_proposal, self.log_inner
         for parts in kept:
-            parts[:] = [np.concatenate(parts)]
-        return self.points[0], self.of_proposal[0], self.log_inner[0]
+            parts[:] = [np.concatenate(parts)] if parts else []
+        of_proposal = None if self.uneven else self.of_proposal[0]
+        return self.points[0], of_proposal, self.log_inner[0]
 
     def log_density(self, hubs: Floats) -> Floats:
         """Return estimates (n,) at hubs (n, H), nats; they keep the draws."""
@@ -189,43 +202,57 @@ class _GivenHubs:
         fitted[:, self.hessian.hyperparameters] = hubs
         fitted[:, self.rest] -= self.own.covariance_times(shift.T)
         given = self._given(*self._modes(fitted), np.full(num, self.inner))
-        wanted = np.array([_num_inner(of.variance, self.most) for of in given])
-        uneven = np.flatnonzero(wanted > UNEVEN * self.inner)
+        wanted = np.array([_wanted(of.variance) for of in given])
+        uneven = np.flatnonzero(wanted > UNEVEN * self.wanted)
         if len(uneven):
-            exact = self._given(*self._modes(fitted[uneven], exact=True), wanted[uneven])
+            nums = np.minimum(wanted[uneven], self.most).astype(int) // 2 * 2
+            exact = self._given(*self._modes(fitted[uneven], exact=True), nums)
             for k, of in zip(uneven, exact, strict=True):
                 given[k] = of
         values = np.array([of.log_mean for of in given])
-        away = self.own.mv(np.concatenate([self._some(of.noise) for of in given]))
+        self._keep(given, values, fitted)
+        return values
+
+    def _keep(self, given: list[Conditional], values: Floats, fitted: Floats) -> None:
+        """Keep some draws of each, and draws of the proposal at their noise.
+
+        Where weights are very uneven they are resampled, and there are no equal draws.
+        """
+        if self.uneven:
+            some = [of.resampled(self.kept, self.rng) for of in given]
+            self.points.append(np.concatenate(some))
+            self.log_inner.append(np.zeros((len(given), self.kept)))
+            return
+        half = self.kept // 2
+        away = self.own.mv(np.concatenate([of.noise[:half] for of in given]))
+        away = away.reshape(len(given), half, -1)
         of_proposal = np.repeat(fitted[:, None], self.kept, axis=1)
-        of_proposal[:, :, self.rest] += away.reshape(num, self.kept, -1)
-        some = np.array([self._some(of.log_ratio) for of in given])
-        self.points.append(np.concatenate([self._some(of.points) for of in given]))
+        of_proposal[:, :, self.rest] += np.concatenate([away, -away], axis=1)
+        some = np.array([_in_pairs(of.log_ratio, half) for of in given])
+        self.points.append(np.concatenate([_in_pairs(of.points, half) for of in given]))
         self.of_proposal.append(of_proposal.reshape(-1, self.hessian.dim))
         self.log_inner.append(some - np.maximum(values, -1e300)[:, None])
-        return values
 
     def _given(
         self, centers: Floats, scales: list[PrecisionScale], nums: Indices
     ) -> list[Conditional]:
-        """Return draws of the others given hubs, so many of each."""
-        all_, noise, points, log_q = np.ones(len(self.rest), bool), [], [], []
-        for center, scale, num in zip(centers, scales, nums, strict=True):
-            E = antithetic(self.rng, num, len(self.rest))
-            X = np.tile(center, (num, 1))
-            X[:, self.rest] += scale.mv(E)
-            noise.append(E)
-            points.append(X)
-            log_q.append(-0.5 * (E**2 + LOG_2PI).sum(1) - scale.log_det(all_))
-        log_p = self.density.value(np.concatenate(points))  # its calls are of many points
-        log_ratio = np.where(np.isfinite(log_p), log_p - np.concatenate(log_q), -np.inf)
-        of_each = np.split(log_ratio, np.cumsum(nums)[:-1])
-        return [Conditional(*of) for of in zip(noise, points, of_each, strict=True)]
-
-    def _some(self, rows: Floats) -> Floats:
-        """Return some of antithetic rows, in pairs."""
-        half = self.kept // 2
-        return np.concatenate([rows[:half], rows[len(rows) // 2 :][:half]])
+        """Return antithetic draws of the others given hubs, so many of each."""
+        points, ends = np.empty((nums.sum(), self.hessian.dim)), np.cumsum(nums)
+        all_, noise, log_q = np.ones(len(self.rest), bool), [], []
+        for center, scale, num, end in zip(centers, scales, nums, ends, strict=True):
+            half = self.rng.standard_normal((num // 2, len(self.rest)))
+            away, own = scale.mv(half), points[end - num : end]
+            own[:] = center
+            own[: num // 2, self.rest] += away
+            own[num // 2 :, self.rest] -= away
+            of_half = -0.5 * np.einsum("ij,ij->i", half, half) - scale.log_det(all_)
+            log_q += [of_half, of_half]
+            noise.append(half)
+        log_p = self.density.value(points)  # its calls are of many points
+        log_ratio = log_p - np.concatenate(log_q) + 0.5 * LOG_2PI * len(self.rest)
+        log_ratio = np.where(np.isfinite(log_p), log_ratio, -np.inf)
+        of_each = np.split(points, ends[:-1]), np.split(log_ratio, ends[:-1])
+        return [Conditional(*of) for of in zip(noise, *of_each, strict=True)]
 
     def _modes(self, X: Floats, *, exact: bool = False) -> tuple[Floats, list[PrecisionScale]]:
         """Return X (n, D) with all but the hubs at their means given these, and scales there.
@@ -271,7 +298,11 @@ class _GivenHubs:
         return matrix[self.rest][:, self.rest].tocsc()
 
 
-def _num_inner(variance: float, most: int) -> int:
-    """Return how many draws, an even number, give a density by log weights of a variance."""
-    wanted = np.expm1(min(variance, MAX_VARIANCE)) / NOISE  # of log-normal weights
-    return int(np.clip(wanted, MIN_INNER, most)) // 2 * 2
+def _wanted(variance: float) -> float:
+    """Return how many draws give a density by log-normal weights of a variance."""
+    return float(np.expm1(min(variance, MAX_VARIANCE)) / NOISE)
+
+
+def _in_pairs(rows: Floats, num: int) -> Floats:
+    """Return so many pairs of antithetic rows."""
+    return np.concatenate([rows[:num], rows[len(rows) // 2 :][:num]])
