@@ -1,6 +1,6 @@
 """Nested importance sampling: hubs are weighted, the others drawn from their Gaussian given them.
 
-Hubs are the few coordinates that very many others depend on, such as hyperparameters. Given these
+Hubs are here hyperparameters: entries of short latents that very many others depend on. Given these
 the others, such as effects of groups, are nearly Gaussian, with a precision of the same sparsity.
 From one value of the hubs to another their mean moves as their mode does, and their precision as
 the Hessian: at the means of the hubs they are those of the fit, of which the weights of very many
