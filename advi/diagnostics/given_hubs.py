@@ -111,10 +111,10 @@ class GivenHubs:
         wanted = np.array([_wanted(of.variance) for of in given])
         uneven = np.flatnonzero(wanted > UNEVEN * self.wanted)
         if len(uneven):
-            nums = np.minimum(wanted[uneven], self.most).astype(int) // 2 * 2
-            exact = self._given(*self._modes(fitted[uneven], exact=True), nums)
-            for k, of in zip(uneven, exact, strict=True):
-                given[k] = of
+            exact = zip(uneven, *self._modes(fitted[uneven], exact=True), strict=True)
+            for k, center, scale in exact:  # one by one: their draws are very many
+                most = int(min(wanted[k], self.most)) // 2 * 2
+                [given[k]] = self._given(center[None], [scale], np.array([most]))
         values = np.array([of.log_mean for of in given])
         self._keep(given, values, fitted)
         return values
