@@ -141,8 +141,8 @@ def adaptive(
 ) -> Adapted:
     """Sample from Student-t proposals with adapted moments, after a `first` round of a Gaussian.
 
-    It ends with the `rounds`, or with `enough` effective draws and a low k-hat. All rounds are
-    weighted by the mixture of all proposals, and the weights are Pareto-smoothed.
+    It ends with the `rounds`, or where the proposals have settled and `enough` draws are effective.
+    All rounds are weighted by the mixture of all proposals, and the weights are Pareto-smoothed.
     Cornuet, Marin, Mira & Robert (2012), Adaptive Multiple Importance Sampling, section 2.
     """
     Z, values, log_ratios = first
@@ -153,7 +153,9 @@ def adaptive(
         weights, khat = pareto_smooth(values - _log_mean_exp(densities))
         draws = WeightedDraws(Z, weights)
         proposals.append(proposals[-1].adapted(draws))
-        if len(proposals) > rounds or (draws.ess >= enough and khat <= NEAR_KHAT):
+        last_round = _effective_share(values[-num:] - densities[-num:, -1]) / gaussian_share(dim)
+        settled = last_round >= NEAR_SHARE and khat <= NEAR_KHAT
+        if len(proposals) > rounds or (settled and draws.ess >= enough):
             break
         last = proposals[-1]
         new = last.draw(rng, num)
@@ -162,8 +164,7 @@ def adaptive(
         of_new = np.stack([q.log_density(new) for q in proposals], axis=1)
         densities = np.concatenate([np.concatenate([densities, under_last], axis=1), of_new])
         Z = np.concatenate([Z, new])
-    last_round = _effective_share(values[-num:] - densities[-num:, -1])
-    share = max(draws.ess / len(draws.weights), last_round) / gaussian_share(dim)
+    share = max(draws.ess / len(draws.weights) / gaussian_share(dim), last_round)
     proposal = Gaussian(proposals[-1].loc, TriangularScale(proposals[-1].scale_tril))
     return Adapted(draws, khat, log_ratios, first_khat, proposal, share, adapted=True)
 

@@ -32,7 +32,7 @@ class NestedBudget(NamedTuple):
     seconds: float  # predicted, of a round, beyond which it has fewer draws
 
 
-CHECK_BUDGET = NestedBudget(draws=128, enough=400, seconds=10.0)
+CHECK_BUDGET = NestedBudget(draws=160, enough=800, seconds=10.0)
 CORRECT_BUDGET = NestedBudget(draws=256, enough=1000, seconds=20.0)
 
 
