@@ -8,6 +8,7 @@ from advi.core.status import MAX_DRIFT
 from advi.core.verdict import REMEDIES, Alarm, Cause, Verdict
 from advi.model.checks.tails import growth
 from advi.posterior.record import FitRecord, OtherMode
+from advi.variational.sparse_precision import is_sparse
 
 ONLY_POINTS = "A point estimate has no posterior to compare with."
 
@@ -41,6 +42,8 @@ def unexamined(record: FitRecord, *reasons: str, action: str = "") -> Verdict:
 def improper(record: FitRecord) -> list[Alarm]:
     """Return an alarm if the log density does not fall along some ray."""
     posterior = record.global_posterior
+    if record.outcome.status == "max_steps" and is_sparse(posterior.guide):
+        return []  # effects may still be at zero, where their sd has a density without bound
     found = growth(posterior.density, posterior.gaussian.loc)
     return [] if found is None else [Alarm("improper", str(found))]
 

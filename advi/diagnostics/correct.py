@@ -59,6 +59,8 @@ def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noq
     best = found[-1]
     if target.hessian is not None and not best.confident and not found[0].failed:
         best = found[0]  # nearer than short runs of chains in so many dimensions
+    if best.failed and best.method == NESTED:
+        return _not_corrected(record, best, adapted.first_khat, alarms, offer(posterior))
     return _with_draws(record, target, best, first, adapted.first_khat, alarms, unseen)
 
 
@@ -87,6 +89,17 @@ def _with_draws(
         posterior=dataclasses.replace(posterior, weighted=best.draws),
         examination=Examination(verdict, khat, compare_moments([best], target.many)),
     )
+
+
+def _not_corrected(
+    record: FitRecord, best: ReferenceMoments, khat: float, alarms: tuple[Alarm, ...], how: str
+) -> FitRecord:
+    """Return the fit with its own draws, where a few of better ones have all of the weight."""
+    reason = f"It could not be corrected: importance weights are too uneven ({best.size})."
+    verdict = _verdict(best, alarms, reason, "", how)
+    if not alarms:
+        verdict = dataclasses.replace(verdict, reasons=(reason,))
+    return dataclasses.replace(record, examination=Examination(verdict, khat, None))
 
 
 def _unseen_tail(adapted: Adapted) -> str:

@@ -200,7 +200,7 @@ def _chosen(
     given = names if names is None else check_names("linear_response", names)
     for name in given or ():
         if name not in latents:
-            raise ValueError(unknown("linear_response", name, inferred))
+            raise ValueError(f"linear_response: {unknown('latent', name, inferred)}")
         if name not in inferred:
             raise ValueError(f"linear_response: got {name!r}, which is estimated as a point.")
     if given is None:

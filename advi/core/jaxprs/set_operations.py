@@ -126,7 +126,44 @@ def _product(eqn: Any, args: Sequence[Flow], pairs: Pairs) -> Any:
     return union(parts)
 
 
+def _solved(eqn: Any, args: Sequence[Flow], pairs: Pairs) -> Any:
+    """Return the sets of solutions of triangular systems, each column for itself."""
+    matrix, right = args
+    shape = eqn.invars[1].aval.shape
+    places = np.arange(math.prod(shape)).reshape(shape)
+    if not eqn.params["left_side"]:
+        places = np.swapaxes(places, -1, -2)
+    columns = np.swapaxes(places, -1, -2).reshape(-1, places.shape[-2])  # of one system each
+    system = np.empty(places.size, int)
+    system[columns] = np.arange(len(columns))[:, None]
+    of_right = gathered_into(right.sets, system, len(columns))
+    of_matrix = _of_each_matrix(matrix, eqn.invars[0].aval.shape)
+    if of_matrix is not None:
+        pairs.mix(of_matrix)
+        of_matrix = of_matrix[np.repeat(np.arange(of_matrix.shape[0]), places.shape[-1])]
+        pairs.meet(of_matrix, of_right)
+    return union([of_matrix, of_right])[system]
+
+
+def _factorised(eqn: Any, args: Sequence[Flow], pairs: Pairs) -> Any:
+    """Return the sets of Cholesky factors, each matrix for itself."""
+    shape = eqn.invars[0].aval.shape
+    sets = _of_each_matrix(args[0], shape)
+    pairs.mix(sets)
+    require_memory(sets.nnz * shape[-1] ** 2)
+    return sets[np.repeat(np.arange(sets.shape[0]), shape[-1] * shape[-2])]
+
+
+def _of_each_matrix(arg: Flow, shape: Sequence[int]) -> Any:
+    """Return the unions of the sets of every matrix of a stack (..., n, m)."""
+    size = shape[-1] * shape[-2]
+    num = math.prod(shape) // max(size, 1)
+    return gathered_into(arg.sets, np.repeat(np.arange(num), size), num)
+
+
 SPECIAL = {
+    "triangular_solve": _solved,
+    "cholesky": _factorised,
     "reduce_sum": _reduced,
     "reduce_max": _reduced,
     "reduce_min": _reduced,

@@ -158,11 +158,13 @@ def _with_sparsity(
     would not fit, or costs more.
     """
     if is_sparse(guide):
+        if restarts > 1:
+            raise one_start(restarts, "a Gaussian with a sparse precision has")
         return guide, require_sparse(density)
     model = guide.model
     one_of_auto = len(guide.blocks) == 1 and bool(guide.choices) and not guide.local
     fits = model.size <= AUTO_FULL_RANK_DIM
-    if not one_of_auto or model.size <= AUTO_SPARSE_DIM or (fits and restarts > 1):
+    if not one_of_auto or model.size <= AUTO_SPARSE_DIM or restarts > 1:
         return guide, None
     hessian = sparse_hessian(density)
     if hessian is None:
@@ -187,5 +189,5 @@ def one_start(restarts: int, what: str) -> ValueError:
     """Return the error for restarts where there is only one start."""
     return ValueError(
         f"restarts: got {restarts}, and {what} one start; expected 1. Leave it out; several starts "
-        "are the automatic plan's, without batch_size, optimizer and init=fit."
+        "are the automatic plan's, without batch_size, optimizer, init=fit and family='sparse'."
     )

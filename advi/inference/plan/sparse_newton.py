@@ -22,12 +22,14 @@ MAX_STEPS = 80
 LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)  # of a step, that are tried
 # Gains of a step, nats and nats for each coordinate, below which the next phase begins.
 HELD_GAIN, FEW_GAIN, FEW_NATS, GAIN, NATS = 0.02, 0.003, 0.5, 1e-4, 0.01
+MAX_LEFT = 10.0  # smallest gains, that a step by the gradient promises at a state that none betters
 MAX_MOVE, MAX_MEASURED = 0.02, 64  # sds of the last step, and means of which it is measured
 HUB_ERROR = 0.1  # sds, of the means of hubs
 MAX_HUB_DRAWS = 2048
 MIN_CHUNK, MAX_CHUNK, CHUNK_COORDINATES = 16, 256, 2**22  # draws of one call
 MIN_PROBES = 3  # the more effects there are, the better each tells a trace
 HUB_VARIANCE = 0.01  # of hubs at the start
+NARROWER = (1e2, 1e4, 1e6)  # times the first precision, where wider draws are not finite
 MAX_GAP = 1e-3  # nats for each coordinate, between the ELBO on the steps' draws and on fresh ones
 MAX_ROUNDS = 12  # of averages over further draws
 
@@ -38,6 +40,7 @@ class SparseEnd(NamedTuple):
     fresh: FreshElbo  # of the Gaussian, on draws that no step has seen
     held_out_gap: float  # nats
     reason: str  # "converged" | "budget" | "not finite"
+    gradient: float  # of the means, norm in units of the scale
 
 
 def sparse_newton(
@@ -65,7 +68,7 @@ def sparse_newton(
         variances[hessian.hubs] = HUB_VARIANCE
     scale = steps.scale(sparse.diags_array(1 / variances))
     num, reason = FEW, "budget"
-    state = yield from steps.evaluated(start.loc, scale, steps.draws(FEW))
+    state = yield from steps.finite(start.loc, scale, steps.draws(FEW))
     for _ in range(MAX_STEPS):
         if not np.isfinite(state.elbo):
             reason = "not finite"
@@ -77,7 +80,9 @@ def sparse_newton(
         elif num == FEW and gain < FEW_NATS + FEW_GAIN * hessian.dim:
             num = steps.most
             state = yield from steps.evaluated(state.loc, state.scale, steps.draws(num))
-        elif num > FEW and gain < NATS + GAIN * hessian.dim and steps.settled(before, state):
+        elif num > FEW and gain < steps.least_gain and steps.settled(before, state):
+            if steps.could_gain(state) > MAX_LEFT * steps.least_gain:
+                break  # no step was found that would
             enough = yield from steps.num_draws(state)
             if enough <= num:
                 reason = "converged"
@@ -123,6 +128,11 @@ class _Steps(NamedTuple):
         """Draws of a step, but for those that means of hubs may take, and of a mean Hessian."""
         return int(np.clip(COORDINATES // self.hessian.dim, MIN_DRAWS, MAX_DRAWS)) // 2 * 2
 
+    @property
+    def least_gain(self) -> float:
+        """Nats below which a step is no longer worth it."""
+        return NATS + GAIN * self.hessian.dim
+
     def scale(self, precision: SparseMatrix) -> PrecisionScale:
         return PrecisionScale(sparse.csc_array(precision), self.hessian.elimination.order)
 
@@ -143,6 +153,15 @@ class _Steps(NamedTuple):
         finite = np.isfinite(elbo) and np.isfinite(gradient).all()
         return _State(loc, scale, noise, np.asarray(points), gradient, elbo if finite else -np.inf)
 
+    def finite(self, loc: Floats, scale: PrecisionScale, noise: _Noise) -> Stage[_State]:
+        """Return the first state, of a narrower scale if draws of the given one are not finite."""
+        state = yield from self.evaluated(loc, scale, noise)
+        for times in NARROWER:
+            if np.isfinite(state.elbo):
+                break
+            state = yield from self.evaluated(loc, self.scale(times * scale.precision), noise)
+        return state
+
     def moved(self, state: _State, held: Bools) -> Stage[_State]:
         """Return the state after the longest step that raises the ELBO; the same if none does."""
         before, gradient = state.scale.precision, state.gradient
@@ -159,14 +178,20 @@ class _Steps(NamedTuple):
             moved = yield from self._with_response(state, Gaussian(state.loc, positive), step)
             if moved is not None:
                 return moved
-        # near the optimum no shorter step gains more
-        near = 0.5 * gradient @ step < NATS + GAIN * self.hessian.dim
-        for length in LENGTHS[: 1 if near else None]:
-            scale = self.scale((1 - length) * before + length * positive.precision)
-            moved = yield from self.evaluated(state.loc + length * step, scale, state.noise)
-            if moved.elbo > state.elbo:
-                self.accepted(Gaussian(moved.loc, scale), moved.elbo)
-                return moved
+        # near the optimum no shorter step gains more; far from it the curvature may mislead, and
+        # the present scale is tried
+        if 0.5 * gradient @ step < self.least_gain:
+            tried = [(positive, step, LENGTHS[:1])]
+        else:
+            by_scale = state.scale.covariance_times(gradient[None])[0]
+            tried = [(positive, step, LENGTHS), (state.scale, by_scale, LENGTHS)]
+        for towards, way, lengths in tried:
+            for length in lengths:
+                scale = self.scale((1 - length) * before + length * towards.precision)
+                moved = yield from self.evaluated(state.loc + length * way, scale, state.noise)
+                if moved.elbo > state.elbo:
+                    self.accepted(Gaussian(moved.loc, scale), moved.elbo)
+                    return moved
         return state
 
     def _with_response(self, state: _State, at: Gaussian, step: Floats) -> Stage[_State | None]:
@@ -209,6 +234,11 @@ class _Steps(NamedTuple):
         noise = self.rng.standard_normal((num, self.hessian.dim))
         return HubProbe(q, self.hessian.hubs, noise)
 
+    def could_gain(self, state: _State) -> float:
+        """Return the nats that a step of the means would gain, by the present precision."""
+        gradient = state.gradient
+        return float(0.5 * gradient @ state.scale.covariance_times(gradient[None])[0])
+
     def settled(self, before: _State, after: _State) -> bool:
         """Return whether a step has moved the means of hubs little; of some, if there are none."""
         hubs, dim = self.hessian.hubs, self.hessian.dim
@@ -243,4 +273,4 @@ def _ended(steps: _Steps, state: _State, fresh_draws: Floats, reason: str) -> St
             break
         gap, fresh, precision = gap - after.elbo.value + fresh.elbo.value, after, scale.precision
         steps.accepted(fresh.gaussian, fresh.elbo.value)
-    return SparseEnd(fresh, float(gap), reason)
+    return SparseEnd(fresh, float(gap), reason, np.sqrt(2 * max(steps.could_gain(state), 0.0)))

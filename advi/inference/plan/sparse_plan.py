@@ -58,6 +58,8 @@ def run_sparse_plan(
             [status] = runner.run(ended.status())
         except (StopError, KeyboardInterrupt) as stop:
             last = Estimate(runner.trace[-1].elbo if runner.trace else np.nan, np.nan)
+            if isinstance(stop, StopError):
+                last = _elbo(density, runner.gaussian, structure, fresh_draws)
             return PlanResult(runner.gaussian, last, runner.stopped(stop), runner.trace, np.nan, ())
     fresh = end.fresh
     return PlanResult(fresh.gaussian, fresh.elbo, status, runner.trace, end.held_out_gap, ())
@@ -88,6 +90,12 @@ def _start(
     return Gaussian.diagonal(points[best], 1.0)
 
 
+def _elbo(density: Density, gaussian: Gaussian, structure: Structure, E: Floats) -> Estimate:
+    """Return the ELBO of a Gaussian where the budget has ended."""
+    elbos = structure.paired_elbos(density.value(gaussian.points(E)), E, gaussian)
+    return Estimate(float(elbos.mean()), float(elbos.std() / np.sqrt(len(elbos))))
+
+
 def _finite(values: Floats, gradients: Floats) -> Bools:
     return np.isfinite(values) & np.isfinite(gradients).all(1)
 
@@ -95,4 +103,4 @@ def _finite(values: Floats, gradients: Floats) -> Bools:
 def _refined(end: SparseEnd) -> Refined:
     """Return the end as that of the plan's other stages."""
     elbo = end.fresh.elbo.value + end.held_out_gap
-    return Refined(StageResult(end.fresh.gaussian, elbo, end.reason, 0.0), end.fresh)
+    return Refined(StageResult(end.fresh.gaussian, elbo, end.reason, end.gradient), end.fresh)

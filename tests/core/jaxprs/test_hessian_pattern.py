@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import gammaln, logsumexp
 
 from advi.core.colouring import coloured, groups_of
@@ -110,6 +111,22 @@ def of_matrices(x, y):
     return jnp.linalg.slogdet(cov)[1] + (x[3:9].reshape(2, 3) @ x[:3]).sum() + x[9] ** 2
 
 
+def correlated_slopes(x, y):
+    """Pairs of effects by group, whose covariance has a Cholesky factor of its own."""
+    tril = jnp.array([[1.0, 0.0], [0.0, 0.0]]) * jnp.exp(x[0])
+    tril += jnp.array([[0.0, 0.0], [1.0, 0.0]]) * x[1] + jnp.diag(jnp.array([0.0, 1.0]))
+    scores = solve_triangular(tril, x[2:].reshape(5, 2).T, lower=True)
+    return -0.5 * (scores**2).sum() - 5 * x[0] - (x[2:] ** 4).sum()
+
+
+def systems_on_the_right(x, y):
+    tril = jnp.linalg.cholesky(jnp.eye(2) * (1 + x[0] ** 2))
+    stacked = jnp.broadcast_to(tril, (5, 2, 2))
+    right = x[2:].reshape(5, 1, 2)
+    solved = jax.lax.linalg.triangular_solve(stacked, right, left_side=False, lower=True)
+    return (solved**2).sum() + x[1] ** 2
+
+
 EXACT = [
     nested,
     crossed,
@@ -124,7 +141,9 @@ EXACT = [
     spline,
     survival,
 ]
-WIDER = [mixture, written, sums, chosen, chained, of_matrices]
+WIDER = [
+    mixture, written, sums, chosen, chained, of_matrices, correlated_slopes, systems_on_the_right,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("function", [*EXACT, *WIDER], ids=lambda f: f.__name__)
@@ -171,6 +190,15 @@ def test_effects_share_a_colour_and_hubs_are_last():
     order, entries = elimination(pattern, groups, 10**6)
     assert order[-2:].tolist() == [0, 1]
     assert entries == 200 + 2 * 200 + 3
+
+
+def test_effects_of_other_groups_do_not_meet_in_a_triangular_solve():
+    pattern = hessian_pattern(
+        jax.make_jaxpr(lambda x: correlated_slopes(x, None))(np.zeros(12)), []
+    )
+    groups = np.repeat(np.arange(5), 2)
+    of_effects = pattern.toarray()[2:, 2:] > 0
+    np.testing.assert_array_equal(of_effects, groups[:, None] == groups)
 
 
 def test_the_entries_of_a_factor_are_counted():

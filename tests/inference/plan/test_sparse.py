@@ -158,7 +158,53 @@ def test_the_same_key_gives_the_same_bits_and_ctrl_c_what_there_is():
     assert on.elbo.value == pytest.approx(first.elbo.value, abs=0.05)
 
 
+def two_parameter_items(z, d):
+    logits = z["slope"] * (z["person"][:, None] - z["item"])
+    return (
+        -z["spread"]
+        + norm.logpdf(z["log_slope"], 0, z["spread"]).sum()
+        + norm.logpdf(z["item"], 0, 2).sum()
+        + norm.logpdf(z["person"]).sum()
+        + jax.nn.log_sigmoid(jnp.where(d["y"] == 1, logits, -logits)).sum()
+    )
+
+
+def test_steps_go_on_where_the_curvature_misleads():
+    """Products of latents: far from the optimum no Newton step raises the ELBO, a shorter one by
+    the present scale does. The optimum is that of full rank."""
+    rng = np.random.default_rng(5)
+    person, item = rng.standard_normal(120), rng.standard_normal(12)
+    slope = np.exp(0.3 * rng.standard_normal(12))
+    probability = 1 / (1 + np.exp(-slope * (person[:, None] - item)))
+    data = {"y": rng.binomial(1, probability).astype(float)}
+
+    def log_joint(z, d):
+        return two_parameter_items({**z, "slope": jnp.exp(z["log_slope"])}, d)
+
+    latents = {
+        "spread": advi.positive(),
+        "log_slope": advi.real(12),
+        "item": advi.real(12),
+        "person": advi.real(120),
+    }
+    model = advi.Model(log_joint, latents)
+    elbos = [
+        advi.fit(model, data, family=family, key=key, diagnose=False).elbo.value
+        for family, key in (("full_rank", 0), ("sparse", 0), ("sparse", 1), ("sparse", 2))
+    ]
+    np.testing.assert_allclose(elbos[1:], elbos[0], atol=1.0)
+
+
+def test_a_budget_leaves_an_elbo_and_no_false_alarm():
+    fit = advi.fit(CROSSED, DATA, family="sparse", max_steps=3)
+    assert fit.status == "max_steps"
+    assert np.isfinite(fit.elbo.value)
+    assert not any("no posterior" in reason for reason in fit.verdict.reasons)
+
+
 def test_what_it_does_not_take_is_refused():
+    with pytest.raises(ValueError, match="restarts: got 3, and a Gaussian with a sparse precision"):
+        advi.fit(CROSSED, DATA, family="sparse", restarts=3)
     with pytest.raises(ValueError, match="SparsePrecision covers all latents together"):
         advi.fit(COUNTS, COUNTED, family={"effect": "sparse"})
     with pytest.raises(ValueError, match="SparsePrecision is fitted by the automatic plan"):
