@@ -96,9 +96,9 @@ def _not_corrected(
 ) -> FitRecord:
     """Return the fit with its own draws, where a few of better ones have all of the weight."""
     reason = f"It could not be corrected: importance weights are too uneven ({best.size})."
-    verdict = _verdict(best, alarms, reason, "", how)
-    if not alarms:
-        verdict = dataclasses.replace(verdict, reasons=(reason,))
+    verdict = Verdict("poor", (reason,), _action(how))
+    if alarms:
+        verdict = Verdict("poor", tuple(a.reason for a in alarms), REMEDIES[alarms[0].cause])
     return dataclasses.replace(record, examination=Examination(verdict, khat, None))
 
 
@@ -129,5 +129,8 @@ def _verdict(
         )
     elif not best.confident and not doubt:
         reason = f"Corrected by {best.method}, which had not converged after {best.size}."
-    action = f"reparameterise{f': {how}' if how else ' the model'}, or sample it by fit.nuts()."
-    return Verdict("poor", (reason.strip(),), action)
+    return Verdict("poor", (reason.strip(),), _action(how))
+
+
+def _action(how: str) -> str:
+    return f"reparameterise{f': {how}' if how else ' the model'}, or sample it by fit.nuts()."

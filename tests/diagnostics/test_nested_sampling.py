@@ -9,10 +9,12 @@ from jax.scipy.stats import norm, poisson
 from scipy.linalg import cho_solve_banded, cholesky_banded
 
 import advi
+from advi.diagnostics import correct
 from advi.diagnostics.examine import target_of
 from advi.diagnostics.many_columns import DIRECTIONS, ManyColumns
 from advi.diagnostics.monte_carlo_error import MonteCarloError, beyond_chance
 from advi.diagnostics.nested_moments import NestedBudget, by_nested_sampling
+from advi.diagnostics.reference_moments import reference_moments
 
 STEPS = 400
 RNG = np.random.default_rng(1)
@@ -128,6 +130,23 @@ def test_an_unreliable_proposal_is_not_called_good(monkeypatch):
     budget = NestedBudget(draws=64, enough=400, seconds=5.0)
     _, found = by_nested_sampling(target, target.hessian, np.random.default_rng(0), budget)
     assert found.khat > 0.5 or not found.confident
+
+
+def test_a_fit_that_cannot_be_corrected_keeps_its_draws(monkeypatch):
+    """A few draws with all of the weight are worse than any Gaussian."""
+    fit = gaussian()
+
+    def collapsed(*args):
+        adapted, found = reference_moments(*args)
+        return adapted, [found[-1]._replace(failed=True, confident=False)]
+
+    monkeypatch.setattr(correct, "reference_moments", collapsed)
+    monkeypatch.setattr(correct, "by_long_hmc", lambda *args: None)
+    better = fit.corrected()
+    assert better.verdict == "poor"
+    assert "could not be corrected" in better.verdict.reasons[0]
+    np.testing.assert_array_equal(better.mean()["x"], fit.mean()["x"])
+    np.testing.assert_array_equal(better.sample(3, key=1)["x"], fit.sample(3, key=1)["x"])
 
 
 def test_chance_is_no_finding():
