@@ -189,8 +189,7 @@ def test_steps_go_on_where_the_curvature_misleads():
     }
     model = advi.Model(log_joint, latents)
     elbos = [
-        advi.fit(model, data, family="sparse", key=key, diagnose=False).elbo.value
-        for key in (0, 3)
+        advi.fit(model, data, family="sparse", key=key, diagnose=False).elbo.value for key in (0, 3)
     ]
     np.testing.assert_allclose(elbos, -855.1, atol=1.0)  # full rank: -855.10
 
