@@ -11,7 +11,7 @@ import pytest
 
 import advi
 from advi.core.status import Progress
-from advi.diagnostics import correct
+from advi.diagnostics import chain_moments
 from advi.results.plots.forest import MAX_LABELS
 from advi.results.plots.marginals import marginals
 from advi.results.plots.panels import choose
@@ -83,7 +83,7 @@ def test_corrections_and_other_fits_are_laid_over(fit):
 
 def test_a_linear_response_that_is_not_to_be_had_is_said_so(monkeypatch):
     """Far out the log of a Cauchy density is convex."""
-    monkeypatch.setattr(correct, "seconds_per_gradient", lambda *_: 1.0)  # no long chains
+    monkeypatch.setattr(chain_moments, "seconds_per_gradient", lambda *_: 1.0)  # no long chains
     model = advi.Model(lambda z, d: -jnp.sum(jnp.log1p(z["x"] ** 2)), {"x": advi.real(2)})
     still = {"optimizer": optax.sgd(1e-6), "max_steps": 1, "diagnose": False}
     fit = advi.fit(model, init={"x": np.array([8.0, 8.0])}, family="mean_field", **still)
