@@ -15,6 +15,7 @@ from advi.diagnostics.many_columns import DIRECTIONS, ManyColumns
 from advi.diagnostics.monte_carlo_error import MonteCarloError, beyond_chance
 from advi.diagnostics.nested_moments import NestedBudget, by_nested_sampling
 from advi.diagnostics.reference_moments import reference_moments
+from advi.results.fit import Fit
 
 STEPS = 400
 RNG = np.random.default_rng(1)
@@ -142,7 +143,7 @@ def test_a_fit_that_cannot_be_corrected_keeps_its_draws(monkeypatch):
 
     monkeypatch.setattr(correct, "reference_moments", collapsed)
     monkeypatch.setattr(correct, "by_long_hmc", lambda *args: None)
-    better = fit.corrected()
+    better = Fit(correct.corrected(fit._record))
     assert better.verdict == "poor"
     assert "could not be corrected" in better.verdict.reasons[0]
     np.testing.assert_array_equal(better.mean()["x"], fit.mean()["x"])
