@@ -34,10 +34,10 @@ def corrected(record: FitRecord, budget: Budget = Budget()) -> FitRecord:  # noq
     posterior = record.global_posterior
     if not posterior.structure.dim:
         raise ValueError(f"corrected: {ONLY_POINTS}")
-    target = target_of(posterior, posterior.density.on(None))
-    first = target.first
     if too_many(posterior):
         raise ValueError(f"corrected: {too_many(posterior)}")
+    target = target_of(posterior, posterior.density.on(None))
+    first = target.first
     uncoupled = not posterior.structure.coupled and posterior.guide.is_gaussian
     if uncoupled and 1 < posterior.structure.dim <= RESPONSE_DIM:
         # otherwise the fit's own scale
@@ -96,9 +96,7 @@ def _not_corrected(
 ) -> FitRecord:
     """Return the fit with its own draws, where a few of better ones have all of the weight."""
     reason = f"It could not be corrected: importance weights are too uneven ({best.size})."
-    verdict = Verdict("poor", (reason,), _action(how))
-    if alarms:
-        verdict = Verdict("poor", tuple(a.reason for a in alarms), REMEDIES[alarms[0].cause])
+    verdict = _alarmed(alarms) if alarms else Verdict("poor", (reason,), _action(how))
     return dataclasses.replace(record, examination=Examination(verdict, khat, None))
 
 
@@ -119,7 +117,7 @@ def _verdict(
     best: ReferenceMoments, alarms: tuple[Alarm, ...], doubt: str, obstacle: str, how: str
 ) -> Verdict:
     if alarms:
-        return Verdict("poor", tuple(a.reason for a in alarms), REMEDIES[alarms[0].cause])
+        return _alarmed(alarms)
     if best.confident and not doubt:
         return Verdict("good", (f"Corrected by {best.method}: {best.size}.",))
     reason = f"Corrected by {best.method}, {best.size}, but {doubt[:1].lower()}{doubt[1:]}"
@@ -130,6 +128,10 @@ def _verdict(
     elif not best.confident and not doubt:
         reason = f"Corrected by {best.method}, which had not converged after {best.size}."
     return Verdict("poor", (reason.strip(),), _action(how))
+
+
+def _alarmed(alarms: tuple[Alarm, ...]) -> Verdict:
+    return Verdict("poor", tuple(a.reason for a in alarms), REMEDIES[alarms[0].cause])
 
 
 def _action(how: str) -> str:

@@ -44,10 +44,11 @@ def by_nested_sampling(
         sampler = NestedSampler(target.density, hessian, target.widened, rng)
         num, rounds = _num_draws(target.density, hessian, sampler.num_given, budget)
         found = sampler.first_round(num)
-        adapted, better = _moments(target, found, num)
-        if not (found.even and better.confident):
-            adapted, better = _moments(target, sampler.more_rounds(rounds, budget.enough), num)
-    return adapted, better
+        if found.even:
+            adapted, better = _moments(target, found, num)
+            if better.confident:
+                return adapted, better
+        return _moments(target, sampler.more_rounds(rounds, budget.enough), num)
 
 
 def _moments(target: Target, found: NestedDraws, num: int) -> tuple[Adapted, ReferenceMoments]:
