@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 import advi
 from models.shared_data import codes, find_named_data, read
-from models.side_by_side import Draws, Known, calibration, compare, draws_of, fits, options
+from models.side_by_side import Draws, Known, compare, draws_of, fits, options, print_effects
 
 PREDICTORS = ("anger", "male", "scold", "shout", "self", "want")  # anger in tens of points
 MAXIMUM_LIKELIHOOD: Known = {
@@ -143,8 +143,7 @@ def report(answers: Answers, family: str = "auto", nuts: int | None = None) -> d
     draws = {name: draws_of(fit) for name, fit in found.items()}
     label = "simulated" if answers.effects else "max. lik."
     compare({name: figures(d) for name, d in draws.items()}, answers.known, label)
-    for name, effects in answers.effects.items():
-        print(f"{name} effects: {calibration(draws['fit'][name], effects)} of {len(effects):,}")
+    print_effects(draws["fit"], answers.effects)
     return draws
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 import advi
 from models.shared_data import Columns, codes, find_named_data, read
-from models.side_by_side import Draws, Known, calibration, compare, draws_of, fits, options
+from models.side_by_side import Draws, Known, compare, draws_of, fits, options, print_effects
 
 REML: Known = {  # y ~ 1 + (1 | s) + (1 | d); no documentation gives its intercept
     "mu": (np.nan, 0.017),
@@ -116,8 +116,7 @@ def report(ratings: Ratings, family: str = "auto", nuts: int | None = None) -> d
     found = fits(model(*sizes), ratings.rows, family, nuts)
     draws = {name: draws_of(fit) for name, fit in found.items()}
     compare(draws, ratings.known, "simulated" if ratings.effects else "lme4 REML")
-    for name, effects in ratings.effects.items():
-        print(f"{name} effects: {calibration(draws['fit'][name], effects)} of {len(effects):,}")
+    print_effects(draws["fit"], ratings.effects)
     return draws
 
 

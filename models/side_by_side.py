@@ -76,6 +76,12 @@ def calibration(draws: NDArray[Any], truth: NDArray[Any]) -> Calibration:
     )
 
 
+def print_effects(draws: Draws, effects: Mapping[str, NDArray[Any]]) -> None:
+    """Print how draws of latents lie around the values that the data were simulated with."""
+    for name, truth in effects.items():
+        print(f"{name} effects: {calibration(draws[name], truth)} of {len(truth):,}")
+
+
 def compare(figures: Mapping[str, Draws], known: Known, label: str) -> None:
     """Print mean and sd of scalar figures of every fit beside known values.
 

@@ -5,29 +5,14 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.scipy.stats import norm
 
 import advi
 from advi.diagnostics import linear_response
+from tests import crossed
 
 STUDENTS, LECTURERS, ROWS = 30, 10, 150
-RNG = np.random.default_rng(3)
-DATA = {
-    "student": RNG.integers(0, STUDENTS, ROWS),
-    "lecturer": RNG.integers(0, LECTURERS, ROWS),
-    "y": RNG.standard_normal(ROWS) + 1.0,
-}
-
-
-def crossed(z, d):
-    location = z["mu"] + z["student"][d["student"]] + z["lecturer"][d["lecturer"]]
-    log_p = norm.logpdf(z["mu"], 0, 2) + norm.logpdf(z["student"], 0, 0.5).sum()
-    return log_p + norm.logpdf(z["lecturer"], 0, 0.7).sum() + norm.logpdf(d["y"], location).sum()
-
-
-MODEL = advi.Model(
-    crossed, {"mu": advi.real(), "student": advi.real(STUDENTS), "lecturer": advi.real(LECTURERS)}
-)
+DATA = crossed.simulate(STUDENTS, LECTURERS, ROWS)
+MODEL = crossed.model(STUDENTS, LECTURERS)
 
 
 @functools.cache
@@ -37,11 +22,7 @@ def mean_field():
 
 @functools.cache
 def covariance():
-    X = np.zeros((ROWS, 1 + STUDENTS + LECTURERS))
-    X[:, 0] = 1
-    X[np.arange(ROWS), 1 + DATA["student"]] = 1
-    X[np.arange(ROWS), 1 + STUDENTS + DATA["lecturer"]] = 1
-    return np.linalg.inv(X.T @ X + np.diag(np.repeat([0.25, 4.0, 1 / 0.49], [1, 30, 10])))
+    return crossed.exact(DATA, STUDENTS, LECTURERS)[1]
 
 
 @pytest.mark.parametrize("dense_dim", [200, 0])  # a dense solution, and conjugate gradients

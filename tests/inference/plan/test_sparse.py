@@ -10,25 +10,11 @@ from jax.scipy.stats import norm, poisson
 
 import advi
 from advi.diagnostics import compare_moments
+from tests import crossed
 
 STUDENTS, LECTURERS = 40, 12
-RNG = np.random.default_rng(3)
-DATA = {
-    "student": RNG.integers(0, STUDENTS, 200),
-    "lecturer": RNG.integers(0, LECTURERS, 200),
-    "y": RNG.standard_normal(200) + 1.0,
-}
-
-
-def crossed(z, d):
-    location = z["mu"] + z["student"][d["student"]] + z["lecturer"][d["lecturer"]]
-    log_p = norm.logpdf(z["mu"], 0, 2) + norm.logpdf(z["student"], 0, 0.5).sum()
-    return log_p + norm.logpdf(z["lecturer"], 0, 0.7).sum() + norm.logpdf(d["y"], location).sum()
-
-
-CROSSED = advi.Model(
-    crossed, {"mu": advi.real(), "student": advi.real(STUDENTS), "lecturer": advi.real(LECTURERS)}
-)
+DATA = crossed.simulate(STUDENTS, LECTURERS, 200)
+CROSSED = crossed.model(STUDENTS, LECTURERS)
 
 
 @functools.cache
@@ -38,21 +24,7 @@ def of_crossed():
 
 @functools.cache
 def exact():
-    """Mean and covariance of mu, students, lecturers, and the log evidence."""
-    rows = np.arange(200)
-    X = np.zeros((200, 1 + STUDENTS + LECTURERS))
-    X[:, 0] = 1
-    X[rows, 1 + DATA["student"]] = 1
-    X[rows, 1 + STUDENTS + DATA["lecturer"]] = 1
-    prior = np.repeat([4.0, 0.25, 0.49], [1, STUDENTS, LECTURERS])
-    cov = np.linalg.inv(X.T @ X + np.diag(1 / prior))
-    marginal = np.eye(200) + X * prior @ X.T
-    evidence = -0.5 * (
-        200 * np.log(2 * np.pi)
-        + np.linalg.slogdet(marginal)[1]
-        + DATA["y"] @ np.linalg.solve(marginal, DATA["y"])
-    )
-    return cov @ X.T @ DATA["y"], cov, evidence
+    return crossed.exact(DATA, STUDENTS, LECTURERS)
 
 
 def test_a_gaussian_posterior_is_found_exactly():
