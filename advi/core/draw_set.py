@@ -80,9 +80,9 @@ class DrawSet(NamedTuple):
         return {name: self._quantile(v, q) for name, v in self.values.items()}
 
     @quietly
-    def cov(self, names: Sequence[str]) -> Float[ndarray, "K K"]:
-        """Return the covariance (K, K) of the scalar coordinates of some latents."""
-        columns = np.concatenate([_flat(self.values[name]) for name in names], axis=1)
+    def cov(self, names: Names = None) -> Float[ndarray, "K K"]:
+        """Return the covariance (K, K) of scalar coordinates."""
+        columns = self.columns(self.coordinates(names))
         centred = columns - self._average(columns)
         weights = np.full(len(columns), 1 / len(columns)) if self.weights is None else self.weights
         return (weights[:, None] * centred).T @ centred
@@ -110,24 +110,31 @@ class DrawSet(NamedTuple):
         return largest(table, sort, top)
 
     def coordinates(self, names: Names = None) -> list[Coordinate]:
-        """Return the scalar coordinates of names; TypeError or ValueError if one is unknown."""
+        """Return the scalar coordinates of names, each once; TypeError or ValueError if unknown."""
         everything: dict[str, list[Coordinate]] = {}
         for name, values in self.values.items():
             labels = entry_names(name, values.shape[1:])
             everything[name] = [Coordinate(label, name, k) for k, label in enumerate(labels)]
         by_label = {c.label: c for found in everything.values() for c in found}
-        found: list[Coordinate] = []
+        found: dict[Coordinate, None] = {}
         for name in everything if names is None else check_names("names", names):
             if name in by_label:
-                found.append(by_label[name])
+                found[by_label[name]] = None
                 continue
             below = [known for known in everything if f"{known}.".startswith(f"{name}.")]
+            whole = name.partition("[")[0]
+            if not below and whole in everything:
+                shape = self.values[whole].shape[1:]
+                raise ValueError(
+                    f"names: got {name!r}, which is no entry of {whole!r} of shape {shape}; "
+                    f"expected one like {everything[whole][-1].label!r}."
+                )
             if not below:
                 raise ValueError(f"names: {unknown('latent', name, everything)}")
-            found += [c for known in below for c in everything[known]]
+            found |= dict.fromkeys(c for known in below for c in everything[known])
         if not found:
             raise ValueError("names: got none; expected at least one latent with an entry.")
-        return found
+        return list(found)
 
     def columns(self, coordinates: Sequence[Coordinate]) -> Float[ndarray, "S K"]:
         """Return the draws of scalar coordinates."""

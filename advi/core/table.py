@@ -88,19 +88,22 @@ class Table:
 def largest(table: Table, sort: str | None, top: int | None) -> Table:
     """Return the rows of a table by a column, the largest first and NaN last, and of them the top.
 
-    Raises ValueError if there is no such column, or `top` is not a positive integer.
+    By "-mean" the smallest mean is first. Raises ValueError if there is no such column, or `top` is
+    not a positive integer.
 
     Examples
     --------
     >>> table = Table(("a", "b", "c"), {"mean": np.array([1.0, 3.0, 2.0])})
-    >>> largest(table, "mean", 2).rows
-    ('b', 'c')
+    >>> largest(table, "mean", 2).rows, largest(table, "-mean", 1).rows
+    (('b', 'c'), ('a',))
     """
     order = np.arange(len(table.rows))
     if sort is not None:
-        if not isinstance(sort, str) or sort not in table.columns:
+        column = str(sort).removeprefix("-")
+        if column not in table.columns:
             raise ValueError(f"sort: {unknown('column', sort, table.columns)}")
-        order = np.argsort(-table.columns[sort], kind="stable")
+        sign = 1 if str(sort).startswith("-") else -1
+        order = np.argsort(sign * table.columns[column], kind="stable")
     if top is not None:
         check_count("top", top)
         order = order[:top]

@@ -153,7 +153,7 @@ def linear_response(
 ) -> FitRecord:
     """Return the fit with the linear-response covariance of some latents, by default of all.
 
-    Above `MAX_DENSE_DIM` coordinates by default of the globals. The others stay as they are, and
+    Above `DENSE_DIM` coordinates by default of the globals. The others stay as they are, and
     independent of these.
     """
     posterior = record.global_posterior
@@ -204,19 +204,14 @@ def _chosen(
         if name not in inferred:
             raise ValueError(f"linear_response: got {name!r}, which is estimated as a point.")
     if given is None:
-        given = inferred
-        if dim > MAX_DENSE_DIM:
-            given = [name for name in inferred if latents[name].size <= GLOBAL_SIZE]
-        if not given:
-            raise ValueError(
-                f"linear_response: got {dim} coordinates, none of them of a latent of at most "
-                f"{GLOBAL_SIZE}; expected names of latents, linear_response(['mu', ...])."
-            )
+        shared = [name for name in inferred if latents[name].size <= GLOBAL_SIZE]
+        given = shared if shared and dim > DENSE_DIM else inferred
     size = sum(latents[name].size for name in set(given))
     if size > MAX_DENSE_DIM:
         raise ValueError(
-            f"linear_response: got latents of {size} coordinates; expected at most "
-            f"{MAX_DENSE_DIM}, whose covariance is a dense matrix."
+            f"linear_response: got latents of {size} coordinates; expected names of latents of at "
+            f"most {MAX_DENSE_DIM}, linear_response(['mu', ...]), whose covariance is a dense "
+            "matrix."
         )
     return [name for name in inferred if name in set(given)]
 

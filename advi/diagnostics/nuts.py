@@ -21,7 +21,11 @@ from advi.model.trace import LogJoint
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.programs import log_difference
 from advi.posterior.record import Examination, FitRecord, rungs_of
+from advi.variational.block import Block
+from advi.variational.full_rank import FullRank
 from advi.variational.guide import Guide
+from advi.variational.joined_scale import MAX_DENSE_DIM
+from advi.variational.sparse_precision import SparsePrecision, is_sparse
 
 MAX_RHAT, MIN_ESS, MAX_DIVERGENT = 1.01, 400, 0.01  # of the draws that diverged, their share
 
@@ -44,7 +48,7 @@ def nuts(record: FitRecord, settings: Settings, key: Any, progress: bool) -> Fit
     """
     from numpyro.infer import MCMC, NUTS  # heavy, and only needed here
 
-    posterior = record.global_posterior
+    posterior = _on_device(record.global_posterior)
     if not posterior.structure.dim:
         raise ValueError(f"nuts: {ONLY_POINTS}")
     check_count("num_samples", settings.num_samples, 4)
@@ -95,9 +99,22 @@ def nuts(record: FitRecord, settings: Settings, key: Any, progress: bool) -> Fit
     weights = np.full(len(X), 1 / len(X))
     return dataclasses.replace(
         record.with_outcome(route=(*rungs, label), num_chains=chains),
-        posterior=dataclasses.replace(posterior, weighted=WeightedDraws(X, weights)),
+        posterior=dataclasses.replace(record.global_posterior, weighted=WeightedDraws(X, weights)),
         examination=Examination(verdict, record.khat, None),
     )
+
+
+def _on_device(posterior: GlobalPosterior) -> GlobalPosterior:
+    """Return q with a dense matrix where a sparse precision would be solved on the host."""
+    guide = posterior.guide
+    if not is_sparse(guide) or posterior.structure.dim > MAX_DENSE_DIM:
+        return posterior
+    dense = Guide(guide.model, tuple(
+        Block(block.names, FullRank()) if isinstance(block.base, SparsePrecision) else block
+        for block in guide.blocks
+    ))  # fmt: skip
+    params = dense.params_of(posterior.gaussian, posterior.float_dtype)
+    return dataclasses.replace(posterior, guide=dense, params=params)
 
 
 def _start(posterior: GlobalPosterior, num: int, key: Any) -> Floats:

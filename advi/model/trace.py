@@ -22,7 +22,7 @@ from advi.core.jaxprs.traced import Traced, fresh_jaxpr, interned, trace_lock, t
 from advi.data.spec import DataSpec
 from advi.model.model import Model
 from advi.model.terms import Terms, as_terms
-from advi.model.trace_errors import MisplacedError, missing_key, shapes_in_words
+from advi.model.trace_errors import MisplacedError, missing_key, note_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ def _trace(model: Model, spec: DataSpec) -> LogJoint:
                     f"log_joint uses data, but there is none ({error}). "
                     "Pass it as the second argument, data."
                 ) from error
-            error.add_note(shapes_in_words(model, spec))
+            error.add_note(note_on(error, model, spec))
             raise
         terms = as_terms(out)
         scalar.append(not isinstance(out, Terms))

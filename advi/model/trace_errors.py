@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Sequence
 
+import numpy as np
+
 from advi.data.spec import DataSpec
 from advi.model.model import Model
 
@@ -39,8 +41,14 @@ def missing_key(error: KeyError, model: Model, spec: DataSpec) -> KeyError:
     )
 
 
-def shapes_in_words(model: Model, spec: DataSpec) -> str:
-    """Return the shapes that the log-joint was called with, as a note to its own error."""
+def note_on(error: Exception, model: Model, spec: DataSpec) -> str:
+    """Return what the log-joint was called with, as a note to its own error."""
     z = ", ".join(f"{name} {latent.shape}" for name, latent in model.latents.items())
     data = ", ".join(f"{name} {shape}" for name, shape in spec.shapes.items())
-    return f"advi called log_joint(z, data) with shapes z: {z}; data: {data or 'None'}."
+    note = f"advi called log_joint(z, data) with shapes z: {z}; data: {data or 'None'}."
+    if "Indexer must have integer" in str(error):
+        leaves = zip(spec.names, spec.leaves, strict=True)
+        floats = [name for name, (_, dtype) in leaves if np.issubdtype(dtype, np.floating)]
+        note += f" Of these data are of a float type: {', '.join(floats) or 'none'}. An index is "
+        note += "of an integer type; pass data as x.astype(int)."
+    return note

@@ -1,7 +1,7 @@
 """A posterior approximation of latents that all rows of the data share."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -125,8 +125,8 @@ class GlobalPosterior:
     ) -> Table:
         return self.shown_draws.summary(names, sort, top)
 
-    def cov(self, names: Sequence[str]) -> Floats:
-        """Return the covariance (K, K) of the scalar coordinates of some latents."""
+    def cov(self, names: Names = None) -> Floats:
+        """Return the covariance (K, K) of scalar coordinates."""
         return self.moment_draws.unwrapped(self.guide.angles).cov(names)
 
     def moment_points(self, q: Gaussian) -> Floats:

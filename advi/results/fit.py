@@ -16,7 +16,7 @@ from advi.core import interrupts
 from advi.core.archive import Name
 from advi.core.arrays import on_host, real_numbers
 from advi.core.draw_set import DrawSet
-from advi.core.errors import check_bool, check_count, check_names, check_positive
+from advi.core.errors import check_bool, check_count, check_positive
 from advi.core.jax_config import default_float
 from advi.core.keys import Stream, device_key
 from advi.core.progress_bar import ProgressBar, is_shown
@@ -255,17 +255,14 @@ class Fit:
         Parameters
         ----------
         names
-            One or several names of latents; all by default.
+            Names of latents or of their entries, "eta" or "eta[3]"; by default all.
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             If a name is unknown.
         """
-        model = self.posterior.model
-        wanted = list(model.latents) if names is None else check_names("names", names)
-        entries = [name for part in wanted for name in model.resolve(part)]
-        return self._record.global_posterior.cov(entries)
+        return self._record.global_posterior.cov(names)
 
     def log_prob(self, z: Any) -> Array:
         """Return the log density of the family's approximation on the constrained scale.
@@ -311,7 +308,7 @@ class Fit:
             Names of latents or deterministic sites, or of their entries, "eta" or "eta[3]"; by
             default all.
         sort
-            A column, such as "mean": the rows are in its order, the largest first.
+            A column: "mean" for the rows with the largest means first, "-mean" for the smallest.
         top
             How many rows to keep, the first ones; by default all. A longer table is printed in
             part.
@@ -478,7 +475,7 @@ class Fit:
         ----------
         names
             Latents whose joint covariance is wanted, of at most 2,048 coordinates; the others keep
-            their sds and are independent of these. None: all, or above 2,048 coordinates those of
+            their sds and are independent of these. None: all, or above 200 coordinates those of
             at most 8, such as hyperparameters.
         progress
             Whether to show a progress bar; None shows one in a terminal and in a notebook.
@@ -679,9 +676,9 @@ class Fit:
             Draw a forest, or caterpillar, plot instead of panels. Of up to 60 coordinates it has
             the names.
         sort
-            A column of the summary by which the coordinates are ordered, the largest first; True
-            is "mean", False the order of the latents. By default a forest is sorted, and panels
-            are not.
+            A column of the summary by which the coordinates are ordered, as there; True is
+            "mean", False the order of the latents. By default a forest is sorted, and panels are
+            not.
         top
             How many coordinates to draw, the first ones of that order.
         corrected

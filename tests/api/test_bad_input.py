@@ -135,6 +135,14 @@ def test_terms_of_the_wrong_kind(case, compiled):
     assert not compiled
 
 
+def test_an_index_of_a_float_type(compiled):
+    wrong = model(lambda z, d: density(z) + z["tau"][d["group"]].sum())
+    with pytest.raises(TypeError) as caught:
+        advi.fit(wrong, {"group": np.array([0.0, 1.0]), "n": np.array([1, 2])})
+    assert any("of a float type: group. " in note for note in caught.value.__notes__)
+    assert not compiled
+
+
 def test_misspelt_latent_in_the_log_joint(compiled):
     wrong = model(lambda z, d: density(z) + z["taau"].sum())
     parts = "'taau'", "did you mean 'tau'?", "mu, tau"

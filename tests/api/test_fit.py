@@ -60,6 +60,7 @@ def test_cov_names_and_order(fit):
     np.testing.assert_allclose(np.sqrt(both[0, 0]), fit.sd()["scale"]["s"], rtol=1e-6)
     np.testing.assert_allclose(np.sqrt(np.diag(both)[1:]), fit.sd()["mu"], rtol=1e-6)
     np.testing.assert_allclose(fit.cov("mu"), both[1:, 1:])
+    np.testing.assert_allclose(fit.cov(["mu[1]", "scale"]), both[[[2], [0]], [2, 0]])
 
 
 def test_log_prob_is_a_density_on_the_constrained_scale():
@@ -106,6 +107,7 @@ def test_summary_and_repr(fit):
         ("w", ["w[0]", "w[1]", "w[2]"]),
         (["scale", "mu"], ["scale.s", "mu[0]", "mu[1]"]),
         (("w[2]", "w[0]"), ["w[2]", "w[0]"]),
+        (["w[2]", "w", "w[1]"], ["w[2]", "w[0]", "w[1]"]),
     ],
 )
 def test_a_summary_of_named_latents_has_their_rows(fit, names, rows):
@@ -121,6 +123,8 @@ def test_a_summary_is_sorted_by_any_column_and_cut(fit, column):
     assert sorted(table.rows) == sorted(fit.summary().rows)
     assert np.all(np.diff(table[column]) <= 0)
     assert fit.summary(sort=column, top=2).rows == table.rows[:2]
+    smallest = fit.summary(sort=f"-{column}")
+    np.testing.assert_array_equal(smallest[column], table[column][::-1])
     assert fit.summary("w", top=2).rows == ("w[0]", "w[1]")
 
 
@@ -128,6 +132,11 @@ def test_a_summary_is_sorted_by_any_column_and_cut(fit, column):
     ("arguments", "error", "message"),
     [
         ({"names": ["w", "v"]}, ValueError, r"names: unknown latent 'v'.*Known: mu, scale.s, w\."),
+        (
+            {"names": "w[3]"},
+            ValueError,
+            r"'w\[3\]', which is no entry of 'w' of shape \(3,\).*'w\[2\]'",
+        ),
         ({"names": []}, ValueError, "names: got none"),
         ({"names": 3}, TypeError, r"names: got 3 \(int\)"),
         ({"sort": "q5"}, ValueError, "sort: unknown column 'q5'.*Known: mean, sd, 5%, 50%, 95%"),

@@ -42,6 +42,7 @@ def test_some_latents_have_their_exact_joint_covariance(monkeypatch, dense_dim):
 
 
 def test_above_a_dimension_it_is_that_of_the_globals_and_has_no_dense_matrix(monkeypatch):
+    monkeypatch.setattr(linear_response, "DENSE_DIM", 20)
     monkeypatch.setattr(linear_response, "MAX_DENSE_DIM", 20)
     monkeypatch.setattr("advi.variational.joined_scale.MAX_DENSE_DIM", 20)
     fit = mean_field().linear_response()
@@ -50,8 +51,19 @@ def test_above_a_dimension_it_is_that_of_the_globals_and_has_no_dense_matrix(mon
     np.testing.assert_allclose(
         np.asarray(fit.sd()["student"]), np.asarray(mean_field().sd()["student"]), rtol=0.05
     )
-    with pytest.raises(ValueError, match=r"latents of 30 coordinates; expected at most 20"):
+    with pytest.raises(
+        ValueError, match=r"latents of 30 coordinates; expected names of latents of at most 20"
+    ):
         mean_field().linear_response("student")
+
+
+def test_of_many_latents_it_is_that_of_the_globals(monkeypatch):
+    monkeypatch.setattr(linear_response, "DENSE_DIM", 20)
+    fit = mean_field().linear_response()
+    assert float(fit.sd()["mu"]) == pytest.approx(np.sqrt(covariance()[0, 0]), rel=0.04)
+    wide = advi.Model(lambda z, d: -0.5 * jnp.sum(z["x"] ** 2), {"x": advi.real(30)})
+    gaussian = advi.fit(wide, family="mean_field", diagnose=False)  # none is global: all of them
+    np.testing.assert_allclose(np.asarray(gaussian.linear_response().sd()["x"]), 1, rtol=1e-3)
 
 
 def test_progress_is_told():
