@@ -8,6 +8,7 @@ import pytest
 # Most programs of the tests run once or twice: optimised and threaded compiling takes longer.
 FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault("XLA_FLAGS", FLAGS)
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the processes of the tests use all cores
 
 BESIDE = Path(__file__).parents[2] / "shared" / "posteriordb"
 
