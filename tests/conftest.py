@@ -1,12 +1,15 @@
 """How the tests are shared out among the processes of pytest-xdist, and data beside the code."""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 # Most programs of the tests run once or twice: optimised and threaded compiling takes longer.
 FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+if version("jaxlib").startswith("0.10."):  # others do not know it
+    FLAGS += " --xla_cpu_use_fusion_emitters=false"  # which take longer yet
 os.environ.setdefault("XLA_FLAGS", FLAGS)
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the processes of the tests use all cores
 
