@@ -354,14 +354,16 @@ def test_more_coordinates_than_can_be_examined_are_not(monkeypatch):
         fit.corrected()
 
 
-@pytest.mark.parametrize("dim", [100, pytest.param(600, marks=pytest.mark.slow)])
-def test_many_coordinates_are_examined_without_adapted_proposals(dim):
-    """Importance sampling where the fit is exact, HMC where it is not."""
+@pytest.mark.parametrize(
+    ("dim", "of_correlated"), [(100, "HMC"), pytest.param(600, None, marks=pytest.mark.slow)]
+)
+def test_many_coordinates_are_examined_without_adapted_proposals(dim, of_correlated):
+    """Importance sampling where the fit is exact, HMC where it is not and chains are affordable."""
     apart = np.abs(np.subtract.outer(np.arange(dim), np.arange(dim)))
-    for cov, method in ((np.eye(dim), "importance sampling"), (0.5**apart, "HMC")):
+    for cov, method in ((np.eye(dim), "importance sampling"), (0.5**apart, of_correlated)):
         target = targets.gaussian(np.zeros(dim), cov)
         fit = advi.fit(target.model, target.data, family="mean_field")
-        assert fit.diagnostics["method"] == method
+        assert fit.diagnostics.get("method") == method
         assert (fit.verdict.level == "good") == (method == "importance sampling")
 
 
