@@ -70,7 +70,7 @@ def fit_pareto(x: Floats) -> tuple[float, float]:
     return shrunk, float(sigma)
 
 
-def khat_words(khat: float, num: int) -> str:
+def khat_words(khat: float, num: int, when: str = "") -> str:
     """Return a k-hat with the threshold for its number of draws, as printed."""
     threshold = khat_threshold(num)
-    return f"k-hat {khat:.2f} (importance weights are reliable below {threshold:.2f})"
+    return f"k-hat {khat:.2f}{when} (importance weights are reliable below {threshold:.2f})"

@@ -42,7 +42,8 @@ def _above(record: FitRecord) -> list[str]:
         f"ELBO: {outcome.elbo} nats",
     ]
     if not math.isnan(record.khat):
-        lines[-1] += f", {khat_words(record.khat, ROUND_DRAWS)}"
+        when = "" if posterior.weighted is None else " before its correction"
+        lines[-1] += f", {khat_words(record.khat, ROUND_DRAWS, when)}"
     return lines
 
 

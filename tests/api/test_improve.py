@@ -225,6 +225,8 @@ def test_nuts_starts_from_a_fit_and_has_its_chains():
     assert sampled.verdict == "good"
     assert truth(target, sampled).level == "good"
     assert "2 chains of 1,000 draws by NUTS" in repr(sampled)
+    assert " before its correction (importance weights" in repr(sampled)
+    assert "correction" not in repr(fit)
     assert sampled.check() is sampled
     for wrong in ({"target_accept_prob": 1.5}, {"num_chains": 0}, {"num_samples": 1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
