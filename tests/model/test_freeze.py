@@ -137,7 +137,6 @@ SLOW = {
     "an attribute",
     "a global in a loop",
     "a float64 array in a checkpoint",
-    "a float64 array in a custom_jvp",
     "a float64 array in a cond",
 }
 ONE = np.ones((1, 1))

@@ -15,7 +15,7 @@ import numpy as np
 
 from advi.core.jaxprs.equality import constants, inner_jaxprs
 
-REACHABLE = ("jit", "pjit", "closed_call", "custom_jvp_call")  # their bodies are the ones kept
+REACHABLE = ("jit", "pjit", "closed_call")  # their bodies are the ones kept
 
 _copies: "weakref.WeakValueDictionary[int, np.ndarray]" = weakref.WeakValueDictionary()
 
@@ -57,7 +57,7 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
 def _is_kept_elsewhere(eqn: Any) -> bool:
     """Return whether JAX keeps a trace of the body that is not reachable from the equation.
 
-    Its caches for loops and checkpoints do.
+    Its caches for loops, checkpoints and rules of differentiation do.
     """
     return eqn.primitive.name not in REACHABLE and any(True for _ in inner_jaxprs(eqn))
 
