@@ -59,8 +59,6 @@ LEVELS = ["good", "means_only", "poor"]
 
 
 MISSED = "chains that agree lack a part of tau's upper tail: its sd is 21 % too small"
-    "chains that agree lack a part of tau's upper tail: its sd is 21 % too small, of 20 allowed"
-)
 SEEDS = [pytest.param(12, marks=pytest.mark.xfail(reason=MISSED, strict=False)), *range(13, 20)]
 
 
