@@ -13,7 +13,7 @@ from jax import Array
 from advi.core.jax_config import precision
 from advi.data.batching import Batching, batches_of, indices_program
 from advi.data.reader import Block, Reader, ReadSource, read_once, read_sample, with_blocks
-from advi.data.source import Blocks, LeafCheck, Rows, check_no_num_rows
+from advi.data.source import Blocks, Declared, LeafCheck, Rows, check_no_num_rows
 from advi.data.spec import DataSpec, converted
 from advi.data.streams import chosen_rows
 
@@ -51,7 +51,7 @@ class MemoryMap(ReadSource):
         chosen = chosen_rows(self._batching.num_rows, size, np.random.default_rng(0))
         return self.spec.treedef.unflatten(self._at(chosen)), size
 
-    def check_model(self, local: bool, needs_all_rows: str) -> None:
+    def check_model(self, local: bool, needs_all_rows: str, declared: Declared = None) -> None:
         check_no_num_rows(self.num_rows, local, "memory-mapped data")
 
     def check_leaves(self, check: LeafCheck) -> None:

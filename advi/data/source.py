@@ -20,6 +20,7 @@ from advi.data.spec import DataSpec
 
 LeafCheck = Callable[[Sequence[Any]], None]  # of the leaves of some rows; raises ValueError
 Rows = tuple[Any, int]  # data on the device, and how many rows they are
+Declared = tuple[str, int] | None  # the plate of the rows and its size, where a model has one
 
 MAX_PASSES = 60  # gradients of all rows that a start may take
 
@@ -70,10 +71,11 @@ class Source(Protocol):
         """Some rows to begin with."""
         ...
 
-    def check_model(self, local: bool, needs_all_rows: str) -> None:
+    def check_model(self, local: bool, needs_all_rows: str, declared: Declared = None) -> None:
         """Raise ValueError if a model, with or without local latents, cannot take its rows here.
 
-        `needs_all_rows` says in a sentence why it needs all rows at once, or is empty.
+        `needs_all_rows` says in a sentence why it needs all rows at once, or is empty; `declared`
+        has the plate of the rows, where the data are a part of them.
         """
 
     def check_settings(self, checkpoint: Any, tables: Sequence[str]) -> None:
@@ -151,7 +153,7 @@ class InMemory:
     def first(self) -> Rows:
         return self.example, 0 if self.batching is None else self.batching.num_rows
 
-    def check_model(self, local: bool, needs_all_rows: str) -> None:
+    def check_model(self, local: bool, needs_all_rows: str, declared: Declared = None) -> None:
         check_no_num_rows(self.num_rows, local, "data in memory")
 
     def check_settings(self, checkpoint: Any, tables: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from advi.data.reader import (
     read_sample,
     with_blocks,
 )
-from advi.data.source import Blocks, LeafCheck, Rows
+from advi.data.source import Blocks, Declared, LeafCheck, Rows
 from advi.data.spec import DataSpec, converted
 
 Epochs = Callable[[], Iterator[Any]]
@@ -61,9 +61,15 @@ class BatchStream(ReadSource):
         rows = self.spec.at(leaves, slice(self._batching.batch_size))
         return self.spec.treedef.unflatten(rows), self.spec.length(rows)
 
-    def check_model(self, local: bool, needs_all_rows: str) -> None:
+    def check_model(self, local: bool, needs_all_rows: str, declared: Declared = None) -> None:
         if needs_all_rows:
             raise ValueError(f"data: {needs_all_rows}")
+        if declared is not None and declared[1] != self.rows_per_epoch:
+            name, size = declared
+            raise ValueError(
+                f"num_rows: got {self.rows_per_epoch}, but the plate {name!r} of the model has "
+                f"{size} rows; expected one number for both."
+            )
 
     def check_leaves(self, check: LeafCheck) -> None:
         self.check = check

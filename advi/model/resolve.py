@@ -23,16 +23,18 @@ from advi.model.transform_checks import check_transforms
 class ModelFactory(Protocol):
     """Makes a model once there is data, as of a NumPyro program; equal ones make equal models."""
 
-    def bind(self, data: Any, spec: DataSpec) -> Model:
-        """Return the model for data of these shapes."""
+    def bind(self, data: Any, spec: DataSpec, streamed: bool = False) -> Model:
+        """Return the model for data of these shapes; `streamed` of a batch, more of which follow."""
         ...
 
 
-def bind(model: Model | ModelFactory, data: Any, spec: DataSpec) -> Model:
+def bind(
+    model: Model | ModelFactory, data: Any, spec: DataSpec, streamed: bool = False
+) -> Model:
     """Return the model, or a factory's model for the data, as it is now."""
     if isinstance(model, Model):
         return of_fit(model, spec.float_dtype, {})
-    made = model.bind(data, spec)
+    made = model.bind(data, spec, streamed)
     return of_fit(made, spec.float_dtype, made.traces)
 
 
@@ -44,9 +46,10 @@ def resolve_model(model: Model | ModelFactory, source: Source) -> Model:
     """
     check_model(model)
     spec = source.spec
-    resolved = bind(model, source.example, spec)
+    resolved = bind(model, source.example, spec, source.streamed)
     check_transforms(resolved, spec.float_dtype)
-    source.check_model(bool(resolved.local), resolved.program.needs_all_rows)
+    program = resolved.program
+    source.check_model(bool(resolved.local), program.needs_all_rows, program.declared_rows)
     return resolved
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import jax
+
 from advi.core.identity import identified
 
 
@@ -17,6 +19,10 @@ class Call(Protocol):
 
     def check(self, data: Any) -> None:
         """Raise TypeError unless the model can be called with the data."""
+        ...
+
+    def argument(self, leaf: str) -> str:
+        """Return the model's own name for the argument that a data leaf is, or is a part of."""
         ...
 
 
@@ -72,9 +78,55 @@ class BoundCall:
                 "to from_numpyro."
             ) from None
 
+    def argument(self, leaf: str) -> str:
+        first = leaf.partition(".")[0]
+        position = 0 if first == "data" else int(first) if first.isdigit() else None
+        free = self._free
+        return free[position] if position is not None and position < len(free) else first
+
+    @property
+    def _free(self) -> list[str]:
+        """Names of the arguments that data give by position, as far as the signature says them."""
+        try:
+            parameters = inspect.signature(self.function).parameters.values()
+        except (TypeError, ValueError):  # a built-in
+            return []
+        named = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        return [name for name in named[len(self.args) :] if name not in self.kwargs]
+
     def _arguments(self, data: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if data is None:
             return self.args, self.kwargs
         if isinstance(data, Mapping):
             return self.args, {**self.kwargs, **data}
-        return (*self.args, *(data if isinstance(data, tuple) else (data,))), self.kwargs
+        values = data if isinstance(data, tuple) else (data,)
+        free = self._free
+        if self.kwargs and len(values) <= len(free):  # arguments before them may be bound by name
+            return self.args, {**dict(zip(free, values, strict=False)), **self.kwargs}
+        return (*self.args, *values), self.kwargs
+
+
+@dataclass(frozen=True)
+class StaticCall:
+    """A call in which numbers among the data, such as sizes and flags, are Python's.
+
+    They decide about shapes and branches, and have no part in a trace.
+    """
+
+    call: Call
+    static: tuple[tuple[int, Any], ...]  # index and value of data leaves
+
+    def __repr__(self) -> str:
+        return repr(self.call)
+
+    def __call__(self, data: Any) -> Any:
+        leaves, treedef = jax.tree.flatten(data)
+        for index, value in self.static:
+            leaves[index] = value
+        return self.call(treedef.unflatten(leaves))
+
+    def check(self, data: Any) -> None:
+        self.call.check(data)
+
+    def argument(self, leaf: str) -> str:
+        return self.call.argument(leaf)

@@ -35,6 +35,7 @@ class SiteDensity:
     dependent: tuple[str, ...]  # latents whose support depends on others
     predicted: tuple[str, ...] = ()  # sites without density, drawn given the latents
     padded: tuple[tuple[str, Transform | None], ...] = ()  # latents with flat masked entries
+    filled: tuple[tuple[str, int], ...] = ()  # plates whose subsample the data are, its length
 
     def __call__(self, z: dict[str, Any], data: Any) -> Array | Terms:
         return self.without((), z, data)
@@ -126,15 +127,15 @@ class SiteDensity:
         return () if self.plate is None else self.plate.axes
 
     def _lengths(self, z: dict[str, Any], data: Any) -> dict[str, int]:
-        """Return the length of the rows plate, which is that of the batch."""
-        plate = self.plate
+        """Return the lengths of plates; that of the rows plate is that of the batch."""
+        plate, filled = self.plate, dict(self.filled)
         if plate is None or plate.leaf is None:
-            return {}
+            return filled
         of_rows = z[plate.axes[0][0]] if plate.axes else jax.tree.leaves(data)[plate.leaf]
         length = of_rows.shape[0]
         if length != plate.size and plate.why_not_local:
             raise ValueError(plate.why_not_local)
-        return {plate.name: length}
+        return filled | {plate.name: length}
 
     def _rows_axis(self, name: str, site: Site) -> int | None:
         """Return the axis of the rows, from the last; None if the site has no rows."""

@@ -1,5 +1,6 @@
 """Effect handlers that make a NumPyro model a function of its latents and its data."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,19 +16,31 @@ from advi.model.numpyro.supports import plain, support_of
 class WholePlates(Messenger):
     """Handler that gives every plate all of its indices: minibatches are taken from the data.
 
-    `lengths` has the number of indices of plates where it is not the plate's size.
+    `lengths` has the number of indices of plates where it is not the plate's size. Nor is it where
+    the data are the plate's subsample already: their rows are the indices. `rows` are the leading
+    axes of the data, by which that is seen; None takes every subsample for the data's.
     """
 
-    def __init__(self, lengths: dict[str, int]) -> None:
+    def __init__(self, lengths: Mapping[str, int], rows: Collection[int] | None = ()) -> None:
         Messenger.__init__(self)
-        self.lengths = lengths
+        self.lengths, self.rows = lengths, rows
         self.declared: dict[str, tuple[int, int]] = {}  # size and subsample size by plate
+        self.filled: dict[str, int] = {}  # length of the plates whose subsample the data are
         self.scales: dict[str, float] = {}  # NumPyro's factors of the sites inside, by plate
 
+    def _is_filled(self, size: int, subsample_size: int) -> bool:
+        if subsample_size >= size or self.rows is None:
+            return subsample_size < size
+        return subsample_size in self.rows and size not in self.rows
+
     def process_message(self, msg: Any) -> None:
+        if msg["type"] == "subsample":
+            msg["type"] = "subsampled"  # there are no other rows for the plates to take
         if msg["type"] == "plate":
             name, (size, subsample_size) = msg["name"], msg["args"]
             length = self.lengths.get(name, size)
+            if name not in self.lengths and self._is_filled(size, subsample_size or size):
+                length = self.filled[name] = subsample_size
             before = self.declared.get(name, (size,))[0]
             if before != size:
                 raise ValueError(

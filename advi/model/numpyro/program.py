@@ -5,18 +5,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import jax
-
 from advi.core.errors import describe
 from advi.data.spec import DataSpec
 from advi.model.model import Deterministic, Model, Program
+from advi.model.numpyro.binding import call_and_sites
 from advi.model.numpyro.call import BoundCall, Call
 from advi.model.numpyro.density import SiteDensity, SiteValues
 from advi.model.numpyro.imputation import flat_where_masked, predictions
 from advi.model.numpyro.prior import PriorDraws
 from advi.model.numpyro.reparam import Centred, Reparametrised, centredness, check_sites
 from advi.model.numpyro.rows import RowsPlate, rows_plate
-from advi.model.numpyro.sites import Sites, find_sites
+from advi.model.numpyro.sites import Sites
 from advi.model.rows import for_rows
 from advi.model.trace import trace
 from advi.model.trace_errors import MisplacedError
@@ -25,6 +24,10 @@ NO_ROWS = (
     "no plate of the NumPyro model is known to run over rows of the data; expected observed sites "
     "inside one whose size is the leading axis of the data. If there are several, name it: "
     "advi.from_numpyro(model, rows='NAME')."
+)
+PART_OF_ROWS = (
+    "the data are {0} of the {2} rows of the plate {1!r}, and count for all of them, as in NumPyro; "
+    "expected all rows, or a stream of batches with num_rows={2}."
 )
 
 
@@ -36,26 +39,28 @@ class NumPyroModel:
     rows: str | None  # name of the plate of the rows; None for the one that is found
     centred: Centred = ()  # centredness of sites that were given other coordinates, or kept theirs
 
-    def bind(self, data: Any, spec: DataSpec) -> Model:
-        """Return the model for data of these shapes.
+    def bind(self, data: Any, spec: DataSpec, streamed: bool = False) -> Model:
+        """Return the model for data of these shapes; `streamed` of a batch, more of which follow.
 
         TypeError if the model cannot be called with the data, needs a value of which only the shape
         is known, or has a discrete latent; ValueError if it has no latent, `rows` is no plate of
         rows, or a site that is to be in other coordinates cannot be.
         """
         self.call.check(data)
-        sites = _sites(self.call, spec)
+        call, sites = call_and_sites(self.call, data, spec)
         if self.centred:
-            check_sites(self.call, self.centred, sites.refusals)
-            sites = replace(_sites(self._program, spec), hierarchical=())
+            check_sites(call, self.centred, sites.refusals)
+            call, sites = call_and_sites(Reparametrised(call, self.centred), data, spec)
+            sites = replace(sites, hierarchical=())
+        make = partial(self._model, call, streamed)
         predicted: set[str] = set()
         if sites.imputed:
-            model = self._model(sites, rows_plate(self.rows, sites, spec), data)
+            model = make(sites, rows_plate(self.rows, sites, spec), data)
             predicted = predictions(sites, _site_density(model), for_rows(model, spec), spec)
             sites = sites.without(predicted)
         if not sites.unknowns:
             raise ValueError(f"{self.call!r} has no latent site and no parameter: nothing to fit.")
-        build = partial(self._model, data=data, predicted=tuple(sorted(predicted)))
+        build = partial(make, data=data, predicted=tuple(sorted(predicted)))
         plate = rows_plate(self.rows, sites, spec)
         model = build(sites, plate)
         try:
@@ -80,33 +85,38 @@ class NumPyroModel:
 
     def _model(
         self,
+        call: Call,
+        streamed: bool,
         sites: Sites,
         plate: RowsPlate | None,
         data: Any,
         predicted: tuple[str, ...] = (),
         padded: tuple[str, ...] = (),
     ) -> Model:
+        declared, needs_all_rows = None, plate.why_not_local if plate else NO_ROWS
+        if plate is not None and plate.name in sites.filled:
+            declared = plate.name, sites.filled[plate.name][0]
+            if not streamed:  # a batch by itself counts for all rows, and has none of its own
+                plate, needs_all_rows = None, PART_OF_ROWS.format(plate.size, *declared)
         latents = sites.latents(data, dict(plate.axes) if plate else {})
         params = tuple(sites.params.items())
         flat = tuple((n, latents[n].bijection if n in latents else None) for n in padded)
-        log_joint = SiteDensity(self._program, plate, params, sites.dependent, predicted, flat)
+        filled = tuple((name, length) for name, (_, length) in sites.filled.items())
+        log_joint = SiteDensity(call, plate, params, sites.dependent, predicted, flat, filled)
         shown = (*sites.dependent, *predicted, *sites.derived)
         model = Model(log_joint, latents)
         program = Program(
             frozenset(n for name in sites.fitted_params for n in model.resolve(name)),
             Deterministic(shown, SiteValues(log_joint, shown)),
             rows_leaf=plate.leaf if plate else None,
-            needs_all_rows=plate.why_not_local if plate else NO_ROWS,
+            needs_all_rows=needs_all_rows,
+            declared_rows=declared,
             starts=PriorDraws(log_joint),
             factory=self,
             hierarchical=sites.hierarchical,
             coordinates={name: name for name, _ in self.centred} | sites.coordinates,
         )
         return model.with_program(program)
-
-    @property
-    def _program(self) -> Call:
-        return Reparametrised(self.call, self.centred) if self.centred else self.call
 
 
 def _site_density(model: Model) -> SiteDensity:
@@ -202,19 +212,3 @@ def from_numpyro(
         )
     centred = () if reparam is None else centredness(reparam)
     return NumPyroModel(BoundCall(model, args, kwargs), rows, centred)
-
-
-def _sites(call: Call, spec: DataSpec) -> Sites:
-    try:
-        return find_sites(call, spec)
-    except jax.errors.JAXTypeError as error:
-        scalar = next((name for name, shape in spec.shapes.items() if not shape), None)
-        raise TypeError(
-            f"{call!r} uses the value of something of which only the shape is known while it is "
-            "traced. Bind what decides about sizes and branches beforehand: "
-            f"advi.from_numpyro(model, {scalar or 'size'}=...)."
-        ) from error
-    except Exception as error:
-        shapes = [f"{name} {shape}" for name, shape in spec.shapes.items()]
-        error.add_note(f"advi called {call!r} with data of shapes {', '.join(shapes) or 'None'}.")
-        raise

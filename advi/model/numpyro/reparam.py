@@ -56,6 +56,9 @@ class Reparametrised:
     def check(self, data: Any) -> None:
         self.call.check(data)
 
+    def argument(self, leaf: str) -> str:
+        return self.call.argument(leaf)
+
 
 @dataclass(frozen=True)
 class ReparametrisedByData:
@@ -71,6 +74,9 @@ class ReparametrisedByData:
 
     def check(self, data: Any) -> None:
         self.call.check(data[0])
+
+    def argument(self, leaf: str) -> str:
+        return self.call.argument(leaf)
 
 
 class _Coordinates(LocScaleReparam):

@@ -47,6 +47,7 @@ class Sites:
     observed: tuple[tuple[tuple[Frame, ...], int], ...]
     derived: tuple[str, ...]  # deterministic sites
     subsampled: tuple[str, ...]  # plates that declare a subsample
+    filled: dict[str, tuple[int, int]]  # plates whose subsample the data are: size and length
     masked: tuple[str, ...]  # latents with entries that a mask may take out of their own density
     imputed: tuple[str, ...]  # those that NumPyro makes for the missing values of an `obs_mask`
     # data to the bounds and initial values that the model computes; None if there are none
@@ -88,10 +89,10 @@ class Sites:
         return UNCONSTRAINED.format(name) if name in self.dependent else name
 
 
-def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
+def find_sites(call: Callable[[Any], Any], spec: DataSpec, filled: bool = False) -> Sites:
     """Trace a model, called with data of given shapes.
 
-    TypeError if a latent is discrete, or inside a scan has a support that depends on other latents.
+    `filled`: every plate that declares a subsample has no more rows than that. TypeError if a latent is discrete, or inside a scan has a support that depends on other latents.
     """
     traced: list[Any] = []  # non-constant values of the trace
     moved: list[tuple[str, Any]] = []  # further ones, locations and scales by site
@@ -104,7 +105,7 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
         return Part(value.shape, index=len(traced) - 1)
 
     def run(marker: Array, leaves: list[Array]) -> list[Any]:
-        plates = WholePlates({})
+        plates = WholePlates({}, None if filled else rows)
         abstract = handlers.substitute(substitute_fn=lambda site: _placeholder(site, marker))
         seeded = handlers.seed(rng_seed=jax.random.key(0))  # for parameters' initial values
         with handlers.trace() as trace, plates, seeded, abstract, KnownValues(), explained(call):
@@ -112,14 +113,19 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
         sites = list(trace.values())
         unknowns = {s["name"]: _unknown(s, part) for s in sites if _is_unknown(s)}
         observed = [s for s in sites if s["type"] == "sample" and s["is_observed"]]
+        for site in observed:
+            _check_shape(site, plates)
         data_sites = [s for s in observed if not s["infer"].get("is_auxiliary")]
+        # a given value, or a number, outside of all plates has no rows
+        with_rows = [s for s in data_sites if s["cond_indep_stack"] or _may_have_rows(s["value"])]
         found.append(
             Sites(
                 unknowns,
                 (),
-                tuple(map(_frames_and_axes, data_sites or observed)),
+                tuple(map(_frames_and_axes, with_rows or data_sites or observed)),
                 tuple(s["name"] for s in sites if _is_derived(s)),
                 tuple(name for name, (size, sub) in plates.declared.items() if sub < size),
+                {name: (plates.declared[name][0], num) for name, num in plates.filled.items()},
                 tuple(s["name"] for s in sites if _is_masked(s)),
                 tuple(s["name"] for s in sites if _is_masked(s) and is_imputed(s["name"], trace)),
                 None,
@@ -134,6 +140,7 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec) -> Sites:
                 moved.extend((site["name"], v) for v in parts if isinstance(v, Tracer))
         return [*traced, *(value for _, value in moved)]
 
+    rows = {shape[0] for shape, _ in spec.leaves if shape}
     marker = jax.ShapeDtypeStruct((), spec.float_dtype)
     leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves]
     with trace_lock:
@@ -237,6 +244,25 @@ def _unknown(site: Site, part: Callable[[Any], Part]) -> Unknown:
         _frames(site) if event_dim is not None else (),
         event_dim or 0,
     )
+
+
+def _check_shape(site: Site, plates: WholePlates) -> None:
+    """Raise ValueError unless the value of an observed site has the shape of its distribution."""
+    value, shape = np.shape(site["value"]), site["fn"].shape()
+    try:
+        np.broadcast_shapes(value, shape)
+    except ValueError:
+        around = [f.name for f in site["cond_indep_stack"]]
+        sizes = [f"{name!r} has {plates.declared[name][0]} rows" for name in around]
+        said = f" Of its plates {', '.join(sizes)}." if sizes else ""
+        raise ValueError(
+            f"the observed site {site['name']!r} has values of shape {value}, and a distribution "
+            f"of shape {shape}; expected shapes that broadcast.{said}"
+        ) from None
+
+
+def _may_have_rows(value: Any) -> bool:
+    return isinstance(value, Tracer) and np.ndim(value) > 0
 
 
 def _frames(site: Site) -> tuple[Frame, ...]:

@@ -1,0 +1,67 @@
+"""The sites of a NumPyro model that is called with some data, and which data are no arrays to it."""
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from advi.data.spec import DataSpec
+from advi.model.numpyro.call import Call, StaticCall
+from advi.model.numpyro.sites import Sites, find_sites
+
+# JAX's errors where a Python value is needed: its own class, or a plain TypeError in these words
+NEEDS_VALUE = re.compile("concrete value|static_argnums|must have __hash__")
+OF_LEAF = re.compile(r"the value of the argument leaves\[(\d+)\]")
+
+
+def call_and_sites(call: Call, data: Any, spec: DataSpec) -> tuple[Call, Sites]:
+    """Return a model's call with data, and its sites.
+
+    Integers and flags among the data that decide about shapes or branches become Python's, and
+    plates whose subsample the data are have its length. TypeError if an array decides.
+    """
+    try:
+        return call, find_sites(call, spec)
+    except Exception as error:
+        numbers = _numbers(data, spec)
+        with_numbers = StaticCall(call, numbers) if numbers else call
+        attempts = [(call, True), (with_numbers, False), (with_numbers, True)]
+        for attempted, filled in attempts if numbers else attempts[:1]:
+            try:
+                return attempted, find_sites(attempted, spec, filled)
+            except Exception as other:
+                if numbers and not filled:
+                    error = other
+        raise _explained(error, call, spec) from error.__cause__
+
+
+def _numbers(data: Any, spec: DataSpec) -> tuple[tuple[int, Any], ...]:
+    """Return the index and the value of every integer and flag among the data."""
+    leaves = spec.treedef.flatten_up_to(data)
+    return tuple(
+        (index, np.asarray(leaf).item())
+        for index, (leaf, (shape, dtype)) in enumerate(zip(leaves, spec.leaves, strict=True))
+        if not shape and np.dtype(dtype).kind in "iub"
+    )
+
+
+def _explained(error: Exception, call: Call, spec: DataSpec) -> Exception:
+    """Return the error of a model that could not be called, which names the argument at fault."""
+    if isinstance(error, jax.errors.JAXTypeError) or NEEDS_VALUE.search(str(error)):
+        leaf = OF_LEAF.search(str(error))
+        if leaf is None:
+            bound = "what decides about them beforehand, by its name: "
+            bound += f"advi.from_numpyro({call!r}, name=value)"
+        else:
+            name = call.argument(spec.names[int(leaf[1])])
+            bound = f"{name!r} beforehand: advi.from_numpyro({call!r}, {name}={name})"
+        found = TypeError(
+            f"{call!r} needs a value while it is traced, for a size or a branch, of which only the "
+            f"shape is known. Bind {bound}."
+        )
+        found.__cause__ = error
+        return found
+    shapes = [f"{call.argument(name)} {shape}" for name, shape in spec.shapes.items()]
+    error.add_note(f"advi called {call!r} with data of shapes {', '.join(shapes) or 'None'}.")
+    return error
