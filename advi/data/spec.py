@@ -201,3 +201,14 @@ def find_nan(data: Any, spec: DataSpec) -> str | None:
             row = f", row {where[0][0]}" if where.shape[1] else ""
             return f"data leaf {name!r}{row} is NaN ({len(where)} NaN in that leaf)"
     return None
+
+
+def check_static(static: Sequence[tuple[int, Any]], data: Any, spec: DataSpec) -> None:
+    """Raise ValueError unless leaves have the values that decide about a model's shapes."""
+    for index, value in static:
+        if (leaf := on_host(jax.tree.leaves(data)[index]).item()) != value:
+            raise ValueError(
+                f"data leaf {spec.names[index]!r}: got {leaf}, but {value} in the fit, where it "
+                "decides about shapes or branches of the model; expected the same. Fit again for "
+                "another."
+            )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from advi.core import interrupts
 from advi.core.jax_config import precision
 from advi.core.types import Floats
-from advi.data.spec import DataSpec, prepare
+from advi.data.spec import DataSpec, check_static, prepare
 from advi.model.indices import check_data_indices
 from advi.model.model import Model
 from advi.model.rows import for_rows
@@ -136,6 +136,7 @@ class Density:
             return self
         with precision(self.spec.float_dtype):
             moved, spec = prepare(data, self.spec.float_dtype)
+            check_static(self.model.program.static, moved, spec)
             other = Density(for_rows(self.model, spec), moved, spec, self.estimated)
             check_data_indices(other.model, other.log_joint, spec, moved)
             if other.model.size == self.model.size:

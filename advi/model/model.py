@@ -40,6 +40,8 @@ class Program(NamedTuple):
     rows_leaf: int | None = None
     # why neither steps on some rows nor families of rows are possible, in a sentence, or nothing
     needs_all_rows: str = ""
+    # index and value of data leaves that decide about shapes or branches
+    static: tuple[tuple[int, Any], ...] = ()
     # name and size of the plate of the rows, where the data are a part of them
     declared_rows: tuple[str, int] | None = None
     # from the model for the data's rows, the data, a point (D,) and n: initial points (n, D)

@@ -24,13 +24,11 @@ class ModelFactory(Protocol):
     """Makes a model once there is data, as of a NumPyro program; equal ones make equal models."""
 
     def bind(self, data: Any, spec: DataSpec, streamed: bool = False) -> Model:
-        """Return the model for data of these shapes; `streamed` of a batch, more of which follow."""
+        """Return the model for data of these shapes; `streamed`: more batches like it follow."""
         ...
 
 
-def bind(
-    model: Model | ModelFactory, data: Any, spec: DataSpec, streamed: bool = False
-) -> Model:
+def bind(model: Model | ModelFactory, data: Any, spec: DataSpec, streamed: bool = False) -> Model:
     """Return the model, or a factory's model for the data, as it is now."""
     if isinstance(model, Model):
         return of_fit(model, spec.float_dtype, {})

@@ -1,4 +1,4 @@
-"""The sites of a NumPyro model that is called with some data, and which data are no arrays to it."""
+"""The sites of a NumPyro model called with some data, and the data that are no arrays to it."""
 
 import re
 from typing import Any
@@ -21,19 +21,17 @@ def call_and_sites(call: Call, data: Any, spec: DataSpec) -> tuple[Call, Sites]:
     Integers and flags among the data that decide about shapes or branches become Python's, and
     plates whose subsample the data are have its length. TypeError if an array decides.
     """
-    try:
-        return call, find_sites(call, spec)
-    except Exception as error:
-        numbers = _numbers(data, spec)
-        with_numbers = StaticCall(call, numbers) if numbers else call
-        attempts = [(call, True), (with_numbers, False), (with_numbers, True)]
-        for attempted, filled in attempts if numbers else attempts[:1]:
+    numbers = _numbers(data, spec)
+    calls = (call, StaticCall(call, numbers)) if numbers else (call,)
+    failed: Exception | None = None  # of the last call, without more rows than a subsample has
+    for attempted in calls:
+        for filled in (False, True):
             try:
                 return attempted, find_sites(attempted, spec, filled)
-            except Exception as other:
-                if numbers and not filled:
-                    error = other
-        raise _explained(error, call, spec) from error.__cause__
+            except Exception as error:
+                failed = failed if filled else error
+    assert failed is not None
+    raise _explained(failed, call, spec)
 
 
 def _numbers(data: Any, spec: DataSpec) -> tuple[tuple[int, Any], ...]:

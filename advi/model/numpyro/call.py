@@ -130,3 +130,10 @@ class StaticCall:
 
     def argument(self, leaf: str) -> str:
         return self.call.argument(leaf)
+
+
+def static_data(call: Any) -> tuple[tuple[int, Any], ...]:
+    """Return the index and value of the data leaves that a call takes as Python's numbers."""
+    if isinstance(call, StaticCall):
+        return call.static
+    return static_data(call.call) if hasattr(call, "call") else ()

@@ -9,7 +9,7 @@ from advi.core.errors import describe
 from advi.data.spec import DataSpec
 from advi.model.model import Deterministic, Model, Program
 from advi.model.numpyro.binding import call_and_sites
-from advi.model.numpyro.call import BoundCall, Call
+from advi.model.numpyro.call import BoundCall, Call, static_data
 from advi.model.numpyro.density import SiteDensity, SiteValues
 from advi.model.numpyro.imputation import flat_where_masked, predictions
 from advi.model.numpyro.prior import PriorDraws
@@ -26,8 +26,8 @@ NO_ROWS = (
     "advi.from_numpyro(model, rows='NAME')."
 )
 PART_OF_ROWS = (
-    "the data are {0} of the {2} rows of the plate {1!r}, and count for all of them, as in NumPyro; "
-    "expected all rows, or a stream of batches with num_rows={2}."
+    "the data are {0} of the {2} rows of the plate {1!r}, and count for all of them, as in "
+    "NumPyro; expected all rows, or a stream of batches with num_rows={2}."
 )
 
 
@@ -110,6 +110,7 @@ class NumPyroModel:
             Deterministic(shown, SiteValues(log_joint, shown)),
             rows_leaf=plate.leaf if plate else None,
             needs_all_rows=needs_all_rows,
+            static=static_data(call),
             declared_rows=declared,
             starts=PriorDraws(log_joint),
             factory=self,

@@ -92,7 +92,9 @@ class Sites:
 def find_sites(call: Callable[[Any], Any], spec: DataSpec, filled: bool = False) -> Sites:
     """Trace a model, called with data of given shapes.
 
-    `filled`: every plate that declares a subsample has no more rows than that. TypeError if a latent is discrete, or inside a scan has a support that depends on other latents.
+    `filled`: every plate that declares a subsample has no more rows than that. TypeError if a
+    latent is discrete, or inside a scan has a support that depends on other latents; ValueError if
+    an observed site has values of another shape than its distribution.
     """
     traced: list[Any] = []  # non-constant values of the trace
     moved: list[tuple[str, Any]] = []  # further ones, locations and scales by site
