@@ -10,6 +10,7 @@ from jax.tree_util import keystr
 
 from advi.core.arrays import numbers, on_host
 from advi.core.errors import describe
+from advi.data.tables import without_tables
 
 ALIGNMENT = 64  # bytes, of arrays that XLA does not copy
 
@@ -151,6 +152,7 @@ def _own(leaf: Any) -> Any:
 def converted(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
     """Return `prepare`'s result without moving any array."""
     try:
+        data = without_tables(data)
         paths, treedef = jax.tree_util.tree_flatten_with_path(
             data, is_leaf=lambda node: isinstance(node, (list, Iterator))
         )

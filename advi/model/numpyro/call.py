@@ -30,7 +30,8 @@ class Call(Protocol):
 class BoundCall:
     """A model with bound arguments, called with data: a dict by name, a tuple by position.
 
-    Two are equal if model and arguments are; arrays are compared by identity.
+    A dict without the name of an argument is the one argument of a model that has one. Two are
+    equal if model and arguments are; arrays are compared by identity.
     """
 
     function: Callable[..., Any]
@@ -94,13 +95,22 @@ class BoundCall:
         named = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         return [name for name in named[len(self.args) :] if name not in self.kwargs]
 
+    def _is_table(self, data: Mapping[str, Any]) -> bool:
+        """Return whether a dict is the model's one argument, and its names are not arguments."""
+        try:
+            parameters = inspect.signature(self.function).parameters
+        except (TypeError, ValueError):
+            return False
+        by_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        return len(self._free) == 1 and not by_name and parameters.keys().isdisjoint(data)
+
     def _arguments(self, data: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if data is None:
             return self.args, self.kwargs
-        if isinstance(data, Mapping):
+        free = self._free
+        if isinstance(data, Mapping) and not self._is_table(data):
             return self.args, {**self.kwargs, **data}
         values = data if isinstance(data, tuple) else (data,)
-        free = self._free
         if self.kwargs and len(values) <= len(free):  # arguments before them may be bound by name
             return self.args, {**dict(zip(free, values, strict=False)), **self.kwargs}
         return (*self.args, *values), self.kwargs
