@@ -81,9 +81,10 @@ def fit(
     model
         The model, or what `from_numpyro` returns.
     data
-        Pytree of arrays, passed on to the log-joint; rows along leading axes. With a `batch_size`,
-        memory-mapped arrays (`numpy.memmap`) are read a few rows at a time. Or a stream of
-        batches, each such a pytree: a list of them, anything else that can be iterated over again
+        Pytree of arrays, passed on to the log-joint; rows along leading axes. A table (a DataFrame
+        of pandas or Polars, a table of Arrow, a Dataset of xarray, a structured array) is a dict of
+        its columns. With a `batch_size`, memory-mapped arrays (`numpy.memmap`) are read a few rows
+        at a time. Or a stream of batches, each such a pytree: a list of them, anything else that can be iterated over again
         and again, such as a data loader, or a function without arguments that returns an iterator
         of one epoch. Its batches may differ in their number of rows: they are joined and cut into
         steps of `batch_size` rows, and the rest of an epoch begins the next. A thread reads ahead.

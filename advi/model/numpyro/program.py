@@ -160,14 +160,16 @@ def from_numpyro(
     model
         Function with NumPyro primitives.
     *args, **kwargs
-        Arguments of the model that are bound: sizes, flags, and arrays that must have values
-        while the model is traced. The ``data`` of `fit` and `check` gives the others: a dict by
-        name, a tuple by position after `args`, one array as the next argument.
+        Arguments of the model that are bound, such as arrays that decide about sizes. The ``data``
+        of `fit` and `check` gives the others: a dict by name, a tuple by position after `args`, one
+        array as the next argument. Integers and flags among them may decide about shapes and
+        branches.
     rows
         Name of the plate that runs over rows of the data, whose observed sites are `Terms.rows`.
         By default the one plate that declares a subsample, or else the leading axis of every
         observed site, if data has that leading axis. With `batch_size` the model's data is a batch:
-        the plate follows it, whatever subsample it declares, and its rows are scaled once.
+        the plate follows it, whatever subsample it declares, and its rows are scaled once. Data
+        with as many rows as the subsample are a batch too: of a stream, or by itself.
     reparam
         Coordinates of latents with a location and a scale, such as ``theta ~ Normal(mu, tau)``: a
         dict from names of sites to "centred", "non-centred", or a number between 1, centred, and 0,
