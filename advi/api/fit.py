@@ -84,10 +84,11 @@ def fit(
         Pytree of arrays, passed on to the log-joint; rows along leading axes. A table (a DataFrame
         of pandas or Polars, a table of Arrow, a Dataset of xarray, a structured array) is a dict of
         its columns. With a `batch_size`, memory-mapped arrays (`numpy.memmap`) are read a few rows
-        at a time. Or a stream of batches, each such a pytree: a list of them, anything else that can be iterated over again
-        and again, such as a data loader, or a function without arguments that returns an iterator
-        of one epoch. Its batches may differ in their number of rows: they are joined and cut into
-        steps of `batch_size` rows, and the rest of an epoch begins the next. A thread reads ahead.
+        at a time. Or a stream of batches, each such a pytree: a list of them, anything else that
+        can be iterated over again and again, such as a data loader, or a function without arguments
+        that returns an iterator of one epoch. Its batches may differ in their number of rows: they
+        are joined and cut into steps of `batch_size` rows, and the rest of an epoch begins the
+        next. A thread reads ahead.
         An exception of a stream is raised before there is a fit; later the fit so far is returned,
         "interrupted", with the exception as `status.cause`.
     family
