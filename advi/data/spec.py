@@ -161,7 +161,7 @@ def converted(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
             f"data: got {describe(data)}, whose names cannot be sorted; expected dicts with names "
             f"of one type, such as str ({error})."
         ) from None
-    names = tuple(keystr(path, simple=True, separator=".") or "data" for path, _ in paths)
+    names = tuple(leaf_name(path) for path, _ in paths)
     given = (leaf for _, leaf in paths)
     leaves = [_as_array(*pair, float_dtype) for pair in zip(names, given, strict=True)]
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
@@ -205,12 +205,17 @@ def find_nan(data: Any, spec: DataSpec) -> str | None:
     return None
 
 
-def check_static(static: Sequence[tuple[int, Any]], data: Any, spec: DataSpec) -> None:
+def leaf_name(path: Any) -> str:
+    """Return the name of a data leaf at a path of JAX's."""
+    return keystr(path, simple=True, separator=".") or "data"
+
+
+def check_static(static: Sequence[tuple[str, Any]], data: Any, spec: DataSpec) -> None:
     """Raise ValueError unless leaves have the values that decide about a model's shapes."""
-    for index, value in static:
-        if (leaf := on_host(jax.tree.leaves(data)[index]).item()) != value:
+    leaves = dict(zip(spec.names, jax.tree.leaves(data), strict=True))
+    for name, value in static:
+        if name in leaves and (given := on_host(leaves[name]).item()) != value:
             raise ValueError(
-                f"data leaf {spec.names[index]!r}: got {leaf}, but {value} in the fit, where it "
-                "decides about shapes or branches of the model; expected the same. Fit again for "
-                "another."
+                f"data leaf {name!r}: got {given}, but {value} in the fit, where it decides about "
+                "shapes or branches of the model; expected the same. Fit again for another."
             )

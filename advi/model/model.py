@@ -40,12 +40,14 @@ class Program(NamedTuple):
     rows_leaf: int | None = None
     # why neither steps on some rows nor families of rows are possible, in a sentence, or nothing
     needs_all_rows: str = ""
-    # index and value of data leaves that decide about shapes or branches
-    static: tuple[tuple[int, Any], ...] = ()
+    # path and value of data leaves that decide about shapes or branches
+    static: tuple[tuple[str, Any], ...] = ()
     # name and size of the plate of the rows, where the data are a part of them
     declared_rows: tuple[str, int] | None = None
     # from the model for the data's rows, the data, a point (D,) and n: initial points (n, D)
     starts: Callable[..., Any] | None = None
+    # from latents, data, a key and whether latents are drawn anew: draws of the observed sites
+    predictive: Any = None
     # what made the model, for the same program in other coordinates
     factory: Any = None
     # latents whose location or scale depends on others, and that are as the program has them

@@ -12,11 +12,11 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.core.arrays import numbers
-from advi.core.errors import check_count, describe
+from advi.core.errors import check_bool, check_count, describe
 from advi.core.jax_config import compiled, precision
 from advi.core.jaxprs.traced import Traced, traced
 from advi.core.keys import Stream, device_key
-from advi.data.spec import DataSpec, prepare
+from advi.data.spec import DataSpec, check_static, prepare
 from advi.model.density import Density
 from advi.model.indices import check_indices
 from advi.posterior.base import Posterior, density_of
@@ -41,6 +41,29 @@ def predict(posterior: Posterior, fn: Callable[..., Any], n: int, data: Any, key
         with precision(posterior.float_dtype):
             data, spec = prepare(data, posterior.float_dtype)
     return _over_draws(fn, with_key, z, data, spec, key)
+
+
+def predictive(
+    posterior: Posterior, n: int, data: Any, key: Any, prior: bool
+) -> dict[str, NDArray]:
+    """Return draws of the observed sites of a NumPyro model by name, host arrays (n, *shape)."""
+    check_bool("prior", prior)
+    model = posterior.model
+    draw, beside = model.program.predictive, model.beside
+    if draw is None:
+        raise TypeError(
+            "predictive: the model is a log-joint, which does not say how data are drawn; expected "
+            "one of NumPyro's. Write fit.predict(fn, n, data) with a fn(z, data, key) that draws."
+        )
+    if data is not None:
+        data, spec = prepare(data, posterior.float_dtype)
+        draw.check(data)
+        check_static(model.program.static, data, spec)
+
+    def of_one(z: Any, data: Any, key: Array) -> dict[str, Array]:
+        return draw({name: v for name, v in z.items() if name not in beside}, data, key, prior)
+
+    return predict(posterior, of_one, n, data, key)
 
 
 def log_likelihood(posterior: Posterior, data: Any, n: int, key: Any) -> NDArray:

@@ -402,6 +402,48 @@ class Fit:
         """
         return predict.predict(self.posterior, fn, n, data, key)
 
+    def predictive(
+        self, n: int = 1000, data: Any = None, key: Any = 0, *, prior: bool = False
+    ) -> dict[str, NDArray]:
+        """Draw the observed sites of a NumPyro model given posterior draws of its latents.
+
+        Parameters
+        ----------
+        n
+            Number of draws, those of `sample`.
+        data
+            Arguments of the model with any number of rows, without values of the sites that are
+            drawn where its signature has a default for them; by default the data of the fit.
+        key
+            Integer or JAX key.
+        prior
+            Draw the latents from their prior, and return them too. Parameters are those of the fit.
+
+        Returns
+        -------
+        dict
+            Name of an observed or a deterministic site to its draws, NumPy arrays ``(n, *shape)``.
+
+        Raises
+        ------
+        TypeError
+            If the model is none of NumPyro's, does not take the data, or has an improper prior that
+            would be drawn from.
+
+        Examples
+        --------
+        >>> import advi, numpyro, numpyro.distributions as dist
+        >>> def line(x, y=None):
+        ...     w = numpyro.sample("w", dist.Normal(0, 1))
+        ...     with numpyro.plate("rows", len(x)):
+        ...         numpyro.sample("y", dist.Normal(w * x, 1), obs=y)
+        >>> x = np.arange(5.0)
+        >>> fit = advi.fit(advi.from_numpyro(line), {"x": x, "y": x})
+        >>> fit.predictive(100)["y"].shape, fit.predictive(100, {"x": x[:2]})["y"].shape
+        ((100, 5), (100, 2))
+        """
+        return predict.predictive(self.posterior, n, data, key, prior)
+
     def log_likelihood(self, data: Any = None, n: int = 1000, key: Any = 0) -> NDArray:
         """Return the log-likelihood of every row at posterior draws, unscaled `Terms.rows`.
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from advi.core.arrays import on_host
 from advi.data.spec import DataSpec
 from advi.model.numpyro.call import Call, StaticCall
 from advi.model.numpyro.sites import Sites, find_sites
@@ -34,12 +35,12 @@ def call_and_sites(call: Call, data: Any, spec: DataSpec) -> tuple[Call, Sites]:
     raise _explained(failed, call, spec)
 
 
-def _numbers(data: Any, spec: DataSpec) -> tuple[tuple[int, Any], ...]:
-    """Return the index and the value of every integer and flag among the data."""
-    leaves = spec.treedef.flatten_up_to(data)
+def _numbers(data: Any, spec: DataSpec) -> tuple[tuple[str, Any], ...]:
+    """Return the path and the value of every integer and flag among the data."""
+    leaves = zip(spec.names, spec.treedef.flatten_up_to(data), spec.leaves, strict=True)
     return tuple(
-        (index, np.asarray(leaf).item())
-        for index, (leaf, (shape, dtype)) in enumerate(zip(leaves, spec.leaves, strict=True))
+        (name, on_host(leaf).item())
+        for name, leaf, (shape, dtype) in leaves
         if not shape and np.dtype(dtype).kind in "iub"
     )
 

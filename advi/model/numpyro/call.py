@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import jax
 
 from advi.core.identity import identified
+from advi.data.spec import leaf_name
 
 
 class Call(Protocol):
@@ -124,16 +125,15 @@ class StaticCall:
     """
 
     call: Call
-    static: tuple[tuple[int, Any], ...]  # index and value of data leaves
+    static: tuple[tuple[str, Any], ...]  # path and value of data leaves
 
     def __repr__(self) -> str:
         return repr(self.call)
 
     def __call__(self, data: Any) -> Any:
-        leaves, treedef = jax.tree.flatten(data)
-        for index, value in self.static:
-            leaves[index] = value
-        return self.call(treedef.unflatten(leaves))
+        static = dict(self.static)
+        paths, treedef = jax.tree_util.tree_flatten_with_path(data)
+        return self.call(treedef.unflatten(static.get(leaf_name(p), leaf) for p, leaf in paths))
 
     def check(self, data: Any) -> None:
         self.call.check(data)
@@ -142,8 +142,8 @@ class StaticCall:
         return self.call.argument(leaf)
 
 
-def static_data(call: Any) -> tuple[tuple[int, Any], ...]:
-    """Return the index and value of the data leaves that a call takes as Python's numbers."""
+def static_data(call: Any) -> tuple[tuple[str, Any], ...]:
+    """Return the path and value of the data leaves that a call takes as Python's numbers."""
     if isinstance(call, StaticCall):
         return call.static
     return static_data(call.call) if hasattr(call, "call") else ()

@@ -1,6 +1,6 @@
 """The log-joint of a NumPyro model, and the values of its sites."""
 
-from collections.abc import Callable
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,14 @@ from jax import Array, lax
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
-from advi.model.numpyro.handlers import DependentSupports, KnownValues, NothingRandom, WholePlates
+from advi.model.numpyro.call import Call
+from advi.model.numpyro.handlers import (
+    DependentSupports,
+    KnownValues,
+    NothingRandom,
+    Unobserved,
+    WholePlates,
+)
 from advi.model.numpyro.masks import mask_of, normal_log_prob, unit_log_prob
 from advi.model.numpyro.refusals import explained
 from advi.model.numpyro.rows import RowsPlate
@@ -29,7 +36,7 @@ class SiteDensity:
     the factor by which NumPyro scales a subsample of that plate.
     """
 
-    call: Callable[[Any], Any]
+    call: Call
     plate: RowsPlate | None
     params: tuple[tuple[str, Tree], ...]  # name and tree of every parameter
     dependent: tuple[str, ...]  # latents whose support depends on others
@@ -69,16 +76,19 @@ class SiteDensity:
         return Terms(shared, **by_row) if by_row else shared
 
     def run(
-        self, z: dict[str, Any], data: Any, key: Array | None = None
+        self, z: dict[str, Any], data: Any, key: Array | None = None, observed: bool = True
     ) -> tuple[dict[str, Site], dict[str, float], Array]:
         """Run the model; return its sites, NumPyro's scales of its plates, and a log-Jacobian.
 
-        With a key the predicted sites are drawn; without one nothing is random, and they are zero.
+        With a key the predicted sites are drawn, the observed ones too unless `observed`, and
+        latents that `z` does not have; without one nothing is random, and predictions are zero.
         """
         trees = {name: tree.unpack(z.get(name, {})) for name, tree in self.params}
         plates = WholePlates(self._lengths(z, data))
-        supports = DependentSupports({n: z[UNCONSTRAINED.format(n)] for n in self.dependent})
-        local = {name: jnp.moveaxis(z[name], 0, axis) for name, axis in self._axes}
+        coordinates = {name: z.get(UNCONSTRAINED.format(name)) for name in self.dependent}
+        supports = DependentSupports({n: x for n, x in coordinates.items() if x is not None})
+        axes = [(name, axis) for name, axis in self._axes if name in z]
+        local = {name: jnp.moveaxis(z[name], 0, axis) for name, axis in axes}
         values = {**z, **local, **trees}
         zeros = handlers.substitute(substitute_fn=self._no_prediction)
         drawn = zeros if key is None else handlers.seed(rng_seed=key)
@@ -87,6 +97,7 @@ class SiteDensity:
             drawn,
             NothingRandom(),
             plates,
+            contextlib.nullcontext() if observed else Unobserved(),
             supports,
             KnownValues(),
             handlers.substitute(data=values),
@@ -131,8 +142,11 @@ class SiteDensity:
         plate, filled = self.plate, dict(self.filled)
         if plate is None or plate.leaf is None:
             return filled
-        of_rows = z[plate.axes[0][0]] if plate.axes else jax.tree.leaves(data)[plate.leaf]
-        length = of_rows.shape[0]
+        local = [z[name] for name, _ in plate.axes if name in z]
+        leaves = jax.tree.leaves(data)
+        if not local and len(leaves) <= plate.leaf:  # of new data, without some that were observed
+            leaves = [leaf for leaf in leaves if leaf.ndim] * len(leaves)
+        length = (local or leaves[plate.leaf :])[0].shape[0]
         if length != plate.size and plate.why_not_local:
             raise ValueError(plate.why_not_local)
         return filled | {plate.name: length}
@@ -158,6 +172,37 @@ class SiteValues:
         key = jax.random.fold_in(_seeded_by(z), number) if self.log_joint.predicted else None
         sites = self.log_joint.run(z, data, key)[0]
         return {name: jnp.asarray(sites[name]["value"]) for name in self.names}
+
+
+@dataclass(frozen=True)
+class Predictive:
+    """The observed and deterministic sites of a NumPyro model, drawn given latents and data.
+
+    From the prior the latents are drawn too, and are among them.
+    """
+
+    log_joint: SiteDensity
+
+    def check(self, data: Any) -> None:
+        """Raise TypeError unless the model can be called with the data."""
+        self.log_joint.call.check(data)
+
+    def __call__(
+        self, z: dict[str, Any], data: Any, key: Array, prior: bool = False
+    ) -> dict[str, Array]:
+        if prior:  # parameters have none
+            z = {name: z[name] for name, _ in self.log_joint.params if name in z}
+        sites = self.log_joint.run(z, data, key, observed=False)[0]
+
+        latents = {*z, *self.log_joint.dependent} if not prior else set(z)
+
+        def is_shown(name: str, site: Site) -> bool:
+            return site["type"] == "deterministic" or (
+                site["type"] == "sample" and not site["is_observed"] and name not in latents
+            )
+
+        shown = {name: site["value"] for name, site in sites.items() if is_shown(name, site)}
+        return {name: jnp.asarray(value) for name, value in shown.items()}
 
 
 def _seeded_by(z: dict[str, Any]) -> Array:

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
-from numpyro.distributions import Delta
+from numpyro.distributions import Delta, Unit
 from numpyro.distributions.transforms import biject_to
 from numpyro.primitives import Messenger
 
@@ -74,6 +74,15 @@ class KnownValues(Messenger):
                 shape = (*msg["kwargs"]["sample_shape"], *msg["fn"].shape())
                 msg["value"], msg["is_observed"] = jnp.broadcast_to(known.v, shape), True
                 msg["infer"] = {**msg["infer"], "is_auxiliary": True}
+
+
+class Unobserved(Messenger):
+    """Handler that leaves observed sites, but factors and known values, to be drawn."""
+
+    def process_message(self, msg: Any) -> None:
+        is_data = msg["type"] == "sample" and msg["is_observed"]
+        if is_data and not (msg["infer"].get("is_auxiliary") or isinstance(plain(msg["fn"]), Unit)):
+            msg["value"], msg["is_observed"] = None, False
 
 
 class DependentSupports(Messenger):

@@ -10,7 +10,7 @@ from advi.data.spec import DataSpec
 from advi.model.model import Deterministic, Model, Program
 from advi.model.numpyro.binding import call_and_sites
 from advi.model.numpyro.call import BoundCall, Call, static_data
-from advi.model.numpyro.density import SiteDensity, SiteValues
+from advi.model.numpyro.density import Predictive, SiteDensity, SiteValues
 from advi.model.numpyro.imputation import flat_where_masked, predictions
 from advi.model.numpyro.prior import PriorDraws
 from advi.model.numpyro.reparam import Centred, Reparametrised, centredness, check_sites
@@ -113,6 +113,7 @@ class NumPyroModel:
             static=static_data(call),
             declared_rows=declared,
             starts=PriorDraws(log_joint),
+            predictive=Predictive(log_joint),
             factory=self,
             hierarchical=sites.hierarchical,
             coordinates={name: name for name, _ in self.centred} | sites.coordinates,

@@ -24,7 +24,7 @@ def explained(model: object) -> Iterator[None]:
     """Turn errors of NumPyro in running a model that do not name their cause into TypeErrors."""
     try:
         yield
-    except (AssertionError, TypeError, ValueError) as error:
+    except (AssertionError, NotImplementedError, TypeError, ValueError) as error:
         reason = _reason(error)
         if reason is None:
             raise
@@ -34,6 +34,10 @@ def explained(model: object) -> Iterator[None]:
 def _reason(error: Exception) -> str | None:
     frames = [(frame.f_code.co_name, frame.f_locals) for frame, _ in walk_tb(error.__traceback__)]
     inside = dict(frames)  # the innermost of each name
+    messages = [values["msg"] for name, values in frames if name == "apply_stack"]
+    drawn = [msg["name"] for msg in messages if msg["type"] == "sample"]
+    if isinstance(error, NotImplementedError) and frames[-1][0] == "sample" and drawn:
+        return f"has a site {drawn[0]!r} that cannot be drawn from: it may have an improper prior."
     without_key = isinstance(error, UnseededError) or "PRNG key" in str(error)
     if without_key or (isinstance(error, AssertionError) and not str(error)):
         if "_subs_wrapper" in inside:
@@ -44,8 +48,6 @@ def _reason(error: Exception) -> str | None:
                 "as many steps as there are values; forecast with the draws of the fit, as in "
                 "fit.predict(...)."
             )
-        messages = [values["msg"] for name, values in frames if name == "apply_stack"]
-        drawn = [msg["name"] for msg in messages if msg["type"] == "sample"]
         if drawn:
             return (
                 f"has a site {drawn[0]!r} that gets no value: it is hidden from what gives one, "
