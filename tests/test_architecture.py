@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 
 import advi
@@ -185,8 +188,17 @@ def test_public_methods_are_documented():
 
 
 def test_completion_of_a_fit_is_short():
-    names = [name for name in dir(advi.Fit) if not name.startswith("_")]
-    assert len(names) <= MAX_NAMES, names
+    def coin(flips):
+        p = numpyro.sample("p", dist.Beta(1, 1))
+        with numpyro.plate("flips", len(flips)):
+            numpyro.sample("y", dist.Bernoulli(p), obs=flips)
+
+    own = advi.fit(advi.Model(lambda z, d: -0.5 * z["x"] ** 2, {"x": advi.real()}))
+    theirs = advi.fit(advi.from_numpyro(coin), np.array([1, 0, 1]))
+    for fit, has_more in ((own, False), (theirs, True)):
+        names = [name for name in dir(fit) if not name.startswith("_")]
+        assert len(names) <= MAX_NAMES, names
+        assert ("predictive" in names) == has_more
 
 
 IMPORT = """
@@ -196,6 +208,11 @@ import jax.monitoring
 events = []
 jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: events.append(event))
 x64 = jax.config.jax_enable_x64
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
 import advi
 heavy = ["scipy.optimize", "scipy.stats", "arviz", "matplotlib", "pandas", "sklearn", "IPython"]
 print([name for name in heavy if name in sys.modules])

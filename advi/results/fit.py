@@ -38,7 +38,7 @@ from advi.posterior import predict
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.local_posterior import LocalPosterior
 from advi.posterior.record import FitRecord
-from advi.results import arviz, plots, report, storage
+from advi.results import arviz, pickled, plots, report, storage
 from advi.results.improve import improved
 from advi.variational.objective import check_draws, check_weights
 
@@ -788,7 +788,8 @@ class Fit:
         The file is written completely or not at all: one of that name is replaced at the end. Of a
         fit that `corrected` returned it holds the corrected draws; it holds no deterministic sites
         of a NumPyro model. An encoder is code: the file holds a table of its values at the fitted
-        rows instead.
+        rows instead. `pickle` has the same content, and needs the classes of the user's families
+        and transforms where it is read; `copy.deepcopy` is the fit itself, which nothing changes.
 
         Parameters
         ----------
@@ -818,6 +819,25 @@ class Fit:
         make_corrected = (lambda: self.corrected()._record) if corrected else None
         return plots.lay_over(self._record, make_corrected, records)
 
+    def __dir__(self) -> list[str]:
+        """Return the names to complete, without those of another kind of fit."""
+        program, guide = self.posterior.model.program, self.posterior.guide
+        others = {
+            "predictive": program.predictive is None,
+            "log_marginal": not guide.local,
+            "eval_trace": not len(self.eval_trace.steps),
+        }
+        return [name for name in super().__dir__() if not others.get(name, False)]
+
+    def __reduce__(self) -> tuple[Callable[[Any], "Fit"], tuple[Any]]:
+        return _of_pickle, (pickled.to_state(self._record),)
+
+    def __deepcopy__(self, memo: Any) -> "Fit":
+        return self  # nothing changes it
+
+    def __copy__(self) -> "Fit":
+        return self
+
     def __repr__(self) -> str:
         return report.text(self._record)
 
@@ -831,3 +851,7 @@ class Fit:
         if default_float(None) == "float64" or dtype == "float32":
             arrays = {k: jax.device_put(v) for k, v in arrays.items()}
         return self.posterior.model.to_tree(arrays)
+
+
+def _of_pickle(state: pickled.State) -> Fit:
+    return Fit(pickled.of_state(state))

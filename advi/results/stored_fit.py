@@ -36,11 +36,11 @@ FLOATS = ("float32", "float64")
 Arrays = dict[str, NDArray[Any]]
 
 
-def read_record(path: Name, known: Iterable[type]) -> FitRecord:
-    """Return the record of a fit in a file; see `load`."""
+def read_record(path: Name, known: Iterable[type], source: str = "") -> FitRecord:
+    """Return the record of a fit in a file; see `load`. `source` names it, if not its path."""
     archive = read(path, KIND, VERSION)
     with refused(path, KIND):
-        record = _record(str(path), archive, tuple(known))
+        record = _record(source or str(path), archive, tuple(known))
         figures(record)  # which fails on arrays that do not match the latents
         return record
 

@@ -1,7 +1,9 @@
 """A fit that was saved and loaded is the fit, without its model and data."""
 
+import copy
 import dataclasses
 import functools
+import pickle
 import subprocess
 import sys
 from collections import namedtuple
@@ -127,6 +129,35 @@ def test_a_loaded_fit_is_the_fit(name, tmp_path):
     np.testing.assert_array_equal(loaded.log_prob(z), fit.log_prob(z))
     loaded.save(tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+    assert_same(pickle.loads(pickle.dumps(fit)), fit)
+
+
+def test_a_pickled_fit_brings_the_users_classes_and_no_model():
+    model = advi.Model(lambda z, d: -0.5 * z["x"] ** 2, {"x": advi.real(transform=Stretched(2.0))})
+    fit = advi.fit(model)
+    pickled = pickle.loads(pickle.dumps(fit))
+    assert_same(pickled, fit)
+    with pytest.raises(RuntimeError, match="loaded from a pickle, without its model"):
+        pickled.check().corrected()
+    assert copy.deepcopy(fit) is copy.copy(fit) is fit
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretched:
+    """A user's own transform, of a real latent."""
+
+    by: float
+    codomain = constraints.real
+    event_dim, bijective = 0, True
+
+    def unconstrained_shape(self, shape):
+        return shape
+
+    def forward(self, x):
+        return self.by * x, np.log(self.by) + 0.0 * x
+
+    def inverse(self, y):
+        return y / self.by
 
 
 def test_corrected_draws_are_stored(fit, tmp_path):

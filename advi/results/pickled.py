@@ -1,0 +1,50 @@
+"""A fit for pickle: the content of its file, and the classes of the user's that it needs."""
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from advi.posterior.record import FitRecord
+from advi.results.codec import NUMPYRO, WORDS
+from advi.results.storage import save
+from advi.results.stored_fit import read_record
+
+State = tuple[bytes, tuple[type, ...]]
+
+
+def to_state(record: FitRecord) -> State:
+    """Return what `of_state` makes the fit of; errors are those of `Fit.save`."""
+    posterior = record.posterior
+    parts = [latent.bijection for latent in posterior.model.latents.values()]
+    parts += [latent.support for latent in posterior.model.latents.values()]
+    classes = set(_own_classes([*parts, *(block.family for block in posterior.guide.blocks)]))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "fit")
+        save(record, path)
+        return path.read_bytes(), tuple(sorted(classes, key=lambda cls: cls.__qualname__))
+
+
+def of_state(state: State) -> FitRecord:
+    """Return the record of a fit, without its model and data."""
+    content, classes = state
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "fit")
+        path.write_bytes(content)
+        return read_record(path, classes, "a pickle")
+
+
+def _own_classes(value: Any) -> Iterator[type]:
+    """Yield the classes outside of the vocabulary of files, of a value and its parts."""
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _own_classes(item)
+    elif isinstance(value, dict):
+        yield from _own_classes(list(value.values()))
+    elif isinstance(value, NUMPYRO) or (
+        dataclasses.is_dataclass(value) and not isinstance(value, type)
+    ):
+        if type(value) not in WORDS:
+            yield type(value)
+        yield from _own_classes(list(vars(value).values()))
