@@ -73,7 +73,7 @@ def _is_text(column: Any) -> bool:
 
 def _num_missing(column: Any) -> int:
     """Return the number of missing entries, of which NaN among floats is none."""
-    count = getattr(column, "null_count", None)  # Polars, Arrow
+    count: Any = getattr(column, "null_count", None)  # Polars, Arrow
     if count is not None:
         return int(count() if callable(count) else count)
     if getattr(getattr(column, "dtype", None), "na_value", None) is None:
