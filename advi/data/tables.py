@@ -73,9 +73,9 @@ def _is_text(column: Any) -> bool:
 
 def _num_missing(column: Any) -> int:
     """Return the number of missing entries, of which NaN among floats is none."""
-    count: Any = getattr(column, "null_count", None)  # Polars, Arrow
-    if count is not None:
-        return int(count() if callable(count) else count)
+    count = getattr(column, "null_count", None)
+    if count is not None:  # a number of Arrow's, a method of Polars's
+        return count if isinstance(count, int) else count()
     if getattr(getattr(column, "dtype", None), "na_value", None) is None:
         return 0
     return int(np.count_nonzero(column.isna()))
