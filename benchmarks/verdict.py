@@ -9,6 +9,8 @@ costs an effort that was not needed; one above it is a violation, and every one 
 """
 
 import argparse
+import itertools
+import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -169,6 +171,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--keys", type=int, default=KEYS)
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
     parser.add_argument("--names", nargs="+", metavar="NAME", help="targets; all by default")
+    parser.add_argument("--resume", type=Path, metavar="FILE",
+                        help="of every fit so far, a line each, which is not made again")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder for the results")
     args = parser.parse_args(arguments)
 
@@ -197,26 +201,46 @@ def main(arguments: list[str] | None = None) -> None:
         if name not in names:
             parser.error(f"unknown target {name!r}; expected some of {', '.join(names)}")
 
+    kept = read_records(args.resume)
     records = []
     for source, targets in makers.items():
         for name, make in targets.items():
             if args.names and name not in args.names:
                 continue
-            target = make()
-            for family in args.families:
-                if source in ONLY_AUTO and family != "auto":
-                    continue
-                of_keys = [measure(target, family, key) for key in range(args.keys)]
-                records += [{"source": source, **r} for r in of_keys]
+            target = None
+            families = args.families if source not in ONLY_AUTO else {"auto"} & {*args.families}
+            for family, key in itertools.product(families, range(args.keys)):
+                record = kept.get((name, family, key))
+                if record is None:
+                    target = target or make()
+                    record = {"source": source, **measure(target, family, key)}
+                    append_record(args.resume, record)
+                records.append(record)
     print_targets(records)
     summary = print_summary(records)
 
     def draw(axes: Any) -> None:
         draw_confusion(axes, confusion(records, "verdict", "truth"))
 
-    settings = {k: v for k, v in vars(args).items() if k not in ("out", "posteriordb")}
+    places = "out", "posteriordb", "resume"
+    settings = {k: v for k, v in vars(args).items() if k not in places}
     result = {"settings": settings, "summary": summary, "fits": records}
     save("verdict", result, draw, args.out)
+
+
+def read_records(file: Path | None) -> dict[tuple[str, str, int], Record]:
+    """Return the fits of a file by target, family and key."""
+    if file is None or not file.exists():
+        return {}
+    records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return {(r["target"], r["family"], r["key"]): r for r in records}
+
+
+def append_record(file: Path | None, record: Record) -> None:
+    """Write a fit at the end of a file, if there is one."""
+    if file is not None:
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record) + "\n")
 
 
 def _itself(target: Target) -> Target:

@@ -224,13 +224,18 @@ def test_posteriordb_shows_why_a_cold_fit_failed(checkout):
 
 def test_verdict_smoke(tmp_path, capsys):
     names = ["--names", "banana(1)", "mixture(2, from 0)"]
-    verdict.main([*names, "--keys", "1", "--families", "full_rank", "--out", str(tmp_path)])
+    arguments = [*names, "--keys", "1", "--families", "full_rank", "--out", str(tmp_path)]
+    arguments += ["--resume", str(tmp_path / "fits.jsonl")]
+    verdict.main(arguments)
     text = capsys.readouterr().out
     assert "all: rows truth, columns verdict" in text
     assert "cost of a verdict" in text
     result = json.loads((tmp_path / "verdict.json").read_text())
     assert sum(map(sum, result["summary"]["confusion"]["all"])) == 2
     assert all(r["check_values"] >= 5000 for r in result["fits"])
+    verdict.main(arguments)  # of the fits of the file
+    again = json.loads((tmp_path / "verdict.json").read_text())
+    assert again["fits"] == result["fits"]
 
 
 def test_verdict_knows_its_targets(capsys):
