@@ -171,8 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--keys", type=int, default=KEYS)
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
     parser.add_argument("--names", nargs="+", metavar="NAME", help="targets; all by default")
-    parser.add_argument("--resume", type=Path, metavar="FILE",
-                        help="of every fit so far, a line each, which is not made again")  # fmt: skip
+    parser.add_argument("--resume", type=Path, help="a file of the fits so far, and of more")
     parser.add_argument("--out", type=Path, help="folder for the results")
     args = parser.parse_args(arguments)
 
