@@ -8,6 +8,7 @@ import numpy as np
 from advi.core.jax_config import default_float, precision
 from advi.core.keys import Stream, host_rng
 from advi.core.table import Table
+from advi.data.open_source import open_source
 from advi.data.row_subset import RowSubset
 from advi.data.spec import DataSpec, find_nan, prepare
 from advi.model.checks.flat import flat_entries, sentence
@@ -83,7 +84,8 @@ def check(
     model
         The model, or what `from_numpyro` returns.
     data
-        Its data. Of a model with local latents the first 256 rows are examined.
+        Its data. Of a model with local latents the first 256 rows are examined, of a stream the
+        first batch.
     num_rows
         As in `fit`.
     key
@@ -108,12 +110,17 @@ def check(
     rng, user_model, given = host_rng(key, Stream.MODEL_CHECK), model, data
     float_dtype = default_float(x64)
     with precision(float_dtype):
-        data, spec = prepare(data, float_dtype)
-        model = bind(model, data, spec)
-        whole, all_rows = True, for_rows(model, spec, num_rows)
+        source = open_source(data, num_rows, None, float_dtype)
+        data, spec = prepare(source.example, float_dtype)
+        model = bind(model, data, spec, source.streamed)
+        if source.streamed:
+            source.check_model(
+                bool(model.local), model.program.needs_all_rows, model.program.declared_rows
+            )
+        whole, all_rows = not source.streamed, for_rows(model, spec, source.num_rows)
         outside = _outside(all_rows, trace(all_rows, spec), spec, data)
         if model.local:
-            rows = RowSubset.of(data, spec, count_rows(model, spec, num_rows))
+            rows = RowSubset.of(data, spec, count_rows(model, spec, source.num_rows))
             data, spec = rows.head(ROWS)
             model = model.with_rows(min(ROWS, len(rows.index)))
             whole = len(rows.index) <= ROWS  # other rows may depend on further entries
@@ -161,6 +168,7 @@ def check(
     ]
     leaves = zip(spec.names, spec.leaves, strict=True)
     notes += [f"data {name}: {shape} {dtype}" for name, (shape, dtype) in leaves]
+    notes += ["of a stream the first batch alone was examined"] * source.streamed
     notes += [] if bias_note is None else [bias_note]
     if nan := find_nan(data, spec):
         notes.append(f"the {nan}; the log density is finite all the same" if finite.any() else nan)

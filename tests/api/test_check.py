@@ -119,3 +119,24 @@ def test_a_log_density_that_does_not_fall_far_out_is_found(name):
     log_joint, latents = improper.DENSITIES[name]
     problems = advi.check(advi.Model(log_joint, latents), improper.data()).problems
     assert any("goes on rising as" in p or "does not fall as" in p for p in problems)
+
+
+def test_of_a_stream_the_first_batch_is_examined():
+    x = np.random.default_rng(0).standard_normal(60)
+
+    def rows(z, d):
+        return advi.Terms(-0.5 * z["w"] ** 2, -0.5 * (d["y"] - z["w"] * d["x"]) ** 2)
+
+    def epoch():
+        for start in range(0, 60, 20):
+            yield {"x": x[start : start + 20], "y": x[start : start + 20]}
+
+    model = advi.Model(rows, {"w": advi.real()})
+    found = advi.check(model, epoch, num_rows=60)
+    assert found.ok
+    assert "of a stream the first batch alone was examined" in found.notes
+    assert "data x: (20,) float32" in found.notes
+    with pytest.raises(ValueError, match="num_rows: got None"):
+        advi.check(model, epoch)
+    unused = advi.Model(rows, {"w": advi.real(), "v": advi.real()})
+    assert advi.check(unused, epoch, num_rows=60).problems[0].startswith("log_joint never uses 'v'")
