@@ -16,7 +16,6 @@ from advi.posterior.predict import row_terms
 
 NAMED = 5  # rows named in the text
 MIN_DRAWS = 100  # for a tail long enough for a k-hat (Vehtari et al. 2024, section 3)
-HEAVY = 0.5  # above this k-hat weights have infinite variance
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,6 +36,8 @@ class Loo:
         Whether these are draws of a fit that `Fit.corrected` returned.
     khat_fit
         k-hat of the weights p/q of all rows together; NaN of corrected draws, which have none.
+    khat_rows
+        (N,) k-hat of the rows' own part of their weights, NaN where `khat` is low enough.
     """
 
     pointwise: Floats
@@ -45,6 +46,7 @@ class Loo:
     num_draws: int
     corrected: bool = False
     khat_fit: float = math.nan
+    khat_rows: Floats | None = None
 
     @property
     def elpd(self) -> float:
@@ -65,13 +67,13 @@ class Loo:
     def fit_at_fault(self) -> bool:
         """Whether rows are unreliable because of the approximation, not of themselves.
 
-        The weights of every row contain those of all rows together, p/q: where these are
-        heavy-tailed, so are nearly all others.
+        The weights of a row are p/q, in which all have a part, over its own density. It is so
+        where most rows with heavy-tailed weights have light-tailed ones of their own.
         """
-        heavy = self.khat_fit > khat_threshold(self.num_draws)
-        if 2 * len(self.bad) > len(self.khat):
-            heavy = self.khat_fit > HEAVY
-        return bool(heavy and len(self.bad))
+        if self.corrected or self.khat_rows is None or not len(self.bad):
+            return False
+        own = self.khat_rows[self.bad] > khat_threshold(self.num_draws)
+        return bool(2 * own.sum() < len(own))
 
     def __repr__(self) -> str:
         lines = [
@@ -95,7 +97,7 @@ class Loo:
             ]
         worst = self.bad[np.argsort(-self.khat[self.bad], kind="stable")][:NAMED]
         return [
-            f"k-hat: above {threshold:.2f} in {count} rows, most in "
+            f"k-hat: above {threshold:.2f} in {count} row{'s' if count > 1 else ''}, most in "
             f"{', '.join(map(str, worst))}: there the density is too high, as a rule"
         ]
 
@@ -119,8 +121,12 @@ def psis_loo(posterior: GlobalPosterior, data: Any, n: int, key: Any) -> Loo:
         pointwise[i] = _log_mean(weights, row)
     weights, khat_fit = pareto_smooth(log_ratios)
     p_loo = float(np.sum(_log_mean(weights, rows) - pointwise))
-    corrected = posterior.weighted is not None
-    return Loo(pointwise, khat, p_loo, n, corrected, math.nan if corrected else khat_fit)
+    khat_rows = np.full(len(khat), math.nan)
+    for i in np.flatnonzero(~(khat <= khat_threshold(n))):
+        khat_rows[i] = pareto_smooth(-rows[:, i])[1]
+    if posterior.weighted is not None:
+        return Loo(pointwise, khat, p_loo, n, corrected=True, khat_rows=khat_rows)
+    return Loo(pointwise, khat, p_loo, n, khat_fit=khat_fit, khat_rows=khat_rows)
 
 
 def _log_mean(weights: Floats, log_values: Floats) -> Floats:

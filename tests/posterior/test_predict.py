@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 
 import advi
@@ -246,3 +247,27 @@ def test_rows_that_are_at_fault_are_not_put_down_to_the_fit(fit):
 def test_loo_needs_draws_with_a_tail(fit, n):
     with pytest.raises(ValueError, match=r"n: got .*; expected an integer >= 100"):
         fit.loo(n=n)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_are_not_blamed_for_the_tail_of_a_good_fit(seed):
+    """A Gaussian for a noise scale has a k-hat below the limit, but in a third of the rows not."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((100, 2))
+    data = {"x": x, "y": x @ np.array([1.0, -2.0]) + rng.standard_normal(100)}
+
+    def regression(z, d):
+        prior = dist.Normal(0, 3).log_prob(z["w"]).sum() + dist.HalfNormal(2).log_prob(z["noise"])
+        return advi.Terms(prior, dist.Normal(d["x"] @ z["w"], z["noise"]).log_prob(d["y"]))
+
+    model = advi.Model(regression, {"w": advi.real(2), "noise": advi.positive()})
+    fit = advi.fit(model, data)
+    loo = fit.loo()
+    assert len(loo.bad)
+    assert loo.fit_at_fault
+    assert not len(fit.corrected().loo().bad)
+    data["y"][3] = 25.0  # and this row is
+    better = advi.fit(model, data).corrected().loo()
+    assert list(better.bad) == [3]
+    assert not better.fit_at_fault
+    assert "in 1 row, most in 3" in repr(better)
