@@ -8,6 +8,7 @@ import numpy as np
 from advi.core.jax_config import default_float, precision
 from advi.core.keys import Stream, host_rng
 from advi.core.table import Table
+from advi.core.types import Bools, Floats
 from advi.data.open_source import open_source
 from advi.data.row_subset import RowSubset
 from advi.data.spec import DataSpec, find_nan, prepare
@@ -23,9 +24,11 @@ from advi.model.resolve import ModelFactory, bind, check_model, check_on_host
 from advi.model.rows import count_rows, for_rows
 from advi.model.trace import LogJoint, trace
 from advi.model.transform_checks import transform_faults
+from advi.transforms import Identity
 
 START_RADIUS = 2.0  # of the box in which a fit starts
 POINTS, BIAS_POINTS = 16, 4
+FINITE = 8  # points of which one side of zero has none, and one more for twice the coordinates
 LOOKS = 32  # further points, for flat entries and wrong gradients
 SLOPE_WORK = 2**30  # elements read: some seconds
 ROWS = 256  # of a model with local latents, whose coordinates grow with them
@@ -153,6 +156,11 @@ def check(
         problems.append(biased)
     if not finite.any():
         problems.append("the log density is finite at none of the points tried")
+    points, known = (
+        np.concatenate([X[1:], more]),
+        np.concatenate([finite[1:], np.isfinite(look[1])]),
+    )
+    problems += _half_lines(model, points, known)
     for name, span in model.spans.items():
         bad = ~np.isfinite(gradients[finite][:, slice(*span)]).all(1)
         if bad.any():
@@ -179,6 +187,27 @@ def check(
     columns = {"real coordinates": sizes, "used": used, "largest gradient": largest}
     table = Table(tuple(model.latents), {name: np.array(v) for name, v in columns.items()})
     return Checkup(model, table, tuple(problems), tuple(notes))
+
+
+def _half_lines(model: Model, X: Floats, finite: Bools) -> list[str]:
+    """Return a sentence on each real latent on one side of zero of which nothing is finite.
+
+    Of random points `X` (n, D) and whether the log density is `finite` (n,) there.
+    """
+    if finite.all() or finite.sum() < FINITE + np.log2(2 * model.size):
+        return []  # by chance, too, they may all lie on one side
+    found = []
+    for name, (start, stop) in model.spans.items():
+        if not isinstance(model.latents[name].bijection, Identity):
+            continue
+        above = X[finite, start:stop] > 0
+        for side, sign, support in (above, ">", "positive()"), (~above, "<", "less_than(0)"):
+            if len(entries := np.flatnonzero(side.all(0))):
+                found.append(
+                    f"the log density is finite only where {model.coordinates[name][entries[0]]} "
+                    f"{sign} 0; if that is its support, declare it as advi.{support}"
+                )
+    return found
 
 
 def _outside(model: Model, log_joint: LogJoint, spec: DataSpec, data: Any) -> list[str]:

@@ -140,3 +140,23 @@ def test_of_a_stream_the_first_batch_is_examined():
         advi.check(model, epoch)
     unused = advi.Model(rows, {"w": advi.real(), "v": advi.real()})
     assert advi.check(unused, epoch, num_rows=60).problems[0].startswith("log_joint never uses 'v'")
+
+
+def test_a_scale_that_is_declared_real_is_named():
+    def two_scales(z, d):
+        y = jnp.array([0.3, -0.5, 1.2])
+        rows = -0.5 * ((y - z["mu"]) / z["noise"]) ** 2 - jnp.log(z["noise"])
+        return rows.sum() - 0.5 * z["mu"] ** 2 - z["noise"] + jnp.log(z["tau"]) - z["tau"]
+
+    real = {"mu": advi.real(), "noise": advi.real(), "tau": advi.real()}
+    named = [p for p in advi.check(advi.Model(two_scales, real)).problems if "finite only" in p]
+    assert len(named) == 2
+    assert "where noise > 0; if that is its support, declare it as advi.positive()" in named[0]
+    assert "where tau > 0" in named[1]
+    right = {"mu": advi.real(), "noise": advi.positive(), "tau": advi.positive()}
+    assert advi.check(advi.Model(two_scales, right)).ok
+    below = advi.Model(lambda z, d: jnp.log(-z["a"]) + 3 * z["a"], {"a": advi.real()})
+    assert (
+        "where a < 0; if that is its support, declare it as advi.less_than(0)"
+        in (advi.check(below).problems[0])
+    )
