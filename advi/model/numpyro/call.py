@@ -93,6 +93,8 @@ class BoundCall:
             parameters = inspect.signature(self.function).parameters.values()
         except (TypeError, ValueError):  # a built-in
             return []
+        if any(p.kind is p.POSITIONAL_ONLY for p in parameters):
+            return []
         named = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         return [name for name in named[len(self.args) :] if name not in self.kwargs]
 

@@ -180,6 +180,15 @@ def test_an_array_that_decides_about_shapes_is_named(by_name):
     assert advi.fit(bound, rest, **quick).mean()["a"].shape == (2,)
 
 
+def test_arguments_without_a_name_stay_in_their_places():
+    def model(x, /, y, wide):
+        w = numpyro.sample("w", dist.Normal(0, 2.0 if wide else 1.0))
+        numpyro.sample("y", dist.Normal(w * x, 1), obs=y)
+
+    fit = advi.fit(advi.from_numpyro(model, wide=True), (np.ones(4), np.ones(4)), **quick)
+    assert float(fit.sd()["w"]) == pytest.approx((4 + 1 / 4) ** -0.5, rel=1e-3)
+
+
 # What has no rows does not hide those that there are.
 
 
