@@ -31,8 +31,8 @@ class Call(Protocol):
 class BoundCall:
     """A model with bound arguments, called with data: a dict by name, a tuple by position.
 
-    A dict without the name of an argument is the one argument of a model that has one. Two are
-    equal if model and arguments are; arrays are compared by identity.
+    A dict of several names, none of which is an argument's, is the one argument of a model that has
+    one. Two are equal if model and arguments are; arrays are compared by identity.
     """
 
     function: Callable[..., Any]
@@ -99,13 +99,14 @@ class BoundCall:
         return [name for name in named[len(self.args) :] if name not in self.kwargs]
 
     def _is_table(self, data: Mapping[str, Any]) -> bool:
-        """Return whether a dict is the model's one argument, and its names are not arguments."""
+        """Return whether a dict, of several names that are no arguments, is the one argument."""
         try:
             parameters = inspect.signature(self.function).parameters
         except (TypeError, ValueError):
             return False
         by_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        return len(self._free) == 1 and not by_name and parameters.keys().isdisjoint(data)
+        is_one = len(self._free) == 1 < len(data) and not by_name
+        return is_one and parameters.keys().isdisjoint(data)
 
     def _arguments(self, data: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if data is None:
