@@ -208,11 +208,6 @@ import jax.monitoring
 events = []
 jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: events.append(event))
 x64 = jax.config.jax_enable_x64
-import numpy as np
-import numpyro
-import numpyro.distributions as dist
-import pytest
-
 import advi
 heavy = ["scipy.optimize", "scipy.stats", "arviz", "matplotlib", "pandas", "sklearn", "IPython"]
 print([name for name in heavy if name in sys.modules])

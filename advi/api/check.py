@@ -126,7 +126,7 @@ def check(
             rows = RowSubset.of(data, spec, count_rows(model, spec, source.num_rows))
             data, spec = rows.head(ROWS)
             model = model.with_rows(min(ROWS, len(rows.index)))
-            whole = len(rows.index) <= ROWS  # other rows may depend on further entries
+            whole = whole and len(rows.index) <= ROWS  # other rows may depend on further entries
         density = Density(model, data, spec)
         log_joint = trace(model, spec)
         wrong = [*transform_faults(model, float_dtype)]

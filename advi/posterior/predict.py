@@ -16,7 +16,7 @@ from advi.core.errors import check_bool, check_count, describe
 from advi.core.jax_config import compiled, precision
 from advi.core.jaxprs.traced import Traced, traced
 from advi.core.keys import Stream, device_key
-from advi.data.spec import DataSpec, check_static, prepare
+from advi.data.spec import DataSpec, check_static, converted, prepare
 from advi.model.density import Density
 from advi.model.indices import check_indices
 from advi.posterior.base import Posterior, density_of
@@ -56,9 +56,9 @@ def predictive(
             "one of NumPyro's. Write fit.predict(fn, n, data) with a fn(z, data, key) that draws."
         )
     if data is not None:
-        data, spec = prepare(data, posterior.float_dtype)
-        draw.check(data)
-        check_static(model.program.static, data, spec)
+        arrays, spec = converted(data, posterior.float_dtype)
+        draw.check(arrays)
+        check_static(model.program.static, arrays, spec)
 
     def of_one(z: Any, data: Any, key: Array) -> dict[str, Array]:
         return draw({name: v for name, v in z.items() if name not in beside}, data, key, prior)

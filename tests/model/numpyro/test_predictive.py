@@ -63,6 +63,13 @@ def test_at_other_rows_with_and_without_values():
     np.testing.assert_allclose(found["y"].std(0), np.std(theirs, 0), rtol=0.1)
 
 
+def test_new_rows_of_a_float64_fit_keep_their_digits():
+    made = advi.fit(advi.from_numpyro(line), {"x": X, "y": Y}, x64=True, diagnose=False)
+    rows = np.array([1.0, 1.0 + 1e-12])
+    first, second = made.predictive(10, {"x": rows})["mean"].T
+    np.testing.assert_allclose(second / first - 1, 1e-12, rtol=1e-3)
+
+
 def test_from_the_prior_with_the_latents():
     found = fit().predictive(4000, prior=True)
     assert sorted(found) == ["mean", "w", "y"]
