@@ -130,7 +130,7 @@ def _refuse_more(what: str, value: Any) -> None:
             f"{what}: got a {kind} of categories; expected numbers. Give their numbers, "
             "x.cat.codes of a column, x.codes of a Categorical (-1 is a missing one)."
         )
-    for count, word in ((_num_masked(value), "masked"), (_num_missing(value), "missing")):
+    for count, word in ((_num_masked(value), "masked"), (num_missing(value), "missing")):
         if count:
             entries = "entry" if count == 1 else "entries"
             raise TypeError(
@@ -160,7 +160,7 @@ def _num_masked(value: Any) -> int:
     return int(np.count_nonzero(np.broadcast_to(np.asarray(mask), np.shape(value))))
 
 
-def _num_missing(value: Any) -> int:
+def num_missing(value: Any) -> int:
     """Return the number of missing entries of a column, of which NaN is none."""
     if isinstance(count := _own(value, "null_count", call=True), int):  # Polars, Arrow
         return count

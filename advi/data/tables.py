@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from advi.core.arrays import num_missing
+
 PANDAS, POLARS, ARROW, XARRAY = "pandas", "polars", "pyarrow", "xarray"
 
 
@@ -46,12 +48,13 @@ def _of_numbers(columns: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Return the columns; TypeError if one is of text or categories, or has missing entries."""
     text = [name for name, column in columns.items() if _is_text(column)]
     if text:
+        named = ", ".join(map(repr, text))
         raise TypeError(
-            f"data: got a {kind} with text or categories in the columns {_listed(text)}; expected "
+            f"data: got a {kind} with text or categories in the columns {named}; expected "
             "numbers. Leave out columns that the model does not use, and give codes of categories, "
             f"such as data[{text[0]!r}].astype('category').cat.codes of pandas."
         )
-    missing = {name: count for name, column in columns.items() if (count := _num_missing(column))}
+    missing = {name: count for name, column in columns.items() if (count := num_missing(column))}
     if missing:
         counts = ", ".join(f"{name!r} ({count:,})" for name, count in missing.items())
         raise TypeError(
@@ -69,17 +72,3 @@ def _is_text(column: Any) -> bool:
     if name == "object":
         return any(isinstance(entry, str) for entry in column)
     return name.startswith(("str", "large_string", "utf8", "categor", "enum", "dictionary"))
-
-
-def _num_missing(column: Any) -> int:
-    """Return the number of missing entries, of which NaN among floats is none."""
-    count = getattr(column, "null_count", None)
-    if count is not None:  # a number of Arrow's, a method of Polars's
-        return count if isinstance(count, int) else count()
-    if getattr(getattr(column, "dtype", None), "na_value", None) is None:
-        return 0
-    return int(np.count_nonzero(column.isna()))
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(repr, names))

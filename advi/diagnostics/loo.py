@@ -32,21 +32,21 @@ class Loo:
         Effective number of parameters, nats: the gain in the rows' density by their own presence.
     num_draws
         Posterior draws that were weighted.
+    khat_rows
+        (N,) k-hat of the rows' own part of their weights, NaN where `khat` is low enough.
     corrected
         Whether these are draws of a fit that `Fit.corrected` returned.
     khat_fit
         k-hat of the weights p/q of all rows together; NaN of corrected draws, which have none.
-    khat_rows
-        (N,) k-hat of the rows' own part of their weights, NaN where `khat` is low enough.
     """
 
     pointwise: Floats
     khat: Floats
     p_loo: float
     num_draws: int
+    khat_rows: Floats
     corrected: bool = False
     khat_fit: float = math.nan
-    khat_rows: Floats | None = None
 
     @property
     def elpd(self) -> float:
@@ -70,8 +70,6 @@ class Loo:
         The weights of a row are p/q, in which all have a part, over its own density. It is so
         where most rows with heavy-tailed weights have light-tailed ones of their own.
         """
-        if self.corrected or self.khat_rows is None or not len(self.bad):
-            return False
         own = self.khat_rows[self.bad] > khat_threshold(self.num_draws)
         return bool(2 * own.sum() < len(own))
 
@@ -124,9 +122,9 @@ def psis_loo(posterior: GlobalPosterior, data: Any, n: int, key: Any) -> Loo:
     khat_rows = np.full(len(khat), math.nan)
     for i in np.flatnonzero(~(khat <= khat_threshold(n))):
         khat_rows[i] = pareto_smooth(-rows[:, i])[1]
-    if posterior.weighted is not None:
-        return Loo(pointwise, khat, p_loo, n, corrected=True, khat_rows=khat_rows)
-    return Loo(pointwise, khat, p_loo, n, khat_fit=khat_fit, khat_rows=khat_rows)
+    corrected = posterior.weighted is not None
+    khat_fit = math.nan if corrected else khat_fit
+    return Loo(pointwise, khat, p_loo, n, khat_rows, corrected, khat_fit)
 
 
 def _log_mean(weights: Floats, log_values: Floats) -> Floats:

@@ -87,12 +87,16 @@ class BoundCall:
         return free[position] if position is not None and position < len(free) else first
 
     @property
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        try:
+            return inspect.signature(self.function).parameters
+        except (TypeError, ValueError):  # a built-in
+            return {}
+
+    @property
     def _free(self) -> list[str]:
         """Names of the arguments that data give by position, as far as the signature says them."""
-        try:
-            parameters = inspect.signature(self.function).parameters.values()
-        except (TypeError, ValueError):  # a built-in
-            return []
+        parameters = self._parameters.values()
         if any(p.kind is p.POSITIONAL_ONLY for p in parameters):
             return []
         named = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -100,10 +104,7 @@ class BoundCall:
 
     def _is_table(self, data: Mapping[str, Any]) -> bool:
         """Return whether a dict, of several names that are no arguments, is the one argument."""
-        try:
-            parameters = inspect.signature(self.function).parameters
-        except (TypeError, ValueError):
-            return False
+        parameters = self._parameters
         by_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         is_one = len(self._free) == 1 < len(data) and not by_name
         return is_one and parameters.keys().isdisjoint(data)
@@ -121,28 +122,34 @@ class BoundCall:
 
 
 @dataclass(frozen=True)
-class StaticCall:
-    """A call in which numbers among the data, such as sizes and flags, are Python's.
-
-    They decide about shapes and branches, and have no part in a trace.
-    """
+class Wrapped:
+    """What a call around another has from it."""
 
     call: Call
-    static: tuple[tuple[str, Any], ...]  # path and value of data leaves
 
     def __repr__(self) -> str:
         return repr(self.call)
-
-    def __call__(self, data: Any) -> Any:
-        static = dict(self.static)
-        paths, treedef = jax.tree_util.tree_flatten_with_path(data)
-        return self.call(treedef.unflatten(static.get(leaf_name(p), leaf) for p, leaf in paths))
 
     def check(self, data: Any) -> None:
         self.call.check(data)
 
     def argument(self, leaf: str) -> str:
         return self.call.argument(leaf)
+
+
+@dataclass(frozen=True, repr=False)
+class StaticCall(Wrapped):
+    """A call in which numbers among the data, such as sizes and flags, are Python's.
+
+    They decide about shapes and branches, and have no part in a trace.
+    """
+
+    static: tuple[tuple[str, Any], ...]  # path and value of data leaves
+
+    def __call__(self, data: Any) -> Any:
+        static = dict(self.static)
+        paths, treedef = jax.tree_util.tree_flatten_with_path(data)
+        return self.call(treedef.unflatten(static.get(leaf_name(p), leaf) for p, leaf in paths))
 
 
 def static_data(call: Any) -> tuple[tuple[str, Any], ...]:

@@ -84,7 +84,7 @@ class SiteDensity:
         latents that `z` does not have; without one nothing is random, and predictions are zero.
         """
         trees = {name: tree.unpack(z.get(name, {})) for name, tree in self.params}
-        plates = WholePlates(self._lengths(z, data))
+        plates = WholePlates(self.lengths(z, data))
         coordinates = {name: z.get(UNCONSTRAINED.format(name)) for name in self.dependent}
         supports = DependentSupports({n: x for n, x in coordinates.items() if x is not None})
         axes = [(name, axis) for name, axis in self._axes if name in z]
@@ -137,16 +137,15 @@ class SiteDensity:
     def _axes(self) -> tuple[tuple[str, int], ...]:
         return () if self.plate is None else self.plate.axes
 
-    def _lengths(self, z: dict[str, Any], data: Any) -> dict[str, int]:
+    def lengths(self, z: dict[str, Any], data: Any) -> dict[str, int]:
         """Return the lengths of plates; that of the rows plate is that of the batch."""
         plate, filled = self.plate, dict(self.filled)
         if plate is None or plate.leaf is None:
             return filled
-        local = [z[name] for name, _ in plate.axes if name in z]
         leaves = jax.tree.leaves(data)
-        if not local and len(leaves) <= plate.leaf:  # of new data, without some that were observed
-            leaves = [leaf for leaf in leaves if leaf.ndim] * len(leaves)
-        length = (local or leaves[plate.leaf :])[0].shape[0]
+        candidates = [z[name] for name, _ in plate.axes if name in z] + leaves[plate.leaf :]
+        # new data may come without those that were observed
+        length = (candidates or [leaf for leaf in leaves if leaf.ndim])[0].shape[0]
         if length != plate.size and plate.why_not_local:
             raise ValueError(plate.why_not_local)
         return filled | {plate.name: length}

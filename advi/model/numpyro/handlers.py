@@ -29,9 +29,8 @@ class WholePlates(Messenger):
         self.scales: dict[str, float] = {}  # NumPyro's factors of the sites inside, by plate
 
     def _is_filled(self, size: int, subsample_size: int) -> bool:
-        if subsample_size >= size or self.rows is None:
-            return subsample_size < size
-        return subsample_size in self.rows and size not in self.rows
+        by_rows = self.rows is None or (subsample_size in self.rows and size not in self.rows)
+        return subsample_size < size and by_rows
 
     def process_message(self, msg: Any) -> None:
         if msg["type"] == "subsample":

@@ -85,12 +85,9 @@ def _drawn(log_joint: SiteDensity, key: Array, median: Array, data: Any) -> dict
         middle = jnp.median(draws, axis=0) if fn.support.event_dim == 0 else draws[0]
         return jnp.where(median, middle, draws[0])
 
-    lengths, plate = dict(log_joint.filled), log_joint.plate
-    if plate is not None and plate.leaf is not None:
-        lengths[plate.name] = jax.tree.leaves(data)[plate.leaf].shape[0]
     with (
         handlers.trace() as sites,
-        WholePlates(lengths),
+        WholePlates(log_joint.lengths({}, data)),
         handlers.substitute(substitute_fn=draw),
         handlers.seed(rng_seed=key),
         KnownValues(),

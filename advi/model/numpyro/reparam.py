@@ -13,7 +13,7 @@ from numpyro.distributions.distribution import ExpandedDistribution, MaskedDistr
 from numpyro.infer.reparam import LocScaleReparam
 
 from advi.core.errors import describe, unknown
-from advi.model.numpyro.call import Call
+from advi.model.numpyro.call import Call, Wrapped
 
 LOCATION_SCALE = (
     dist.Normal,
@@ -40,43 +40,25 @@ class Standing(NamedTuple):
     scale: Any
 
 
-@dataclass(frozen=True)
-class Reparametrised:
+@dataclass(frozen=True, repr=False)
+class Reparametrised(Wrapped):
     """A model with some of its sites in other coordinates: a function of the data alone."""
 
-    call: Call
     centred: Centred
-
-    def __repr__(self) -> str:
-        return repr(self.call)
 
     def __call__(self, data: Any) -> Any:
         return _called(self.call, data, dict(self.centred))
 
-    def check(self, data: Any) -> None:
-        self.call.check(data)
 
-    def argument(self, leaf: str) -> str:
-        return self.call.argument(leaf)
-
-
-@dataclass(frozen=True)
-class ReparametrisedByData:
+@dataclass(frozen=True, repr=False)
+class ReparametrisedByData(Wrapped):
     """A model called with the pair (data, centredness by site): one program for any coordinates."""
-
-    call: Call
-
-    def __repr__(self) -> str:
-        return repr(self.call)
 
     def __call__(self, data: Any) -> Any:
         return _called(self.call, *data)
 
     def check(self, data: Any) -> None:
         self.call.check(data[0])
-
-    def argument(self, leaf: str) -> str:
-        return self.call.argument(leaf)
 
 
 class _Coordinates(LocScaleReparam):
