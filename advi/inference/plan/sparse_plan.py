@@ -92,8 +92,7 @@ def _start(
 
 def _elbo(density: Density, gaussian: Gaussian, structure: Structure, E: Floats) -> Estimate:
     """Return the ELBO of a Gaussian where the budget has ended."""
-    elbos = structure.paired_elbos(density.value(gaussian.points(E)), E, gaussian)
-    return Estimate(float(elbos.mean()), float(elbos.std() / np.sqrt(len(elbos))))
+    return Estimate.of(structure.paired_elbos(density.value(gaussian.points(E)), E, gaussian))
 
 
 def _finite(values: Floats, gradients: Floats) -> Bools:
