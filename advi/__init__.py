@@ -5,7 +5,7 @@ learning rate and no step count to choose.
 """
 
 from advi.api.check import Checkup, check
-from advi.api.compare import compare
+from advi.api.compare import Comparison, compare
 from advi.api.fit import fit
 from advi.api.log_density import LogDensity, log_density
 from advi.api.svi import SVI, svi
@@ -53,13 +53,13 @@ from advi.variational.sparse_precision import SparsePrecision
 from advi.variational.triangular import Triangular
 
 __all__ = [
-    "SVI", "AmortisationGap", "Amortised", "Checkup", "Elbo", "Estimate", "EvalTrace", "Family",
-    "Fit", "FullRank", "Iwae", "Latent", "LogDensity", "Loo", "LowRank", "MeanField", "Mixture",
-    "Model", "Objective", "PerRow", "Point", "Progress", "RowValues", "SparsePrecision",
-    "Status", "Table", "Terms", "Transform", "Triangular", "Verdict", "amortisation_gap",
-    "check", "circular", "compare", "corr_cholesky", "corr_matrix", "cov_matrix", "fit",
-    "from_numpyro", "greater_than", "interval", "less_than", "load", "log_density", "ordered",
-    "positive", "positive_ordered", "real", "register_transform", "scale_tril", "simplex",
-    "svi", "tree", "unit_interval", "unit_vector", "zero_sum",
+    "SVI", "AmortisationGap", "Amortised", "Checkup", "Comparison", "Elbo", "Estimate", "EvalTrace",
+    "Family", "Fit", "FullRank", "Iwae", "Latent", "LogDensity", "Loo", "LowRank", "MeanField",
+    "Mixture", "Model", "Objective", "PerRow", "Point", "Progress", "RowValues", "SparsePrecision",
+    "Status", "Table", "Terms", "Transform", "Triangular", "Verdict", "amortisation_gap", "check",
+    "circular", "compare", "corr_cholesky", "corr_matrix", "cov_matrix", "fit", "from_numpyro",
+    "greater_than", "interval", "less_than", "load", "log_density", "ordered", "positive",
+    "positive_ordered", "real", "register_transform", "scale_tril", "simplex", "svi", "tree",
+    "unit_interval", "unit_vector", "zero_sum",
 ]  # fmt: skip
 __version__ = "0.1.0"

@@ -15,6 +15,7 @@ from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.predict import row_terms
 
 NAMED = 5  # rows named in the text
+NEXT = "use fit.corrected().loo(), whose draws are nearer to the posterior."
 MIN_DRAWS = 100  # for a tail long enough for a k-hat (Vehtari et al. 2024, section 3)
 
 
@@ -56,7 +57,7 @@ class Loo:
     @property
     def se(self) -> float:
         """Standard error of `elpd` over the rows, nats."""
-        return float(np.sqrt(len(self.pointwise) * self.pointwise.var(ddof=1)))
+        return error_of_sum(self.pointwise)
 
     @property
     def bad(self) -> NDArray[np.intp]:
@@ -91,13 +92,18 @@ class Loo:
                 f"k-hat: above {threshold:.2f} in {count} of {len(self.khat)} rows, and "
                 f"{self.khat_fit:.2f} with all of them: the approximation is at fault, not the "
                 "rows",
-                "Next: use fit.corrected().loo(), whose draws are nearer to the posterior.",
+                f"Next: {NEXT}",
             ]
         worst = self.bad[np.argsort(-self.khat[self.bad], kind="stable")][:NAMED]
         return [
             f"k-hat: above {threshold:.2f} in {count} row{'s' if count > 1 else ''}, most in "
             f"{', '.join(map(str, worst))}: there the density is too high, as a rule"
         ]
+
+
+def error_of_sum(rows: Floats) -> float:
+    """Return the standard error of the sum of rows (N,), taken as a sample of rows like these."""
+    return float(np.sqrt(len(rows) * rows.var(ddof=1)))
 
 
 def psis_loo(posterior: GlobalPosterior, data: Any, n: int, key: Any) -> Loo:

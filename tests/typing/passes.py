@@ -137,8 +137,9 @@ def results(fit: advi.Fit, path: Path) -> advi.Fit:
     fit.predict(lambda z, data: z["mu"], 10)
     fit.plot(["mu"], against={"old": fit})[0].set_title("mu")
     fit.plot("mu", forest=True, sort="sd", top=20)[0].set_title("mu")
-    compared = advi.compare({"new": fit, "old": advi.load(path)})
-    assert_type(compared, advi.Table)
+    compared: advi.Table = advi.compare({"new": fit, "old": advi.load(path)})
+    assert_type(advi.compare({"new": loo, "old": fit.loo()}), advi.Comparison)
+    print(compared["difference"])
     return advi.load(str(path))
 
 
