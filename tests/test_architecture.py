@@ -29,7 +29,7 @@ FLOORS = [
 ]
 ROOMS = {room: (floor, i) for floor, rooms in enumerate(FLOORS) for i, room in enumerate(rooms)}
 MAX_THINGS = 12  # directly in the package
-MAX_NAMES = 30  # of a fit in completion
+MAX_NAMES = 32  # of a fit in completion
 MAX_LINES = 300  # of a file, but for those that are mostly docstring
 
 

@@ -695,8 +695,7 @@ class Fit:
         self,
         names: Sequence[str] | str | None = None,
         *,
-        forest: bool = False,
-        sort: str | bool | None = None,
+        sort: str | None = None,
         top: int | None = None,
         corrected: bool = False,
         against: "Fit | Mapping[str, Fit] | None" = None,
@@ -706,21 +705,16 @@ class Fit:
 
         Of a Gaussian, a latent that is transformed entry by entry has the exact density;
         other latents, a NumPyro model's deterministic sites, and corrected fits have a histogram
-        of draws. A forest shows thousands of coordinates: a line each, with the mean as a dot and
-        its 50 % and 90 % intervals, all on one of Matplotlib's axes (1,).
+        of draws.
 
         Parameters
         ----------
         names
             Names of latents or deterministic sites, or of their entries, "eta" or "eta[3]"; by
             default all, as in the summary. Of more than 24 panels the first 24 are drawn.
-        forest
-            Draw a forest, or caterpillar, plot instead of panels. Of up to 60 coordinates it has
-            the names.
         sort
-            A column of the summary by which the coordinates are ordered, as there; True is
-            "mean", False the order of the latents. By default a forest is sorted, and panels are
-            not.
+            A column of the summary, by which the coordinates are ordered: "mean" for the largest
+            means first, "-mean" for the smallest; by default the order of the latents.
         top
             How many coordinates to draw, the first ones of that order.
         corrected
@@ -728,8 +722,7 @@ class Fit:
         against
             Another fit of these latents, or a dict from labels to fits, to lay over it.
         axes
-            Matplotlib axes to draw on, one for each coordinate, or one for a forest; a new figure
-            by default.
+            Matplotlib axes to draw on, one for each coordinate; a new figure by default.
 
         Raises
         ------
@@ -739,12 +732,30 @@ class Fit:
             If a name or the column is unknown, `top` is not a positive integer, `against` has other
             latents, or `axes` are too many or too few.
         """
-        check_bool("forest", forest)
-        by = forest if sort is None else sort
-        if isinstance(by, bool):
-            by = "mean" if by else None
-        draw = plots.plot_forest if forest else plots.plot
-        return draw(self._layers(corrected, against), names, by, top, axes)
+        return plots.plot(self._layers(corrected, against), names, sort, top, axes)
+
+    def plot_forest(
+        self,
+        names: Sequence[str] | str | None = None,
+        *,
+        sort: str | None = "mean",
+        top: int | None = None,
+        corrected: bool = False,
+        against: "Fit | Mapping[str, Fit] | None" = None,
+        ax: Any = None,
+    ) -> Any:
+        """Draw a forest, or caterpillar, plot of scalar coordinates; return the axes.
+
+        Each has a line with its mean as a dot, and its 50 % and 90 % intervals. Arguments and
+        errors are those of `plot`, but for the order, which is that of the means: None is that of
+        the latents. Thousands of coordinates can be drawn; up to 60 have their names.
+
+        Parameters
+        ----------
+        ax
+            Matplotlib axes; a new figure by default.
+        """
+        return plots.plot_forest(self._layers(corrected, against), names, sort, top, ax)
 
     def plot_pairs(
         self,

@@ -126,7 +126,7 @@ def drawn(panel):
 
 def test_a_forest_has_means_and_intervals_by_the_mean():
     fit = normals(20)
-    [panel] = fit.plot(forest=True)
+    panel = fit.plot_forest()
     mean, thin, thick = drawn(panel)
     table = fit.summary(sort="mean")
     np.testing.assert_allclose(mean, table["mean"])
@@ -142,35 +142,35 @@ def test_a_forest_may_keep_the_order_or_have_another_or_the_top():
     fit = normals(20)
 
     def labels(**options):
-        [panel] = fit.plot(forest=True, **options)
+        panel = fit.plot_forest(**options)
         return [text.get_text() for text in panel.get_yticklabels()]
 
-    assert labels(sort=False) == list(fit.summary().rows)
+    assert labels(sort=None) == list(fit.summary().rows)
     assert labels(top=3) == list(fit.summary(sort="mean", top=3).rows)
     assert labels(sort="sd", top=3) == list(fit.summary(sort="sd", top=3).rows)
-    panels = fit.plot(sort=True, top=3)
+    panels = fit.plot(sort="mean", top=3)
     assert [panel.get_title() for panel in panels] == labels(top=3)
     assert len(fit.plot(top=3)[0].get_lines()) == 1
 
 
 def test_a_long_forest_says_how_many_it_has_instead_of_names():
     fit = normals(MAX_LABELS + 1)
-    [panel] = fit.plot("x", forest=True)
+    panel = fit.plot_forest("x")
     assert not panel.get_yticklabels()
     assert panel.get_ylabel() == f"{MAX_LABELS + 1} coordinates, by mean"
-    assert fit.plot(forest=True, sort=False)[0].get_ylabel() == f"{MAX_LABELS + 1} coordinates"
-    assert fit.plot(forest=True, top=MAX_LABELS)[0].get_ylabel() == ""
+    assert fit.plot_forest(sort=None).get_ylabel() == f"{MAX_LABELS + 1} coordinates"
+    assert fit.plot_forest(top=MAX_LABELS).get_ylabel() == ""
 
 
 def test_zero_is_marked_only_where_it_is_in_view():
-    [panel] = normals(20).plot("x", forest=True, top=3)
+    panel = normals(20).plot_forest("x", top=3)
     assert panel.get_xlim()[0] > 0
     assert len(panel.get_lines()) == 1
 
 
 def test_forests_of_other_fits_lie_beside_each_other(fit, tmp_path):
     fit.save(tmp_path / "fit")
-    [panel] = fit.plot(forest=True, corrected=True, against=advi.load(tmp_path / "fit"))
+    panel = fit.plot_forest(corrected=True, against=advi.load(tmp_path / "fit"))
     first, last = panel.collections[0], panel.collections[-1]
     gap = [lines.get_segments()[0][0, 1] for lines in (first, last)]
     np.testing.assert_allclose(gap, [-0.3, 0.3])
@@ -187,28 +187,26 @@ def test_a_forest_leaves_out_what_has_no_finite_value(tmp_path):
 
     fit = advi.fit(advi.from_numpyro(model), np.arange(3.0), diagnose=False)
     fit.save(tmp_path / "fit")
-    [panel] = fit.plot(forest=True, against=advi.load(tmp_path / "fit"))  # which derives nothing
+    panel = fit.plot_forest(against=advi.load(tmp_path / "fit"))  # which derives nothing
     labels = [label.get_text() for label in panel.get_yticklabels()]
     assert sorted(labels[:2]) == ["mu", "square"]
     assert labels[2] == "undefined"
     panel.figure.canvas.draw()
-    fit.plot("undefined", forest=True)[0].figure.canvas.draw()
+    fit.plot_forest("undefined").figure.canvas.draw()
 
 
 def test_wrong_arguments_of_a_forest_are_named(fit):
     panels = matplotlib.figure.Figure().subplots(1, 3)
-    assert fit.plot(forest=True, axes=panels[0])[0] is panels[0]
+    assert fit.plot_forest(ax=panels[0]) is panels[0]
     assert not plt.get_fignums()
-    with pytest.raises(ValueError, match="axes: got 3; expected 1"):
-        fit.plot(forest=True, axes=panels)
+    with pytest.raises(TypeError, match=r"ax: got an array of shape \(3,\).*Matplotlib axes"):
+        fit.plot_forest(ax=panels)
     with pytest.raises(ValueError, match="names: unknown latent 'gg'"):
-        fit.plot("gg", forest=True)
+        fit.plot_forest("gg")
     with pytest.raises(ValueError, match="sort: unknown column 'median'"):
-        fit.plot(forest=True, sort="median")
+        fit.plot_forest(sort="median")
     with pytest.raises(ValueError, match="top: got 0"):
-        fit.plot(forest=True, top=0)
-    with pytest.raises(TypeError, match="forest: got 'x'"):
-        fit.plot(forest="x")
+        fit.plot_forest(top=0)
 
 
 def test_given_axes_are_drawn_on_and_no_figure_is_made(fit):
@@ -326,14 +324,8 @@ def test_local_latents_have_no_marginals_but_a_trace():
     assert len(fit.plot_elbo().get_lines()[0].get_xdata()) == 10
 
 
-@pytest.mark.parametrize("method", ["plot", "plot_pairs", "plot_elbo"])
+@pytest.mark.parametrize("method", ["plot", "plot_forest", "plot_pairs", "plot_elbo"])
 def test_without_matplotlib_the_extra_is_named(fit, method, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install \"advi-engine\[plots\]\""):
         getattr(fit, method)()
-
-
-def test_a_forest_needs_matplotlib_too(fit, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match="plots need Matplotlib"):
-        fit.plot(forest=True)

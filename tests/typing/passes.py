@@ -136,7 +136,7 @@ def results(fit: advi.Fit, path: Path) -> advi.Fit:
     fit.save(path)
     fit.predict(lambda z, data: z["mu"], 10)
     fit.plot(["mu"], against={"old": fit})[0].set_title("mu")
-    fit.plot("mu", forest=True, sort="sd", top=20)[0].set_title("mu")
+    fit.plot_forest("mu", sort="sd", top=20).set_title("mu")
     compared: advi.Table = advi.compare({"new": fit, "old": advi.load(path)})
     assert_type(advi.compare({"new": loo, "old": fit.loo()}), advi.Comparison)
     print(compared["difference"])

@@ -115,6 +115,12 @@ def new_panels(rows: int, columns: int, size: tuple[float, float], note: str) ->
     return axes
 
 
+def check_axes(ax: Any) -> None:
+    """Raise TypeError unless a value has the methods of Matplotlib's axes."""
+    if not hasattr(ax, "plot"):
+        raise TypeError(f"ax: got {describe(ax)}; expected Matplotlib axes.")
+
+
 def legend(figure: Any, layers: Sequence[Layer]) -> None:
     """Name the fits, if there are several."""
     from matplotlib.lines import Line2D
