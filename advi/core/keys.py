@@ -46,6 +46,7 @@ class Stream(enum.IntEnum):
     NUTS = 113  # on the device
     NUTS_START = 114
     COORDINATES = 115  # fits in other coordinates, to be compared
+    SHOWN = 116  # values in a plot of many
     EVAL = 201  # held-out rows
     READ = 202  # batches of a stream that are kept
 

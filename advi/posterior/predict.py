@@ -33,7 +33,7 @@ class Program(NamedTuple):
 
 def predict(posterior: Posterior, fn: Callable[..., Any], n: int, data: Any, key: Any) -> Any:
     """Return `fn` of `n` posterior draws, a tree of host arrays (n, ...)."""
-    with_key, density = _wants_key(fn), density_of(posterior)
+    with_key, density = wants_key(fn), density_of(posterior)
     spec, z = density.spec, drawn(posterior, n, key, data)
     if data is None:
         data = density.on(None).data
@@ -48,22 +48,34 @@ def predictive(
 ) -> dict[str, NDArray]:
     """Return draws of the observed sites of a NumPyro model by name, host arrays (n, *shape)."""
     check_bool("prior", prior)
-    model = posterior.model
-    draw, beside = model.program.predictive, model.beside
-    if draw is None:
-        raise TypeError(
-            "predictive: the model is a log-joint, which does not say how data are drawn; expected "
-            "one of NumPyro's. Write fit.predict(fn, n, data) with a fn(z, data, key) that draws."
-        )
-    if data is not None:
-        arrays, spec = converted(data, posterior.float_dtype)
-        draw.check(arrays)
-        check_static(model.program.static, arrays, spec)
+    draw = sites_of(
+        posterior,
+        data,
+        "predictive: the model is a log-joint, which does not say how data are drawn; expected "
+        "one of NumPyro's. Write fit.predict(fn, n, data) with a fn(z, data, key) that draws.",
+    )
+    beside = posterior.model.beside
 
     def of_one(z: Any, data: Any, key: Array) -> dict[str, Array]:
         return draw({name: v for name, v in z.items() if name not in beside}, data, key, prior)
 
     return predict(posterior, of_one, n, data, key)
+
+
+def sites_of(posterior: Posterior, data: Any, refusal: str) -> Any:
+    """Return the function that draws the sites of a NumPyro model, which can be called with data.
+
+    TypeError with the `refusal` if there is none; RuntimeError of a loaded fit.
+    """
+    program = posterior.model.program
+    if program.predictive is None:
+        density_of(posterior).log_joint  # noqa: B018 - a loaded fit has none, and says so
+        raise TypeError(refusal)
+    if data is not None:
+        arrays, spec = converted(data, posterior.float_dtype)
+        program.predictive.check(arrays)
+        check_static(program.static, arrays, spec)
+    return program.predictive
 
 
 def log_likelihood(posterior: Posterior, data: Any, n: int, key: Any) -> NDArray:
@@ -96,7 +108,8 @@ def row_terms(density: Density, z: Any) -> NDArray:
     return _over_draws(rows, False, z, density.data, density.spec, 0)
 
 
-def _wants_key(fn: Any) -> bool:
+def wants_key(fn: Any) -> bool:
+    """Return whether a function of one draw takes a key; TypeError if it is no such function."""
     if not callable(fn):
         raise TypeError(f"fn: got {describe(fn)}; expected a function fn(z, data) of one draw.")
     try:

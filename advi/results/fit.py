@@ -38,6 +38,7 @@ from advi.posterior import predict
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.local_posterior import LocalPosterior
 from advi.posterior.record import FitRecord
+from advi.posterior.replicated import replicated
 from advi.results import arviz, pickled, plots, report, storage
 from advi.results.improve import improved
 from advi.variational.objective import check_draws, check_weights
@@ -792,6 +793,65 @@ class Fit:
             If Matplotlib is not installed.
         """
         return plots.plot_elbo(self._record.outcome, ax)
+
+    def plot_ppc(
+        self,
+        n: int = 50,
+        data: Any = None,
+        key: Any = 0,
+        *,
+        fn: Callable[..., Any] | None = None,
+        prior: bool = False,
+        names: Sequence[str] | str | None = None,
+        axes: Any = None,
+    ) -> NDArray[Any]:
+        """Draw a predictive check: `n` replications of the data over the observed; return the axes.
+
+        Real values are drawn as densities, integers as a rootogram: bars of the observed counts,
+        and means and 90 % intervals of the replicated ones, on the scale of square roots. Missing
+        and masked values are left out, of the replications too. Of a site with more than 10,000
+        values, 10,000 chosen at random stand for all.
+
+        Parameters
+        ----------
+        n
+            Number of replications, each at a draw of `sample`.
+        data
+            As for `predictive`, or with `fn` as for `predict`, with observed values; by default
+            the data of the fit.
+        key
+            Integer or JAX key.
+        fn
+            Of a log-joint of your own, which does not say how data are drawn: ``fn(z, data, key)``
+            of one draw, as for `predict`, that returns replicated data by the names of data leaves,
+            such as ``{"y": ...}``, in their shapes.
+        prior
+            Draw the latents of a NumPyro model from their prior: a prior predictive check.
+        names
+            Observed sites of a NumPyro model to draw; by default all.
+        axes
+            Matplotlib axes, one for each observed site or data leaf; a new figure by default.
+
+        Returns
+        -------
+        NDArray
+            The axes (K,).
+
+        Raises
+        ------
+        ImportError
+            If Matplotlib is not installed.
+        TypeError, ValueError
+            If nothing is observed, a name is unknown, `fn` is missing or draws no data leaf,
+            `prior` or `names` is given with `fn`, or `axes` are too many or too few.
+
+        References
+        ----------
+        Gabry, Simpson, Vehtari, Betancourt & Gelman (2019), Visualization in Bayesian workflow.
+        Kleiber & Zeileis (2016), Visualizing count data regressions using rootograms.
+        """
+        found = replicated(self.posterior, n, data, key, fn, prior, names)
+        return plots.plot_ppc(found, "prior" if prior else "posterior", axes)
 
     def save(self, path: Name) -> None:
         """Write the fit to one file, from which `advi.load` reads it without the model or the data.

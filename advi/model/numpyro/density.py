@@ -17,6 +17,7 @@ from advi.model.numpyro.handlers import (
     NothingRandom,
     Unobserved,
     WholePlates,
+    is_data,
 )
 from advi.model.numpyro.masks import mask_of, normal_log_prob, unit_log_prob
 from advi.model.numpyro.refusals import explained
@@ -202,6 +203,28 @@ class Predictive:
 
         shown = {name: site["value"] for name, site in sites.items() if is_shown(name, site)}
         return {name: jnp.asarray(value) for name, value in shown.items()}
+
+    def observed(self, z: dict[str, Any], data: Any) -> dict[str, tuple[Array, Array]]:
+        """Return the values of the observed sites, and which entries count, both of one shape.
+
+        The shape is that of the draws; ValueError if the values have more entries.
+        """
+        found = {}
+        for name, site in self.log_joint.run(z, data)[0].items():
+            if not is_data(site):
+                continue
+            value, shape = jnp.asarray(site["value"]), site["fn"].shape()
+            if jnp.broadcast_shapes(value.shape, shape) != shape:
+                raise ValueError(
+                    f"the observed site {name!r} has values of shape {value.shape}, and a "
+                    f"distribution of shape {shape}, whose draws have no value for each of them; "
+                    f"expected a plate: with numpyro.plate('rows', {len(value)}): ..."
+                )
+            site = {**site, "value": jnp.broadcast_to(value, shape)}
+            counted = self.log_joint.counted(name, site)
+            counted = counted.reshape(*counted.shape, *[1] * (len(shape) - counted.ndim))
+            found[name] = site["value"], jnp.broadcast_to(counted, shape)
+        return found
 
 
 def _seeded_by(z: dict[str, Any]) -> Array:

@@ -75,12 +75,18 @@ class KnownValues(Messenger):
                 msg["infer"] = {**msg["infer"], "is_auxiliary": True}
 
 
+def is_data(site: Any) -> bool:
+    """Return whether a site is an observed one, no factor and no known value."""
+    if site["type"] != "sample" or not site["is_observed"]:
+        return False
+    return not (site["infer"].get("is_auxiliary") or isinstance(plain(site["fn"]), Unit))
+
+
 class Unobserved(Messenger):
     """Handler that leaves observed sites, but factors and known values, to be drawn."""
 
     def process_message(self, msg: Any) -> None:
-        is_data = msg["type"] == "sample" and msg["is_observed"]
-        if is_data and not (msg["infer"].get("is_auxiliary") or isinstance(plain(msg["fn"]), Unit)):
+        if is_data(msg):
             msg["value"], msg["is_observed"] = None, False
 
 

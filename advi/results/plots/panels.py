@@ -139,8 +139,8 @@ def view(limits: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def few_ticks(axis: Any) -> None:
-    """Limit the number of ticks, so that long labels do not overlap."""
+def few_ticks(axis: Any, *, integer: bool = False) -> None:
+    """Limit the number of ticks, so that long labels do not overlap, or to integers."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(INTERVALS))
+    axis.set_major_locator(MaxNLocator(INTERVALS, integer=integer))
