@@ -69,8 +69,8 @@ def _of_sites(
     def latents(z: Any) -> dict[str, Any]:
         return {name: value for name, value in z.items() if name not in beside}
 
-    def values(z: Any, data: Any) -> Any:
-        return 0.0, sites.observed(latents(z), data)
+    def values(z: Any, data: Any, key: Array) -> Any:
+        return 0.0, sites.observed(latents(z), data, key)
 
     _, found = predict(posterior, values, 1, data, key)
     if not found:

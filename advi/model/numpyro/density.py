@@ -204,13 +204,14 @@ class Predictive:
         shown = {name: site["value"] for name, site in sites.items() if is_shown(name, site)}
         return {name: jnp.asarray(value) for name, value in shown.items()}
 
-    def observed(self, z: dict[str, Any], data: Any) -> dict[str, tuple[Array, Array]]:
+    def observed(self, z: dict[str, Any], data: Any, key: Array) -> dict[str, tuple[Array, Array]]:
         """Return the values of the observed sites, and which entries count, both of one shape.
 
-        The shape is that of the draws; ValueError if the values have more entries.
+        The shape is that of the draws; ValueError if the values have more entries. The key is for
+        sites that are not observed with these data.
         """
         found = {}
-        for name, site in self.log_joint.run(z, data)[0].items():
+        for name, site in self.log_joint.run(z, data, key)[0].items():
             if not is_data(site):
                 continue
             value, shape = jnp.asarray(site["value"]), site["fn"].shape()

@@ -95,7 +95,7 @@ def draw_counts(panel: Any, site: Replicated, label: str) -> None:
     centers = edges[:-1] + step / 2
     counts = np.array([np.histogram(draw, edges)[0] for draw in site.draws])
     observed = np.histogram(site.observed, edges)[0]
-    panel.bar(centers, observed, 0.9 * step, color="0.85", ec="0.5", label="observed")
+    panel.bar(centers, observed, 0.9 * step, color="0.85", ec="0.5", label="observed counts")
     panel.vlines(centers, *np.quantile(counts, INTERVAL, axis=0), color=DRAWN, lw=2)
     panel.plot(centers, counts.mean(0), "o", ms=4, color=DRAWN, label=f"{label}: mean, 90 %")
     panel.set_yscale("function", functions=(_root, np.square))
