@@ -19,7 +19,7 @@ plt = pytest.importorskip("matplotlib.pyplot")
 N = 60
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal(N)
-DATA = {"x": X, "real": X + RNG.standard_normal(N), "count": RNG.poisson(3.0, N).astype(float)}
+DATA = {"x": X, "real": X + RNG.standard_normal(N), "count": RNG.integers(0, 8, N).astype(float)}
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def two_outcomes(x, real=None, count=None):
     with numpyro.plate("rows", len(x)):
         numpyro.sample("real", dist.Normal(w * x, 1), obs=real)
         with handlers.mask(mask=jnp.arange(len(x)) > 0):
-            numpyro.sample("count", dist.Poisson(3.0), obs=count)
+            numpyro.sample("count", dist.DiscreteUniform(0, 7), obs=count)
 
 
 def by_row(z, d):
@@ -134,7 +134,7 @@ def test_of_many_values_some_stand_for_all(own, monkeypatch):
 
 def test_large_counts_share_bars_and_constants_are_drawn(own):
     def large(z, d, key):
-        return {"x": jnp.full(N, 5.0), "count": 1000.0 * jax.random.poisson(key, 3.0, (N,))}
+        return {"x": jnp.full(N, 5.0), "count": 1000.0 * jax.random.randint(key, (N,), 0, 8)}
 
     count, constant = own.plot_ppc(5, {**DATA, "x": np.full(N, 0.5)}, fn=large)
     assert len(count.patches) <= MAX_BARS
