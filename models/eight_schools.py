@@ -11,7 +11,9 @@ Gelman et al. (2013), Bayesian Data Analysis, 3rd edition, section 5.5.
 Priors as in posteriordb's ``eight_schools_noncentered``.
 """
 
+import argparse
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +27,7 @@ SOURCE = "eight schools, Rubin (1981): effects of coaching in test points and st
 SCHOOLS = "ABCDEFGH"
 EFFECT = (28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0)
 STANDARD_ERROR = (15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0)
+PICTURE = "eight_schools.png"
 PRIOR_SCALE = 5.0  # of mu (normal) and of tau (half-Cauchy), test points
 
 
@@ -106,14 +109,45 @@ def exact(
     return Moments(mu, tau_, *moments(theta_mean, theta_var), float(np.log(evidence)))
 
 
-def main() -> None:
+def draw(
+    figure: Any, theta: NDArray[np.float64], d: dict[str, NDArray[np.float64]], truth: Moments
+) -> None:
+    """Draw the schools' effects (n, 8) beside the estimates and the exact means."""
+    axes, place = figure.subplots(), np.arange(len(SCHOOLS))
+    low, lower, upper, high = np.quantile(theta, [0.05, 0.25, 0.75, 0.95], axis=0)
+    axes.errorbar(
+        d["y"], place + 0.18, xerr=d["sigma"], fmt="s", ms=4, color="0.6", lw=1,
+        label="estimate ± standard error",
+    )  # fmt: skip
+    axes.hlines(place - 0.18, low, high, color="C0", lw=1)
+    axes.hlines(place - 0.18, lower, upper, color="C0", lw=3.5, label="50 % and 90 % intervals")
+    axes.plot(theta.mean(0), place - 0.18, "o", ms=6, mfc="white", color="C0", label="mean")
+    axes.plot(truth.theta_mean, place - 0.18, "|", ms=14, color="C1", label="exact mean")
+    axes.axvline(0, color="0.8", lw=0.8, zorder=0)
+    axes.set(xlabel="effect of coaching, test points", ylim=(len(SCHOOLS) - 0.5, -0.5))
+    axes.set_yticks(place, [f"school {school}" for school in SCHOOLS])
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["left", "top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+
+
+def main(arguments: list[str] | None = None) -> None:
     """Fit the model; print the fit and the schools' effects beside the exact ones."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument(
+        "--plot", metavar="FILE", nargs="?", const="",
+        help=f"draw the effects into FILE; default: a window, or {PICTURE} without a display",
+    )  # fmt: skip
+    args = parser.parse_args(arguments)
+    if args.plot is not None and find_spec("matplotlib") is None:
+        parser.error('--plot needs Matplotlib: pip install "advi-engine[plots]"')
+
     d = data()
     print(f"data: {SOURCE}\n")
     fit = advi.fit(model(), d)
     print(fit)
     truth = exact(d)
-    theta = np.asarray(effects(fit.sample(10_000)))
+    theta = np.asarray(effects(fit.to_dict(10_000)))
     print(f"\nexact log evidence: {truth.log_evidence:.4g} nats, which the ELBO cannot exceed")
     print("\neffects theta = mu + tau * eta, test points (exact: quadrature over tau)")
     print("school  estimate  std. error   mean    sd   exact mean    sd")
@@ -122,6 +156,19 @@ def main() -> None:
             f"{school:<6}  {d['y'][j]:8.0f}  {d['sigma'][j]:10.0f}  {theta[:, j].mean():5.1f} "
             f"{theta[:, j].std():5.1f}   {truth.theta_mean[j]:10.1f} {truth.theta_sd[j]:5.1f}"
         )
+    if args.plot is None:
+        return
+
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(figsize=(6, 4.5), layout="constrained")
+    draw(figure, theta, d, truth)
+    path = args.plot or ("" if pyplot.get_backend().lower() != "agg" else PICTURE)
+    if path:
+        figure.savefig(path, dpi=120)
+        print(f"\npicture: {path}")
+    else:
+        pyplot.show()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import builtins
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,16 @@ def table(text, header, rows):
 
 
 @pytest.fixture(scope="module")
-def command():
+def picture(tmp_path_factory):
+    """Where the command draws, if it can."""
+    return tmp_path_factory.mktemp("plot") / "schools.png" if find_spec("matplotlib") else None
+
+
+@pytest.fixture(scope="module")
+def command(picture):
+    plot = ["--plot", str(picture)] if picture else []
     return subprocess.run(
-        [sys.executable, "-m", "models.eight_schools"],
+        [sys.executable, "-m", "models.eight_schools", *plot],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
@@ -50,6 +58,7 @@ def test_eight_schools_prints_its_data_the_fit_and_the_effects(command):
     text = command.stdout
     assert "Rubin (1981)" in text
     assert "status: converged" in text
+    assert "verdict: good" in text
     effects = table(text, "school  estimate", 8)
     truth = eight_schools.exact(eight_schools.data())
     for j, school in enumerate("ABCDEFGH"):
@@ -90,6 +99,20 @@ def test_eight_schools_runs_as_a_command(command):
     assert command.returncode == 0, command.stderr
     assert "ELBO" in command.stdout
     assert "school  estimate" in command.stdout
+
+
+def test_eight_schools_draws_its_effects(command, picture):
+    if picture is None:
+        pytest.skip("Matplotlib is not installed")
+    assert command.stdout.endswith(f"picture: {picture}\n")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_eight_schools_needs_matplotlib_to_draw(monkeypatch, capsys):
+    monkeypatch.setattr(eight_schools, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        eight_schools.main(["--plot"])
+    assert "--plot needs Matplotlib" in capsys.readouterr().err
 
 
 def test_coin_toss_prints_the_identity(printed):
