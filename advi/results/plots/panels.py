@@ -128,7 +128,8 @@ def legend(figure: Any, layers: Sequence[Layer]) -> None:
     if len(layers) > 1:
         handles = [Line2D([], [], color=layer.color, label=layer.label) for layer in layers]
         fitting = max(int(figure.get_figwidth() / LEGEND_ENTRY), 1)
-        figure.legend(handles=handles, loc="outside upper center", ncols=fitting)
+        place = {"loc": "outside upper center", "ncols": fitting, "frameon": False}
+        figure.legend(handles=handles, **place)
 
 
 def view(limits: Sequence[tuple[float, float]]) -> tuple[float, float]:
