@@ -73,11 +73,16 @@ def is_integer(site: Replicated) -> bool:
 def draw_densities(panel: Any, site: Replicated, label: str) -> None:
     """Draw the density of every replication, that of all of them, and that of the observed."""
     low, high = view([_bulk(site.observed), _bulk(site.draws)])
+    values = np.append(site.observed, site.draws)
+    values = values[np.isfinite(values)]
+    ends = max(low, values.min()), min(high, values.max())
+    if not ends[0] < ends[1]:
+        ends = low, high
     for k, draw in enumerate(site.draws):
         style = {"color": DRAWN, "lw": 0.6, "alpha": 0.4, "label": "" if k else label}
-        panel.plot(*density(draw, low, high), **style)
-    panel.plot(*density(site.draws, low, high), color=MEAN, ls="--", label="all draws pooled")
-    panel.plot(*density(site.observed, low, high), color=OBSERVED, label="observed")
+        panel.plot(*density(draw, *ends), **style)
+    panel.plot(*density(site.draws, *ends), color=MEAN, ls="--", label="all draws pooled")
+    panel.plot(*density(site.observed, *ends), color=OBSERVED, label="observed")
     panel.set_xlim(low, high)
     panel.set_ylim(bottom=0)
     panel.set_yticks([])
@@ -103,29 +108,26 @@ def draw_counts(panel: Any, site: Replicated, label: str) -> None:
     panel.set_ylabel("count, root scale", fontsize="small")
 
 
-def density(values: Floats, low: float, high: float) -> tuple[Floats, Floats]:
-    """Return points (G,) of a view, and a kernel estimate of the density of values there.
+def density(values: Floats, first: float, last: float) -> tuple[Floats, Floats]:
+    """Return points (G,) between two ends, and a kernel estimate of the density of values there.
 
-    The kernel is Gaussian, with Silverman's bandwidth, reflected at the smallest and the largest
-    value, so that bounded values have no density beyond them.
+    The kernel is Gaussian, with Silverman's bandwidth, reflected at the ends: where these are the
+    smallest and the largest value, bounded values have no density beyond them.
 
     References
     ----------
-    Silverman (1986), Density Estimation, section 3.4.2.
+    Silverman (1986), Density Estimation, sections 2.10 and 3.4.2.
 
     Examples
     --------
-    >>> x, found = density(np.random.default_rng(0).exponential(size=100_000), 0.0, 20.0)
-    >>> bool(abs(np.trapezoid(found, x) - 1) < 0.01), bool(abs(found[0] - 1) < 0.1)
+    >>> x, found = density(np.random.default_rng(0).exponential(size=100_000), 0.0, 15.0)
+    >>> bool(abs(np.trapezoid(found, x) - 1) < 0.05), bool(abs(found[0] - 1) < 0.1)
     (True, True)
     """
-    values = values[np.isfinite(values)].ravel()
+    values = values[np.isfinite(values)]
+    counts, edges = np.histogram(values, GRID, (first, last))
     if not len(values):
         return np.empty(0), np.empty(0)
-    first, last = max(low, values.min()), min(high, values.max())
-    if not first < last:
-        first, last = low, high
-    counts, edges = np.histogram(values, GRID, (first, last))
     width = edges[1] - edges[0]
     lower, upper = np.quantile(values, [0.25, 0.75])
     spread = min(values.std(), (upper - lower) / 1.34) or values.std()
