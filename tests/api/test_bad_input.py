@@ -687,6 +687,7 @@ def test_quantiles_that_are_no_numbers(fit, q):
 NAMES = {
     "cov": lambda f, names: f.cov(names),
     "plot": lambda f, names: f.plot(names),
+    "plot_forest": lambda f, names: f.plot_forest(names),
     "plot_pairs": lambda f, names: f.plot_pairs(names),
 }
 

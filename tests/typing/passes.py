@@ -137,6 +137,7 @@ def results(fit: advi.Fit, path: Path) -> advi.Fit:
     fit.predict(lambda z, data: z["mu"], 10)
     fit.plot(["mu"], against={"old": fit})[0].set_title("mu")
     fit.plot_forest("mu", sort="sd", top=20).set_title("mu")
+    fit.plot_ppc(20, prior=True)[0].set_title("y")
     compared: advi.Table = advi.compare({"new": fit, "old": advi.load(path)})
     assert_type(advi.compare({"new": loo, "old": fit.loo()}), advi.Comparison)
     print(compared["difference"])

@@ -11,7 +11,7 @@ from advi.core.types import Floats
 from advi.posterior.replicated import Replicated
 from advi.results.plots.panels import few_ticks, given_panels, new_panels, view
 
-MAX_PANELS, COLUMNS = 24, 3
+COLUMNS = 3
 WIDTH, HEIGHT, LEGEND = 3.4, 2.6, 0.4  # inches of a panel, and of the legend
 LEGEND_ENTRY = 1.7  # inches
 GRID, REACH = 256, 4  # points of a density, and bandwidths on either side of its kernel
@@ -23,21 +23,17 @@ DRAWN, MEAN, OBSERVED = "C0", "C1", "black"
 
 def plot_ppc(sites: Sequence[Replicated], source: str, axes: Any) -> NDArray[Any]:
     """Draw every site or data leaf in a panel; return the axes (K,)."""
-    shown = sites[:MAX_PANELS]
-    note = ""
-    if len(shown) < len(sites):
-        note = f'{len(shown)} of {len(sites)} sites; choose with names=["{sites[-1].name}", ...]'
-    panels = given_panels(axes, (len(shown),), note)
+    panels = given_panels(axes, (len(sites),), "")
     is_new = panels is None
     if panels is None:
-        columns = min(COLUMNS, len(shown))
-        rows = math.ceil(len(shown) / columns)
+        columns = min(COLUMNS, len(sites))
+        rows = math.ceil(len(sites) / columns)
         size = WIDTH * max(columns, 1.5), HEIGHT * rows + LEGEND
-        panels = new_panels(rows, columns, size, note).ravel()
-        for spare in panels[len(shown) :]:
+        panels = new_panels(rows, columns, size, "").ravel()
+        for spare in panels[len(sites) :]:
             spare.remove()
-        panels = panels[: len(shown)]
-    for panel, site in zip(panels, shown, strict=True):
+        panels = panels[: len(sites)]
+    for panel, site in zip(panels, sites, strict=True):
         integer = is_integer(site)
         draw = draw_counts if integer else draw_densities
         draw(panel, site, f"{len(site.draws)} {source} predictive draws")
