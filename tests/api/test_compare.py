@@ -1,7 +1,6 @@
 """Comparison of models by their predictions, and of fits that are not of the same data or model."""
 
 import dataclasses
-from importlib.util import find_spec
 
 import jax.numpy as jnp
 import numpy as np
@@ -127,18 +126,18 @@ def exactly(fit):
     return with_posterior(fit, weighted=weighted)
 
 
-@pytest.mark.skipif(find_spec("arviz_stats") is None, reason="arviz-stats is not installed")
 @pytest.mark.filterwarnings("ignore:The inplace keyword")  # arviz-stats 0.8 on pandas 3.1
 def test_arviz_finds_the_same_of_the_same_draws(fits):
     """Of corrected draws, weighted by the row left out alone, as ArviZ weights all draws."""
-    import arviz_base
-    import arviz_stats
-
+    arviz_stats = pytest.importorskip("arviz_stats", reason="arviz-stats is not installed")
+    arviz_base = pytest.importorskip("arviz_base", reason="arviz-base is not installed")
     theirs, ours = {}, {}
     for name, fit in fits.items():
         draws = exactly(fit)
         ours[name] = draws.loo()
-        X = draws.posterior.weighted.resample(1000, host_rng(0, Stream.LOO))
+        weighted = draws.posterior.weighted
+        assert weighted is not None
+        X = weighted.resample(1000, host_rng(0, Stream.LOO))
         rows = row_terms(fit.posterior.density, fit.posterior.constrain(X)).astype(float)
         groups = {"posterior": {"x": X[None]}, "log_likelihood": {"rows": rows[None]}}
         theirs[name] = arviz_stats.loo(arviz_base.from_dict(groups), pointwise=True, reff=1.0)
