@@ -19,6 +19,7 @@ from advi.diagnostics.examine import examined
 from advi.inference.plan.run import Plan
 from advi.inference.stochastic.checkpoint import Checkpoint
 from advi.inference.stochastic.run import StochasticSteps
+from advi.inference.stochastic.validation import EvalSettings
 from advi.model.model import Model
 from advi.model.resolve import ModelFactory, check_model, check_on_host, resolve_model
 from advi.posterior.base import density_of
@@ -62,6 +63,8 @@ def fit(
     init: Any = None,
     x64: bool | None = None,
     eval_data: Any = None,
+    eval_every: int | None = None,
+    keep_best: bool = False,
     checkpoint: Name | None = None,
     callback: Callable[[Progress], object] | None = None,
     progress: bool | None = None,
@@ -131,16 +134,27 @@ def fit(
         True computes this fit in float64, False in float32; None follows JAX's setting.
     eval_data
         Held-out rows, a pytree like the data, on the stochastic path. Their ELBO, scaled to the
-        number of data rows, is evaluated at intervals, for about a twentieth of the time:
-        `Progress.eval_elbo` and `Fit.eval_trace`, in nats and comparable with `Fit.elbo_trace`. At
-        most 4,096 of them are used, drawn at random.
+        number of data rows, is evaluated at intervals: `Progress.eval_elbo` and `Fit.eval_trace`,
+        in nats and comparable with `Fit.elbo_trace`. At most 4,096 of them are used, drawn at
+        random.
+    eval_every
+        Steps between two evaluations of the held-out ELBO, which is also evaluated after the last
+        step. By default as many as keep them to about a twentieth of the time. The parameters do
+        not depend on it, unless `keep_best`.
+    keep_best
+        Whether the fit ends with the parameters at which the held-out ELBO was the highest,
+        however it ends: after `max_steps`, Ctrl-C or the callback's wish. They are those of one
+        of the steps that were evaluated or, except after Ctrl-C, the end's; `status.message` says
+        which. A checkpoint holds them. The best of many evaluations on the same rows is a little
+        optimistic about new ones.
     checkpoint
         A folder for a stochastic fit, written every ten seconds and at the end. After a crash the
         same call continues from there, and ends with the same bits as without the interruption;
         `max_steps` may be larger. One fit at a time may use a folder. Not for streams, nor for
         memory-mapped data.
     callback
-        Called with a `Progress` as the fit goes on; a true result ends it.
+        Called with a `Progress` as the fit goes on, after every chunk of steps, which has 128 of
+        them or fewer where `eval_every` asks for it; a true result ends it.
     progress
         Whether to show a progress bar; None shows one in a terminal and in a notebook.
     diagnose
@@ -170,11 +184,13 @@ def fit(
     check_model(model)
     check_arguments(objective, optimizer, callback)
     _check_numbers(max_steps, restarts, key, progress, diagnose)
+    held_out = EvalSettings(eval_data, eval_every, keep_best)
+    held_out.check()
     init, float_dtype = record_of(init), default_float(x64)
     with (
         interrupts.held(),
         precision(float_dtype),
-        ProgressBar(progress, callback, max_steps) as bar,
+        ProgressBar(progress, callback, max_steps, Fit) as bar,
     ):
         check_on_host(data, init, eval_data)
         source = open_source(data, num_rows, batch_size, float_dtype)
@@ -182,7 +198,7 @@ def fit(
         by_row = bool(resolved.local) and has_row_family(family)
         if optimizer is not None or batch_size is not None or source.streamed or by_row:
             algorithm = StochasticSteps(
-                objective, optimizer, batch_size, max_steps, eval_data, Checkpoint(checkpoint)
+                objective, optimizer, batch_size, max_steps, held_out, Checkpoint(checkpoint)
             )
             algorithm.refuse(restarts)
         else:

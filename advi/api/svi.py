@@ -20,6 +20,7 @@ from advi.inference.stochastic.loop import History, diverged, skipped_note
 from advi.inference.stochastic.run import StochasticSteps, prepare_steps
 from advi.inference.stochastic.steps import State, StepInfo, initial_state, make_step, step_key
 from advi.inference.stochastic.steps_fit import StepsFit
+from advi.inference.stochastic.validation import EvalSettings
 from advi.inference.stochastic.warm_start import Found
 from advi.model.model import Model
 from advi.model.resolve import ModelFactory, check_model, check_on_host, resolve_model
@@ -45,7 +46,7 @@ class SVI:
             self._start = on_device(first.ends.start(init)), on_device(steps.fixed_draws(first.rng))
             step = make_step(steps, steps.traces()[0], skip_nonfinite=True)
         no_index = jnp.zeros(0, jnp.int32)
-        self._step = jax.jit(lambda state, batch: step(state, batch, no_index))
+        self._step = jax.jit(lambda state, batch: step(state, batch, no_index)[:2])
         self._abstract = jax.eval_shape(self.init, jax.random.key(0))
         # a bound method is a new object at every access, which jax.lax.scan would trace anew
         vars(self)["step"] = self.step
@@ -182,7 +183,8 @@ def svi(
     with precision(float_dtype):
         source = open_source(data, num_rows, batch_size, float_dtype)
         resolved = resolve_model(model, source)
-        settings = StochasticSteps(objective, optimizer, batch_size, 1, None, Checkpoint(None))
+        held_out, checkpoint = EvalSettings(), Checkpoint(None)
+        settings = StochasticSteps(objective, optimizer, batch_size, 1, held_out, checkpoint)
         steps, source = prepare_steps(resolved, source, family, settings)
         if steps.sparse:
             raise ValueError(

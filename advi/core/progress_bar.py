@@ -2,13 +2,15 @@
 
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from advi.core import interrupts
 from advi.core.errors import describe
-from advi.core.status import Progress
+from advi.core.status import Progress, Snapshot
 
 
 class ProgressBar:
@@ -16,7 +18,8 @@ class ProgressBar:
 
     It is there before anything is compiled. A terminal or a pipe that is closed meanwhile ends the
     bar, not the fit. `shown` None shows it in a terminal and in a notebook, unless the environment
-    sets TQDM_DISABLE; `total` is the largest number of steps, or None.
+    sets TQDM_DISABLE; `total` is the largest number of steps, or None. `fit_of` makes what users
+    know as a fit of its record.
     """
 
     def __init__(
@@ -24,7 +27,10 @@ class ProgressBar:
         shown: bool | None,
         callback: Callable[[Progress], object] | None = None,
         total: int | None = None,
+        fit_of: Callable[[Any], Any] | None = None,
     ) -> None:
+        self._began = time.perf_counter()
+        self._fit_of = fit_of
         self._shown = is_shown(shown)
         self._callback, self._total = callback, total
         self._bar: Any = None
@@ -41,16 +47,24 @@ class ProgressBar:
         if self._bar is not None:
             self._draw(self._bar.close)
 
-    def update(self, progress: Progress) -> object:
-        """Show progress; return the callback's answer, or raise TypeError without a truth value."""
+    def update(self, progress: Progress, snapshot: Snapshot | None = None) -> object:
+        """Show progress; return the callback's answer, or raise TypeError without a truth value.
+
+        The callback may ask for the snapshot, whose fit is a record here.
+        """
         if self._bar is not None:
             self._bar.set_description_str(progress.stage, refresh=False)
-            self._bar.set_postfix_str(f"ELBO {progress.elbo:.2f}", refresh=False)
+            self._bar.set_postfix_str(_elbo_text(progress), refresh=False)
             self._draw(lambda: self._bar.update(progress.step - self._bar.n))
         if self._callback is None:
             return None
-        with interrupts.at_once():
-            answer = self._callback(progress)
+        asked = [] if snapshot is None else [self._of_users(snapshot)]
+        seconds = time.perf_counter() - self._began
+        try:
+            with interrupts.at_once():
+                answer = self._callback(replace(progress, seconds=seconds, _snapshots=asked))
+        finally:
+            asked.clear()
         try:
             bool(answer)
         except (TypeError, ValueError):
@@ -59,6 +73,10 @@ class ProgressBar:
                 "or nothing."
             ) from None
         return answer
+
+    def _of_users(self, snapshot: Snapshot) -> Snapshot:
+        fit_of = self._fit_of or (lambda record: record)
+        return snapshot._replace(fit=lambda: fit_of(snapshot.fit()))
 
     def begin(self, stage: str) -> None:
         """Show the name of a stage that reports no progress of its own."""
@@ -71,6 +89,11 @@ class ProgressBar:
         except (OSError, ValueError):  # a broken pipe, a closed stream
             self._bar.disable = True  # or its finaliser would write once more
             self._bar = None
+
+
+def _elbo_text(progress: Progress) -> str:
+    per_row = f", {progress.elbo_per_row:.4f} per row" if (progress.num_rows or 1) > 1 else ""
+    return f"ELBO {progress.elbo:.2f}{per_row}"
 
 
 def is_shown(shown: bool | None) -> bool:

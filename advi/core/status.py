@@ -1,7 +1,9 @@
 """A fit's report about itself: its status, estimates with their error, and progress."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,10 +99,79 @@ class EvalTrace(NamedTuple):
     values: NDArray[np.float64]  # (E,) nats
 
 
-class Progress(NamedTuple):
-    """The progress of a fit, as passed to `callback`."""
+class Snapshot(NamedTuple):
+    """What a callback may ask for while it runs, of the steps so far."""
+
+    fit: Callable[[], Any]  # or the record of one
+    gradient_norm: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The progress of a fit, as passed to `callback`.
+
+    Attributes
+    ----------
+    stage
+        The stage of the automatic plan, or "optimize" for steps of an optimiser.
+    step
+        Evaluations of the plan, or steps of the optimiser.
+    elbo
+        Nats, of all rows: on the draws of the stage, or the mean over the last chunk of steps.
+    eval_elbo
+        Nats, of the model with the held-out rows in place of its own, scaled to as many. NaN where
+        it was not evaluated after this chunk.
+    seconds
+        Since this call of `fit` began, with compilation.
+    num_rows
+        Rows of the log-joint; None where it returns a scalar.
+    """
 
     stage: str
-    step: int  # evaluations of the plan, or optimiser steps
-    elbo: float  # nats, on the draws of the stage or the last chunk of steps
-    eval_elbo: float = math.nan  # nats, of the model with the held-out rows in place of its own
+    step: int
+    elbo: float
+    eval_elbo: float = math.nan
+    seconds: float = math.nan
+    num_rows: int | None = None
+    # one, or none once the callback has returned: a `Progress` that is kept must not keep arrays
+    _snapshots: Sequence[Snapshot] = field(default=(), repr=False, compare=False)
+
+    @property
+    def elbo_per_row(self) -> float:
+        """`elbo` divided by the number of rows, nats; NaN where the log-joint returns a scalar."""
+        return self.elbo / (self.num_rows or math.nan)
+
+    @property
+    def eval_elbo_per_row(self) -> float:
+        """`eval_elbo` divided by the number of rows, nats; NaN where it was not evaluated."""
+        return self.eval_elbo / (self.num_rows or math.nan)
+
+    def fit(self) -> Any:
+        """Return the fit so far, a `Fit`, of steps of an optimiser; within the callback only.
+
+        It is what Ctrl-C would return now, but for `keep_best`. Nothing is computed unless it is
+        asked for. It holds a copy of the parameters, so that it may be kept.
+
+        Raises
+        ------
+        RuntimeError
+            After the callback has returned, and in the automatic plan, which has a fit only at its
+            end.
+        """
+        if not self._snapshots:
+            raise RuntimeError(
+                "progress.fit(): known while the callback runs that a fit by steps of an optimiser "
+                "calls, and neither afterwards nor in the automatic plan. Call it in the callback, "
+                "and keep the fit that it returns."
+            )
+        return self._snapshots[0].fit()
+
+    def gradient_norm(self) -> float:
+        """Return the Euclidean norm of the gradient of the objective by all parameters of q.
+
+        The gradient is that of one step at the present parameters, on fresh draws and, with
+        minibatches, a batch of rows: the one that the next step takes, where rows are in memory. It
+        is computed here, for the time of a step, and compiled at the first call. NaN in the
+        automatic plan, and after the callback has returned.
+        """
+        return self._snapshots[0].gradient_norm() if self._snapshots else math.nan

@@ -87,6 +87,7 @@ class Outcome:
     drift: float = math.nan
     alarms: tuple[str, ...] = ()  # faults of the log density, a sentence each
     family_alarms: tuple[str, ...] = ()  # faults of a family of the user's own, a sentence each
+    num_rows: int = 0  # of the log-joint of a fit by steps; 0 where it returns a scalar
     num_chains: int = 0  # whose draws, one chain after another, are the corrected ones; 0: none
     route: tuple[str, ...] = ()  # the rungs by which the draws were made, if more than one
 

@@ -58,6 +58,8 @@ REFUSED = {
     "restarts": (3, PATHS[1:]),
     "objective": (advi.Elbo(), PLANS),
     "eval_data": ({"y": Y[:2]}, [*PLANS, "local"]),  # a table has no parameters for other rows
+    "eval_every": (4, PATHS),  # without eval_data, as here; with it, tests of held-out rows
+    "keep_best": (True, PATHS),
     "checkpoint": ("never", [*PLANS, "stream", "mapped"]),
     # of local latents it says which axis the rows are
     "num_rows": (12, [p for p in PATHS if p not in ("stream", "local")]),

@@ -68,6 +68,8 @@ def every_keyword(model: advi.Model, data: dict[str, np.ndarray], folder: Path) 
         init=by_position,
         x64=True,
         eval_data=data,
+        eval_every=100,
+        keep_best=True,
         checkpoint=folder / "run",
         callback=callback,
         progress=False,

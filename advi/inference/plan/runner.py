@@ -73,7 +73,8 @@ class Runner:
         self._progressed(elbo)
 
     def _progressed(self, elbo: float) -> None:
-        progress = Progress(self.stage, self.evals, float(elbo))
+        rows = self.density.log_joint.num_rows
+        progress = Progress(self.stage, self.evals, float(elbo), num_rows=rows)
         self.trace.append(progress)
         if self.callback is not None and self.callback(progress):
             raise StopError("interrupted", "the callback asked to stop")

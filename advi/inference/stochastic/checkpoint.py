@@ -21,6 +21,7 @@ from advi.core.status import Status
 from advi.inference.stochastic.convergence import Distance
 from advi.inference.stochastic.loop import History, lowered
 from advi.inference.stochastic.steps import State, Steps
+from advi.inference.stochastic.validation import Best, Validation
 
 KIND, VERSION = "a checkpoint", 1
 FILE = "fit.checkpoint"
@@ -78,6 +79,7 @@ class Checkpoint:
         data: Any,
         key: Any,
         max_steps: int | None,
+        held_out: Validation | None = None,
     ) -> tuple[State, History, Status | None]:
         """Return where the fit goes on, its start if the folder is empty, and why it had ended.
 
@@ -87,7 +89,7 @@ class Checkpoint:
         if self.folder is None:
             return start, history, None
         path = self.folder / FILE
-        self._run = _fingerprint(steps, start, data, key, max_steps is None)
+        self._run = _fingerprint(steps, start, data, key, max_steps is None, held_out)
         if not path.exists():
             self._write(start, history, None)  # a folder that cannot be written is found now
             return start, history, None
@@ -108,9 +110,12 @@ class Checkpoint:
             )
             evals = zip(arrays["evals.step"].tolist(), arrays["evals.elbo"].tolist(), strict=True)
             drift = Distance(*arrays["drift"].tolist()) if len(arrays["drift"]) else None
-            history = History([arrays["elbos"]], list(evals), document["eval_due"], drift)
+            best = _best(document["best"], arrays, start) if document.get("best") else None
+            history = History([arrays["elbos"]], list(evals), document["eval_due"], drift, best)
             status = Status(*document["status"]) if document["status"] else None
         step = int(jax.device_get(state.step))
+        if held_out is not None and held_out.exact:
+            history = history._replace(eval_due=held_out.next_due(step))
         if max_steps is not None and step > max_steps:
             raise ValueError(
                 f"checkpoint: {self.folder} holds {step} steps, and max_steps is {max_steps}; "
@@ -144,14 +149,31 @@ class Checkpoint:
         arrays["evals.elbo"] = np.array([elbo for _, elbo in evals], float)
         arrays["drift"] = np.array([] if history.drift is None else history.drift, float)
         ended = None if status is None else [str(status), status.message]
-        document = {"run": self._run, "status": ended, "eval_due": history.eval_due}
+        document = {"run": self._run, "status": ended, "eval_due": history.eval_due, "best": None}
+        if history.best is not None:
+            at, elbo, params = history.best
+            document["best"] = [at, elbo]
+            leaves = enumerate(jax.tree.leaves(params))
+            arrays |= {f"best.{k}": _to_bytes(leaf) for k, leaf in leaves}
         write(self.folder / FILE, KIND, VERSION, document, arrays)
         now = time.monotonic()
         self._due = now + max(EVERY, (now - began) / MAX_SHARE)
 
 
+def _best(found: list[Any], arrays: dict[str, Any], start: State) -> Best:
+    step, elbo = found
+    leaves, treedef = jax.tree.flatten(start.params)
+    params = [_from_bytes(arrays[f"best.{k}"], leaf) for k, leaf in enumerate(leaves)]
+    return Best(int(step), float(elbo), treedef.unflatten(params))
+
+
 def _fingerprint(
-    steps: Steps, start: State, data: Any, key: Any, until_converged: bool
+    steps: Steps,
+    start: State,
+    data: Any,
+    key: Any,
+    until_converged: bool,
+    held_out: Validation | None,
 ) -> dict[str, dict[str, str]]:
     """Return all that a run depends on by name: settings in words, and digests of the rest."""
     guide, spec, batching = steps.guide, steps.spec, steps.batching
@@ -173,6 +195,9 @@ def _fingerprint(
             [], lowered(steps, start, data)
         ),
     }
+    if held_out is not None and held_out.keep_best:  # or else it changes no parameter
+        words |= {"keep_best": "True", "eval_every": str(held_out.every)}
+        digests["the values of eval_data"] = _digest(jax.tree.leaves(held_out.data))
     return {"words": words, "digests": digests}
 
 

@@ -23,7 +23,7 @@ from advi.inference.stochastic.convergence import (
     has_converged,
 )
 from advi.inference.stochastic.steps import State, Steps, make_step
-from advi.inference.stochastic.validation import Validation
+from advi.inference.stochastic.validation import Best, Validation
 from advi.model.trace import LogJoint
 from advi.variational.block_transport import block_gaussian
 from advi.variational.family import Family
@@ -40,6 +40,7 @@ class History(NamedTuple):
     evals: list[tuple[int, float]]  # step and held-out ELBO, nats
     eval_due: int = 0  # step of the next held-out ELBO
     drift: Distance | None = None  # of the windows at the last check
+    best: Best | None = None  # if a fit ends with it
 
     def elbos(self, step: int) -> np.ndarray:
         return np.concatenate([np.zeros(0, np.float32), *self.chunks])[:step]
@@ -96,7 +97,7 @@ def _chunk_program(
     It maps a state, data and a number of steps to the new state, every step's ELBO, and whether all
     that changed is finite.
     """
-    batching, size = steps.batching, chunk_steps(steps)
+    size = chunk_steps(steps)
     step = make_step(steps, log_joint, skip_nonfinite)
 
     def chunk(state: State, data: Any, num_steps: Array) -> tuple[State, Array, Array]:
@@ -106,11 +107,7 @@ def _chunk_program(
 
         def body(carry: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
             state, elbos, i = carry
-            batch, index = data, jnp.zeros(0, jnp.int32)
-            if batching is not None and not batching.whole:
-                index = batching.index(state.key, state.step)
-                batch = steps.spec.gather(data, index)
-            state, info = step(state, batch, index)
+            state, info, _ = step(state, *_rows_of_step(steps, state, data))
             return state, elbos.at[i].set(info.elbo.astype(elbos.dtype)), i + 1
 
         elbos = jnp.full((size,), jnp.nan, steps.spec.float_dtype)
@@ -120,6 +117,33 @@ def _chunk_program(
         return new, elbos, ~(lost | _became_nonfinite(before, after))
 
     return jax.jit(chunk)
+
+
+def gradient_norm(steps: Steps, state: State, data: Any) -> float:
+    """Return the norm of the gradient of the next step on a block of the data."""
+    program = _gradient_norm_program(steps, *steps.traces())
+    return float(jax.device_get(program(state, data)))
+
+
+@lru_cache(maxsize=64)
+def _gradient_norm_program(steps: Steps, log_joint: LogJoint, own: Traced | None) -> Any:
+    step = make_step(steps, log_joint, skip_nonfinite=False)
+
+    def norm(state: State, data: Any) -> Array:
+        gradient = step(state, *_rows_of_step(steps, state, data))[2]
+        squares = [jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(gradient)]
+        return jnp.sqrt(jnp.stack(squares).sum())
+
+    return jax.jit(norm)
+
+
+def _rows_of_step(steps: Steps, state: State, data: Any) -> tuple[Any, Array]:
+    """Return the data of the next step, and the indices of its rows."""
+    batching = steps.batching
+    if batching is None or batching.whole:
+        return data, jnp.zeros(0, jnp.int32)
+    index = batching.index(state.key, state.step)
+    return steps.spec.gather(data, index), index
 
 
 def _became_nonfinite(before: Any, after: Any) -> Array:
@@ -143,30 +167,38 @@ def run_steps(
     blocks: Iterator[Any],
     max_steps: int,
     until_converged: bool,
-    callback: Callable[[Progress], object] | None,
+    report: Callable[[Progress, State, History, Any], object],
     validation: Validation | None = None,
 ) -> Iterator[tuple[State, History, Status | None]]:
     """Yield the state and the history after every chunk, and at the end the status.
 
-    Every chunk takes its steps on one block of the data: all of it, or a part of a stream.
+    Every chunk takes its steps on one block of the data: all of it, or a part of a stream. After it
+    `report` is called, whose true answer ends the fit.
     """
-    size = chunk_steps(steps)
+    size, block = chunk_steps(steps), None
+    num_rows = steps.traces()[0].num_rows if steps.batching is None else steps.batching.num_rows
     while True:
         interrupts.check()
         step = int(jax.device_get(state.step))
         # chunks end at the steps of the checks, however many steps came before
         num_steps = min(size - step % size, max_steps - step)
-        state, elbos = take_chunk(steps, state, next(blocks), num_steps)
+        if validation is not None and validation.exact:
+            num_steps = min(num_steps, validation.next_due(step) - step)
+        if block is None or step % size == 0:  # a block has the rows of so many steps
+            block = next(blocks)
+        state, elbos = take_chunk(steps, state, block, num_steps)
         history.chunks.append(elbos)
         counts = jax.device_get((state.step, state.skipped, state.bad_run))
         step, skipped, bad_run = map(int, counts)
         note = skipped_note(skipped)
         finite = elbos[np.isfinite(elbos)]
-        progress = Progress("optimize", step, float(finite.mean()) if len(finite) else np.nan)
+        elbo = float(finite.mean(dtype=float)) if len(finite) else math.nan
+        eval_elbo = math.nan
         if validation is not None and (step >= history.eval_due or step >= max_steps):
-            progress = progress._replace(eval_elbo=validation.elbo(state.params))
-            history.evals.append((step, progress.eval_elbo))
-            history = history._replace(eval_due=step + validation.every)
+            eval_elbo = validation.elbo(state.params)
+            history.evals.append((step, eval_elbo))
+            best = validation.better(history.best, step, eval_elbo, state.params)
+            history = history._replace(eval_due=validation.next_due(step), best=best)
         if (status := diverged(step, bad_run, max_steps)) is None and check_due(step):
             drift = window_distance(steps, state)
             if until_converged:
@@ -176,7 +208,8 @@ def run_steps(
                     status = Status("converged", f"the averages settled after {step} steps{note}")
             history = history._replace(drift=drift)
         try:
-            if status is None and callback is not None and callback(progress):
+            progress = Progress("optimize", step, elbo, eval_elbo, num_rows=num_rows)
+            if status is None and report(progress, state, history, block):
                 status = Status("interrupted", f"the callback asked to stop at step {step}{note}")
         except KeyboardInterrupt as stop:  # after the steps, which are not lost
             status = stopped(step, "this is the fit so far", stop)

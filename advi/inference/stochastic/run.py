@@ -15,7 +15,7 @@ from advi.inference.stochastic.checkpoint import Checkpoint
 from advi.inference.stochastic.defaults import MAX_STEPS, default_optimizer
 from advi.inference.stochastic.steps import Steps
 from advi.inference.stochastic.steps_fit import StepsFit
-from advi.inference.stochastic.validation import hold_out
+from advi.inference.stochastic.validation import EvalSettings, hold_out
 from advi.inference.stochastic.warm_start import Found, find_start
 from advi.model.model import Model
 from advi.model.resolve import traced_model
@@ -35,7 +35,7 @@ class StochasticSteps(NamedTuple):
     optimizer: optax.GradientTransformation | None
     batch_size: int | None
     max_steps: int | None
-    eval_data: Any
+    held_out: EvalSettings
     checkpoint: Checkpoint
 
     def refuse(self, restarts: int) -> None:
@@ -51,8 +51,8 @@ class StochasticSteps(NamedTuple):
         """
         steps, source = prepare_steps(model, source, family, self)
         validation = None
-        if self.eval_data is not None:
-            validation = hold_out(self.eval_data, steps, host_rng(key, Stream.EVAL))
+        if self.held_out.data is not None:
+            validation = hold_out(self.held_out, steps, host_rng(key, Stream.EVAL))
         density = rows_density(model, source, source.first, steps.guide.estimated)
         found = Found()
         if self.optimizer is None:
@@ -60,13 +60,13 @@ class StochasticSteps(NamedTuple):
             found = find_start(steps, source, init, key, self.max_steps or MAX_STEPS)
             near = found.start is not None or isinstance(init, FitRecord)
             steps = steps._replace(optimizer=default_optimizer(steps.guide, near))
-        fit = StepsFit(self.max_steps, steps, density, found, init, key)
+        fit = StepsFit(self.max_steps, steps, density, found, init, key, validation)
         # blocks are opened only now: a stream may be read by one reader at a time
         with (
             self.checkpoint as checkpoint,
             source.blocks(fit.step_key, host_rng(key, Stream.READ)) as blocks,
         ):
-            state, history, status = fit.take_steps(checkpoint, blocks, bar, validation)
+            state, history, status = fit.take_steps(checkpoint, blocks, bar)
             return fit.finished(state, history, status, checkpoint, blocks.kept)
 
 

@@ -32,7 +32,7 @@ LINE_SEARCH_DRAWS = 64
 MAP_DRAWS = 32  # of families that are no Gaussian
 OWN = "objective"  # key of its trace
 
-Step = Callable[["State", Any, Array], tuple["State", "StepInfo"]]
+Step = Callable[["State", Any, Array], tuple["State", "StepInfo", Any]]
 
 
 class State(NamedTuple):
@@ -159,16 +159,16 @@ def _init_program(optimizer: optax.GradientTransformation, averaged: tuple[bool,
 def make_step(steps: Steps, log_joint: LogJoint, skip_nonfinite: bool) -> Step:
     """Return the function of a state, the data of a step and the indices (B,) of its rows.
 
-    The indices matter for tables of parameters by row. With `skip_nonfinite` a step whose results
-    are not finite leaves the state as it was; to check every gradient costs a large network a fifth
-    of its time.
+    It returns the new state, what the step found, and the gradient of the loss. The indices matter
+    for tables of parameters by row. With `skip_nonfinite` a step whose results are not finite
+    leaves the state as it was; to check every gradient costs a large network a fifth of its time.
     """
     guide, objective, spec, scale = steps.guide, steps.objective, steps.spec, steps.scale
     log_p = real_log_density(guide.model, log_joint, guide.estimated)
     optimizer = optax.with_extra_args_support(steps.optimizer)
     num_draws, line_search = steps.draws, steps.line_search
 
-    def step(state: State, batch: Any, index: Array) -> tuple[State, StepInfo]:
+    def step(state: State, batch: Any, index: Array) -> tuple[State, StepInfo, Any]:
         tables, in_state = tables_of(steps.sparse, guide, optimizer, state.opt_state, state.params)
         old_params = rows_of(state.params, tables, index)
         old_opt_state = rows_of(state.opt_state, in_state, index)
@@ -209,7 +209,7 @@ def make_step(steps: Steps, log_joint: LogJoint, skip_nonfinite: bool) -> Step:
             skipped=state.skipped + (~finite).astype(jnp.int32),
             bad_run=jnp.where(finite, 0, state.bad_run + 1),
         )
-        return new, StepInfo(-value, finite)
+        return new, StepInfo(-value, finite), gradients
 
     return step
 

@@ -11,7 +11,7 @@ from advi.core import interrupts
 from advi.core.errors import describe_error
 from advi.core.keys import Stream, host_rng
 from advi.core.progress_bar import ProgressBar
-from advi.core.status import MAX_DRIFT, Estimate, Status
+from advi.core.status import MAX_DRIFT, Estimate, Progress, Snapshot, Status
 from advi.data.batching import Batching
 from advi.data.reader import BrokenStreamError
 from advi.data.source import Blocks
@@ -24,13 +24,14 @@ from advi.inference.stochastic.local_ends import LocalEnds
 from advi.inference.stochastic.loop import (
     History,
     averaged_params,
+    gradient_norm,
     last_drift,
     run_steps,
     stopped,
     windows,
 )
 from advi.inference.stochastic.steps import State, Steps, step_key
-from advi.inference.stochastic.validation import Validation
+from advi.inference.stochastic.validation import Best, Validation
 from advi.inference.stochastic.warm_start import Found, project
 from advi.model.checks.first_points import refuse_unmoved
 from advi.model.density import Density
@@ -56,7 +57,9 @@ class StepsFit:
         found: Found,
         init: Any,
         key: Any,
+        held_out: Validation | None = None,
     ) -> None:
+        self.held_out = held_out
         self.max_steps, self.steps, self.density = max_steps, steps, density
         self.found, self.init, self.key = found, init, key
         self.step_key, self.rng = step_key(key), host_rng(key, Stream.ENDS)
@@ -72,13 +75,13 @@ class StepsFit:
             self.start, self.control = self.guide.params_of(q, density.dtype), found.start.control
 
     def take_steps(
-        self, checkpoint: Checkpoint, blocks: Blocks, bar: ProgressBar, held_out: Validation | None
+        self, checkpoint: Checkpoint, blocks: Blocks, bar: ProgressBar
     ) -> tuple[State | None, History, Status]:
         """Take the steps; return the state, None before the first, the history and the status."""
         state, history, status = None, History([], []), self.found.stopped
         try:
             if status is None:
-                for state, history, status in self._states(checkpoint, blocks, bar, held_out):  # noqa: B007
+                for state, history, status in self._states(checkpoint, blocks, bar):  # noqa: B007
                     checkpoint.offer(state, history)
         except KeyboardInterrupt as stop:
             status = stopped(_num_steps(state), "this is the fit so far", stop)
@@ -93,7 +96,7 @@ class StepsFit:
         return state, history, status
 
     def _states(
-        self, checkpoint: Checkpoint, blocks: Blocks, bar: ProgressBar, held_out: Validation | None
+        self, checkpoint: Checkpoint, blocks: Blocks, bar: ProgressBar
     ) -> Iterator[tuple[State, History, Status | None]]:
         interrupts.check()
         params, max_steps = self.start, self.max_steps
@@ -102,16 +105,32 @@ class StepsFit:
             if not self.guide.local and not self.density.is_partial:
                 refuse_unmoved(self.density, self.guide.to_gaussian(params).loc)
         start = self.steps.init(params, self.step_key, self.rng, self.control)
-        history = History([], [], 0 if held_out is None else held_out.every)
-        data = self.density.data
-        resumed = checkpoint.resume(self.steps, start, history, data, self.key, max_steps)
+        held_out, data = self.held_out, self.density.data
+        history = History([], [], 0 if held_out is None else held_out.next_due(0))
+        resumed = checkpoint.resume(self.steps, start, history, data, self.key, max_steps, held_out)
         yield resumed
         state, history, status = resumed
+
+        def report(progress: Progress, state: State, history: History, block: Any) -> object:
+            snapshot = Snapshot(
+                lambda: self.so_far(state, history), lambda: gradient_norm(self.steps, state, block)
+            )
+            return bar.update(progress, snapshot)
+
         if status is None:
             num, until_converged = max_steps or MAX_STEPS, max_steps is None
             yield from run_steps(
-                self.steps, state, history, blocks, num, until_converged, bar.update, held_out
+                self.steps, state, history, blocks, num, until_converged, report, held_out
             )
+
+    def so_far(self, state: State, history: History) -> FitRecord:
+        """Return the fit at a state of the steps, without an evaluation of the density."""
+        step = _num_steps(state)
+        params, elbo = self._unevaluated(state, history, last_drift(self.steps, state, history))
+        status = Status("interrupted", f"the fit so far, after step {step}")
+        trace = history.trace(step)
+        outcome = Outcome(status, elbo, trace, step * self.steps.draws, num_rows=self._num_rows)
+        return self._record(params, outcome)
 
     def finished(
         self,
@@ -136,11 +155,19 @@ class StepsFit:
                 try:
                     params, elbo, status = self._selected(state, status)
                     risen = self._risen(state, drift, status)
+                    if history.best is not None:
+                        params, elbo, status = self._better(history.best, params, elbo, status)
                 except KeyboardInterrupt as stop:
                     why = f"{status.message}; interrupted in the last evaluation"
                     status = Status(str(status), why, stop.with_traceback(None))
             if isinstance(status.cause, KeyboardInterrupt):
                 params, elbo = self._unevaluated(state, history, drift)
+                if (best := history.best) is not None:
+                    params, elbo = (
+                        jax.device_get(best.params),
+                        self._elbo_of_steps(history, best.step),
+                    )
+                    status = _with_kept(status, f"step {best.step}")
             if batching is not None:
                 seen = max(seen, min(batching.num_rows, step * batching.batch_size))
         # while the ELBO still rises much, no distance so far bounds the remaining one
@@ -154,12 +181,22 @@ class StepsFit:
             len(trace) * self.steps.draws,
             drift=to_go if math.isnan(to_go) else max(to_go, left),
             alarms=() if self.found.start is None else self.found.start.alarms,
+            num_rows=self._num_rows,
         )
+        return self._record(params, outcome)
+
+    def _record(self, params: Any, outcome: Outcome) -> FitRecord:
         if self.guide.local:
             return FitRecord(LocalPosterior.of(self.guide, params, self.density), outcome, self.key)
         posterior = GlobalPosterior(self.guide, params, self.density)
         self.density.place_window(posterior.gaussian.loc, posterior.gaussian.sds)
         return FitRecord(posterior, outcome, self.key)
+
+    @property
+    def _num_rows(self) -> int:
+        """Number of rows of the log-joint; 0 where it returns a scalar."""
+        batching = self.steps.batching
+        return self.density.log_joint.num_rows or 0 if batching is None else batching.num_rows
 
     def _selected(self, state: State, status: Status) -> tuple[Any, Estimate, Status]:
         """Return the final parameters, their ELBO and the new status."""
@@ -175,6 +212,19 @@ class StepsFit:
             status = Status("diverged", f"{status.message}; {found}")
         return params, elbo, status
 
+    def _better(
+        self, best: Best, params: Any, elbo: Estimate, status: Status
+    ) -> tuple[Any, Estimate, Status]:
+        """Return the parameters of the highest held-out ELBO, those of the end or the best so far.
+
+        With their ELBO and the new status.
+        """
+        assert self.held_out is not None
+        if self.held_out.elbo(jax.device_put(params)) > best.elbo:
+            return params, elbo, _with_kept(status, "the end")
+        params = jax.device_get(best.params)
+        return params, self.ends.elbo(params), _with_kept(status, f"step {best.step}")
+
     def _unevaluated(self, state: State, history: History, drift: Distance) -> tuple[Any, Estimate]:
         """Return final parameters, and an ELBO, without evaluating the density.
 
@@ -182,10 +232,13 @@ class StepsFit:
         ELBO is that of the last steps, if it is their objective.
         """
         params = averaged_params(self.steps, state) if drift.most < 1 else state.params
-        last = history.elbos(_num_steps(state))[-LAST_ELBOS:].astype(float)
+        return jax.device_get(params), self._elbo_of_steps(history, _num_steps(state))
+
+    def _elbo_of_steps(self, history: History, step: int) -> Estimate:
+        """Return the ELBO of the steps that end with one, if it is their objective."""
+        last = history.elbos(step)[-LAST_ELBOS:].astype(float)
         last = last[np.isfinite(last)]
-        known = len(last) > 1 and self._maximises_elbo
-        return jax.device_get(params), Estimate.of(last) if known else UNKNOWN
+        return Estimate.of(last) if len(last) > 1 and self._maximises_elbo else UNKNOWN
 
     @property
     def _maximises_elbo(self) -> bool:
@@ -207,6 +260,12 @@ class StepsFit:
         gain = self.ends.gain(*both)
         nats = GAIN_NATS * self.guide.structure.dim + GAIN_ERRORS * gain.mcse
         return gain.value if gain.value > nats else 0.0
+
+
+def _with_kept(status: Status, where: str) -> Status:
+    """Return the status of a fit that ends with the best parameters, those of `where`."""
+    kept = f"the parameters are those of {where}, where the held-out ELBO was the highest"
+    return Status(str(status), f"{status.message}; {kept}", status.cause)
 
 
 def _num_steps(state: State | None) -> int:

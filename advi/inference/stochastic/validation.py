@@ -3,13 +3,13 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 
-from advi.core.errors import describe
+from advi.core.errors import check_bool, check_count, describe
 from advi.data.spec import DataSpec, converted
 from advi.inference.stochastic.steps import Steps
 from advi.model.density import real_log_density
@@ -25,6 +25,14 @@ SHARE = 0.05  # of the steps' work that evaluations may take
 GRADIENT = 3  # work of a gradient, in values
 
 
+class Best(NamedTuple):
+    """The parameters whose held-out ELBO was the highest."""
+
+    step: int
+    elbo: float  # held out, nats
+    params: Any  # on the device
+
+
 @dataclass(frozen=True, eq=False)
 class Validation:
     """Held-out rows, at most `EVAL_ROWS` of them, with draws that all evaluations share."""
@@ -34,7 +42,9 @@ class Validation:
     spec: DataSpec
     scale: float  # factor of the rows, to stand for as many as the fit has
     eps: Array  # (EVAL_DRAWS, noise_dim) standard normals
-    every: int  # steps between two evaluations, which take a small share of the time
+    every: int  # steps between two evaluations
+    exact: bool  # at multiples of `every`, or at the end of a chunk some time later
+    keep_best: bool  # whether a fit ends with the parameters of the highest held-out ELBO
 
     def elbo(self, params: Any) -> float:
         """Return the ELBO in nats of the model on these rows in place of its own."""
@@ -42,14 +52,44 @@ class Validation:
         program = _program(self.guide, log_joint, self.spec, self.scale)
         return float(jax.device_get(program(params, self.data, self.eps)))
 
+    def next_due(self, step: int) -> int:
+        """Return the step of the evaluation after one at a step."""
+        return step + self.every - (step % self.every if self.exact else 0)
 
-def hold_out(eval_data: Any, steps: Steps, rng: np.random.Generator) -> Validation:
+    def better(self, best: Best | None, step: int, elbo: float, params: Any) -> Best | None:
+        """Return the better of the best so far and other parameters, if it is to be kept."""
+        if not self.keep_best or not math.isfinite(elbo):
+            return best
+        return best if best is not None and best.elbo >= elbo else Best(step, elbo, params)
+
+
+class EvalSettings(NamedTuple):
+    """Held-out rows, and what is done with them, as in `fit`."""
+
+    data: Any = None
+    every: int | None = None  # None: evaluations take about a twentieth of the time
+    keep_best: bool = False
+
+    def check(self) -> None:
+        """Raise TypeError or ValueError for a wrong number or switch, or without any rows."""
+        check_bool("keep_best", self.keep_best)
+        if self.every is not None:
+            check_count("eval_every", self.every)
+        for name, given in (("eval_every", self.every is not None), ("keep_best", self.keep_best)):
+            if given and self.data is None:
+                raise ValueError(
+                    f"{name}: the held-out ELBO needs rows that are not fitted; give them as "
+                    "eval_data=..., or leave it out."
+                )
+
+
+def hold_out(settings: EvalSettings, steps: Steps, rng: np.random.Generator) -> Validation:
     """Check held-out rows, and choose which to evaluate and when.
 
     ValueError if the log-joint has no rows, the tree is not that of the data, an index is outside
     of its array, or a table has parameters for the fitted rows only.
     """
-    guide, spec = steps.guide, steps.spec
+    guide, spec, eval_data = steps.guide, steps.spec, settings.data
     log_joint = trace(guide.model, spec)
     num_rows = log_joint.num_rows if steps.batching is None else steps.batching.num_rows
     if guide.tables:
@@ -85,11 +125,14 @@ def hold_out(eval_data: Any, steps: Steps, rng: np.random.Generator) -> Validati
     of_step = GRADIENT * steps.draws * log_joint.cost
     guide = guide.with_rows(held)
     guide.check_encoders(given)
-    every = math.ceil(EVAL_DRAWS * trace(guide.model, given).cost / (SHARE * of_step))
+    every = settings.every
+    if every is None:
+        every = math.ceil(EVAL_DRAWS * trace(guide.model, given).cost / (SHARE * of_step))
     eps = draws.fixed(rng, EVAL_DRAWS, guide.noise_dim) if guide.noise_dim else np.zeros((1, 0))
     eps = jax.device_put(eps.astype(spec.float_dtype))
     data = spec.treedef.unflatten(jax.device_put(leaves))
-    return Validation(guide, data, given, num_rows / held, eps, every)
+    exact, scale = settings.every is not None, num_rows / held
+    return Validation(guide, data, given, scale, eps, every, exact, settings.keep_best)
 
 
 @lru_cache(maxsize=16)
