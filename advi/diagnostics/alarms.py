@@ -7,9 +7,13 @@ from advi.core.errors import listed
 from advi.core.status import MAX_DRIFT
 from advi.core.verdict import REMEDIES, Alarm, Cause, Verdict
 from advi.model.checks.tails import growth
+from advi.model.density import SOME_ROWS
+from advi.posterior.base import density_of
 from advi.posterior.record import FitRecord, OtherMode
 from advi.variational.sparse_precision import is_sparse
 
+PARTIAL = f"The posterior cannot be compared with: {SOME_ROWS}."
+NEXT_OF_PARTIAL = "call fit.check(data=...) with all rows, as arrays or as the stream again."
 ONLY_POINTS = "A point estimate has no posterior to compare with."
 
 
@@ -26,6 +30,8 @@ def verdict_on(record: FitRecord) -> Verdict:
         )
     if not record.posterior.guide.structure.dim:
         return unexamined(record, ONLY_POINTS)
+    if density_of(record.posterior).is_partial:
+        return unexamined(record, PARTIAL, action=NEXT_OF_PARTIAL)
     return unexamined(record, action="call fit.check().")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,15 @@ from advi.core.errors import listed
 from advi.core.keys import Stream, host_rng
 from advi.core.types import Floats
 from advi.core.verdict import REMEDIES, Alarm, Verdict
-from advi.diagnostics.alarms import ONLY_POINTS, alarms_of, improper, unexamined
+from advi.diagnostics.alarms import (
+    NEXT_OF_PARTIAL,
+    ONLY_POINTS,
+    PARTIAL,
+    alarms_of,
+    improper,
+    unexamined,
+)
+from advi.diagnostics.all_rows import on_all_rows
 from advi.diagnostics.chain_moments import MAX_DIM
 from advi.diagnostics.compare_moments import compare_with_reference
 from advi.diagnostics.parametrisation import parametrisation
@@ -17,7 +26,7 @@ from advi.diagnostics.quantities import many_columns, quantities, quantity_names
 from advi.diagnostics.reference import ReferenceMoments
 from advi.diagnostics.reference_moments import MAX_NESTED_DIM
 from advi.diagnostics.target import Target
-from advi.model.density import SOME_ROWS, Density
+from advi.model.density import Density
 from advi.model.sparse_hessian import require_sparse
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.record import Examination, FitRecord
@@ -26,19 +35,21 @@ from advi.transforms.scalars import HalfLine
 from advi.variational.sparse_precision import is_sparse
 
 MIN_ADVICE_DRAWS, ADVICE_DRAWS, ADVICE_COORDINATES = 64, 500, 2**22
-NEXT_OF_STREAM = "fit rows that memory holds in the same way, and check that fit."
 
 
-def examined(record: FitRecord) -> FitRecord:
-    """Return the record with an examination."""
-    return dataclasses.replace(record, examination=_examination(record))
+def examined(record: FitRecord, data: Any = None) -> FitRecord:
+    """Return the record with an examination, on all rows of a fit that does not hold them."""
+    posterior = at = record.global_posterior
+    if data is not None:
+        at = dataclasses.replace(posterior, density=on_all_rows(posterior.density, data))
+    found = _examination(dataclasses.replace(record, posterior=at))
+    return dataclasses.replace(record, examination=found)
 
 
 def _examination(record: FitRecord) -> Examination:
     posterior = record.global_posterior
     if posterior.density.is_partial:
-        reason = f"The posterior cannot be compared with: {SOME_ROWS}."
-        return _none(unexamined(record, reason, action=NEXT_OF_STREAM))
+        return _none(unexamined(record, PARTIAL, action=NEXT_OF_PARTIAL))
     if not posterior.structure.dim:
         return _none(unexamined(record, ONLY_POINTS))
     if too_many(posterior):

@@ -1,12 +1,14 @@
 """The log density of all rows of a source, which are read for every evaluation."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from advi.core.types import Floats
+from advi.data.reader import BrokenStreamError
 from advi.data.source import Rows, Source
-from advi.model.density import Density
+from advi.model.density import Density, Quantity
 from advi.model.model import Model
 
 
@@ -32,15 +34,7 @@ class SourceDensity:
         """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""
         with self._source.epoch(self._most, self._seed) as blocks:
             parts = [(self._density(rows).value_and_grad(X), rows[1]) for rows in blocks]
-        found, counts = zip(*parts, strict=True)
-        if len(found) == 1:
-            return found[0]
-        # every block stands for all rows, weighted by the number of its own
-        values, gradients = (
-            np.asarray(sum(num * part for num, part in zip(counts, parts, strict=True)))
-            / sum(counts)
-            for parts in zip(*found, strict=True)
-        )
+        values, gradients = _of_all(parts)
         return values, gradients
 
     def _density(self, rows: Rows) -> Density:
@@ -48,6 +42,44 @@ class SourceDensity:
             density = rows_density(self._model, self._source, rows, self._estimated)
             self._last = rows[0], density
         return self._last[1]
+
+
+class StreamedDensity(Density):
+    """Log density on R^D of all rows of a source, which are read for every evaluation."""
+
+    def __init__(self, model: Model, source: Source, estimated: frozenset[str]) -> None:
+        first = rows_density(model, source, source.first, estimated)
+        super().__init__(first.model, first.data, first.spec, estimated)
+        self._source = source
+
+    def _evaluate(
+        self, quantity: Quantity, *arrays: Floats, size: int | None = None
+    ) -> list[Floats]:
+        assert self._source.batching is not None
+        parts = []
+        try:
+            with self._source.epoch(self._source.batching.num_rows, seed=0) as blocks:
+                for rows in blocks:
+                    density = rows_density(self.model, self._source, rows, self.estimated)
+                    parts.append((density._evaluate(quantity, *arrays), rows[1]))
+        except BrokenStreamError as broken:
+            raise broken.error from None
+        return _of_all(parts)
+
+
+def _of_all(parts: Sequence[tuple[Sequence[Floats], int]]) -> list[Floats]:
+    """Return the values of all rows from those of blocks, with the number of rows of each.
+
+    Every block stands for all rows, weighted by the number of its own.
+    """
+    found, counts = zip(*parts, strict=True)
+    if len(found) == 1:
+        return list(found[0])
+    return [
+        np.asarray(sum(num * part for num, part in zip(counts, of_blocks, strict=True)))
+        / sum(counts)
+        for of_blocks in zip(*found, strict=True)
+    ]
 
 
 def rows_density(

@@ -500,11 +500,27 @@ class Fit:
         """
         return psis_loo(self._record.global_posterior, data, n, key)
 
-    def check(self) -> "Fit":
-        """Return the fit with its verdict, also where the examination takes long."""
+    def check(self, data: Any = None) -> "Fit":
+        """Return the fit with its verdict, also where the examination takes long.
+
+        Parameters
+        ----------
+        data
+            All rows of a fit that does not hold them, of a stream or of memory-mapped arrays: as
+            arrays, or as the stream again, which is read for every round of importance sampling
+            and, where that is unreliable, for every step of the chains: some five times, or a
+            hundred. Some of the rows would not do: the posterior of n of N rows lies about
+            sqrt(N/n - 1) of its sds from that of all.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the data are not like those of the fit, or not all of its rows; or if latents are
+            local, of which no joint posterior is compared.
+        """
         if self.posterior.weighted is not None and self._record.examination is not None:
             return self  # the verdict is on the draws, not on q
-        return Fit(examined(self._record))
+        return Fit(examined(self._record, data))
 
     def linear_response(
         self, names: str | Sequence[str] | None = None, *, progress: bool | None = None
