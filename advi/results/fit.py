@@ -796,7 +796,9 @@ class Fit:
     def plot_elbo(self, ax: Any = None) -> Any:
         """Draw the ELBO over the course of the fit, by stage, and on fresh draws; return the axes.
 
-        The view leaves out a start that is far below the rest.
+        And the held-out ELBO, if there was `eval_data`: it is scaled to the rows of the fit, so
+        that both curves may be compared. Of steps on rows the scale on the right is per row. The
+        view leaves out a start that is far below the rest.
 
         Parameters
         ----------

@@ -297,6 +297,23 @@ def test_a_long_noisy_trace_has_a_running_mean_and_no_far_start_in_view(fit):
     assert mean.get_ydata()[-1] == pytest.approx(elbos[-20:].mean())
 
 
+def test_the_held_out_elbo_is_drawn_beside_and_in_view(fit):
+    few = [Progress("optimize", k, -10.0, -90.0 if k % 10 == 0 else np.nan) for k in range(1, 41)]
+    plain = traced(fit, [-10.0] * 40).plot_elbo()
+    assert "held out" not in plain.get_legend_handles_labels()[1]
+    assert not plain.child_axes
+    record = fit._record.with_outcome(trace=few, elbo=advi.Estimate(-10.0, 0.1), num_rows=50)
+    ax = advi.Fit(record).plot_elbo()
+    held_out = ax.get_lines()[ax.get_legend_handles_labels()[1].index("held out")]
+    assert held_out.get_xdata().tolist() == [10, 20, 30, 40]
+    assert held_out.get_ydata().tolist() == [-90] * 4
+    low, high = ax.get_ylim()
+    assert low < -90 < -10 < high
+    ax.figure.canvas.draw()
+    [per_row] = ax.child_axes
+    np.testing.assert_allclose(per_row.get_ylim(), [low / 50, high / 50])
+
+
 @pytest.mark.parametrize("elbos", [[], [np.nan, np.nan]])
 def test_a_trace_of_nothing_still_shows_the_final_elbo(fit, elbos):
     low, high = traced(fit, elbos).plot_elbo().get_ylim()
