@@ -30,9 +30,8 @@ def verdict_on(record: FitRecord) -> Verdict:
         )
     if not record.posterior.guide.structure.dim:
         return unexamined(record, ONLY_POINTS)
-    if density_of(record.posterior).is_partial:
-        return unexamined(record, PARTIAL, action=NEXT_OF_PARTIAL)
-    return unexamined(record, action="call fit.check().")
+    partial = density_of(record.posterior).is_partial
+    return unexamined(record, action=NEXT_OF_PARTIAL if partial else "call fit.check().")
 
 
 def unexamined(record: FitRecord, *reasons: str, action: str = "") -> Verdict:

@@ -11,8 +11,10 @@ import advi
 
 N, BATCH = 600, 50
 RNG = np.random.default_rng(0)
-X = np.float32(RNG.standard_normal((N, 2)) @ [[1.0, 0.9], [0.0, 0.4]])  # correlated predictors
-DATA = {"x": X, "y": np.float32(X @ [1.0, -2.0] + RNG.standard_normal(N))}
+MIXED = np.array([[1.0, 0.9], [0.0, 0.4]])  # predictors are correlated
+X = (RNG.standard_normal((N, 2)) @ MIXED).astype(np.float32)
+Y = (X @ np.array([1.0, -2.0]) + RNG.standard_normal(N)).astype(np.float32)
+DATA = {"x": X, "y": Y}
 BATCHES = [{n: v[i : i + BATCH] for n, v in DATA.items()} for i in range(0, N, BATCH)]
 
 
@@ -44,7 +46,7 @@ def mapped(tmp_path_factory):
 
 def test_the_verdict_on_a_stream_names_the_check(streamed):
     for found in (streamed, fit(diagnose=False, max_steps=1000)):
-        assert found.verdict == "not checked"
+        assert found.verdict.level == "not checked"
         assert "call fit.check(data=...)" in found.verdict.action
 
 
