@@ -125,6 +125,11 @@ class Progress:
         Since this call of `fit` began, with compilation.
     num_rows
         Rows of the log-joint; None where it returns a scalar.
+
+    Examples
+    --------
+    >>> Progress("optimize", 128, elbo=-250.0, num_rows=100).elbo_per_row
+    -2.5
     """
 
     stage: str

@@ -519,6 +519,11 @@ class Fit:
             local, of which no joint posterior is compared.
         """
         if self.posterior.weighted is not None and self._record.examination is not None:
+            if data is not None:
+                raise ValueError(
+                    "data: the draws of this fit are corrected, and were checked as that was done; "
+                    "expected none. Call fit.check()."
+                )
             return self  # the verdict is on the draws, not on q
         return Fit(examined(self._record, data))
 

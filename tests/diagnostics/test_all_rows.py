@@ -130,6 +130,8 @@ def test_a_fit_that_holds_its_rows_takes_the_same_again():
     assert found.check(DATA).verdict == found.check().verdict == "good"
     with pytest.raises(ValueError, match="got 60 rows; expected all 600"):
         found.check({n: v[:60] for n, v in DATA.items()})
+    with pytest.raises(ValueError, match="data: the draws of this fit are corrected"):
+        found.corrected().check(DATA)
     scalar = advi.Model(lambda z, y: -0.5 * jnp.sum((y - z["m"]) ** 2), {"m": advi.real()})
     with pytest.raises(ValueError, match="data: the log-joint returns a scalar"):
         advi.fit(scalar, DATA["y"], family="mean_field", diagnose=False).check(DATA["y"])

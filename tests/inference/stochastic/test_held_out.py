@@ -167,6 +167,31 @@ def test_a_callback_may_ask_for_gradient_and_fit():
         kept[0].fit()
 
 
+@pytest.mark.slow  # short: of an encoder, and of a point, above
+@pytest.mark.parametrize("way", ["table", "line search", "stream"])
+def test_a_gradient_is_known_of_every_kind_of_steps(way):
+    norms = []
+    local = advi.Model(
+        lambda z, d: advi.Terms(0.0, rows=-0.5 * (z["x"] ** 2 + (d["y"] - z["x"]) ** 2)),
+        {"x": advi.real(local=True)},
+    )
+    model, data, arguments = {
+        "table": (local, {"y": Y}, {"batch_size": 12}),
+        "line search": (MODEL, {"y": Y}, {"optimizer": optax.lbfgs()}),
+        "stream": (MODEL, BATCHES, {"num_rows": N}),
+    }[way]
+
+    def callback(progress):
+        norms.append(progress.gradient_norm())
+
+    def found(**more):
+        return bits(advi.fit(model, data, max_steps=256, diagnose=False, **arguments, **more))
+
+    assert found(callback=callback) == found()
+    assert len(norms) >= 2
+    assert np.all(np.isfinite(norms))
+
+
 def test_the_fit_so_far_is_that_of_its_steps():
     """Of a distribution it is the average, as after Ctrl-C."""
     so_far = {}
