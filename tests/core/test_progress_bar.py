@@ -51,6 +51,14 @@ def test_a_terminal_shows_stage_steps_and_elbo(monkeypatch):
     assert text.rstrip(" ").endswith("\r")  # and is left empty
 
 
+def test_of_rows_there_is_the_elbo_per_row(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with ProgressBar(None) as bar:
+        bar.update(advi.Progress("optimize", 128, -345.6, num_rows=100))
+    assert "ELBO -345.60, -3.4560 per row" in stream.getvalue()
+
+
 def test_with_a_limit_there_is_the_time_left(monkeypatch):
     text = shown_on(Terminal(), monkeypatch, total=1000)
     assert re.search(r"verdict:\s+13%.*128/1000 \[\d\d:\d\d<\d\d:\d\d", text)
