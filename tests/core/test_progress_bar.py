@@ -56,6 +56,7 @@ def test_of_rows_there_is_the_elbo_per_row(monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream)
     with ProgressBar(None) as bar:
         bar.update(advi.Progress("optimize", 128, -345.6, num_rows=100))
+        bar.begin("verdict")
     assert "ELBO -345.60, -3.4560 per row" in stream.getvalue()
 
 
