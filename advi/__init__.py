@@ -42,6 +42,7 @@ from advi.results.load import load
 from advi.transforms import Transform, register_transform
 from advi.variational.amortised import Amortised
 from advi.variational.family import Family
+from advi.variational.fixed import Fixed
 from advi.variational.full_rank import FullRank
 from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
@@ -54,12 +55,12 @@ from advi.variational.triangular import Triangular
 
 __all__ = [
     "SVI", "AmortisationGap", "Amortised", "Checkup", "Comparison", "Elbo", "Estimate", "EvalTrace",
-    "Family", "Fit", "FullRank", "Iwae", "Latent", "LogDensity", "Loo", "LowRank", "MeanField",
-    "Mixture", "Model", "Objective", "PerRow", "Point", "Progress", "RowValues", "SparsePrecision",
-    "Status", "Table", "Terms", "Transform", "Triangular", "Verdict", "amortisation_gap", "check",
-    "circular", "compare", "corr_cholesky", "corr_matrix", "cov_matrix", "fit", "from_numpyro",
-    "greater_than", "interval", "less_than", "load", "log_density", "ordered", "positive",
-    "positive_ordered", "real", "register_transform", "scale_tril", "simplex", "svi", "tree",
-    "unit_interval", "unit_vector", "zero_sum",
+    "Family", "Fit", "Fixed", "FullRank", "Iwae", "Latent", "LogDensity", "Loo", "LowRank",
+    "MeanField", "Mixture", "Model", "Objective", "PerRow", "Point", "Progress", "RowValues",
+    "SparsePrecision", "Status", "Table", "Terms", "Transform", "Triangular", "Verdict",
+    "amortisation_gap", "check", "circular", "compare", "corr_cholesky", "corr_matrix",
+    "cov_matrix", "fit", "from_numpyro", "greater_than", "interval", "less_than", "load",
+    "log_density", "ordered", "positive", "positive_ordered", "real", "register_transform",
+    "scale_tril", "simplex", "svi", "tree", "unit_interval", "unit_vector", "zero_sum",
 ]  # fmt: skip
 __version__ = "0.1.0"

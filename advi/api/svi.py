@@ -195,6 +195,7 @@ def svi(
         if optimizer is None:
             near = isinstance(init, FitRecord)
             steps = steps._replace(optimizer=default_optimizer(steps.guide, near))
-        density = rows_density(resolved, source, source.first, steps.guide.estimated)
+        guide = steps.guide
+        density = rows_density(guide.model, source, source.first, guide.estimated)
     data = None if steps.batching is not None else source.example
     return SVI(lambda: StepsFit(None, steps, density, Found(), init, 0), data, init)

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from numpyro.distributions.constraints import Constraint
 
 from advi.core.arrays import on_host, real_numbers
 from advi.core.errors import describe
-from advi.transforms import Transform, transform_for
+from advi.transforms import Constant, Transform, transform_for
 
 BOUNDS = ("lower_bound", "upper_bound")  # of NumPyro's constraints
 
@@ -111,6 +111,15 @@ class Latent:
     def size(self) -> int:
         """Number of real coordinates."""
         return math.prod(self.unconstrained_shape)
+
+    @property
+    def free(self) -> Transform:
+        """The transform of the latent where it is not held at a value."""
+        return self.bijection.free if isinstance(self.bijection, Constant) else self.bijection
+
+    def held_at(self, value: NDArray[Any]) -> "Latent":
+        """Return the latent held at a constrained value of its shape, without a coordinate."""
+        return replace(self, transform=Constant(value, self.free), init=None)
 
     def with_rows(self, num: int) -> "Latent":
         """Return the latent of `num` rows, each with the same initial value, if there is one."""

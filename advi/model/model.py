@@ -9,11 +9,13 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jax import Array
+from numpy.typing import NDArray
 
 from advi.core.errors import describe
 from advi.core.identity import identified
 from advi.core.table import cut, html_table
 from advi.model.coordinates import Coordinates, flatten_latents
+from advi.transforms import Constant
 
 
 class Deterministic(NamedTuple):
@@ -138,6 +140,13 @@ class Model(Coordinates):
             )
         self.spans = dict(zip(latents, zip((0, *stops[:-1]), stops, strict=True), strict=True))
 
+    def _place_rows(self) -> None:
+        """Set the latents for `num_rows` rows, or for one row while it is None."""
+        num = self.num_rows
+        rows = self._of_row.items()
+        latents = {n: v if num is None or not v.local else v.with_rows(num) for n, v in rows}
+        self._place(latents)
+
     def _copy(self) -> "Model":
         other = copy.copy(self)
         for cached in ("_hash", "_key", "coordinates"):
@@ -168,8 +177,36 @@ class Model(Coordinates):
             return self
         other = self._copy()
         other.num_rows = num
-        other._place({n: v.with_rows(num) if v.local else v for n, v in self._of_row.items()})
+        other._place_rows()
         return other
+
+    def holding(self, values: Mapping[str, NDArray[Any]]) -> "Model":
+        """Return the model with some latents held at constrained values: they leave R^D.
+
+        A value has the latent's shape, of a local latent that of one row.
+
+        Examples
+        --------
+        >>> import advi, numpy as np
+        >>> model = Model(lambda z, data: -z["x"] ** 2 / z["s"],
+        ...               {"x": advi.real(), "s": advi.positive()})
+        >>> model.holding({"s": np.array(2.0)}).size
+        1
+        """
+        if not values:
+            return self
+        other = self._copy()
+        held = {name: self._of_row[name].held_at(value) for name, value in values.items()}
+        other._of_row = self._of_row | held
+        other.maps = {name: maps for name, maps in self.maps.items() if name not in held}
+        other._place_rows()
+        return other
+
+    @property
+    def held(self) -> dict[str, NDArray[Any]]:
+        """Values of the latents that are held, by name."""
+        latents = self.latents.items()
+        return {n: v.bijection.value for n, v in latents if isinstance(v.bijection, Constant)}
 
     def of_fit(self, traces: dict[Any, Any], maps: Mapping[str, Any]) -> "Model":
         """Return the model of one fit, with the traces of its functions and frozen transforms.

@@ -59,10 +59,15 @@ def _below(guide: Guide) -> list[str]:
             for name in block.names
             if block.local
         ]
-    estimated = [name for name in latents if name in guide.estimated - guide.local]
+    estimated = [
+        name for name in latents if name in guide.estimated - guide.local - guide.model.held.keys()
+    ]
     for name in guide.collapse_names(estimated):
         size = sum(latents[part].size for part in guide.model.resolve(name))
         lines.append(f"{name}: {size:,} estimated")
+    for name in guide.collapse_names(tuple(guide.model.held)):
+        size = sum(math.prod(latents[part].shape) for part in guide.model.resolve(name))
+        lines.append(f"{name}: {size:,} fixed")
     return lines
 
 

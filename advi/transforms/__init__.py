@@ -6,6 +6,7 @@ own; `register_transform` adds or replaces one.
 """
 
 from advi.transforms.base import Identity, Independent, Transform
+from advi.transforms.constant import Constant
 from advi.transforms.matrices import CorrCholesky, CorrMatrix, LowerCholesky, PositiveDefinite
 from advi.transforms.numpyro_adapter import NumPyroAdapter
 from advi.transforms.periodic import Circular, UnitVector, is_angle, log_volume, log_window
@@ -16,6 +17,7 @@ from advi.transforms.windows import Window, wrapped
 
 __all__ = [
     "Circular",
+    "Constant",
     "CorrCholesky",
     "CorrMatrix",
     "HalfLine",

@@ -67,8 +67,9 @@ class Guide:
 
     @cached_property
     def estimated(self) -> frozenset[str]:
-        """Latents that are estimated as a point."""
-        return frozenset(name for b in self.blocks if isinstance(b.base, Point) for name in b.names)
+        """Latents without a distribution: estimated as a point, or held at a value."""
+        points = (name for b in self.blocks if isinstance(b.base, Point) for name in b.names)
+        return frozenset(points) | frozenset(self.model.held)
 
     @cached_property
     def local(self) -> frozenset[str]:
@@ -78,10 +79,13 @@ class Guide:
     @property
     def description(self) -> str:
         """The family in words, as printed with a fit."""
-        parts = [(family_name(b.family), b.names) for b in self.blocks if b.family != Point()]
-        estimated = tuple(n for b in self.blocks if b.family == Point() for n in b.names)
-        if estimated:
-            parts.append(("point", self.collapse_names(estimated)))
+        held = self.model.held
+        free = [(b.family, tuple(n for n in b.names if n not in held)) for b in self.blocks]
+        parts = [(family_name(family), names) for family, names in free if family != Point()]
+        estimated = tuple(n for family, names in free if family == Point() for n in names)
+        for kind, names in ("point", estimated), ("fixed", tuple(held)):
+            if names:
+                parts.append((kind, self.collapse_names(names)))
         if len(parts) == 1:
             return parts[0][0]
         return ", ".join(f"{family}({', '.join(names)})" for family, names in parts)

@@ -8,6 +8,7 @@ from advi.model.model import Model
 from advi.variational.block import NAMED_FAMILIES, Block, family_name
 from advi.variational.block_transport import MAX_FULL_RANK
 from advi.variational.family import Family, RowFamily
+from advi.variational.fixed import Fixed, already_held, require_free, values_of
 from advi.variational.full_rank import FullRank
 from advi.variational.guide import Guide
 from advi.variational.low_rank import LowRank
@@ -39,16 +40,20 @@ def resolve_family(model: Model, family: Any, *, auto: Family | None = None) -> 
 
     A tuple of names couples these latents in one block; a name of a subtree covers all below it.
     Latents that a dict leaves out form one block of the automatic family. A latent to which the
-    model gives a family keeps it, unless a dict names the latent.
+    model gives a family keeps it, unless a dict names the latent. The guide's model holds the
+    latents that are `Fixed`; those that the model holds already stay as they are.
     """
     # where the model knows the number of rows, local latents need no family of their own
     local = frozenset() if model.num_rows else model.local
+    kept = model.held
+    if isinstance(family, Fixed):
+        require_free(model, model.latents)
     if not isinstance(family, Mapping):
-        free = [name for name in model.latents if name not in model.program.estimated]
+        free = [n for n in model.latents if n not in model.program.estimated and n not in kept]
         if not free and family != "auto":
             _family(family)  # checked even where it covers nothing
         family = {tuple(names): family for names in _by(local, free) if names}
-    blocks, owner = [], {}
+    blocks, owner, values = [], {}, {}
     for key, value in family.items():
         wanted = key if isinstance(key, tuple) else (key,)
         names = [name for part in wanted for name in model.resolve(str(part))]
@@ -61,8 +66,16 @@ def resolve_family(model: Model, family: Any, *, auto: Family | None = None) -> 
                     "expected each latent at most once."
                 )
             owner[name] = key
-        blocks.append((names, value))
-    rest = [name for name in model.latents if name not in owner]
+        if isinstance(value, Fixed):
+            values |= values_of(model, key, names, value.value, local)
+            continue
+        if set(names) <= set(kept):
+            raise already_held(names[0])
+        blocks.append(([name for name in names if name not in kept], value))
+    require_free(model, kept | values)
+    model = model.holding(values)
+    held = tuple(model.held)
+    rest = [name for name in model.latents if name not in owner and name not in held]
     own_family = {name: Point() if name in model.program.estimated else "auto" for name in rest}
     for own in dict.fromkeys(own_family.values()):
         names = [name for name in rest if own_family[name] == own]
@@ -90,12 +103,16 @@ def resolve_family(model: Model, family: Any, *, auto: Family | None = None) -> 
         apart = [(name,) for name in names] if isinstance(chosen, Point) else [names]
         made += [Block(part, chosen) for part in apart]
     whole = [block.base for block in made if isinstance(block.base, WHOLE)]
+    if whole and len(made) == 1:
+        return Guide(model, (Block(tuple(model.latents), whole[0]),), tuple(choices))
     if whole and len(made) > 1:
         name = type(whole[0]).__name__
         raise ValueError(
             f"family: {name} covers all latents together, got {len(made)} blocks; expected "
             f"family=advi.{name}() and no latent that is estimated as a point."
         )
+    if held:
+        made.append(Block(held, Point()))
     return Guide(model, tuple(made), tuple(dict.fromkeys(choices)))
 
 

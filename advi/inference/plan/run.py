@@ -19,9 +19,9 @@ from advi.model.prior_starts import prior_starts
 from advi.model.resolve import traced_model
 from advi.model.sparse_hessian import SparseHessian, require_sparse, sparse_hessian
 from advi.posterior.global_posterior import GlobalPosterior
-from advi.posterior.initial import initial
+from advi.posterior.initial import initial, known_optima
 from advi.posterior.nonfinite import nonfinite_draw, not_finite_at_start
-from advi.posterior.record import FitRecord, Outcome, optima_of
+from advi.posterior.record import FitRecord, Outcome
 from advi.variational.block import Block
 from advi.variational.family_check import check_families
 from advi.variational.gaussian import Gaussian
@@ -68,10 +68,11 @@ class Plan(NamedTuple):
         of_rows, _ = traced_model(model, source)
         guide = resolve_family(of_rows, family)
         check_families(guide, any_scale=True)
-        density = Density(of_rows, source.example, source.spec, guide.estimated, by_gradient=True)
+        model, estimated = guide.model, guide.estimated
+        density = Density(model, source.example, source.spec, estimated, by_gradient=True)
         guide, hessian = _with_sparsity(guide, density, self.restarts)
-        first, warm = initial(of_rows, init)
-        known = optima_of(init)[1:] if isinstance(init, FitRecord) else []
+        first, warm = initial(model, init)
+        known = known_optima(model, init)[1:] if isinstance(init, FitRecord) else []
         inspect = FirstPoints(density)
         settings: dict[str, Any] = {
             "warm": warm,
@@ -112,8 +113,8 @@ def refined(record: FitRecord, family: Any) -> FitRecord:
     posterior = record.global_posterior
     guide, whole = resolve_family(posterior.model, family), posterior.density.on(None)
     check_families(guide, any_scale=True)
-    density = Density(posterior.model, whole.data, whole.spec, guide.estimated)
-    return refit(record, density, guide, optima_of(record)[0].positive())
+    density = Density(guide.model, whole.data, whole.spec, guide.estimated)
+    return refit(record, density, guide, initial(guide.model, record)[0])
 
 
 def refit(record: FitRecord, density: Density, guide: Guide, start: Gaussian | None) -> FitRecord:
@@ -128,7 +129,8 @@ def refit(record: FitRecord, density: Density, guide: Guide, start: Gaussian | N
             hessian = require_sparse(density)
             found = run_sparse_plan(density, hessian, guide.structure, rng, first, **settings)
         else:
-            known = optima_of(record)[1:] if guide.model is record.posterior.model else []
+            same = guide.model.latents.keys() == record.posterior.model.latents.keys()
+            known = known_optima(guide.model, record)[1:] if same else []
             found = run_plan(density, guide.structure, rng, first, known=known, **settings)
     except NotFiniteError as error:
         raise not_finite_at_start(density, first.loc, error.tried) from None
@@ -162,7 +164,8 @@ def _with_sparsity(
             raise one_start(restarts, "a Gaussian with a sparse precision has")
         return guide, require_sparse(density)
     model = guide.model
-    one_of_auto = len(guide.blocks) == 1 and bool(guide.choices) and not guide.local
+    inferred = [b for b in guide.blocks if not set(b.names) <= set(model.held)]
+    one_of_auto = len(inferred) == 1 and bool(guide.choices) and not guide.local
     fits = model.size <= AUTO_FULL_RANK_DIM
     if not one_of_auto or model.size <= AUTO_SPARSE_DIM or restarts > 1:
         return guide, None

@@ -14,6 +14,7 @@ from advi.core.jaxprs.traced import traced
 from advi.variational.block import Block
 from advi.variational.guide import Guide
 from advi.variational.mean_field import MeanField
+from advi.variational.point import PointParams
 
 
 class _Keyed:
@@ -36,9 +37,12 @@ def named(guide: Guide, params: tuple[Any, ...]) -> dict[str, Any]:
     """Return the parameters of a guide as a dict by latent.
 
     Those of a mean field are split by latent; coupled latents have one entry, named "mu, tau".
+    Latents that are held have none.
     """
     found: dict[str, Any] = {}
     for block, p in zip(guide.blocks, params, strict=True):
+        if _is_held(guide, block):
+            continue
         entries = _entries(block)
         if len(entries) == 1:
             found[entries[0]] = p
@@ -54,6 +58,10 @@ def unnamed(guide: Guide, by_name: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the parameters of the blocks from those by latent."""
     params = []
     for block in guide.blocks:
+        if _is_held(guide, block):
+            nothing = jnp.zeros(0, jax.tree.leaves(by_name)[0].dtype)
+            params.append(PointParams(nothing))
+            continue
         first, *others = parts = [by_name[name] for name in _entries(block)]
         if others:
             first = type(first)(*map(jnp.concatenate, zip(*parts, strict=True)))
@@ -66,12 +74,19 @@ def _entries(block: Block) -> tuple[str, ...]:
     return block.names if isinstance(block.family, MeanField) else (", ".join(block.names),)
 
 
+def _is_held(guide: Guide, block: Block) -> bool:
+    """Return whether all latents of a block are held at values: nothing moves them."""
+    return set(block.names) <= guide.model.held.keys()
+
+
 def as_seen(optimizer: optax.GradientTransformation, guide: Guide, flags: Any) -> Any:
     """Return a tree of flags, shaped like the parameters, as an optimiser sees these."""
     if not isinstance(optimizer.init, _Keyed):
         return flags
     found: dict[str, Any] = {}
     for block, part in zip(guide.blocks, flags, strict=True):
+        if _is_held(guide, block):
+            continue
         found |= dict.fromkeys(_entries(block), part)
     return found
 

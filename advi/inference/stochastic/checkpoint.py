@@ -190,6 +190,7 @@ def _fingerprint(
     }
     digests = {
         **{f"the values of data {n!r}": _digest([leaf]) for n, leaf in leaves.items()},
+        **{f"the value of {n!r}": _digest([value]) for n, value in guide.model.held.items()},
         "where it starts": _digest(jax.tree.leaves(start)),
         "the log-joint, a transform, the optimizer or the version of JAX": _digest(
             [], lowered(steps, start, data)

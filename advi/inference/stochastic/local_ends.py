@@ -153,7 +153,12 @@ def _from_fit(guide: Guide, fit: FitRecord, dtype: str) -> Any:
             )
     one = guide.with_rows(1)
     loc, sd = np.zeros(one.model.size), np.full(one.model.size, POINT_SD)
+    held = one.model.held.keys() | other.model.held.keys()
+    freed = {n: v for n, v in other.model.held.items() if n not in one.model.held}
+    loc = initial(one.model, freed)[0].loc if freed else loc
     for name, (mean, scale) in other.marginals(fit.posterior.params).items():
+        if name in held:
+            continue
         span = slice(*one.model.spans[name])
         loc[span], sd[span] = mean, np.where(scale == 0, POINT_SD, scale)
     fresh = one.params_of(Gaussian.diagonal(loc, sd), dtype)

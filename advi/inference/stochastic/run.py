@@ -53,7 +53,8 @@ class StochasticSteps(NamedTuple):
         validation = None
         if self.held_out.data is not None:
             validation = hold_out(self.held_out, steps, host_rng(key, Stream.EVAL))
-        density = rows_density(model, source, source.first, steps.guide.estimated)
+        guide = steps.guide
+        density = rows_density(guide.model, source, source.first, guide.estimated)
         found = Found()
         if self.optimizer is None:
             bar.begin("start")

@@ -58,7 +58,8 @@ class Found(NamedTuple):
 
 def can_start(guide: Guide) -> bool:
     """Return whether the plan on some rows is suited to a guide: few latents, all global."""
-    families = all(isinstance(b.family, Family) and b.family != Point() for b in guide.blocks)
+    inferred = [b for b in guide.blocks if not set(b.names) <= set(guide.model.held)]
+    families = all(isinstance(b.family, Family) and b.family != Point() for b in inferred)
     return families and guide.model.size <= MAX_DIM
 
 
