@@ -202,7 +202,10 @@ def _chosen(
         if name not in latents:
             raise ValueError(f"linear_response: {unknown('latent', name, inferred)}")
         if name not in inferred:
-            raise ValueError(f"linear_response: got {name!r}, which is estimated as a point.")
+            raise ValueError(
+                f"linear_response: got {name!r}, which is estimated as a point or held at a value; "
+                "expected latents with a distribution."
+            )
     if given is None:
         shared = [name for name in inferred if latents[name].size <= GLOBAL_SIZE]
         given = shared if shared and dim > DENSE_DIM else inferred

@@ -1,10 +1,11 @@
 """The coordinates of a model's latents: their tree, their names, and flat R^D."""
 
+import copy
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from numpyro.distributions.constraints import Constraint
 
 from advi.core.arrays import real_numbers
 from advi.core.draw_set import entry_names
-from advi.core.errors import describe, unknown
+from advi.core.errors import describe, listed, unknown
 from advi.model.latents import Latent
 
 
@@ -59,7 +60,7 @@ class Coordinates:
             return {name or "z": tree}
         found: dict[str, Any] = {}
         for path, part in parts:
-            found |= self.named(part, f"{name}.{_name(path)}" if name else _name(path))
+            found |= self.named(part, _joined(name, path))
         return found
 
     def unravel(self, x: Array) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -90,6 +91,55 @@ class Coordinates:
         """Map constrained values, by name, to flat real coordinates (D,)."""
         parts = [self._map(name).inverse(jnp.asarray(values[name])) for name in self.latents]
         return jnp.concatenate([part.reshape(-1) for part in parts])
+
+    @property
+    def own_nodes(self) -> Any:
+        """The tree of the latents' shapes, or None if it holds only dicts, lists and tuples."""
+        tree = self.to_tree(
+            {n: jax.ShapeDtypeStruct(v.shape, float) for n, v in self.latents.items()}
+        )
+        return None if _is_plain(tree) else tree
+
+    def arranged_like(self, like: Any) -> Self:
+        """Return the coordinates with the latents in the tree of `like`, of leaves of their shapes.
+
+        Of a dict of latents `like` is a dict from some of its names to such trees. ValueError if
+        the leaves are not those of the latents.
+        """
+        names = self.to_tree({name: name for name in self.latents})
+        if isinstance(names, dict) and isinstance(like, Mapping):
+            if strange := [key for key in like if key not in names]:
+                raise ValueError(f"like: {unknown('latent', strange[0], names)}")
+            tree = names | {key: self._names_in(part, str(key)) for key, part in like.items()}
+        else:
+            tree = self._names_in(like, "")
+        other = copy.copy(self)
+        leaves, other._treedef = jax.tree.flatten(tree)
+        position = {name: k for k, name in enumerate(self.latents)}
+        other._order = tuple(position[name] for name in leaves)
+        return other
+
+    def _names_in(self, like: Any, above: str) -> Any:
+        """Return a tree with names in place of leaves; `above` is the name of the whole."""
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(like, is_leaf=_is_latent)
+        names = [_joined(above, path) for path, _ in leaves]
+        wanted = self.resolve(above) if above else list(self.latents)
+        missing = [name for name in wanted if name not in names]
+        extra = [name for name in names if name not in wanted]
+        if missing or extra:
+            hint = " Of a network give its arrays alone, as to advi.tree." if extra else ""
+            raise ValueError(
+                f"like: got a tree that does not have the leaves of the fit: missing "
+                f"{listed(missing) or 'none'}, unknown {listed(extra) or 'none'}.{hint}"
+            )
+        for name, (_, leaf) in zip(names, leaves, strict=True):
+            shape = tuple(getattr(leaf, "shape", np.shape(leaf)))
+            if shape != self.latents[name].shape:
+                raise ValueError(
+                    f"like: {name} has shape {shape}; expected {self.latents[name].shape}, that of "
+                    "the fit."
+                )
+        return treedef.unflatten(names)
 
     def _map(self, name: str) -> Any:
         return self.maps[name] if name in self.maps else self.latents[name].bijection
@@ -150,6 +200,26 @@ def flatten_latents(tree: Any) -> tuple[dict[str, Latent], Any, tuple[int, ...]]
     return latents, treedef, tuple(int(k) for k in np.argsort(declared))
 
 
+def by_key(node: Any) -> dict[str, Any]:
+    """Return the parts of a node of a pytree that have leaves, by the keys of their paths.
+
+    Examples
+    --------
+    >>> by_key((3, {"a": 4}))
+    {'0': 3, '1': {'a': 4}}
+    """
+    parts = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda part: part is not node)[0]
+    return {_name(path): part for path, part in parts if jax.tree.leaves(part)}
+
+
+def _is_plain(tree: Any) -> bool:
+    """Return whether all nodes of a tree are dicts, lists and tuples."""
+    if type(tree) in (dict, list, tuple):
+        parts = tree.values() if type(tree) is dict else tree
+        return all(map(_is_plain, parts))
+    return jax.tree_util.all_leaves([tree])
+
+
 def _is_latent(node: Any) -> bool:
     # NumPyro's constraints are pytrees themselves
     return isinstance(node, (Latent, Constraint, Distribution))
@@ -167,6 +237,12 @@ def _check_no_none(tree: Any) -> None:
 
 def _name(path: KeyPath) -> str:
     return keystr(path, simple=True, separator=".") or "z"
+
+
+def _joined(above: str, path: KeyPath) -> str:
+    if not path:
+        return above or "z"
+    return f"{above}.{_name(path)}" if above else _name(path)
 
 
 def _declared_positions(tree: Any) -> Callable[[KeyPath], tuple[int, ...]]:

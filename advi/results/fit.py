@@ -882,8 +882,10 @@ class Fit:
         The file is written completely or not at all: one of that name is replaced at the end. Of a
         fit that `corrected` returned it holds the corrected draws; it holds no deterministic sites
         of a NumPyro model. An encoder is code: the file holds a table of its values at the fitted
-        rows instead. `pickle` has the same content, and needs the classes of the user's families
-        and transforms where it is read; `copy.deepcopy` is the fit itself, which nothing changes.
+        rows instead. So are the classes of a network among the latents: the file holds its arrays
+        by their paths, and ``advi.load(path, like=...)`` puts them back. `pickle` has the same
+        content, and needs the user's classes where it is read; `copy.deepcopy` is the fit itself,
+        which nothing changes.
 
         Parameters
         ----------
@@ -895,8 +897,7 @@ class Fit:
         FileNotFoundError, IsADirectoryError
             If there is no such folder, or `path` is one.
         TypeError
-            If a transform or a family holds a function, or the tree of the latents a node that is
-            no dict, list or tuple.
+            If a transform or a family holds a function.
         ValueError
             If a parameter is not finite, or an encoder was fitted to a stream, whose rows are gone.
         """

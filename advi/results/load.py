@@ -1,6 +1,7 @@
 """load(): a fit from the file it was saved to."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from advi.core.archive import Name
 from advi.core.errors import describe
@@ -8,7 +9,7 @@ from advi.results.fit import Fit
 from advi.results.stored_fit import read_record
 
 
-def load(path: Name, *, known: Iterable[type] = ()) -> Fit:
+def load(path: Name, *, like: Any = None, known: Iterable[type] = ()) -> Fit:
     """Read a fit that `Fit.save` wrote, without the model's code or its data.
 
     Draws, moments, `summary`, `log_prob`, the verdict and all other numbers are those of the saved
@@ -20,6 +21,12 @@ def load(path: Name, *, known: Iterable[type] = ()) -> Fit:
     ----------
     path
         The file.
+    like
+        The tree of the latents, where it holds more than dicts, lists and tuples, such as a module
+        of Equinox or the state of Flax: a file has the names of their leaves, and no classes. A
+        dict from names of latents to pytrees like their values, ``{"decoder": decoder}``; of a
+        model whose latents are no dict, one such pytree. Only structure and shapes matter. By
+        default these nodes are dicts, ``fit.mean()["decoder"]["layers"][0]["weight"]``.
     known
         Classes of your own that the fit needs: constraints, transforms or families. A file holds
         their names and settings, and never any code.
@@ -31,7 +38,8 @@ def load(path: Name, *, known: Iterable[type] = ()) -> Fit:
     TypeError
         If `known` holds other than classes.
     ValueError
-        If the file holds no fit, is cut short or altered, was written by a later version of `advi`,
+        If the leaves of `like` are not those of the fit, or have other shapes; if the file holds no
+        fit, is cut short or altered, was written by a later version of `advi`,
         or names a class that is not known.
 
     Examples
@@ -50,4 +58,4 @@ def load(path: Name, *, known: Iterable[type] = ()) -> Fit:
     for cls in classes:
         if not isinstance(cls, type):
             raise TypeError(f"known: got {describe(cls)}; expected classes.")
-    return Fit(read_record(path, classes))
+    return Fit(read_record(path, classes, like=like))

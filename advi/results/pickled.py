@@ -11,7 +11,8 @@ from advi.results.codec import NUMPYRO, WORDS
 from advi.results.storage import save
 from advi.results.stored_fit import read_record
 
-State = tuple[bytes, tuple[type, ...]]
+# the content of the file, classes, and the latents' tree of names if a file cannot hold its nodes
+State = tuple[bytes, tuple[type, ...], Any]
 
 
 def to_state(record: FitRecord) -> State:
@@ -23,16 +24,17 @@ def to_state(record: FitRecord) -> State:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "fit")
         save(record, path)
-        return path.read_bytes(), tuple(sorted(classes, key=lambda cls: cls.__qualname__))
+        found = tuple(sorted(classes, key=lambda cls: cls.__qualname__))
+        return path.read_bytes(), found, posterior.model.own_nodes
 
 
 def of_state(state: State) -> FitRecord:
     """Return the record of a fit, without its model and data."""
-    content, classes = state
+    content, classes, *like = state  # the third was not there at first
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "fit")
         path.write_bytes(content)
-        return read_record(path, classes, "a pickle")
+        return read_record(path, classes, "a pickle", *like)
 
 
 def _own_classes(value: Any) -> Iterator[type]:

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from advi.core.archive import Name, write
-from advi.core.errors import describe
 from advi.core.keys import key_words
+from advi.model.coordinates import by_key
 from advi.model.density import SOME_ROWS
 from advi.model.latents import Latent
 from advi.model.model import Model
@@ -20,7 +20,8 @@ from advi.results.codec import to_data
 from advi.results.stored_params import infinite_draws, params_of
 from advi.variational.gaussian import Gaussian
 
-KIND, VERSION = "a fit", 1
+KIND, VERSION = "a fit", 2
+HOLDING = 2  # the first version with latents that are held; a file has the lowest that it needs
 # fields of `Outcome` with a format of their own; all others are in "further"
 OWN_PLACE = frozenset({"status", "elbo", "trace", "num_gradients", "held_out_gap", "other_modes"})
 # fields of every `Progress`
@@ -64,6 +65,9 @@ def save(record: FitRecord, path: Name) -> None:
         "infinite": infinite_draws(guide, params, weighted, posterior.float_dtype),
         "further": _further(outcome),
     }
+    held = model.held
+    if held:
+        document["held"] = list(held)
     arrays: dict[str, Any] = {
         "elbo": np.array(outcome.elbo, float),
         "held_out_gap": np.array(outcome.held_out_gap, float),
@@ -72,6 +76,8 @@ def save(record: FitRecord, path: Name) -> None:
         "rivals.loc": np.reshape([q.loc for q in at_modes], (-1, model.size)),
         "rivals.sds": np.reshape([q.sds for q in at_modes], (-1, model.size)),
     }
+    for i, (name, value) in enumerate(held.items()):
+        arrays[f"held.{i}"] = np.broadcast_to(value, model.latents[name].shape)
     for field, dtype in TRACE.items():
         arrays[f"trace.{field}"] = np.array([getattr(p, field) for p in outcome.trace], dtype)
     for i in range(len(guide.blocks)):
@@ -88,7 +94,7 @@ def save(record: FitRecord, path: Name) -> None:
         if comparison is not None:
             document["method"] = comparison.method
             arrays |= {"shift": comparison.shift, "log_ratio": comparison.log_ratio}
-    write(path, KIND, VERSION, document, arrays)
+    write(path, KIND, HOLDING if held else 1, document, arrays)
 
 
 def _further(outcome: Outcome) -> dict[str, Any]:
@@ -116,14 +122,13 @@ def _latents(model: Model, local: frozenset[str]) -> Any:
     """Return the tree of the latents for the file, dicts in their order of declaration.
 
     Each has its present transform, whatever is registered on loading, and no initial value. Local
-    latents have the shape of one row.
+    latents have the shape of one row. A node that is no dict, list or tuple, such as a module of a
+    network, becomes a dict of its parts by their keys, in which all latents keep their names.
     """
     stored = {}
     for name, latent in model.latents.items():
         shape = latent.shape[1:] if name in local else latent.shape
-        stored[name] = Latent(
-            latent.support, shape, local=name in local, transform=latent.bijection
-        )
+        stored[name] = Latent(latent.support, shape, local=name in local, transform=latent.free)
         _to_data(stored[name], f"latent {name!r}")  # fails here, with the name
     position = {name: i for i, name in enumerate(stored)}
 
@@ -133,10 +138,7 @@ def _latents(model: Model, local: frozenset[str]) -> Any:
         if type(node) in (list, tuple):
             return type(node)(map(ordered, node))
         if type(node) is not dict:
-            raise TypeError(
-                f"save: the tree of the latents holds {describe(node)}; expected dicts, lists and "
-                "tuples, which a file can hold."
-            )
+            node = by_key(node)
         first = {k: min(map(position.get, jax.tree.leaves(v)), default=0) for k, v in node.items()}  # type: ignore[arg-type]
         return {key: ordered(node[key]) for key in sorted(node, key=first.__getitem__)}
 

@@ -36,22 +36,26 @@ FLOATS = ("float32", "float64")
 Arrays = dict[str, NDArray[Any]]
 
 
-def read_record(path: Name, known: Iterable[type], source: str = "") -> FitRecord:
+def read_record(path: Name, known: Iterable[type], source: str = "", like: Any = None) -> FitRecord:
     """Return the record of a fit in a file; see `load`. `source` names it, if not its path."""
-    archive = read(path, KIND, VERSION)
+    archive, classes = read(path, KIND, VERSION), tuple(known)
     with refused(path, KIND):
-        record = _record(source or str(path), archive, tuple(known))
+        model = _model(source or str(path), archive, classes)
+    if like is not None:
+        model = model.arranged_like(like)
+    with refused(path, KIND):
+        record = _record(model, archive, classes)
         figures(record)  # which fails on arrays that do not match the latents
         return record
 
 
-def _record(path: str, archive: Archive, known: tuple[type, ...]) -> FitRecord:
+def _record(model: Model, archive: Archive, known: tuple[type, ...]) -> FitRecord:
     document, arrays = archive.document, dict(archive.arrays)
     float_dtype = document["float"]
     if float_dtype not in FLOATS:
         raise ValueError(f"its float type is {float_dtype!r}; expected one of {FLOATS}")
-    model = _model(path, document, known)
     _check_values(model, float_dtype, archive.num_bytes)
+    _group(arrays, "held.")
     blocks = tuple(_block(data, model, known) for data in document["blocks"])
     if sorted(name for block in blocks for name in block.names) != sorted(model.latents):
         raise ValueError("its families do not cover every latent once")
@@ -105,9 +109,17 @@ def _read_further(archive: Archive) -> dict[str, Any]:
     return found
 
 
-def _model(path: str, document: Mapping[str, Any], known: tuple[type, ...]) -> Model:
+def _model(path: str, archive: Archive, known: tuple[type, ...]) -> Model:
+    document = archive.document
     num_rows = document["num_rows"]
     model = Model(MissingLogJoint(path), from_data(document["latents"], known))
+    values = _group(dict(archive.arrays), "held.")
+    held = dict(zip(document.get("held", []), values, strict=True))
+    for name, value in held.items():
+        numbers = value.dtype.kind == "f" and np.isfinite(value).all()
+        if not numbers or value.shape != model.latents[name].shape:
+            raise ValueError(f"the value at which it holds {name!r} is {describe(value)}")
+    model = model.holding(held)
     if not model.local and num_rows is None:
         return model
     if not model.local or type(num_rows) is not int or num_rows < 1:

@@ -6,7 +6,6 @@ import functools
 import pickle
 import subprocess
 import sys
-from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -296,22 +295,10 @@ def test_a_class_that_is_not_known_is_named(own):
         advi.load(own[1], known=[Even])
 
 
-Pair = namedtuple("Pair", "a b")
-
-
-@pytest.mark.parametrize(
-    ("latents", "message"),
-    [
-        (
-            {"x": advi.real(2, transform=Named(of=print))},
-            r"save: latent 'x': got <built-in function print> \(.*\), which a file cannot hold",
-        ),
-        (Pair(advi.real(), advi.real()), "tree of the latents holds Pair.*expected dicts, lists"),
-    ],
-)
-def test_what_no_file_holds_is_refused(latents, message, tmp_path):
+def test_what_no_file_holds_is_refused(tmp_path):
+    message = r"save: latent 'x': got <built-in function print> \(.*\), which a file cannot hold"
     with pytest.raises(TypeError, match=message):
-        by_hand(latents).save(tmp_path / "a")
+        by_hand({"x": advi.real(2, transform=Named(of=print))}).save(tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 

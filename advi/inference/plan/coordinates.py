@@ -188,7 +188,8 @@ def _refuse_points(guide: Guide, sites: Collection[str]) -> None:
         if latent.get(name, name) in guide.estimated:
             raise ValueError(
                 f"reparam: {name!r} is estimated as a point, and the maximum depends on the "
-                "coordinates; expected sites with a distribution. Leave it out."
+                "coordinates, or is held at a value; expected sites with a distribution. Leave it "
+                "out."
             )
 
 
