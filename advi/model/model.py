@@ -202,6 +202,11 @@ class Model(Coordinates):
         other._place_rows()
         return other
 
+    def holding_as(self, other: "Model") -> "Model":
+        """Return the model holding what another does, whose latents come in the same order."""
+        names = dict(zip(other.latents, self.latents, strict=True))
+        return self.holding({names[name]: value for name, value in other.held.items()})
+
     @property
     def held(self) -> dict[str, NDArray[Any]]:
         """Values of the latents that are held, by name."""

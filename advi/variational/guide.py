@@ -69,7 +69,7 @@ class Guide:
     def estimated(self) -> frozenset[str]:
         """Latents without a distribution: estimated as a point, or held at a value."""
         points = (name for b in self.blocks if isinstance(b.base, Point) for name in b.names)
-        return frozenset(points) | frozenset(self.model.held)
+        return frozenset([*points, *self.model.held])
 
     @cached_property
     def local(self) -> frozenset[str]:
@@ -80,22 +80,20 @@ class Guide:
     def description(self) -> str:
         """The family in words, as printed with a fit."""
         held = self.model.held
-        free = [(b.family, tuple(n for n in b.names if n not in held)) for b in self.blocks]
+        free = [(b.family, [n for n in b.names if n not in held]) for b in self.blocks]
         parts = [(family_name(family), names) for family, names in free if family != Point()]
-        estimated = tuple(n for family, names in free if family == Point() for n in names)
-        for kind, names in ("point", estimated), ("fixed", tuple(held)):
-            if names:
-                parts.append((kind, self.collapse_names(names)))
+        estimated = [n for family, names in free if family == Point() for n in names]
+        apart = (("point", estimated), ("fixed", list(held)))
+        parts += [(kind, self.collapse_names(names)) for kind, names in apart if names]
         if len(parts) == 1:
             return parts[0][0]
         return ", ".join(f"{family}({', '.join(names)})" for family, names in parts)
 
     def collapse_names(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return names of latents, complete trees by their own name."""
-        tops = [name.split(".")[0] for name in names]
-        whole = {top for top in tops if set(self.model.resolve(top)) <= set(names)}
-        pairs = zip(names, tops, strict=True)
-        return tuple(dict.fromkeys(top if top in whole else name for name, top in pairs))
+        tops = {name: name.split(".")[0] for name in names}
+        whole = {top for top in tops.values() if set(self.model.resolve(top)) <= set(names)}
+        return tuple(dict.fromkeys(top if top in whole else n for n, top in tops.items()))
 
     def with_rows(self, num: int) -> "Guide":
         """Return the guide for data of `num` rows."""

@@ -1,7 +1,7 @@
 """Files of fits whose latents lie in nodes that no file can hold, and of latents that are held."""
 
 import pickle
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ class Pair(NamedTuple):
     second: object
 
 
-def fit_of(latents, family="mean_field"):
+def fit_of(latents, family: Any = "mean_field"):
     """A fit of some latents, at random parameters."""
     guide = resolve_family(advi.Model(lambda z, data: 0.0, latents), family)
     loc = np.random.default_rng(0).standard_normal(guide.model.size)

@@ -77,7 +77,7 @@ def reparametrised(record: FitRecord, reparam: Any, family: Any) -> FitRecord:
         if auto:
             centred, gain = trials.best(sites)
         model, source = made or _resolved(factory, centred, density)
-        of_rows = _holding_the_same(traced_model(model, source)[0], posterior.model)
+        of_rows = traced_model(model, source)[0].holding_as(posterior.model)
         guide = resolve_family(of_rows, family_in(of_rows, family, posterior))
         check_families(guide, any_scale=True)
         start = trials.fitted(centred).gaussian if auto else trials.start(centred)
@@ -112,9 +112,9 @@ def family_in(model: Model, family: Any, posterior: GlobalPosterior) -> Any:
     if family is None and made_by_auto(guide):
         return "auto"
     if family is None:
-        names, held = _renamed(posterior.model, model), posterior.model.held
-        found = {tuple(names[n] for n in b.names if n not in held): b.family for b in guide.blocks}
-        return {key: family for key, family in found.items() if key}
+        names = dict(zip(posterior.model.latents, model.latents, strict=True))
+        found = {tuple(names[n] for n in block.names): block.family for block in guide.blocks}
+        return {key: value for key, value in found.items() if not set(key) <= model.held.keys()}
     if not isinstance(family, Mapping):
         return family
     latent = model.program.coordinates
@@ -125,17 +125,6 @@ def family_in(model: Model, family: Any, posterior: GlobalPosterior) -> Any:
         return latent.get(key, key)
 
     return {renamed(key): value for key, value in family.items()}
-
-
-def _renamed(before: Model, after: Model) -> dict[str, str]:
-    """Return the names of latents in other coordinates, where they come in the same order."""
-    return dict(zip(before.latents, after.latents, strict=True))
-
-
-def _holding_the_same(model: Model, fitted: Model) -> Model:
-    """Return a model in other coordinates, with the latents held that a fit holds."""
-    names = _renamed(fitted, model)
-    return model.holding({names[name]: value for name, value in fitted.held.items()})
 
 
 def _factory(density: Density) -> NumPyroModel:
@@ -212,8 +201,7 @@ class _Trials:
         by_data = NumPyroModel(call, factory.rows if density.spec.leaves else None)
         pair, self._spec = prepare((density.data, _arrays(centred, density)), posterior.float_dtype)
         self._data, source = pair[0], InMemory(pair, self._spec, None)
-        made, _ = traced_model(resolve_model(by_data, source), source)
-        made = _holding_the_same(made, posterior.model)
+        made = traced_model(resolve_model(by_data, source), source)[0].holding_as(posterior.model)
         self.guide = _compared(resolve_family(made, family_in(made, family, posterior)))
         self._model = self.guide.model
         self._known: dict[tuple[float, ...], _Trial] = {}
