@@ -113,6 +113,11 @@ class Latent:
         return math.prod(self.unconstrained_shape)
 
     @property
+    def num_entries(self) -> int:
+        """Number of entries of the value."""
+        return math.prod(self.shape)
+
+    @property
     def free(self) -> Transform:
         """The transform of the latent where it is not held at a value."""
         return self.bijection.free if isinstance(self.bijection, Constant) else self.bijection

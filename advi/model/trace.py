@@ -11,18 +11,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from advi.core.jaxprs.forward_mode import by_forward_mode
 from advi.core.jaxprs.frozen import ChangedError
 from advi.core.jaxprs.traced import Traced, fresh_jaxpr, interned, trace_lock, traced
 from advi.data.spec import DataSpec
 from advi.model.model import Model
 from advi.model.terms import Terms, as_terms
-from advi.model.trace_errors import MisplacedError, missing_key, note_on
+from advi.model.trace_errors import MisplacedError, endless_loop, missing_key, note_on
+
+# Entries of latents up to which forward mode is used: a gradient costs as many evaluations.
+MAX_FORWARD = 64
+# in the errors of JAX for loops in reverse mode, and for forward mode of a function that has a
+# rule of its own for reverse mode alone
+NO_DERIVATIVE = ("Reverse-mode", "forward-mode")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +39,22 @@ class LogJoint:
     used: frozenset[str]  # names of the latents that the result depends on
     num_rows: int | None  # length of `Terms.rows`, or None if the log-joint returned a scalar
     has_prior: bool  # whether it returned `Terms.prior`
+    # entries of latents by which it has derivatives by forward mode alone; 0: it has reverse mode
+    forward: int = 0
 
     def __call__(self, values: dict[str, Array], data: Any) -> Terms:
-        return Terms(*self.flat(*values.values(), *jax.tree.leaves(data)))
+        leaves = jax.tree.leaves(data)
+        if self.forward:
+            return Terms(*by_forward_mode(self.flat)(list(values.values()), leaves))
+        return Terms(*self.flat(*values.values(), *leaves))
 
     @property
     def cost(self) -> int:
-        """Array elements read and written by one evaluation: a measure of its work."""
-        return self.flat.cost
+        """Array elements read and written by one evaluation: a measure of its work.
+
+        By forward mode its gradient has that of as many evaluations as entries.
+        """
+        return self.flat.cost * (1 + self.forward)
 
     @property
     def open_ended(self) -> bool:
@@ -134,38 +148,45 @@ def _trace(model: Model, spec: DataSpec) -> LogJoint:
     key = flat, tuple(model.latents), num_rows
     found = _known.get(key)
     if found is None:
-        if "while" in flat.primitives:
-            _check_loops(model, spec, flat)
+        entries = _forward_entries(model, spec, flat) if "while" in flat.primitives else 0
         live = _live_inputs(closed.jaxpr)
         used = frozenset(name for name, alive in zip(model.latents, live, strict=False) if alive)
-        found = _known[key] = LogJoint(flat, used, num_rows, len(closed.out_avals) > 2)
+        has_prior = len(closed.out_avals) > 2
+        found = _known[key] = LogJoint(flat, used, num_rows, has_prior, entries)
     return found
 
 
-def _check_loops(model: Model, spec: DataSpec, flat: Traced) -> None:
-    """Raise ValueError if a loop that a latent goes through has no known number of steps."""
+def _forward_entries(model: Model, spec: DataSpec, flat: Traced) -> int:
+    """Return the entries of the latents of a log-joint with forward mode alone; 0 with reverse.
+
+    ValueError if it has neither, or too many entries.
+    """
+    values, leaves = _arguments(model, spec)
 
     def total(values: list[Array], leaves: list[Array]) -> Array:
         return Terms(*flat(*values, *leaves)).total()
 
+    def by_forward(values: list[Array], leaves: list[Array]) -> Array:
+        return Terms(*by_forward_mode(flat)(values, leaves)).total()
+
+    if _has_gradient(total, values, leaves, spec):
+        return 0
+    entries = sum(latent.num_entries for latent in model.latents.values())
+    if entries <= MAX_FORWARD and _has_gradient(by_forward, values, leaves, spec):
+        return entries
+    raise ValueError(endless_loop(entries, MAX_FORWARD, spec))
+
+
+def _has_gradient(function: Any, values: Any, leaves: Any, spec: DataSpec) -> bool:
+    """Return whether a function has a gradient, by its trace."""
     try:
         with jax.enable_x64(spec.float_dtype == "float64"):
-            jax.eval_shape(jax.grad(total), *_arguments(model, spec))
-    except ValueError as error:
-        if "Reverse-mode" not in str(error):
+            jax.eval_shape(jax.grad(function), values, leaves)
+    except (ValueError, TypeError) as error:
+        if not any(words in str(error) for words in NO_DERIVATIVE):
             raise
-        hint = ""
-        for name, (shape, dtype) in zip(spec.names, spec.leaves, strict=True):
-            if not hint and not shape and jnp.issubdtype(dtype, jnp.integer):
-                hint = (
-                    f" {name!r} in data is traced: close over it instead, or of a NumPyro model "
-                    f"bind it, advi.from_numpyro(model, {name}=...)."
-                )
-        raise ValueError(
-            "log_joint has a loop whose number of steps is not known when it is traced: "
-            "lax.while_loop, or lax.fori_loop with bounds that are not Python numbers. Such a loop "
-            f"has no gradient; expected Python numbers as bounds, or lax.scan.{hint}"
-        ) from error
+        return False
+    return True
 
 
 def _check_no_tracer(closed: Any) -> None:

@@ -52,3 +52,23 @@ def note_on(error: Exception, model: Model, spec: DataSpec) -> str:
         note += f" Of these data are of a float type: {', '.join(floats) or 'none'}. An index is "
         note += "of an integer type; pass data as x.astype(int)."
     return note
+
+
+def endless_loop(entries: int, most: int, spec: DataSpec) -> str:
+    """Return the message for a log-joint with a loop of unknown length that has no gradient."""
+    why = "it also holds a function that has a rule for reverse mode alone (jax.custom_vjp)"
+    if entries > most:
+        why = f"the latents have {entries:,} entries, each of which would take an evaluation"
+    leaves = zip(spec.names, spec.leaves, strict=True)
+    sizes = (n for n, (shape, dtype) in leaves if not shape and np.issubdtype(dtype, np.integer))
+    hint = "".join(
+        f" {name!r} in data is traced: close over it instead, or of a NumPyro model bind it, "
+        f"advi.from_numpyro(model, {name}=...)."
+        for name in list(sizes)[:1]
+    )
+    return (
+        "log_joint has a loop whose number of steps is not known when it is traced: "
+        "lax.while_loop, or lax.fori_loop with bounds that are not Python numbers. Such a loop has "
+        f"no gradient by reverse mode; forward mode is used for up to {most} entries, and {why}. "
+        f"Expected Python numbers as bounds, or lax.scan.{hint}"
+    )

@@ -1,9 +1,12 @@
 """Tracing: the log-joint runs once in Python, and what its trace tells about it."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.ode import odeint
 
 import advi
 from advi.data.spec import prepare
@@ -149,19 +152,84 @@ def test_a_missing_key_names_latents_and_data_and_keeps_its_cause():
     assert isinstance(caught.value.__cause__, KeyError)  # whose traceback shows the user's line
 
 
+def counted(z, d):
+    a = z["a"]
+    found = jax.lax.fori_loop(0, d["n"], lambda i, x: x * jnp.cos(a).sum(), 1.0)
+    return -0.5 * ((a - 1) ** 2).sum() - found**2
+
+
+def unrolled(z, d):
+    a = z["a"]
+    return -0.5 * ((a - 1) ** 2).sum() - jnp.cos(a).sum() ** 6
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """The log densities of a loop of unknown length, and of the same without a loop."""
+    latents = {"a": advi.real(2)}
+    return [advi.log_density(advi.Model(f, latents), {"n": 3}) for f in (counted, unrolled)]
+
+
+def test_a_loop_of_unknown_length_has_derivatives_by_forward_mode(pair):
+    x, t = jnp.array([0.3, -0.8]), jnp.array([1.0, 0.5])
+    for derivative in (jax.grad, jax.jacfwd):
+        looped, plain = (derivative(density)(x) for density in pair)
+        np.testing.assert_allclose(looped, plain, rtol=1e-4, atol=1e-5)
+    products = [jax.jvp(jax.grad(density), (x,), (t,))[1] for density in pair]
+    np.testing.assert_allclose(*products, rtol=1e-4, atol=1e-5)
+    points = jnp.stack([x, t, x + t])
+    found = [jax.jit(jax.vmap(jax.value_and_grad(density)))(points) for density in pair]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *found)
+
+
+def test_fits_of_a_loop_of_unknown_length():
+    latents, data = {"a": advi.real(2)}, {"n": 3}
+    looped, plain = (advi.Model(f, latents) for f in (counted, unrolled))
+    settings = {"family": "mean_field", "diagnose": False}
+    one, other = (advi.fit(model, data, **settings) for model in (looped, plain))
+    np.testing.assert_allclose(one.mean()["a"], other.mean()["a"], rtol=1e-3, atol=1e-3)
+    response = [fit.linear_response().sd()["a"] for fit in (one, other)]
+    np.testing.assert_allclose(*response, rtol=1e-2)
+    assert one._record.global_posterior.density.log_joint.forward == 2
+
+
+def test_steps_on_rows_of_a_loop_of_unknown_length():
+    def of_rows(z, d):
+        scale = jax.lax.while_loop(lambda s: s < 2.0, lambda s: s + z["s"], z["s"])
+        return advi.Terms(-z["s"] - 0.5 * z["m"] ** 2, -0.5 * ((d - z["m"]) / scale) ** 2)
+
+    model = advi.Model(of_rows, {"m": advi.real(), "s": advi.positive()})
+    steps = advi.svi(model, np.ones(6, np.float32), batch_size=3)
+    _, info = steps.step(steps.init(0), np.ones(3, np.float32))
+    assert bool(info.finite)
+
+
+@jax.custom_vjp
+def one_way(x):
+    return x
+
+
+one_way.defvjp(lambda x: (x, None), lambda _, g: (g,))
+
+
 def test_a_loop_without_a_gradient_is_named_with_its_bound():
-    def counted(z, d):
-        return -(jax.lax.fori_loop(0, d["n"], lambda i, x: x * z["a"], 1.0) ** 2)
-
     def open_ended(z, d):
-        return -jax.lax.while_loop(lambda x: x < 3, lambda x: x + z["a"] ** 2, z["a"])
+        return -jax.lax.while_loop(lambda x: x < 3, lambda x: x + one_way(z["a"]) ** 2, z["a"])
 
-    model = advi.Model(counted, {"a": advi.real()})
+    many = advi.Model(counted, {"a": advi.real(65)})
     for call in (advi.fit, advi.check):
-        with pytest.raises(ValueError, match=r"log_joint has a loop.*'n' in data is traced"):
-            call(model, {"n": 3})
-    with pytest.raises(ValueError, match=r"log_joint has a loop.*lax\.scan\.$"):
+        with pytest.raises(ValueError, match=r"log_joint has a loop.*65 entries.*'n' in data"):
+            call(many, {"n": 3})
+    with pytest.raises(ValueError, match=r"log_joint has a loop.*jax\.custom_vjp.*lax\.scan\.$"):
         advi.check(advi.Model(open_ended, {"a": advi.real()}))
+
+    def solved(z, d):  # has a rule for reverse mode
+        times = jnp.linspace(0.0, 1.0, 3)
+        ends = odeint(lambda y, t, a: -a * y, jnp.ones(1), times, z["a"])
+        return -0.5 * z["a"] ** 2 - (ends**2).sum()
+
+    model = advi.Model(solved, {"a": advi.positive()})
+    assert not trace(model, prepare(None, "float32")[1]).forward
 
     def of_data(z, d):  # whose loop no latent goes through
         return -(z["a"] ** 2) + jax.lax.while_loop(lambda x: x < 3, lambda x: x + 1, d)
