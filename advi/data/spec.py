@@ -195,13 +195,22 @@ def _as_array(name: str, leaf: Any, float_dtype: str) -> Any:
 
 def find_nan(data: Any, spec: DataSpec) -> str | None:
     """Return the leaf and row of the first NaN in the data, in words, or None."""
+    return _find(data, spec, np.isnan, "NaN", "NaN")
+
+
+def find_infinite(data: Any, spec: DataSpec) -> str | None:
+    """Return the leaf and row of the first infinite number in the data, in words, or None."""
+    return _find(data, spec, np.isinf, "infinite", "infinite numbers")
+
+
+def _find(data: Any, spec: DataSpec, test: Any, word: str, words: str) -> str | None:
     for name, leaf in zip(spec.names, jax.tree.leaves(data), strict=True):
         if not jnp.issubdtype(leaf.dtype, np.floating):
             continue
-        where = np.argwhere(np.isnan(jax.device_get(leaf)))
+        where = np.argwhere(test(jax.device_get(leaf)))
         if len(where):
             row = f", row {where[0][0]}" if where.shape[1] else ""
-            return f"data leaf {name!r}{row} is NaN ({len(where)} NaN in that leaf)"
+            return f"data leaf {name!r}{row} is {word} ({len(where)} {words} in that leaf)"
     return None
 
 

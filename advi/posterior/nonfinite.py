@@ -6,7 +6,7 @@ import numpy as np
 from advi.core.errors import format_value
 from advi.core.jax_config import compiled
 from advi.core.types import Floats
-from advi.data.spec import find_nan
+from advi.data.spec import find_infinite, find_nan
 from advi.model.density import Density, real_log_density
 from advi.variational import draws
 from advi.variational.transport import Transport
@@ -16,6 +16,13 @@ GRADIENT_REMEDY = (
     "A value that is finite may hide such a gradient: `jnp.where` passes the NaN gradients of the "
     "branch that it does not take, so replace what is masked before it is computed with, as in "
     "y = jnp.where(ok, y, 0); and roots, norms and powers have none at zero, so keep them off it."
+)
+
+DATA_REMEDY = (
+    "The other rows are finite there, so look at the data of these. At a value outside of the "
+    "support of its distribution, or one that a logarithm, division or root takes out of range, "
+    "such as a count of 0, the log density is not finite wherever the latents are. Otherwise give "
+    "init={...}."
 )
 
 
@@ -49,8 +56,13 @@ def not_finite_at_start(density: Density, x: Floats, tried: str = "") -> ValueEr
         rows = np.flatnonzero(~np.isfinite(np.asarray(terms.per_row)))
         if len(rows):
             parts.append(f"Rows that are not finite: {format_value(rows)}.")
+        infinite = find_infinite(density.data, density.spec)
         if nan:
             parts.append(f"The {nan}: remove or mask it.")
+        elif infinite:
+            parts.append(f"The {infinite}: remove or mask it.")
+        elif 0 < len(rows) < len(terms.per_row):
+            parts.append(DATA_REMEDY)
         else:
             parts.append(
                 "Expected a finite log-joint there or at one of the other points that were tried: "

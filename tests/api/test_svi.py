@@ -75,6 +75,14 @@ def test_an_optimizer_knows_the_latents_by_name():
     assert fit.mean()["mu"] != before.mean()["mu"]
 
 
+@pytest.mark.parametrize("labels", [{"mu": "move"}, {"mu": "move", "sd": "hold"}])
+def test_names_that_an_optimizer_does_not_find_are_told(labels):
+    kinds = {"move": optax.adam(0.1), "hold": optax.set_to_zero()}
+    message = r"optimizer: .* a dict with the entries 'mu', 's'; expected labels.*Optax: ValueError"
+    with pytest.raises(ValueError, match=message):
+        advi.svi(MODEL, Y, optimizer=optax.partition(kinds, labels))
+
+
 def test_steps_that_are_not_finite_are_told_of():
     state, infos = epochs(STEPS, START, 1, np.full_like(BATCHES, np.nan))
     assert not infos.finite.any()

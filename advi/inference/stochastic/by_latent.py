@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from advi.core.errors import describe_error
 from advi.core.jax_config import mixed_dtypes
 from advi.core.jaxprs.traced import traced
 from advi.variational.block import Block
@@ -98,6 +99,7 @@ def by_latent(
 
     ``optax.partition``, ``optax.masked`` and rates by name so work. It is equal to all with the
     same trace: Optax makes new functions at every call, and a schedule may read what has changed.
+    ValueError if its labels or masks do not have the names of the entries.
     """
     inner = optax.with_extra_args_support(optimizer)
 
@@ -115,8 +117,18 @@ def by_latent(
         return unnamed(guide, found), state
 
     outer = optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
-    with mixed_dtypes():
-        flat, out = traced(lambda p: first_update(outer, p, total), guide.unit_params(float_dtype))
+    start = guide.unit_params(float_dtype)
+    try:
+        with mixed_dtypes():
+            flat, out = traced(lambda p: first_update(outer, p, total), start)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            "optimizer: it cannot be applied to the parameters, a dict with the entries "
+            f"{', '.join(map(repr, named(guide, start)))}; expected labels, masks and trees of "
+            "rates with these names: one for each latent, a nested one by its path; one for all "
+            "coupled latents; none for a latent that is held. Optax: "
+            f"{describe_error(error).splitlines()[0]}"
+        ) from error
     key = guide, flat, jax.tree.structure(out)
     return optax.GradientTransformationExtraArgs(
         init=_Keyed(init, (*key, "init")),  # type: ignore[arg-type]

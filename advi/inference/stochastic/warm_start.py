@@ -25,6 +25,7 @@ from advi.model.checks.first_points import FirstPoints, UsedElsewhereError
 from advi.model.density import Density
 from advi.model.source_density import SourceDensity
 from advi.posterior.initial import initial
+from advi.posterior.nonfinite import not_finite_at_start
 from advi.variational.draws import MIN_DRAWS
 from advi.variational.family import Family
 from advi.variational.gaussian import Gaussian, Structure, full_structure
@@ -71,8 +72,9 @@ def find_start(steps: Steps, source: Source, init: Any, key: Any, num_steps: int
     which may not give all rows equally often, only the first rows are used, for the plan. There is
     no start for unsuited latents, or if the log density is not finite at its end.
 
-    Errors are those of `initial`, of a stream that contradicts its first batch or `num_rows`, and
-    any other of a stream before the plan has ended.
+    ValueError if only its gradient is not finite, in steps that would all be skipped. Other errors
+    are those of `initial`, of a stream that contradicts its first batch or `num_rows`, and any
+    other of a stream before the plan has ended.
     """
     guide = steps.guide
     if steps.batching is None or not can_start(guide):
@@ -90,7 +92,12 @@ def find_start(steps: Steps, source: Source, init: Any, key: Any, num_steps: int
         if passes:
             start = toward_all_rows(rows, some, rng, q, passes)
             found = Found(start and start._replace(alarms=inspect.alarms), seen)
-    except (NotFiniteError, UsedElsewhereError):
+    except NotFiniteError as error:
+        value, gradient = some.value_and_grad(first.loc[None])
+        if np.isfinite(value[0]) and not np.isfinite(gradient).all():
+            raise not_finite_at_start(some, first.loc, error.tried) from None
+        return Found()
+    except UsedElsewhereError:
         return Found()
     except KeyboardInterrupt:
         why = "interrupted in the search for a start; this is what it has found"

@@ -83,11 +83,23 @@ def test_a_gradient_that_is_not_finite_is_told_from_a_value():
     model = advi.Model(masked, {"w": advi.real(), "s": advi.positive()})
     ok = np.arange(8) > 1
     data = {"ok": ok, "y": np.where(ok, np.arange(8.0), np.nan)}
-    with pytest.raises(ValueError, match="the gradient of the log density is not finite") as error:
-        advi.fit(model, data)
-    for part in ("for w, s", "jnp.where", "'y', row 0 is NaN", "364 random points"):
-        assert part in str(error.value)
-    assert "remove or mask" not in str(error.value)
+    message = "the gradient of the log density is not finite"
+    for settings in ({}, {"batch_size": 4}):
+        with pytest.raises(ValueError, match=message) as error:
+            advi.fit(model, data, **settings)
+        for part in ("for w, s", "jnp.where", "'y', row 0 is NaN", "364 random points"):
+            assert part in str(error.value)
+        assert "remove or mask" not in str(error.value)
+    whole = advi.Model(
+        lambda z, d: advi.Terms(norm.logpdf(z["w"]), norm.logpdf(jnp.log(d), z["w"])),
+        {"w": advi.real()},
+    )
+    for y, words in (
+        ([2.0, 0.0, 1.0], r"rows? that are not finite: \[1\]. The other rows are finite"),
+        ([2.0, np.inf, 1.0], r"leaf 'data', row 1 is infinite \(1 infinite"),
+    ):
+        with pytest.raises(ValueError, match=f"(?i){words}"):
+            advi.fit(whole, np.array(y))
     good = {"ok": ok, "y": np.arange(8.0)}
     assert advi.fit(model, good, diagnose=False).status == "converged"
     root = advi.Model(lambda z, d: -0.5 * z["m"] ** 2 + 0 * jnp.sqrt(z["m"] - z["m"]), M)
