@@ -29,7 +29,9 @@ LogP = Callable[[dict[str, Array]], Terms]  # log density of real values by late
 class Objective(Protocol):
     """A lower bound on the log evidence, which the steps of an optimiser maximise.
 
-    Objectives are frozen dataclasses: hashable settings. One of your own has these members.
+    Objectives are frozen dataclasses: hashable settings. A subclass gives `draws`, as a field with
+    a default or a property, and `value`; the other members have defaults. Its trace is a part of
+    the fit: what it reads from outside is as it was when the fit began.
     """
 
     @property
@@ -37,18 +39,20 @@ class Objective(Protocol):
         """Draws of the latents per gradient; None for the default."""
         ...
 
-    @abstractmethod
     def check(self, guide: Guide, log_joint: LogJoint) -> None:
-        """Raise ValueError if the objective is not defined for a guide and a log-joint."""
+        """Raise ValueError if the objective is not defined for a guide and a log-joint.
+
+        By default it is for all.
+        """
 
     @property
     def frozen(self) -> "Objective":
-        """The objective with a trace of its functions, or itself without any."""
-        ...
+        """The objective with a trace of its functions; by default itself."""
+        return self
 
-    @abstractmethod
     def noise(self, key: Array, num: int, dim: int) -> Array:
-        """Return the standard normal noise (num, dim) of a step."""
+        """Return the standard normal noise (num, dim) of a step; by default independent draws."""
+        return jax.random.normal(key, (num, dim))
 
     @abstractmethod
     def value(
@@ -61,7 +65,10 @@ class Objective(Protocol):
         log_p
             Real values by latent to the `Terms` of the log density on R^D.
         guide
-            The variational distribution.
+            The variational distribution. ``guide.draw_and_log_q(params, e)`` returns the draw of
+            noise e (noise_dim,), real values by latent, and log q of every block;
+            ``guide.block_terms`` adds these up to the `Terms` of log q. ``terms.total(scale)`` is
+            a number of nats.
         params
             Its parameters at the rows of the data.
         eps
