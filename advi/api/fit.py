@@ -100,8 +100,9 @@ def fit(
         path), "mean_field", "low_rank", "full_rank", "triangular", "sparse", a family, or a dict
         from latent names, or tuples of names to couple, to these. "auto" goes on by itself where
         the verdict is not good, or good with little to spare: from full rank to `Triangular` maps,
-        and to a correction of the draws. Of local latents, on the stochastic path, every
-        row has its own: `PerRow`, the default, or `Amortised`; both select that path.
+        and to a correction of the draws. `Fixed`, in a dict, holds a latent at a value. Of local
+        latents, on the stochastic path, every row has its own: `PerRow`, the default, or
+        `Amortised`; both select that path.
     objective
         `Elbo` or `Iwae`, on the stochastic path.
     optimizer

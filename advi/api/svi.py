@@ -152,8 +152,8 @@ def svi(
     model, data, family, objective, optimizer, num_rows, init
         As in `fit`. The optimiser sees the parameters as a dict by latent, so that
         `optax.partition` and `optax.masked` work by name; those of coupled latents are one entry,
-        named "mu, tau", and nested latents have names with dots. By default it is Adam, at a rate
-        that falls.
+        named "mu, tau", nested latents have names with dots, and held ones none. By default it is
+        Adam, at a rate that falls.
     batch_size
         Rows of a batch, by which the rows of a step are scaled; None where every step sees all
         data.

@@ -1,11 +1,14 @@
 """svi(): steps as pure functions, against a closed form, and its errors."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import optax
 import pytest
+from jax.scipy.special import logsumexp
 
 import advi
 
@@ -129,3 +132,28 @@ def test_wrong_input_says_what_was_expected(case):
 def test_a_batch_in_double_precision_is_converted():
     info = STEPS.step(START, BATCHES[0].astype("f8"))[1]
     assert info.elbo == STEPS.step(START, jnp.asarray(BATCHES[0]))[1].elbo
+
+
+@dataclasses.dataclass(frozen=True)
+class Renyi(advi.Objective):
+    """The Renyi bound (Li & Turner 2016), the ELBO for alpha near 1."""
+
+    alpha: float = 0.5
+    draws: int = 4
+
+    def value(self, log_p, guide, params, eps, scale=1.0, step=0):
+        def log_weight(e):
+            real, log_q = guide.draw_and_log_q(params, e)
+            return log_p(real).total(scale) - guide.block_terms(log_q).total(scale)
+
+        log_weights = (1 - self.alpha) * jax.vmap(log_weight)(eps)
+        return (logsumexp(log_weights) - np.log(len(eps))) / (1 - self.alpha)
+
+
+def test_an_objective_needs_draws_and_a_value():
+    bounds = []
+    for alpha in (0.999, 0.5):
+        steps = advi.svi(MODEL, Y, objective=Renyi(alpha), batch_size=SIZE)
+        _, info = steps.step(steps.init(0), BATCHES[0])
+        bounds.append(float(info.elbo))
+    assert bounds[0] < bounds[1] < 0  # on the same draws a smaller alpha gives a higher bound
