@@ -92,12 +92,7 @@ def find_start(steps: Steps, source: Source, init: Any, key: Any, num_steps: int
         if passes:
             start = toward_all_rows(rows, some, rng, q, passes)
             found = Found(start and start._replace(alarms=inspect.alarms), seen)
-    except NotFiniteError as error:
-        value, gradient = some.value_and_grad(first.loc[None])
-        if np.isfinite(value[0]) and not np.isfinite(gradient).all():
-            raise not_finite_at_start(some, first.loc, error.tried) from None
-        return Found()
-    except UsedElsewhereError:
+    except (NotFiniteError, UsedElsewhereError):
         return Found()
     except KeyboardInterrupt:
         why = "interrupted in the search for a start; this is what it has found"
@@ -135,9 +130,18 @@ def plan_on(
     warm: bool,
     inspect: FirstPoints | None = None,
 ) -> tuple[Gaussian, Status]:
-    """Return the full-rank Gaussian of the plan on some rows, and its status, or NotFiniteError."""
+    """Return the full-rank Gaussian of the plan on some rows, and its status, or NotFiniteError.
+
+    ValueError if only gradients are not finite.
+    """
     structure = full_structure(len(first.loc))
-    ended = run_plan(some, structure, rng, first, warm=warm, inspect=inspect)
+    try:
+        ended = run_plan(some, structure, rng, first, warm=warm, inspect=inspect)
+    except NotFiniteError as error:
+        value, gradient = some.value_and_grad(first.loc[None])
+        if np.isfinite(value[0]) and not np.isfinite(gradient).all():
+            raise not_finite_at_start(some, first.loc, error.tried) from None
+        raise
     return ended.gaussian, ended.status
 
 
