@@ -1,10 +1,12 @@
 """check(): the examination of a model before any fit."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from advi.core.axes import check_coords
 from advi.core.jax_config import default_float, precision
 from advi.core.keys import Stream, host_rng
 from advi.core.table import Table
@@ -19,6 +21,7 @@ from advi.model.checks.ridges import combination, ridges
 from advi.model.checks.tails import growth
 from advi.model.density import Density
 from advi.model.indices import check_data_indices
+from advi.model.labels import labelled
 from advi.model.model import Model
 from advi.model.resolve import ModelFactory, bind, check_model, check_on_host
 from advi.model.rows import count_rows, for_rows
@@ -70,6 +73,7 @@ def check(
     model: Model | ModelFactory,
     data: Any = None,
     *,
+    coords: Mapping[str, Any] | None = None,
     num_rows: int | None = None,
     key: Any = 0,
     x64: bool | None = None,
@@ -89,7 +93,7 @@ def check(
     data
         Its data. Of a model with local latents the first 256 rows are examined, of a stream the
         first batch.
-    num_rows
+    coords, num_rows
         As in `fit`.
     key
         Integer or JAX key, for the random points.
@@ -113,9 +117,10 @@ def check(
     rng, user_model, given = host_rng(key, Stream.MODEL_CHECK), model, data
     float_dtype = default_float(x64)
     with precision(float_dtype):
-        source = open_source(data, num_rows, None, float_dtype)
+        labels = check_coords(coords)
+        source = open_source(data, num_rows, None, float_dtype, labels)
         data, spec = prepare(source.example, float_dtype)
-        model = bind(model, data, spec, source.streamed)
+        model = labelled(bind(model, data, spec, source.streamed), source, labels)
         if source.streamed:
             source.check_model(
                 bool(model.local), model.program.needs_all_rows, model.program.declared_rows
@@ -144,7 +149,7 @@ def check(
             flat = flat_entries(density, *look) if whole else []
             improper = [sentence(model, list(flat))] if len(flat) else []
             if whole and not improper and len(ridges(density, rng, START_RADIUS)):
-                improper = _along(user_model, given, rng)
+                improper = _along(user_model, given, rng, model)
             if not improper and finite.any():
                 far = growth(density, X[finite][-1])
                 improper = [] if far is None else [str(far)]
@@ -219,14 +224,17 @@ def _outside(model: Model, log_joint: LogJoint, spec: DataSpec, data: Any) -> li
     return []
 
 
-def _along(model: Model | ModelFactory, data: Any, rng: np.random.Generator) -> list[str]:
+def _along(
+    model: Model | ModelFactory, data: Any, rng: np.random.Generator, named: Model
+) -> list[str]:
     """Return a sentence on each combination without effect on the log density.
 
-    In double precision: in single precision, a wide prior is a constant.
+    In double precision: in single precision, a wide prior is a constant. `named` has the labels.
     """
     with precision("float64"):
-        data, spec = prepare(data, "float64")
+        data, spec = prepare(data, "float64", named.known_names)
         model = for_rows(bind(model, data, spec), spec)
+        model = model.with_labels(named.coords, named.categories)
         found = ridges(Density(model, data, spec), rng, START_RADIUS)
     return [
         f"log_joint does not change along {combination(model, direction)}: the posterior is "

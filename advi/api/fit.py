@@ -2,13 +2,14 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec
 
 import optax
 
 from advi.core import interrupts
 from advi.core.archive import Name
+from advi.core.axes import check_coords
 from advi.core.errors import check_bool, check_count, describe, unknown
 from advi.core.jax_config import default_float, precision
 from advi.core.keys import key_words
@@ -52,6 +53,7 @@ def fit(
     model: Model | ModelFactory,
     data: Any = None,
     *,
+    coords: Mapping[str, Any] | None = None,
     family: Any = "auto",
     objective: Objective | None = None,
     optimizer: optax.GradientTransformation | None = None,
@@ -86,14 +88,21 @@ def fit(
     data
         Pytree of arrays, passed on to the log-joint; rows along leading axes. A table (a DataFrame
         of pandas or Polars, a table of Arrow, a Dataset of xarray, a structured array) is a dict of
-        its columns. With a `batch_size`, memory-mapped arrays (`numpy.memmap`) are read a few rows
-        at a time. Or a stream of batches, each such a pytree: a list of them, anything else that
-        can be iterated over again and again, such as a data loader, or a function without arguments
-        that returns an iterator of one epoch. Its batches may differ in their number of rows: they
-        are joined and cut into steps of `batch_size` rows, and the rest of an epoch begins the
-        next. A thread reads ahead.
+        its columns, and a column of categories the codes of these; further data, in batches and in
+        methods of the fit, are coded by the names of the categories. With a `batch_size`,
+        memory-mapped arrays (`numpy.memmap`) are read a few rows at a time. Or a stream of
+        batches, each such a pytree: a list of them, anything else that can be iterated over again
+        and again, such as a data loader, or a function without arguments that returns an iterator
+        of one epoch. Its batches may differ in their number of rows: they are joined and cut into
+        steps of `batch_size` rows, and the rest of an epoch begins the next. A thread reads ahead.
         An exception of a stream is raised before there is a fit; later the fit so far is returned,
         "interrupted", with the exception as `status.cause`.
+    coords
+        Name of an axis to the labels along it, such as ``{"county": frame.county.cat.categories}``.
+        Axes are named by the model: ``advi.Model(..., dims=...)``, or the plates of a NumPyro
+        model. An axis with the name of a column of categories has these for labels without that,
+        and with the name of a dimension of a Dataset its coordinate. Labels stand wherever entries
+        are named, "eta[Aitkin]" in place of "eta[3]", and take no compilation.
     family
         "auto" (above dimension 256 a sparse precision, where latents meet in small numbers; else
         full rank up to 1024, low rank up to 2896, mean field beyond; mean field on the stochastic
@@ -194,8 +203,9 @@ def fit(
         ProgressBar(progress, callback, max_steps, Fit) as bar,
     ):
         check_on_host(data, init, eval_data)
-        source = open_source(data, num_rows, batch_size, float_dtype)
-        resolved = resolve_model(model, source)
+        labels = check_coords(coords)
+        source = open_source(data, num_rows, batch_size, float_dtype, labels)
+        resolved = resolve_model(model, source, labels)
         by_row = bool(resolved.local) and has_row_family(family)
         if optimizer is not None or batch_size is not None or source.streamed or by_row:
             algorithm = StochasticSteps(

@@ -1,6 +1,6 @@
 """svi(): the steps of stochastic variational inference as pure functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,11 +9,13 @@ import numpy as np
 import optax
 
 from advi.api.fit import check_arguments, record_of
+from advi.core.axes import check_coords
 from advi.core.errors import describe
 from advi.core.jax_config import default_float, precision
 from advi.core.keys import is_key
 from advi.core.status import Progress, Status
 from advi.data.open_source import open_source
+from advi.data.tables import without_tables
 from advi.inference.stochastic.checkpoint import Checkpoint
 from advi.inference.stochastic.defaults import default_optimizer
 from advi.inference.stochastic.loop import History, diverged, skipped_note
@@ -88,6 +90,7 @@ class SVI:
         self._check(state)
         if batch is None and self._steps.batching is None:
             return self._step(state, self._data)
+        batch = without_tables(batch, self._steps.guide.model.known_names)
         return self._step(state, self._steps.spec.conform(batch))
 
     def result(self, state: State) -> Fit:
@@ -136,6 +139,7 @@ def svi(
     model: Model | ModelFactory,
     data: Any = None,
     *,
+    coords: Mapping[str, Any] | None = None,
     family: Any = "mean_field",
     objective: Objective | None = None,
     optimizer: optax.GradientTransformation | None = None,
@@ -149,7 +153,7 @@ def svi(
 
     Parameters
     ----------
-    model, data, family, objective, optimizer, num_rows, init
+    model, data, coords, family, objective, optimizer, num_rows, init
         As in `fit`. The optimiser sees the parameters as a dict by latent, so that
         `optax.partition` and `optax.masked` work by name; those of coupled latents are one entry,
         named "mu, tau", nested latents have names with dots, and held ones none. By default it is
@@ -181,8 +185,9 @@ def svi(
     check_arguments(objective, optimizer, None)
     init, float_dtype = record_of(init), default_float(None)
     with precision(float_dtype):
-        source = open_source(data, num_rows, batch_size, float_dtype)
-        resolved = resolve_model(model, source)
+        labels = check_coords(coords)
+        source = open_source(data, num_rows, batch_size, float_dtype, labels)
+        resolved = resolve_model(model, source, labels)
         held_out, checkpoint = EvalSettings(), Checkpoint(None)
         settings = StochasticSteps(objective, optimizer, batch_size, 1, held_out, checkpoint)
         steps, source = prepare_steps(resolved, source, family, settings)

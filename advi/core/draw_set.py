@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from advi.core.axes import Axes, entry_names, numbered_entry
 from advi.core.errors import check_names, unknown
 from advi.core.table import Table, largest
 from advi.core.types import Floats
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 quietly = np.errstate(over="ignore", invalid="ignore")
 
 
-Names = Sequence[str] | str | None  # of latents, of entries, or of all below: "eta", "eta[3]", "s"
+# of latents, of entries, or of all below: "eta", "eta[Aitkin]" or "eta[3]", "s"
+Names = Sequence[str] | str | None
 
 
 class Coordinate(NamedTuple):
@@ -41,6 +44,7 @@ class DrawSet(NamedTuple):
 
     values: Mapping[str, Float[ndarray, "S ..."]]
     weights: Float[ndarray, " S"] | None = None  # sum to one; None for equal weights
+    axes: Axes = Axes()  # by which entries are named
 
     def unwrapped(self, angles: Sequence[str]) -> DrawSet:
         """Return the draws with angles within half a turn of their mean direction.
@@ -97,7 +101,9 @@ class DrawSet(NamedTuple):
         """
         if names is None:
             shapes = {name: v.shape[1:] for name, v in self.values.items()}
-            rows = tuple(c for name, shape in shapes.items() for c in entry_names(name, shape))
+            rows = tuple(
+                c for name, shape in shapes.items() for c in entry_names(name, shape, self.axes)
+            )
             columns = np.concatenate([_flat(v) for v in self.values.values()], axis=1)
         else:
             chosen = self.coordinates(names)
@@ -113,7 +119,7 @@ class DrawSet(NamedTuple):
         """Return the scalar coordinates of names, each once; TypeError or ValueError if unknown."""
         everything: dict[str, list[Coordinate]] = {}
         for name, values in self.values.items():
-            labels = entry_names(name, values.shape[1:])
+            labels = entry_names(name, values.shape[1:], self.axes)
             everything[name] = [Coordinate(label, name, k) for k, label in enumerate(labels)]
         by_label = {c.label: c for found in everything.values() for c in found}
         found: dict[Coordinate, None] = {}
@@ -124,17 +130,27 @@ class DrawSet(NamedTuple):
             below = [known for known in everything if f"{known}.".startswith(f"{name}.")]
             whole = name.partition("[")[0]
             if not below and whole in everything:
-                shape = self.values[whole].shape[1:]
-                raise ValueError(
-                    f"names: got {name!r}, which is no entry of {whole!r} of shape {shape}; "
-                    f"expected one like {everything[whole][-1].label!r}."
-                )
+                found[self._entry(name, whole, everything[whole])] = None
+                continue
             if not below:
                 raise ValueError(f"names: {unknown('latent', name, everything)}")
             found |= dict.fromkeys(c for known in below for c in everything[known])
         if not found:
             raise ValueError("names: got none; expected at least one latent with an entry.")
         return list(found)
+
+    def _entry(self, name: str, whole: str, entries: Sequence[Coordinate]) -> Coordinate:
+        """Return an entry of a value by its numbers; ValueError if there is none."""
+        shape = self.values[whole].shape[1:]
+        place = numbered_entry(name, whole, shape, self.axes)
+        if place is None:
+            labels = [entry.label for entry in entries]
+            near = difflib.get_close_matches(name, labels, n=1) or labels[-1:]
+            raise ValueError(
+                f"names: got {name!r}, which is no entry of {whole!r} of shape {shape}; "
+                f"expected one like {(near or [whole])[0]!r}."
+            )
+        return entries[place]
 
     def columns(self, coordinates: Sequence[Coordinate]) -> Float[ndarray, "S K"]:
         """Return the draws of scalar coordinates."""
@@ -157,19 +173,6 @@ class DrawSet(NamedTuple):
         found = np.take_along_axis(columns, np.take_along_axis(order, places, axis=0), axis=0)
         found = np.where(np.isnan(columns).any(0), np.nan, found)
         return found.reshape((*np.shape(q), *values.shape[1:]))
-
-
-def entry_names(name: str, shape: Sequence[int]) -> tuple[str, ...]:
-    """Return the names of an array's entries.
-
-    Examples
-    --------
-    >>> entry_names("eta", (2,)), entry_names("tau", ())
-    (('eta[0]', 'eta[1]'), ('tau',))
-    """
-    return tuple(
-        name + (f"[{','.join(map(str, index))}]" if index else "") for index in np.ndindex(*shape)
-    )
 
 
 def _flat(values: Floats) -> Floats:

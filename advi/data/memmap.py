@@ -16,6 +16,7 @@ from advi.data.reader import Block, Reader, ReadSource, read_once, read_sample, 
 from advi.data.source import Blocks, Declared, LeafCheck, Rows, check_no_num_rows
 from advi.data.spec import DataSpec, converted
 from advi.data.streams import chosen_rows
+from advi.data.tables import NO_NAMES, Names
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +28,10 @@ class MemoryMap(ReadSource):
     num_rows: int | None
     arrays: Sequence[np.ndarray]  # on disk, or in memory and in the dtypes of the computation
     batching: Batching | None = None
+    names: Names = NO_NAMES
 
     @classmethod
-    def open(cls, data: Any, num_rows: int | None, float_dtype: str) -> "MemoryMap":
+    def open(cls, data: Any, num_rows: int | None, float_dtype: str, names: Names) -> "MemoryMap":
         """Find the dtypes from one row, without reading the others."""
         leaves, treedef = jax.tree.flatten(data, is_leaf=lambda node: isinstance(node, list))
         mapped = [isinstance(leaf, np.memmap) and leaf.ndim > 0 for leaf in leaves]
@@ -43,7 +45,7 @@ class MemoryMap(ReadSource):
             leaf if on_disk else np.asarray(in_memory)
             for leaf, on_disk, in_memory in zip(leaves, mapped, jax.tree.leaves(tree), strict=True)
         ]
-        return cls(data, spec._replace(leaves=shapes), num_rows, arrays)
+        return cls(data, spec._replace(leaves=shapes), num_rows, arrays, names=names)
 
     @property
     def first(self) -> Rows:

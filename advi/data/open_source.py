@@ -6,11 +6,13 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from advi.core.axes import NOTHING, Labels
 from advi.core.errors import describe
 from advi.data.memmap import MemoryMap
 from advi.data.source import InMemory, Source
 from advi.data.spec import prepare
 from advi.data.streams import BatchStream, Epochs
+from advi.data.tables import tables_and_names
 
 
 @runtime_checkable
@@ -18,21 +20,25 @@ class _Array(Protocol):
     def __array__(self) -> Any: ...
 
 
-def open_source(data: Any, num_rows: Any, batch_size: int | None, float_dtype: str) -> Source:
+def open_source(
+    data: Any, num_rows: Any, batch_size: int | None, float_dtype: str, coords: Labels = NOTHING
+) -> Source:
     """Return the source of a fit's rows.
 
     Data are a pytree of arrays, read from disk where they are memory-mapped and `batch_size` is
     given; a re-iterable of batches; or a function without arguments that returns an iterator of
     them. `num_rows` is the rows in one epoch of a stream, or those that local latents have values
-    for. TypeError if data can be read only once, or are none that `prepare` takes; ValueError if
+    for. `coords` has labels by axis, which are also the names of categories in columns of an axis'
+    name. TypeError if data can be read only once, or are none that `prepare` takes; ValueError if
     `num_rows` is not given for a stream, or there is no batch.
     """
     epochs = _epochs(data, num_rows)
     if epochs is not None:
-        return BatchStream.open(epochs, num_rows, float_dtype)
+        return BatchStream.open(epochs, num_rows, float_dtype, coords)
+    data, names = tables_and_names(data, coords)
     if batch_size is not None and any(isinstance(x, np.memmap) for x in jax.tree.leaves(data)):
-        return MemoryMap.open(data, num_rows, float_dtype)
-    return InMemory(*prepare(data, float_dtype), num_rows)
+        return MemoryMap.open(data, num_rows, float_dtype, names)
+    return InMemory(*prepare(data, float_dtype), num_rows, names=names)
 
 
 def _epochs(data: Any, num_rows: Any) -> Epochs | None:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from advi.core.axes import Labels
 from advi.core.errors import unknown
 from advi.core.types import Indices
 from advi.data.spec import DataSpec, prepare
@@ -27,12 +28,13 @@ class RowSubset:
         """Return all rows of the data of a fit."""
         return cls(data, spec.by_row(num_rows), np.arange(num_rows))
 
-    def new(self, data: Any) -> "RowSubset":
+    def new(self, data: Any, known: Labels) -> "RowSubset":
         """Return new data of the same kind, with any number of rows; leaves may be left out.
 
-        ValueError if a leaf is unknown, a row has another shape, or leaves differ in their rows.
+        `known` has the names of categories. ValueError if a leaf is unknown, a row has another
+        shape, or leaves differ in their rows.
         """
-        data, spec = prepare(data, self.spec.float_dtype)
+        data, spec = prepare(data, self.spec.float_dtype, known)
         known, rows = self.spec.shapes, dict(zip(self.spec.names, self.spec.per_row, strict=True))
         per_row, lengths = [], {}
         for name, shape in spec.shapes.items():

@@ -17,6 +17,7 @@ from advi.core.errors import describe
 from advi.core.jax_config import compiled
 from advi.data.batching import Batching, batches_of
 from advi.data.spec import DataSpec
+from advi.data.tables import NO_NAMES, Names
 
 LeafCheck = Callable[[Sequence[Any]], None]  # of the leaves of some rows; raises ValueError
 Rows = tuple[Any, int]  # data on the device, and how many rows they are
@@ -58,6 +59,9 @@ class Source(Protocol):
     # rows that local latents have values for, as the user says
     @property
     def num_rows(self) -> int | None: ...
+    # of categories, in the order of their codes in all rows, and labels along axes
+    @property
+    def names(self) -> Names: ...
     # whether rows are read as the fit goes on, so that only an optimiser's steps can use them
     @property
     def streamed(self) -> bool: ...
@@ -141,6 +145,7 @@ class InMemory:
     spec: DataSpec
     num_rows: int | None
     batching: Batching | None = None
+    names: Names = NO_NAMES
 
     streamed = False
 

@@ -1,6 +1,6 @@
 """Data as the engine takes them: checked, in the dtypes of the computation, on the device."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +9,9 @@ import numpy as np
 from jax.tree_util import keystr
 
 from advi.core.arrays import numbers, on_host
+from advi.core.axes import NOTHING, Labels
 from advi.core.errors import describe
-from advi.data.tables import without_tables
+from advi.data.tables import leaves_with_paths, without_tables
 
 ALIGNMENT = 64  # bytes, of arrays that XLA does not copy
 
@@ -121,14 +122,15 @@ class DataSpec(NamedTuple):
         return self.per_row or (False,) * len(self.leaves)
 
 
-def prepare(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
+def prepare(data: Any, float_dtype: str, known: Labels = NOTHING) -> tuple[Any, DataSpec]:
     """Return data in the dtypes of the computation and on the device, and their `DataSpec`.
 
     Leaves are all that `numbers` takes. The JAX arrays returned share no memory with NumPy arrays
-    that were given. TypeError if a leaf holds text or objects, or means more than its numbers;
-    ValueError if an integer does not fit into 32 bits in a float32 fit.
+    that were given. `known` has the names of categories, as in `without_tables`. TypeError if a
+    leaf holds text or objects, or means more than its numbers; ValueError if a category is not
+    known, or an integer does not fit into 32 bits in a float32 fit.
     """
-    arrays, spec = converted(data, float_dtype)
+    arrays, spec = converted(data, float_dtype, known)
     # jax.device_put moves without compiling anything, unlike jnp.asarray with a dtype
     return jax.tree.map(lambda leaf: jax.device_put(_own(leaf)), arrays), spec
 
@@ -149,18 +151,9 @@ def _own(leaf: Any) -> Any:
     return copy
 
 
-def converted(data: Any, float_dtype: str) -> tuple[Any, DataSpec]:
+def converted(data: Any, float_dtype: str, known: Labels = NOTHING) -> tuple[Any, DataSpec]:
     """Return `prepare`'s result without moving any array."""
-    try:
-        data = without_tables(data)
-        paths, treedef = jax.tree_util.tree_flatten_with_path(
-            data, is_leaf=lambda node: isinstance(node, (list, Iterator))
-        )
-    except ValueError as error:  # JAX sorts the keys of a dict
-        raise TypeError(
-            f"data: got {describe(data)}, whose names cannot be sorted; expected dicts with names "
-            f"of one type, such as str ({error})."
-        ) from None
+    paths, treedef = leaves_with_paths(without_tables(data, known))
     names = tuple(leaf_name(path) for path, _ in paths)
     given = (leaf for _, leaf in paths)
     leaves = [_as_array(*pair, float_dtype) for pair in zip(names, given, strict=True)]

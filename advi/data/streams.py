@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from advi.core import interrupts
+from advi.core.axes import NOTHING, Labels
 from advi.data.batching import Batching, check_batch_size
 from advi.data.reader import (
     Block,
@@ -24,6 +25,7 @@ from advi.data.reader import (
 )
 from advi.data.source import Blocks, Declared, LeafCheck, Rows
 from advi.data.spec import DataSpec, converted
+from advi.data.tables import NO_NAMES, Names, tables_and_names
 
 Epochs = Callable[[], Iterator[Any]]
 
@@ -39,21 +41,26 @@ class BatchStream(ReadSource):
     waiting: list[Iterator[Any]]  # the epoch whose first batch has been read
     check: LeafCheck | None = None
     batching: Batching | None = None
+    names: Names = NO_NAMES
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))  # of the epochs
 
     num_rows = None
 
     @classmethod
-    def open(cls, epochs: Epochs, num_rows: int, float_dtype: str) -> "BatchStream":
-        """Read the first batch; ValueError if there is none."""
+    def open(
+        cls, epochs: Epochs, num_rows: int, float_dtype: str, coords: Labels = NOTHING
+    ) -> "BatchStream":
+        """Read the first batch, whose categories are those of all; ValueError if there is none."""
         try:
             with interrupts.at_once():  # of a fit there is nothing yet to return
                 epoch = epochs()
                 batch = next(epoch)
         except StopIteration:
             raise ValueError("data: the stream is empty; expected at least one batch.") from None
-        example, spec = converted(as_tree(batch), float_dtype)
-        return cls(epochs, num_rows, example, spec, [itertools.chain([batch], epoch)])
+        tree, names = tables_and_names(as_tree(batch), coords)
+        example, spec = converted(tree, float_dtype)
+        again = [itertools.chain([batch], epoch)]
+        return cls(epochs, num_rows, example, spec, again, names=names)
 
     @property
     def first(self) -> Rows:
@@ -185,7 +192,10 @@ class BatchStream(ReadSource):
     def _like_first(self, batch: Any, what: str) -> Block:
         """Return the leaves of a batch, which is like the first but for its number of rows."""
         first = self.spec
-        tree, spec = converted(as_tree(batch), first.float_dtype)
+        try:
+            tree, spec = converted(as_tree(batch), first.float_dtype, self.names.categories)
+        except ValueError as error:
+            raise StreamError(f"{what}: {error}") from None
         if spec.treedef != first.treedef:
             raise StreamError(f"{what}: got the tree {spec.treedef}; expected {first.treedef}.")
         shapes = zip(spec.shapes.values(), first.per_row, strict=True)

@@ -16,7 +16,7 @@ from numpyro.distributions import Distribution
 from numpyro.distributions.constraints import Constraint
 
 from advi.core.arrays import real_numbers
-from advi.core.draw_set import entry_names
+from advi.core.axes import Axes, entry_names
 from advi.core.errors import describe, listed, unknown
 from advi.model.latents import Latent
 
@@ -36,10 +36,16 @@ class Coordinates:
     def beside(self) -> tuple[str, ...]:
         """Names of values beside the latents in their tree."""
 
+    @property
+    @abstractmethod
+    def axes(self) -> Axes:
+        """Names of the axes of latents and of values beside them, and labels along these."""
+
     @cached_property
     def coordinates(self) -> dict[str, tuple[str, ...]]:
-        """Names of the constrained coordinates of every latent, such as "eta[0]"."""
-        return {name: entry_names(name, latent.shape) for name, latent in self.latents.items()}
+        """Names of the constrained coordinates of every latent: "eta[0]", or "eta[Aitkin]"."""
+        latents = self.latents.items()
+        return {name: entry_names(name, latent.shape, self.axes) for name, latent in latents}
 
     def resolve(self, name: str) -> list[str]:
         """Return the latents of a name: itself, or all below it ("decoder"); ValueError if none."""

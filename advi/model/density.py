@@ -135,7 +135,7 @@ class Density:
             self.require_all_rows()
             return self
         with precision(self.spec.float_dtype):
-            moved, spec = prepare(data, self.spec.float_dtype)
+            moved, spec = prepare(data, self.spec.float_dtype, self.model.known_names)
             check_static(self.model.program.static, moved, spec)
             other = Density(for_rows(self.model, spec), moved, spec, self.estimated)
             check_data_indices(other.model, other.log_joint, spec, moved)

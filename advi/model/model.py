@@ -3,7 +3,7 @@
 import copy
 import inspect
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from jax import Array
 from numpy.typing import NDArray
 
+from advi.core.axes import NOTHING as NO_NAMES
+from advi.core.axes import Axes, Labels, check_dims
 from advi.core.errors import describe
 from advi.core.identity import identified
 from advi.core.table import cut, html_table
@@ -29,6 +31,7 @@ class Deterministic(NamedTuple):
 
 
 NOTHING = Deterministic((), lambda z, data, number: {})
+ROW = "row"  # axis of the rows of local latents, unless it has another name
 
 
 class Program(NamedTuple):
@@ -56,6 +59,9 @@ class Program(NamedTuple):
     hierarchical: tuple[str, ...] = ()
     # sites whose coordinates were chosen, and the latent of each, which may be the site itself
     coordinates: Mapping[str, str] = MappingProxyType({})
+    # shapes of deterministic quantities, and names of their axes, None for one without
+    shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    dims: Mapping[str, tuple[str | None, ...]] = MappingProxyType({})
 
 
 class Model(Coordinates):
@@ -70,6 +76,11 @@ class Model(Coordinates):
         outside, such as a global variable, are those at the beginning of each fit.
     latents
         Pytree (dict, nested dict, tuple) of `Latent`, or of NumPyro constraints for scalars.
+    dims
+        Name of a latent to the names of its axes, such as ``{"eta": ["county"]}``; one name will
+        do for a vector, None is an axis without a name, and the first axis of a local latent is
+        that of the rows. Labels along them are the `coords` of a fit. Axes without a name are
+        called "eta_dim_0" and so on, that of the rows "row".
 
     Attributes
     ----------
@@ -82,6 +93,10 @@ class Model(Coordinates):
         Names of the local latents.
     num_rows : int or None
         Rows of the data, of which each local latent has as many values. `fit` finds it.
+    coords : dict
+        Name of an axis to the labels along it, those of one fit.
+    categories : dict
+        Name of a column of the data to the names of its categories, in the order of their codes.
     program : Program
         Properties of a NumPyro model beyond its log-joint.
     traces : dict
@@ -90,10 +105,10 @@ class Model(Coordinates):
     Raises
     ------
     TypeError
-        If `log_joint` is not callable or a leaf is not a latent.
+        If `log_joint` is not callable, a leaf is not a latent, or `dims` is not a dict.
     ValueError
-        If there is no latent, none of them has a real coordinate, or a name is empty or taken
-        twice.
+        If there is no latent, none of them has a real coordinate, a name is empty or taken
+        twice, or `dims` does not fit the latents.
 
     Examples
     --------
@@ -104,7 +119,13 @@ class Model(Coordinates):
     (['mu', 's.tau'], 2)
     """
 
-    def __init__(self, log_joint: Callable[[Any, Any], Any], latents: Any) -> None:
+    def __init__(
+        self,
+        log_joint: Callable[[Any, Any], Any],
+        latents: Any,
+        *,
+        dims: Mapping[str, str | Sequence[str | None]] | None = None,
+    ) -> None:
         if not callable(log_joint):
             raise TypeError(
                 f"log_joint: got {describe(log_joint)}; expected a function log_joint(z, data). "
@@ -125,7 +146,12 @@ class Model(Coordinates):
         self.traces: dict[Any, Any] = {}
         self.maps: dict[str, Any] = {}
         self._of_fit = False
+        self.coords: Labels = NO_NAMES
+        self.categories: Labels = NO_NAMES
+        shapes = {n: ((0,) if v.local else ()) + v.shape for n, v in by_name.items()}
+        self._dims = {} if dims is None else check_dims(dims, shapes)
         self._place(by_name)
+        self.axes.lengths({n: v.shape for n, v in by_name.items() if not v.local})
 
     def _place(self, latents: dict[str, Any]) -> None:
         """Set the latents, and the span of each in R^D."""
@@ -149,7 +175,7 @@ class Model(Coordinates):
 
     def _copy(self) -> "Model":
         other = copy.copy(self)
-        for cached in ("_hash", "_key", "coordinates"):
+        for cached in ("_hash", "_key", "axes", "coordinates"):
             other.__dict__.pop(cached, None)
         return other
 
@@ -212,6 +238,37 @@ class Model(Coordinates):
         """Values of the latents that are held, by name."""
         latents = self.latents.items()
         return {n: v.bijection.value for n, v in latents if isinstance(v.bijection, Constant)}
+
+    def with_labels(self, coords: Labels, categories: Labels) -> "Model":
+        """Return the model with the labels of one fit, which no compiled program depends on."""
+        if not coords and not categories:
+            return self
+        other = self._copy()
+        other.coords, other.categories = coords, categories
+        return other
+
+    @cached_property
+    def axes(self) -> Axes:
+        """Names of the axes of latents and deterministic quantities, and labels along them."""
+        given = {name: (ROW, *(None,) * len(self._of_row[name].shape)) for name in self.local}
+        given |= {**self._dims, **self.program.dims}
+        dims = {}
+        for name, axes in given.items():
+            first = int(name in self.local)  # the number of an axis is that within a row
+            named = enumerate(axes, -first)
+            dims[name] = tuple(f"{name}_dim_{k}" if a is None else a for k, a in named)
+        return Axes(dims, self.coords)
+
+    @property
+    def row_axes(self) -> frozenset[str]:
+        """Names of the axes of rows of local latents."""
+        return frozenset(self.axes.dims[name][0] for name in self.local)
+
+    @property
+    def known_names(self) -> Labels:
+        """Name of a column to the names of its categories, by which further data are coded."""
+        own = {axis: labels for axis, labels in self.coords.items() if axis not in self.row_axes}
+        return {**own, **self.categories}
 
     def of_fit(self, traces: dict[Any, Any], maps: Mapping[str, Any]) -> "Model":
         """Return the model of one fit, with the traces of its functions and frozen transforms.

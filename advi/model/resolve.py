@@ -8,11 +8,13 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from advi.core.axes import NOTHING, Labels
 from advi.core.errors import describe
 from advi.data.source import Source
 from advi.data.spec import DataSpec
 from advi.model.freeze import of_fit
 from advi.model.indices import check_data_indices
+from advi.model.labels import labelled
 from advi.model.model import Model
 from advi.model.rows import for_rows
 from advi.model.trace import LogJoint, require_all_used, trace, trace_deterministic
@@ -36,11 +38,12 @@ def bind(model: Model | ModelFactory, data: Any, spec: DataSpec, streamed: bool 
     return of_fit(made, spec.float_dtype, made.traces)
 
 
-def resolve_model(model: Model | ModelFactory, source: Source) -> Model:
-    """Return the model, or a factory's model for the data, for one fit.
+def resolve_model(model: Model | ModelFactory, source: Source, coords: Labels = NOTHING) -> Model:
+    """Return the model, or a factory's model for the data, for one fit with its labels.
 
     Values that its functions read from outside are those of now. TypeError if it is no model;
-    ValueError if a transform is wrong, or the model cannot take its rows from the source.
+    ValueError if a transform is wrong, the model cannot take its rows from the source, or labels
+    do not fit its axes.
     """
     check_model(model)
     spec = source.spec
@@ -48,7 +51,7 @@ def resolve_model(model: Model | ModelFactory, source: Source) -> Model:
     check_transforms(resolved, spec.float_dtype)
     program = resolved.program
     source.check_model(bool(resolved.local), program.needs_all_rows, program.declared_rows)
-    return resolved
+    return labelled(resolved, source, coords)
 
 
 def check_model(model: Any) -> None:

@@ -156,15 +156,16 @@ class GlobalPosterior:
                 else self._moment_points()
             )
         values = self.constrain(X)
-        return DrawSet({name: v.astype(np.float64) for name, v in values.items()}, weights)
+        exact = {name: v.astype(np.float64) for name, v in values.items()}
+        return DrawSet(exact, weights, self.model.axes)
 
     @cached_property
     def shown_draws(self) -> DrawSet:
         """`moment_draws` with angles around their mean direction, and deterministic quantities."""
-        values, weights = self.moment_draws
+        values, weights, axes = self.moment_draws
         sites = deterministic(self.density, values).items()
         found = {**values, **{name: v.astype(np.float64) for name, v in sites}}
-        return DrawSet(found, weights).unwrapped(self.guide.angles)
+        return DrawSet(found, weights, axes).unwrapped(self.guide.angles)
 
     def constrain(self, X: Floats) -> dict[str, NDArray]:
         """Return points (n, D) on the constrained scale, by name, host arrays ``(n, *shape)``."""

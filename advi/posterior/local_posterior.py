@@ -99,7 +99,7 @@ class LocalPosterior:
                 "advi.Amortised(encode, params), or fit the new rows."
             )
         with precision(self.float_dtype):
-            return LocalPosterior(self.guide, self.params, self.rows.new(data))
+            return replace(self, density=None, rows=self.rows.new(data, self.model.known_names))
 
     @cached_property
     def tables(self) -> Any:
@@ -183,7 +183,7 @@ class LocalPosterior:
     def summary(
         self, names: Names = None, sort: str | None = None, top: int | None = None
     ) -> Table:
-        shared = self.shared()
+        shared = self.shared()._replace(axes=self.model.axes)
         for name in [] if names is None else check_names("names", names):
             if name in self.model.latents and name not in shared.values:
                 raise ValueError(f"names: {name!r} is local or a point; expected shared, inferred.")

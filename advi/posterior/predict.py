@@ -39,7 +39,7 @@ def predict(posterior: Posterior, fn: Callable[..., Any], n: int, data: Any, key
         data = density.on(None).data
     else:
         with precision(posterior.float_dtype):
-            data, spec = prepare(data, posterior.float_dtype)
+            data, spec = prepare(data, posterior.float_dtype, posterior.model.known_names)
     return _over_draws(fn, with_key, z, data, spec, key)
 
 
@@ -72,7 +72,7 @@ def sites_of(posterior: Posterior, data: Any, refusal: str) -> Any:
         density_of(posterior).log_joint  # noqa: B018 - a loaded fit has none, and says so
         raise TypeError(refusal)
     if data is not None:
-        arrays, spec = converted(data, posterior.float_dtype)
+        arrays, spec = converted(data, posterior.float_dtype, posterior.model.known_names)
         program.predictive.check(arrays)
         check_static(program.static, arrays, spec)
     return program.predictive

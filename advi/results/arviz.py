@@ -16,15 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from advi.core.axes import Labels
 from advi.core.errors import check_count, describe, unknown
 from advi.diagnostics.alarms import verdict_on
+from advi.model.model import ROW
 from advi.posterior.base import density_of
 from advi.posterior.predict import row_terms
 from advi.posterior.record import FitRecord
 from advi.results.storage import MissingLogJoint
 
 SAMPLE_DIMS = ("chain", "draw")
-ROW = "row"  # dimension of the data's rows, unless dims names it
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -51,14 +52,18 @@ def to_arviz(
     data, rows = _data(record), _log_likelihood(record, posterior)
     shapes = {name: values.shape for name, values in data.items()}
     shapes |= {name: values.shape[2:] for name, values in posterior.items()}
-    dims, coords = dict(dims or {}), dict(coords or {})
-    _check(shapes, dims, coords)
+    axes = record.posterior.model.axes
+    own = {n: axes.names(n, len(shapes[n])) for n in posterior if n in axes.dims}
+    given, dims = dict(dims or {}), own | dict(dims or {})
+    _check(shapes, dims, dict(coords or {}))
     # where a latent and a data leaf share a name, dims are the latent's
-    of_data = {name: axes for name, axes in dims.items() if name not in posterior}
-    leaves = _row_leaves(record)
-    row = next((of_data[name][0] for name in leaves if name in of_data), ROW)
+    of_data = {name: named for name, named in given.items() if name not in posterior}
+    leaves, local = _row_leaves(record), record.posterior.model.local
+    of_local = [dims[name][0] for name in posterior if name in local]
+    row = next((of_data[name][0] for name in leaves if name in of_data), (*of_local, ROW)[0])
     of_data = dict.fromkeys(leaves, (row,)) | of_data
-    dims = dict.fromkeys(record.posterior.guide.local, (row,)) | dims
+    dims |= {name: (row, *dims[name][1:]) for name in local & posterior.keys() - given.keys()}
+    coords = _fitting(axes.coords, dims, shapes) | dict(coords or {})
     if verdict_on(record).level == "poor":
         warnings.warn(_caution(record), UserWarning, stacklevel=3)
     groups = {
@@ -214,6 +219,14 @@ def _check(shapes: Mapping[str, Any], dims: Mapping[str, Any], coords: Mapping[s
             raise ValueError(
                 f"coords: got {len(labels)} labels for {axis!r}; expected {sizes[axis]}."
             )
+
+
+def _fitting(
+    coords: Labels, dims: Mapping[str, Sequence[str]], shapes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the labels of a fit along the axes that have its names still."""
+    sizes = {axis: n for name in dims for axis, n in zip(dims[name], shapes[name], strict=True)}
+    return {a: list(ls) for a, ls in coords.items() if sizes.get(a) == len(ls)}
 
 
 def _dataset(

@@ -64,6 +64,7 @@ def save(record: FitRecord, path: Name) -> None:
         "num_values": density_of(record.posterior).num_values,
         "infinite": infinite_draws(guide, params, weighted, posterior.float_dtype),
         "further": _further(outcome),
+        "labels": _labels(model),
     }
     held = model.held
     if held:
@@ -95,6 +96,13 @@ def save(record: FitRecord, path: Name) -> None:
             document["method"] = comparison.method
             arrays |= {"shift": comparison.shift, "log_ratio": comparison.log_ratio}
     write(path, KIND, HOLDING if held else 1, document, arrays)
+
+
+def _labels(model: Model) -> dict[str, Any]:
+    """Return the names of axes, and the labels of the fit; as pairs, in their order."""
+    latents = {name: axes for name, axes in model.axes.dims.items() if name in model.latents}
+    named = {"dims": latents, "coords": model.coords, "categories": model.categories}
+    return {kind: [[name, list(found[name])] for name in found] for kind, found in named.items()}
 
 
 def _further(outcome: Outcome) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advi.core.archive import Archive, Name, read, refused
+from advi.core.axes import check_coords
 from advi.core.draw_set import WeightedDraws
 from advi.core.errors import describe
 from advi.core.jax_config import precision
@@ -111,8 +112,13 @@ def _read_further(archive: Archive) -> dict[str, Any]:
 
 def _model(path: str, archive: Archive, known: tuple[type, ...]) -> Model:
     document = archive.document
-    num_rows = document["num_rows"]
-    model = Model(MissingLogJoint(path), from_data(document["latents"], known))
+    num_rows, labels = document["num_rows"], document.get("labels", {})
+    dims, coords, categories = (
+        {name: tuple(found) for name, found in labels.get(kind, ())}
+        for kind in ("dims", "coords", "categories")
+    )
+    model = Model(MissingLogJoint(path), from_data(document["latents"], known), dims=dims)
+    model = model.with_labels(*map(check_coords, (coords, categories)))
     values = _group(dict(archive.arrays), "held.")
     held = dict(zip(document.get("held", []), values, strict=True))
     for name, value in held.items():

@@ -167,7 +167,8 @@ def _resolved(
     """Return the model in some coordinates for the data of a density, and the source of these."""
     source = InMemory(density.data, density.spec, None)
     chosen = dataclasses.replace(factory, centred=tuple(sorted(centred.items())))
-    return resolve_model(chosen, source), source
+    model = resolve_model(chosen, source)
+    return model.with_labels(density.model.coords, density.model.categories), source
 
 
 def _refuse_points(guide: Guide, sites: Collection[str]) -> None:

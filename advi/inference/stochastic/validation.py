@@ -104,7 +104,7 @@ def hold_out(settings: EvalSettings, steps: Steps, rng: np.random.Generator) -> 
             "eval_data: the held-out ELBO scales rows to as many as the fit has, but log_joint "
             "returned a scalar. Return advi.Terms(shared, rows) with one log-likelihood per row."
         )
-    data, given = converted(eval_data, spec.float_dtype)
+    data, given = converted(eval_data, spec.float_dtype, guide.model.known_names)
     if given.treedef != spec.treedef:
         raise ValueError(
             f"eval_data: got {describe(eval_data)}; expected a tree like that of the data, with "

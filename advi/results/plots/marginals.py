@@ -99,7 +99,7 @@ def marginals(
     posterior: GlobalPosterior, coordinates: Sequence[Coordinate]
 ) -> list[Marginal | None]:
     """Return the distributions of coordinates, None without any finite value in the fit."""
-    values, weights = posterior.shown_draws
+    values, weights, _ = posterior.shown_draws
     curves = _densities(posterior, frozenset(coordinate.name for coordinate in coordinates))
     rounding = ROUNDINGS * np.finfo(posterior.float_dtype).eps
     found: list[Marginal | None] = []

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from advi.core.draw_set import Coordinate, Names
 from advi.core.errors import describe
 from advi.diagnostics.linear_response import linear_response
+from advi.model.model import Model
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.record import FitRecord
 
@@ -82,14 +83,26 @@ def lay_over(
                 warnings.warn(f"no linear response in the plot: {error}", stacklevel=5)
         shown.append(("corrected", corrected().global_posterior))
     for name, other in others.items():
-        model = other.posterior.model
-        if model.coordinates != posterior.model.coordinates:
-            raise ValueError(
-                f"against: {name!r} has the latents {', '.join(model.latents)}; expected "
-                f"{', '.join(posterior.model.latents)}, of the same shapes."
-            )
+        _check_latents(name, posterior.model, other.posterior.model)
         shown.append((str(name), other.global_posterior))
     return [Layer(label, q, f"C{k}") for k, (label, q) in enumerate(shown)]
+
+
+def _check_latents(name: str, model: Model, other: Model) -> None:
+    """Raise ValueError unless an overlay has the latents of a fit, and no other labels."""
+    shapes = {latent: v.shape for latent, v in model.latents.items()}
+    if {latent: v.shape for latent, v in other.latents.items()} != shapes:
+        raise ValueError(
+            f"against: {name!r} has the latents {', '.join(other.latents)}; expected "
+            f"{', '.join(shapes)}, of the same shapes."
+        )
+    for latent, shape in shapes.items():
+        own, others = model.axes.labels(latent, shape), other.axes.labels(latent, shape)
+        if any(a and b and a != b for a, b in zip(own, others, strict=True)):
+            raise ValueError(
+                f"against: {name!r} has other labels along {latent!r}; expected the same ones, in "
+                "the same order."
+            )
 
 
 def given_panels(axes: Any, shape: tuple[int, ...], note: str) -> NDArray[Any] | None:

@@ -1,0 +1,68 @@
+"""The labels of a fit: those that the user gives, and those that tables bring along."""
+
+from advi.core.axes import Label, Labels, labels_of
+from advi.core.errors import unknown
+from advi.data.source import Source
+from advi.data.tables import Names
+from advi.model.model import Model
+from advi.model.rows import for_rows
+
+
+def labelled(model: Model, source: Source, coords: Labels) -> Model:
+    """Return a model with labels along its axes, those of `coords` first.
+
+    Others are the categories of the column of an axis' name, or the coords of a Dataset. ValueError
+    if an axis of `coords` is unknown, or labels are not as many as the entries along their axis.
+    """
+    names = source.names
+    if not (coords or names.categories or names.coords):
+        return model
+    lengths = _lengths(model, source)
+    for axis, labels in coords.items():
+        if axis in lengths:
+            if len(labels) != lengths[axis]:
+                raise ValueError(
+                    f"coords: got {len(labels)} labels for {axis!r}; expected {lengths[axis]}, one "
+                    "for each entry along that axis."
+                )
+        elif axis not in names.categories:
+            raise ValueError(
+                f"coords: {unknown('axis', axis, lengths)}{_hint(model, source, axis)}"
+            )
+    found: dict[str, tuple[Label, ...]] = {a: ls for a, ls in coords.items() if a in lengths}
+    for axis in [*names.categories, *names.coords]:
+        if axis in lengths and axis not in found:
+            found[axis] = _of_data(axis, names, lengths[axis])
+    return model.with_labels(found, names.categories)
+
+
+def _lengths(model: Model, source: Source) -> dict[str, int]:
+    """Return the length of every axis that may have labels: of a stream not that of its rows."""
+    if source.streamed:  # where deterministic quantities are not shown, either
+        shared = {name: v.shape for name, v in model.latents.items() if name not in model.local}
+        return model.axes.lengths(shared)
+    at = for_rows(model, source.spec, source.num_rows)
+    shapes = {name: v.shape for name, v in at.latents.items()}
+    return at.axes.lengths({**shapes, **at.program.shapes})
+
+
+def _of_data(axis: str, names: Names, length: int) -> tuple[Label, ...]:
+    """Return the labels that data give an axis; ValueError if they do not fit it."""
+    is_column = axis in names.categories
+    given = (names.categories if is_column else names.coords)[axis]
+    labels = labels_of(f"data: the coordinate {axis!r} of a Dataset", given)
+    if len(labels) != length:
+        what = f"categories in the column {axis!r}" if is_column else f"labels along {axis!r}"
+        raise ValueError(
+            f"data: got {len(labels)} {what}, but the axis of that name has {length} entries in "
+            f"the model; expected as many. If the data lack some, name all of them in the order of "
+            f"the entries: coords={{{axis!r}: [...]}}."
+        )
+    return labels
+
+
+def _hint(model: Model, source: Source, axis: str) -> str:
+    if source.streamed and axis in model.row_axes:
+        return " The rows of a stream have no labels."
+    named = not model.axes.dims
+    return ' Name the axes: advi.Model(log_joint, latents, dims={"eta": ["county"]}).' * named
