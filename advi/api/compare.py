@@ -19,7 +19,9 @@ from advi.results.fit import Fit
 from advi.variational import draws
 
 DRAWS = 1000
-DIGITS = 7  # an ELBO of thousands of nats may differ in the hundredths
+# column to that of its error, which says how many digits are printed
+ERRORS_OF_ELBO = {"ELBO": "mcse", "difference": "s.e."}
+ERRORS_OF_LOO = {"elpd": "se", "difference": "se of difference"}
 OTHER_MODELS = (
     "The log-joints differ: ELBOs of different models compare only if all priors and likelihoods "
     "are normalised. To compare predictions, compare what fit.loo() returns."
@@ -148,7 +150,7 @@ def _by_elbo(fits: Mapping[str, Fit], data: Any, key: Any) -> Comparison:
     }
     first, *others = densities.values()
     notes = (OTHER_MODELS,) if any(_differ(first, other) for other in others) else ()
-    return _table(order, columns, notes)
+    return _table(order, columns, notes, ERRORS_OF_ELBO)
 
 
 def _by_loo(loos: Mapping[str, Loo]) -> Comparison:
@@ -174,14 +176,18 @@ def _by_loo(loos: Mapping[str, Loo]) -> Comparison:
         for name in order
         if loos[name].fit_at_fault
     )
-    return _table(order, columns, notes)
+    return _table(order, columns, notes, ERRORS_OF_LOO)
 
 
 def _table(
-    order: list[str], columns: Mapping[str, list[Any]], notes: tuple[str, ...]
+    order: list[str],
+    columns: Mapping[str, list[Any]],
+    notes: tuple[str, ...],
+    errors: Mapping[str, str],
 ) -> Comparison:
     arrays = {name: np.array(values) for name, values in columns.items()}
-    return Comparison(tuple(order), arrays, DIGITS, notes=notes)
+    of_itself = {error: error for error in errors.values()}
+    return Comparison(tuple(order), arrays, errors={**errors, **of_itself}, notes=notes)
 
 
 def _check_rows(densities: Mapping[str, Density]) -> None:

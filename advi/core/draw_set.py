@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from advi.core.arrays import on_host, real_numbers
 from advi.core.axes import Axes, entry_names, numbered_entry
-from advi.core.errors import check_names, unknown
+from advi.core.errors import check_names, describe, unknown
 from advi.core.table import Table, largest
 from advi.core.types import Floats
 
@@ -25,6 +26,9 @@ quietly = np.errstate(over="ignore", invalid="ignore")
 
 # of latents, of entries, or of all below: "eta", "eta[Aitkin]" or "eta[3]", "s"
 Names = Sequence[str] | str | None
+
+
+PROBS = (0.05, 0.5, 0.95)
 
 
 class Coordinate(NamedTuple):
@@ -93,12 +97,17 @@ class DrawSet(NamedTuple):
 
     @quietly
     def summary(
-        self, names: Names = None, sort: str | None = None, top: int | None = None
+        self,
+        names: Names = None,
+        sort: str | None = None,
+        top: int | None = None,
+        probs: Any = PROBS,
     ) -> Table:
-        """Return mean, sd and 5 %, 50 % and 95 % quantiles of scalar coordinates.
+        """Return mean, sd and quantiles of scalar coordinates.
 
         By a column, the largest first, and of them the `top`.
         """
+        quantiles = _percent(probs)
         if names is None:
             shapes = {name: v.shape[1:] for name, v in self.values.items()}
             rows = tuple(
@@ -110,10 +119,11 @@ class DrawSet(NamedTuple):
             rows = tuple(coordinate.label for coordinate in chosen)
             columns = self.columns(chosen)
         flat = DrawSet({"": columns}, self.weights)
-        low, middle, high = flat.quantile([0.05, 0.5, 0.95])[""]
-        mean, sd = flat.mean()[""], flat.sd()[""]
-        table = Table(rows, {"mean": mean, "sd": sd, "5%": low, "50%": middle, "95%": high})
-        return largest(table, sort, top)
+        found = {"mean": flat.mean()[""], "sd": flat.sd()[""]}
+        if quantiles:
+            found |= zip(quantiles, flat.quantile([*quantiles.values()])[""], strict=True)
+        # two digits of the sd, and all others to the same place
+        return largest(Table(rows, found, errors=dict.fromkeys(found, "sd")), sort, top)
 
     def coordinates(self, names: Names = None) -> list[Coordinate]:
         """Return the scalar coordinates of names, each once; TypeError or ValueError if unknown."""
@@ -173,6 +183,18 @@ class DrawSet(NamedTuple):
         found = np.take_along_axis(columns, np.take_along_axis(order, places, axis=0), axis=0)
         found = np.where(np.isnan(columns).any(0), np.nan, found)
         return found.reshape((*np.shape(q), *values.shape[1:]))
+
+
+def _percent(probs: Any) -> dict[str, float]:
+    """Return probabilities by the names of their columns, "5%"; ValueError if they are none."""
+    found = np.atleast_1d(on_host(real_numbers("probs", probs), float))
+    names = [f"{100 * p:.10g}%" for p in found.ravel()]
+    between = np.all((found >= 0) & (found <= 1))
+    if found.ndim != 1 or not between or len(set(names)) < len(names):
+        raise ValueError(
+            f"probs: got {describe(probs)}; expected probabilities between 0 and 1, each once."
+        )
+    return dict(zip(names, found.tolist(), strict=True))
 
 
 def _flat(values: Floats) -> Floats:

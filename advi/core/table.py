@@ -1,8 +1,9 @@
 """A small table of named rows, printed in text and HTML."""
 
 import html
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -13,6 +14,10 @@ from advi.core.errors import check_count, unknown
 
 MAX_PRINTED_ROWS = 40
 SHORT = 8  # rows of an array that is printed whole
+PLAIN = 1e6  # below it numbers are printed without an exponent
+CONSTANT_DIGITS = 6
+MAX_PLACES = 6  # after the decimal point of small numbers
+NEGLIGIBLE = 1e-9  # an error of so little, relative to the number, is rounding
 ENDS = (3, 1)  # rows at either end of a longer one, and where there are many such arrays
 
 
@@ -30,9 +35,12 @@ class Table:
     columns
         Name of the column to its numbers, (n,).
     digits
-        Significant digits that are printed.
+        Significant digits that are printed of columns without an error.
     is_sorted
         Whether the rows are in the order of a column.
+    errors
+        Name of a column to that of its error or sd, which may be itself: both are printed to the
+        place of the second significant digit of the error.
 
     Examples
     --------
@@ -41,14 +49,26 @@ class Table:
     >>> print(table)
         mean    sd
     mu   1.5  0.25
-    >>> table["mu"]["sd"]
-    0.25
+    >>> table["mu"]["sd"], len(table), list(table)
+    (0.25, 1, ['mu'])
+    >>> columns = {"mean": np.array([-0.00293, 3.131]), "sd": np.array([1.0, 0.0104])}
+    >>> print(Table(("a", "b"), columns, errors={"mean": "sd", "sd": "sd"}))
+        mean     sd
+    a    0.0    1.0
+    b  3.131  0.010
     """
 
     rows: tuple[str, ...]
     columns: dict[str, NDArray[Any]]
     digits: int = 3
     is_sorted: bool = False
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
 
     def __getitem__(self, name: str) -> Any:
         """Return a column (n,) by its name, or a row as a dict by its name."""
@@ -63,9 +83,28 @@ class Table:
         """Return row name to column name to number."""
         return {row: self[row] for row in self.rows}
 
+    def to_pandas(self) -> Any:
+        """Return a `pandas.DataFrame`, with the names of the rows as its index.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas: pip install pandas") from error
+        return pandas.DataFrame(self.columns, index=list(self.rows))
+
     def _row(self, index: int) -> list[str]:
-        numbers = (f"{values[index]:.{self.digits}g}" for values in self.columns.values())
-        return [self.rows[index], *numbers]
+        return [self.rows[index], *(self._cell(name, index) for name in self.columns)]
+
+    def _cell(self, name: str, index: int) -> str:
+        number = float(self.columns[name][index])
+        if name not in self.errors:
+            return rounded(number, self.digits)
+        return to_error(number, float(self.columns[self.errors[name]][index]))
 
     def _cells(self) -> list[list[str]]:
         lines = [[index] for index in range(len(self.rows))]
@@ -109,7 +148,41 @@ def largest(table: Table, sort: str | None, top: int | None) -> Table:
         order = order[:top]
     columns = {name: values[order] for name, values in table.columns.items()}
     rows = tuple(table.rows[index] for index in order)
-    return Table(rows, columns, table.digits, table.is_sorted or sort is not None)
+    return replace(table, rows=rows, columns=columns, is_sorted=table.is_sorted or sort is not None)
+
+
+def rounded(number: float, digits: int) -> str:
+    """Return a number to some significant digits; below a million without an exponent.
+
+    Examples
+    --------
+    >>> rounded(0.12345, 3), rounded(30000.0, 3), rounded(1234567.0, 3)
+    ('0.123', '30000', '1.23e+06')
+    """
+    if 10**digits <= abs(number) < PLAIN:
+        return f"{number:.0f}"
+    return f"{number:z.{digits}g}"
+
+
+def to_error(number: float, error: float) -> str:
+    """Return a number to the place of the second significant digit of its error.
+
+    Without an error, as of a constant, it has six significant digits.
+
+    Examples
+    --------
+    >>> to_error(3.13159, 0.0123), to_error(-0.00293, 1.0), to_error(1234.5, 230.0)
+    ('3.132', '0.0', '1234')
+    >>> to_error(2.0, 0.0), to_error(2.5e8, 3.1e6), to_error(2.5e-6, 4.123e-6)
+    ('2', '2.500e+08', '2.5e-06')
+    """
+    if not (math.isfinite(number) and NEGLIGIBLE * abs(number) < error < math.inf):
+        return rounded(number, CONSTANT_DIGITS)
+    places = 1 - int(f"{error:.1e}".partition("e")[2])
+    size = int(f"{number or error:.0e}".partition("e")[2])
+    if abs(number) >= PLAIN or (places > MAX_PLACES and size < -1):
+        return f"{number:.{max(size + places, 0)}e}"
+    return f"{number:z.{max(places, 0)}f}"
 
 
 def by_array(names: Sequence[str]) -> list[list[int]]:
@@ -124,7 +197,7 @@ def by_array(names: Sequence[str]) -> list[list[int]]:
     """
     arrays: dict[str, list[list[int]]] = {}
     for index, name in enumerate(names):
-        arrays.setdefault(name.rpartition("[")[0] or name, []).append([index])
+        arrays.setdefault(name.partition("[")[0], []).append([index])
     lines = []
     for ends in ENDS:
         short = [array for array in arrays.values() if len(array) <= SHORT]

@@ -254,9 +254,10 @@ class Model(Coordinates):
         given |= {**self._dims, **self.program.dims}
         dims = {}
         for name, axes in given.items():
-            first = int(name in self.local)  # the number of an axis is that within a row
-            named = enumerate(axes, -first)
-            dims[name] = tuple(f"{name}_dim_{k}" if a is None else a for k, a in named)
+            # the number of an axis is that within a row
+            numbered = enumerate(axes, -1 if name in self.local else 0)
+            unnamed = ((ROW if k < 0 else f"{name}_dim_{k}", axis) for k, axis in numbered)
+            dims[name] = tuple(number if axis is None else axis for number, axis in unnamed)
         return Axes(dims, self.coords)
 
     @property

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from jax import Array
 from numpy.typing import NDArray
 
-from advi.core.draw_set import DrawSet, Names, WeightedDraws
+from advi.core.draw_set import PROBS, DrawSet, Names, WeightedDraws
 from advi.core.status import Estimate
 from advi.core.table import Table
 from advi.model.density import Density
@@ -43,7 +43,11 @@ class Posterior(Protocol):
         ...
 
     def summary(
-        self, names: Names = None, sort: str | None = None, top: int | None = None
+        self,
+        names: Names = None,
+        sort: str | None = None,
+        top: int | None = None,
+        probs: Any = PROBS,
     ) -> Table:
         """Return moments and quantiles of the scalar coordinates that a table shows."""
         ...

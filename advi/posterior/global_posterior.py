@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from advi.core.draw_set import DrawSet, Names, WeightedDraws
+from advi.core.draw_set import PROBS, DrawSet, Names, WeightedDraws
 from advi.core.keys import Stream, host_rng
 from advi.core.status import Estimate
 from advi.core.table import Table
@@ -121,9 +121,13 @@ class GlobalPosterior:
         return reduce(self.shown_draws)
 
     def summary(
-        self, names: Names = None, sort: str | None = None, top: int | None = None
+        self,
+        names: Names = None,
+        sort: str | None = None,
+        top: int | None = None,
+        probs: Any = PROBS,
     ) -> Table:
-        return self.shown_draws.summary(names, sort, top)
+        return self.shown_draws.summary(names, sort, top, probs)
 
     def cov(self, names: Names = None) -> Floats:
         """Return the covariance (K, K) of scalar coordinates."""

@@ -12,7 +12,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from advi.core import interrupts
-from advi.core.draw_set import DrawSet, Names
+from advi.core.draw_set import PROBS, DrawSet, Names
 from advi.core.errors import check_names
 from advi.core.jax_config import precision
 from advi.core.keys import Stream, host_rng
@@ -181,14 +181,14 @@ class LocalPosterior:
         return self._on_host(programs.draw_program(guide), params, np.zeros(0, self.float_dtype))
 
     def summary(
-        self, names: Names = None, sort: str | None = None, top: int | None = None
+        self, names: Names = None, sort: Any = None, top: Any = None, probs: Any = PROBS
     ) -> Table:
         shared = self.shared()._replace(axes=self.model.axes)
         for name in [] if names is None else check_names("names", names):
             if name in self.model.latents and name not in shared.values:
                 raise ValueError(f"names: {name!r} is local or a point; expected shared, inferred.")
         known = names is not None or shared.values
-        return shared.summary(names, sort, top) if known else Table((), {})
+        return shared.summary(names, sort, top, probs) if known else Table((), {})
 
     def log_prob(self, z: Any) -> Array:
         raise self.no_joint_vector()

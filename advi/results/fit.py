@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from advi.core import interrupts
 from advi.core.archive import Name
 from advi.core.arrays import on_host, real_numbers
-from advi.core.draw_set import DrawSet
+from advi.core.draw_set import PROBS, DrawSet
 from advi.core.errors import check_bool, check_count, check_positive
 from advi.core.jax_config import default_float
 from advi.core.keys import Stream, device_key
@@ -192,9 +192,10 @@ class Fit:
             Integer or JAX key; the draws are those of `sample`. A fit of `nuts` has all its draws,
             by chain, whatever `n` and `key` are.
         dims
-            Name of a latent or a data leaf to the names of its axes.
+            Name of a latent or a data leaf to the names of its axes; those of latents are by
+            default the model's.
         coords
-            Name of an axis to the labels along it.
+            Name of an axis to the labels along it; by default those of the fit.
 
         Returns
         -------
@@ -256,7 +257,7 @@ class Fit:
         Parameters
         ----------
         names
-            Names of latents or of their entries, "eta" or "eta[3]"; by default all.
+            Names of latents or of their entries, "eta", "eta[3]" or "eta[Aitkin]"; by default all.
 
         Raises
         ------
@@ -294,10 +295,14 @@ class Fit:
         self,
         names: Sequence[str] | str | None = None,
         *,
+        probs: float | Sequence[float] = PROBS,
         sort: str | None = None,
         top: int | None = None,
     ) -> Table:
-        """Return mean, sd and 5 %, 50 % and 95 % quantiles of scalar coordinates.
+        """Return mean, sd and quantiles of scalar coordinates.
+
+        Two digits of the sd are printed, and the other numbers of a row to the same place; the
+        columns hold all digits.
 
         There is no r_hat and no effective sample size: the draws of q are independent, and those
         of chains have theirs in the verdict. With local latents the table has only the inferred
@@ -306,8 +311,11 @@ class Fit:
         Parameters
         ----------
         names
-            Names of latents or deterministic sites, or of their entries, "eta" or "eta[3]"; by
-            default all.
+            Names of latents or deterministic sites, or of their entries, "eta", "eta[3]" or by
+            label "eta[Aitkin]"; by default all. Entries whose labels are whole numbers go by their
+            labels alone.
+        probs
+            Probabilities of the quantiles, whose columns are named "5%".
         sort
             A column: "mean" for the rows with the largest means first, "-mean" for the smallest.
         top
@@ -317,7 +325,8 @@ class Fit:
         Raises
         ------
         TypeError, ValueError
-            If a name or the column is unknown, or `top` is not a positive integer.
+            If a name or the column is unknown, `top` is not a positive integer, or `probs` are no
+            probabilities.
 
         Examples
         --------
@@ -328,8 +337,11 @@ class Fit:
         >>> fit = advi.fit(model, np.arange(100.0))
         >>> fit.summary("b", sort="mean", top=2).rows
         ('b[99]', 'b[98]')
+        >>> print(fit.summary("b[3]", probs=(0.025, 0.975)))
+              mean   sd  2.5%  97.5%
+        b[3]   3.0  1.0   1.0    5.0
         """
-        return self.posterior.summary(names, sort, top)
+        return self.posterior.summary(names, sort, top, probs)
 
     def log_marginal(self, data: Any = None, draws: int = 5000, key: Any = 0) -> RowValues:
         """Estimate each row's log p(x), its local latents integrated out, by importance draws.
@@ -732,8 +744,9 @@ class Fit:
         Parameters
         ----------
         names
-            Names of latents or deterministic sites, or of their entries, "eta" or "eta[3]"; by
-            default all, as in the summary. Of more than 24 panels the first 24 are drawn.
+            Names of latents or deterministic sites, or of their entries, "eta", "eta[3]" or
+            "eta[Aitkin]"; by default all, as in the summary. Of more than 24 panels the first 24
+            are drawn.
         sort
             A column of the summary, by which the coordinates are ordered: "mean" for the largest
             means first, "-mean" for the smallest; by default the order of the latents.

