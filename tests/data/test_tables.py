@@ -105,16 +105,34 @@ def test_a_table_is_the_one_argument_of_a_numpyro_model():
 
 WRONG = {
     "text": (
-        lambda: FRAME.assign(name="a", kind=pd.Categorical(["b"] * N)),
-        "text or categories in the columns 'name', 'kind'",
+        lambda: FRAME.assign(name="a", kind=np.array(["b"] * N, object)),
+        r"text in the columns 'name', 'kind'; .* data\['name'\].astype\('category'\)",
     ),
     "text in polars": (
         lambda: pytest.importorskip("polars").DataFrame({"name": ["a"]}),
-        "text or categories in the columns 'name'",
+        r"text in the columns 'name'; .* data\['name'\].cast\(polars.Categorical\)",
     ),
-    "categories in arrow": (
-        lambda: pytest.importorskip("pyarrow").table({"k": pd.Categorical(["a"])}),
-        "text or categories in the columns 'k'",
+    "text in arrow": (
+        lambda: pytest.importorskip("pyarrow").table({"k": ["a"]}),
+        r"text in the columns 'k'; .* data\['k'\].dictionary_encode\(\)",
+    ),
+    "missing categories": (
+        lambda: FRAME.assign(k=pd.Categorical(["a", None] * (N // 2))),
+        rf"missing values in the columns 'k' \({N // 2}\)",
+    ),
+    "missing categories in polars": (
+        lambda: (pl := pytest.importorskip("polars")).DataFrame(
+            {"k": pl.Series(["a", None], dtype=pl.Categorical)}
+        ),
+        r"missing values in the columns 'k' \(1\)",
+    ),
+    "missing categories in arrow": (
+        lambda: pytest.importorskip("pyarrow").table({"k": pd.Categorical(["a", None])}),
+        r"missing values in the columns 'k' \(1\)",
+    ),
+    "missing categories in a dict": (
+        lambda: {**COLUMNS, "k": pd.Series(["a", None], dtype="category")},
+        r"got a Series with missing values in the columns 'k' \(1\)",
     ),
     "missing": (
         lambda: FRAME.assign(
