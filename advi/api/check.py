@@ -14,6 +14,7 @@ from advi.core.types import Bools, Floats
 from advi.data.open_source import open_source
 from advi.data.row_subset import RowSubset
 from advi.data.spec import DataSpec, find_nan, prepare
+from advi.model.axis_labels import labelled
 from advi.model.checks.flat import flat_entries, sentence
 from advi.model.checks.gradients import mismatches
 from advi.model.checks.minibatch_bias import bias
@@ -21,7 +22,6 @@ from advi.model.checks.ridges import combination, ridges
 from advi.model.checks.tails import growth
 from advi.model.density import Density
 from advi.model.indices import check_data_indices
-from advi.model.labels import labelled
 from advi.model.model import Model
 from advi.model.resolve import ModelFactory, bind, check_model, check_on_host
 from advi.model.rows import count_rows, for_rows

@@ -59,7 +59,10 @@ class Axes(NamedTuple):
         return {axis: length for axis, (length, _) in found.items()}
 
 
-def entry_names(name: str, shape: Sequence[int], axes: Axes = Axes()) -> tuple[str, ...]:  # noqa: B008
+NO_AXES = Axes()
+
+
+def entry_names(name: str, shape: Sequence[int], axes: Axes = NO_AXES) -> tuple[str, ...]:
     """Return the names of an array's entries, by their labels or else their numbers.
 
     Examples

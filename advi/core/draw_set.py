@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advi.core.arrays import on_host, real_numbers
-from advi.core.axes import Axes, entry_names, numbered_entry
+from advi.core.axes import NO_AXES, Axes, entry_names, numbered_entry
 from advi.core.errors import check_names, describe, unknown
 from advi.core.table import Table, largest
 from advi.core.types import Floats
@@ -48,7 +48,7 @@ class DrawSet(NamedTuple):
 
     values: Mapping[str, Float[ndarray, "S ..."]]
     weights: Float[ndarray, " S"] | None = None  # sum to one; None for equal weights
-    axes: Axes = Axes()  # by which entries are named
+    axes: Axes = NO_AXES  # by which entries are named
 
     def unwrapped(self, angles: Sequence[str]) -> DrawSet:
         """Return the draws with angles within half a turn of their mean direction.

@@ -12,9 +12,9 @@ from advi.core.axes import NOTHING, Labels
 from advi.core.errors import describe
 from advi.data.source import Source
 from advi.data.spec import DataSpec
+from advi.model.axis_labels import labelled
 from advi.model.freeze import of_fit
 from advi.model.indices import check_data_indices
-from advi.model.labels import labelled
 from advi.model.model import Model
 from advi.model.rows import for_rows
 from advi.model.trace import LogJoint, require_all_used, trace, trace_deterministic

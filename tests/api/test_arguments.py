@@ -67,7 +67,7 @@ REFUSED = {
 # of these it is seen below that they do something
 TAKEN = {"family", "optimizer", "batch_size", "max_steps", "key", "init", "x64", "callback"}
 # and these are about what is shown, and about whether a fit is examined
-OTHER = {"model", "data", "progress", "diagnose"}
+OTHER = {"model", "data", "coords", "progress", "diagnose"}
 
 
 def test_all_arguments_are_thought_of():

@@ -122,12 +122,15 @@ def test_local_latents_lie_along_the_rows():
         return advi.Terms(-0.5 * z["m"] ** 2, rows)
 
     model = advi.Model(log_joint, {"h": advi.real(2, local=True), "m": advi.real()})
-    fit = advi.fit(model, {"y": np.arange(12.0)}, batch_size=4, max_steps=10)
+    data, coords = {"y": np.arange(12.0)}, {"row": range(100, 112)}
+    fit = advi.fit(model, data, coords=coords, batch_size=4, max_steps=10)
     with pytest.warns(UserWarning, match="'poor'.*Next: (?!use fit.corrected)"):
         tree = fit.to_arviz(5)  # after ten steps it is still moving
     assert set(tree.children) == {"posterior", "trace", "log_likelihood", "observed_data"}
     posterior = tree["posterior"]
     assert posterior["h"].dims == ("chain", "draw", "row", "h_dim_0")
+    assert posterior["row"].values.tolist() == tree["log_likelihood"]["row"].values.tolist()
+    assert posterior["row"].values.tolist() == list(range(100, 112))
     h, m = np.asarray(posterior["h"][0]), np.asarray(posterior["m"][0])[:, None]
     expected = -0.5 * (h**2).sum(-1) - 0.5 * (np.arange(12.0) - m - h[..., 0]) ** 2
     np.testing.assert_allclose(tree["log_likelihood"]["rows"][0], expected, rtol=1e-5)

@@ -227,6 +227,12 @@ def test_wrong_coords_are_told_before_anything_compiles(case):
     assert programs == []
 
 
+def test_rows_of_a_stream_have_no_labels():
+    model = advi.Model(log_joint, LATENTS | {"h": advi.real(local=True)}, dims=DIMS)
+    with pytest.raises(ValueError, match=r"unknown axis 'row'.* rows of a stream have no labels"):
+        advi.fit(model, [FRAME], num_rows=N, coords={"row": range(N)})
+
+
 def test_categories_are_as_many_as_the_entries_of_their_axis():
     few = FRAME[FRAME["county"] != "Anoka"]
     few = few.assign(county=few["county"].cat.remove_unused_categories())
