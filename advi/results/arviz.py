@@ -26,6 +26,7 @@ from advi.posterior.record import FitRecord
 from advi.results.storage import MissingLogJoint
 
 SAMPLE_DIMS = ("chain", "draw")
+ROWS = "rows"  # the variable of log-likelihoods
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -59,11 +60,13 @@ def to_arviz(
     # where a latent and a data leaf share a name, dims are the latent's
     of_data = {name: named for name, named in given.items() if name not in posterior}
     leaves, local = _row_leaves(record), record.posterior.model.local
-    of_local = [dims[name][0] for name in posterior if name in local]
-    row = next((of_data[name][0] for name in leaves if name in of_data), (*of_local, ROW)[0])
+    rows_of_fit = next((dims[name][0] for name in posterior if name in local), ROW)
+    row = ROW if rows_of_fit in (ROWS, *data) else rows_of_fit  # a variable beside it
+    row = next((of_data[name][0] for name in leaves if name in of_data), row)
     of_data = dict.fromkeys(leaves, (row,)) | of_data
     dims |= {name: (row, *dims[name][1:]) for name in local & posterior.keys() - given.keys()}
-    coords = _fitting(axes.coords, dims, shapes) | dict(coords or {})
+    labels = {row: axes.coords.get(rows_of_fit, ()), **axes.coords}
+    coords = _fitting(labels, dims, shapes) | dict(coords or {})
     if verdict_on(record).level == "poor":
         warnings.warn(_caution(record), UserWarning, stacklevel=3)
     groups = {
@@ -75,7 +78,7 @@ def to_arviz(
         stats = {name: v.reshape(num_chains, -1) for name, v in densities.items()}
         groups["sample_stats"] = _dataset(stats, SAMPLE_DIMS)
     if rows is not None:
-        by_row = {"rows": rows.reshape(num_chains, -1, rows.shape[1])}
+        by_row = {ROWS: rows.reshape(num_chains, -1, rows.shape[1])}
         groups["log_likelihood"] = _dataset(by_row, (*SAMPLE_DIMS, row), coords=coords)
     if data:
         groups["observed_data"] = _dataset(data, (), of_data, coords)
@@ -239,18 +242,21 @@ def _dataset(
     """Return an xarray dataset; axes without a name are called NAME_dim_0 and so on."""
     variables, sizes = {}, {}
     for name, value in values.items():
-        flat = name.replace("/", ".")  # a slash would be a group to xarray
         axes = [*lead, *dims.get(name, ())]
-        axes += [f"{flat}_dim_{k}" for k in range(value.ndim - len(axes))]
-        variables[flat] = (axes, value)
+        axes += [f"{name}_dim_{k}" for k in range(value.ndim - len(axes))]
+        variables[_flat(name)] = ([_flat(axis) for axis in axes], value)
         sizes |= dict(zip(axes, value.shape, strict=True))
-    taken = [axis for axis in sizes if axis in variables]
+    taken = [axis for axis in sizes if _flat(axis) in variables]
     if taken:
         raise ValueError(
             f"dims: {taken[0]!r} is the name of a variable beside it; expected another for an axis."
         )
-    labels = {axis: coords.get(axis, np.arange(size)) for axis, size in sizes.items()}
+    labels = {_flat(axis): coords.get(axis, np.arange(size)) for axis, size in sizes.items()}
     return _xarray().Dataset(variables, labels, {"inference_library": "advi", **report})
+
+
+def _flat(name: str) -> str:
+    return name.replace("/", ".")  # a slash would be a group to xarray
 
 
 def _xarray() -> Any:
