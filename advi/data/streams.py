@@ -59,8 +59,8 @@ class BatchStream(ReadSource):
             raise ValueError("data: the stream is empty; expected at least one batch.") from None
         tree, names = tables_and_names(as_tree(batch), coords)
         example, spec = converted(tree, float_dtype)
-        again = [itertools.chain([batch], epoch)]
-        return cls(epochs, num_rows, example, spec, again, names=names)
+        whole: Iterator[Any] = itertools.chain([batch], epoch)
+        return cls(epochs, num_rows, example, spec, [whole], names=names)
 
     @property
     def first(self) -> Rows:

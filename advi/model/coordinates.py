@@ -36,7 +36,7 @@ class Coordinates:
     def beside(self) -> tuple[str, ...]:
         """Names of values beside the latents in their tree."""
 
-    @property
+    @cached_property
     @abstractmethod
     def axes(self) -> Axes:
         """Names of the axes of latents and of values beside them, and labels along these."""

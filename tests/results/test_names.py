@@ -1,6 +1,7 @@
 """Labels: wherever an entry is named, in every kind of fit, and for data in another order."""
 
 import pickle
+from typing import Any
 
 import jax
 import numpy as np
@@ -180,7 +181,7 @@ def test_encoders_get_the_codes_of_the_fit():
     family = {"h": advi.Amortised(encode, params)}
     fit = advi.fit(model, FRAME, family=family, optimizer=optax.sgd(0.0), max_steps=2)
     draws = [fit.sample(5, data=data)["h"] for data in (FRAME, OTHER)]
-    np.testing.assert_array_equal(*draws)
+    np.testing.assert_array_equal(draws[0], draws[1])
     ids = advi.fit(model, FRAME[:4], coords={"row": list("abcd")}, diagnose=False)
     assert list(ids.summary("h")) == ["h[a]", "h[b]", "h[c]", "h[d]"]
 
@@ -271,7 +272,7 @@ def radon(county, y=None):
     mu = numpyro.sample("mu", dist.Normal(0, 3))
     tau = numpyro.sample("tau", dist.HalfNormal(2))
     with numpyro.plate("county", 3):
-        eta = numpyro.sample("eta", dist.Normal(mu, tau))
+        eta: Any = numpyro.sample("eta", dist.Normal(mu, tau))
         numpyro.deterministic("twice", 2 * eta)
         numpyro.sample("share", dist.Dirichlet(np.ones(2)))
     with numpyro.plate("rows", len(county)):
@@ -283,7 +284,7 @@ def test_plates_name_the_axes_of_numpyro_models():
     assert fit.summary(["eta", "twice[Aitkin]"]).rows == (*NAMES, "twice[Aitkin]")
     assert fit.summary("share").rows[:2] == ("share[Becker, 0]", "share[Becker, 1]")
     drawn = [fit.predictive(5, data)["y"] for data in (FRAME[["county"]], OTHER[["county"]])]
-    np.testing.assert_array_equal(*drawn)
+    np.testing.assert_array_equal(drawn[0], drawn[1])
 
 
 @pytest.mark.slow
@@ -293,7 +294,7 @@ def test_other_coordinates_keep_the_labels():
     assert "eta_decentered[Aitkin]" in moved.summary().rows
     assert moved.summary("eta").rows == tuple(NAMES)
     same = [moved.predict(lambda z, d: z["eta"][d["county"]], 3, data) for data in (FRAME, OTHER)]
-    np.testing.assert_array_equal(*same)
+    np.testing.assert_array_equal(same[0], same[1])
 
 
 def test_quantiles_are_those_asked_for(fit):
