@@ -182,8 +182,16 @@ def test_encoders_get_the_codes_of_the_fit():
     fit = advi.fit(model, FRAME, family=family, optimizer=optax.sgd(0.0), max_steps=2)
     draws = [fit.sample(5, data=data)["h"] for data in (FRAME, OTHER)]
     np.testing.assert_array_equal(draws[0], draws[1])
-    ids = advi.fit(model, FRAME[:4], coords={"row": list("abcd")}, diagnose=False)
-    assert list(ids.summary("h")) == ["h[a]", "h[b]", "h[c]", "h[d]"]
+
+
+@pytest.mark.slow
+def test_rows_have_the_labels_of_their_axis():
+    def rows(z, d):
+        return advi.Terms(0.0, -0.5 * (z["h"] ** 2 + (d["y"] - z["h"]) ** 2))
+
+    model = advi.Model(rows, {"h": advi.real(local=True)})
+    fit = advi.fit(model, FRAME[["y"]][:4], coords={"row": list("abcd")}, diagnose=False)
+    assert list(fit.summary()) == ["h[a]", "h[b]", "h[c]", "h[d]"]
 
 
 def test_check_names_entries_by_label():
