@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from advi.api.fit import check_arguments, record_of
+from advi.api.fit import check_arguments, check_start, record_of
 from advi.core.axes import check_coords
 from advi.core.errors import describe
 from advi.core.jax_config import default_float, precision
@@ -79,8 +79,8 @@ class SVI:
         state
             What `init` or the step before returned.
         batch
-            Tree of arrays like the data, with `batch_size` rows; by default all data, if `svi` was
-            given no `batch_size`.
+            Tree of arrays, or a table, like the data, with `batch_size` rows; by default all data,
+            if `svi` was given no `batch_size`.
 
         Raises
         ------
@@ -188,6 +188,7 @@ def svi(
         labels = check_coords(coords)
         source = open_source(data, num_rows, batch_size, float_dtype, labels)
         resolved = resolve_model(model, source, labels)
+        check_start(init, resolved)
         held_out, checkpoint = EvalSettings(), Checkpoint(None)
         settings = StochasticSteps(objective, optimizer, batch_size, 1, held_out, checkpoint)
         steps, source = prepare_steps(resolved, source, family, settings)

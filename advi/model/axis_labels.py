@@ -36,6 +36,15 @@ def labelled(model: Model, source: Source, coords: Labels) -> Model:
     return model.with_labels(found, names.categories)
 
 
+def differently_labelled(model: Model, other: Model) -> str | None:
+    """Return a latent along which both models have labels, but not the same ones, or None."""
+    for name in (name for name in model.latents if name in other.latents):
+        own, others = (m.axes.labels(name, m.latents[name].shape) for m in (model, other))
+        if any(a and b and a != b for a, b in zip(own, others, strict=False)):
+            return name
+    return None
+
+
 def _lengths(model: Model, source: Source) -> dict[str, int]:
     """Return the length of every axis that may have labels: of a stream not that of its rows."""
     if source.streamed:  # where deterministic quantities are not shown, either

@@ -138,6 +138,13 @@ def test_new_data_are_coded_by_the_names_of_the_fit(fit):
         fit.log_likelihood(FRAME.assign(county=pd.Categorical(["Cook"] * N)))
 
 
+def test_a_start_has_the_labels_of_the_fit(fit):
+    with pytest.raises(ValueError, match="init: got a fit with other labels along 'eta'"):
+        advi.fit(MODEL, OTHER, init=fit, **PLAIN)
+    named = advi.fit(MODEL, OTHER, init=fit, coords={"county": COUNTIES}, **PLAIN)
+    np.testing.assert_allclose(named.summary()["mean"], fit.summary()["mean"], atol=1e-3)
+
+
 def test_a_file_and_a_pickle_keep_names_and_codes(yearly, tmp_path):
     yearly.save(tmp_path / "names.advi")
     for kept in (advi.load(tmp_path / "names.advi"), pickle.loads(pickle.dumps(yearly))):

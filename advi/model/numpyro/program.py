@@ -162,6 +162,9 @@ def from_numpyro(
     "x_unconstrained", its coordinates on the real line. Effect handlers such as ``mask``,
     ``scale``, ``reparam`` and ``condition`` work as in NumPyro.
 
+    Plates name the axes of the sites inside, for the `coords` of a fit: "theta[Choate]" for
+    ``coords={"schools": [...]}``.
+
     The missing values of a site with an ``obs_mask`` are drawn given the latents, and are part of
     the draws as "x_unobserved", and in "x"; they are latents if another site depends on them. An
     entry of a latent that is masked out of the density, and that nothing else depends on, has a

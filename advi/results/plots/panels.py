@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from advi.core.draw_set import Coordinate, Names
 from advi.core.errors import describe
 from advi.diagnostics.linear_response import linear_response
+from advi.model.axis_labels import differently_labelled
 from advi.model.model import Model
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.record import FitRecord
@@ -96,13 +97,12 @@ def _check_latents(name: str, model: Model, other: Model) -> None:
             f"against: {name!r} has the latents {', '.join(other.latents)}; expected "
             f"{', '.join(shapes)}, of the same shapes."
         )
-    for latent, shape in shapes.items():
-        own, others = model.axes.labels(latent, shape), other.axes.labels(latent, shape)
-        if any(a and b and a != b for a, b in zip(own, others, strict=True)):
-            raise ValueError(
-                f"against: {name!r} has other labels along {latent!r}; expected the same ones, in "
-                "the same order."
-            )
+    latent = differently_labelled(model, other)
+    if latent is not None:
+        raise ValueError(
+            f"against: {name!r} has other labels along {latent!r}; expected the same ones, in the "
+            "same order."
+        )
 
 
 def given_panels(axes: Any, shape: tuple[int, ...], note: str) -> NDArray[Any] | None:
