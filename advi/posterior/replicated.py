@@ -101,7 +101,7 @@ def _of_leaves(posterior: Posterior, data: Any, fn: Any) -> tuple[Observed, Draw
         density = density_of(posterior).on(None)
         leaves, known = jax.tree.leaves(density.data), density.spec.names
     else:
-        arrays, spec = converted(data, posterior.float_dtype)
+        arrays, spec = converted(data, posterior.float_dtype, posterior.model.known_names)
         leaves, known = jax.tree.leaves(arrays), spec.names
     observed = dict(zip(known, leaves, strict=True))
 

@@ -107,7 +107,7 @@ def test_plots_have_labels(fit):
     matplotlib.use("Agg")
     pyplot = pytest.importorskip("matplotlib.pyplot")
     assert [panel.get_title() for panel in fit.plot("eta")] == NAMES
-    [forest] = fit.plot("eta", forest=True, sort=False)
+    forest = fit.plot_forest("eta", sort=None)
     assert [tick.get_text() for tick in forest.get_yticklabels()] == NAMES
     assert fit.plot_pairs(["mu", "eta[0]"])[1, 0].get_ylabel() == "eta[Becker]"
     names = sorted(COUNTIES)
