@@ -21,7 +21,7 @@ from advi.inference.plan.run import Plan
 from advi.inference.stochastic.checkpoint import Checkpoint
 from advi.inference.stochastic.run import StochasticSteps
 from advi.inference.stochastic.validation import EvalSettings
-from advi.model.axis_labels import differently_labelled
+from advi.model.axis_labels import check_start
 from advi.model.model import Model
 from advi.model.resolve import ModelFactory, check_model, check_on_host, resolve_model
 from advi.posterior.base import density_of
@@ -207,7 +207,8 @@ def fit(
         labels = check_coords(coords)
         source = open_source(data, num_rows, batch_size, float_dtype, labels)
         resolved = resolve_model(model, source, labels)
-        check_start(init, resolved)
+        if isinstance(init, FitRecord):
+            check_start(resolved, init.posterior.model)
         by_row = bool(resolved.local) and has_row_family(family)
         if optimizer is not None or batch_size is not None or source.streamed or by_row:
             algorithm = StochasticSteps(
@@ -233,18 +234,6 @@ def _goes_on(family: Any, max_steps: int | None) -> bool:
 def record_of(init: Any) -> Any:
     """Return the record of a fit, or another `init` as it is."""
     return init._record if isinstance(init, Fit) else init
-
-
-def check_start(init: Any, model: Model) -> None:
-    """Raise ValueError if `init` is the record of a fit with labels in another order."""
-    if isinstance(init, FitRecord):
-        name = differently_labelled(model, init.posterior.model)
-        if name is not None:
-            raise ValueError(
-                f"init: got a fit with other labels along {name!r}, or in another order; expected "
-                "the same ones. Give those of that fit as coords, or init=fit.mean() to begin at "
-                "its values whatever their labels."
-            )
 
 
 def _check_numbers(max_steps: Any, restarts: Any, key: Any, progress: Any, diagnose: Any) -> None:

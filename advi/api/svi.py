@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from advi.api.fit import check_arguments, check_start, record_of
+from advi.api.fit import check_arguments, record_of
 from advi.core.axes import check_coords
 from advi.core.errors import describe
 from advi.core.jax_config import default_float, precision
@@ -24,6 +24,7 @@ from advi.inference.stochastic.steps import State, StepInfo, initial_state, make
 from advi.inference.stochastic.steps_fit import StepsFit
 from advi.inference.stochastic.validation import EvalSettings
 from advi.inference.stochastic.warm_start import Found
+from advi.model.axis_labels import check_start
 from advi.model.model import Model
 from advi.model.resolve import ModelFactory, check_model, check_on_host, resolve_model
 from advi.model.source_density import rows_density
@@ -188,7 +189,8 @@ def svi(
         labels = check_coords(coords)
         source = open_source(data, num_rows, batch_size, float_dtype, labels)
         resolved = resolve_model(model, source, labels)
-        check_start(init, resolved)
+        if isinstance(init, FitRecord):
+            check_start(resolved, init.posterior.model)
         held_out, checkpoint = EvalSettings(), Checkpoint(None)
         settings = StochasticSteps(objective, optimizer, batch_size, 1, held_out, checkpoint)
         steps, source = prepare_steps(resolved, source, family, settings)

@@ -70,6 +70,14 @@ def leaves_with_paths(data: Any) -> tuple[list[tuple[Any, Any]], Any]:
         ) from None
 
 
+def unknown_categories(name: str) -> TypeError:
+    """Return the error for categories in a column that had none in a fit."""
+    return TypeError(
+        f"data: got categories in the column {name!r}, which the fit does not know as such; "
+        "expected the numbers that it was fitted to, or the columns that are used alone."
+    )
+
+
 class _Coder:
     """Turns tables into columns and categories into codes; one that learns keeps their names."""
 
@@ -130,11 +138,7 @@ class _Coder:
         known = self.categories.get(name, self._known.get(name))
         if known is None:
             if not self._learns:
-                raise TypeError(
-                    f"data: got categories in the column {name!r}, which the fit does not know as "
-                    "such; expected the numbers that it was fitted to, or the columns that are "
-                    "used alone."
-                )
+                raise unknown_categories(name)
             self.categories[name] = known = own
         elif self._learns:
             self.categories[name] = known

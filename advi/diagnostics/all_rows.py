@@ -6,6 +6,7 @@ from typing import Any
 from advi.core.jax_config import precision
 from advi.data.open_source import open_source
 from advi.data.source import Source
+from advi.data.tables import unknown_categories
 from advi.model.density import Density
 from advi.model.resolve import traced_model
 from advi.model.source_density import StreamedDensity
@@ -26,7 +27,10 @@ def on_all_rows(density: Density, data: Any) -> Density:
     num_rows, float_dtype = round(held * density.scale), density.spec.float_dtype
     with precision(float_dtype):
         # batches of rows are for arrays on disk; others are taken as they are
-        source = open_source(data, num_rows, held, float_dtype)
+        known = density.model.known_names
+        source = open_source(data, num_rows, held, float_dtype, known)
+        for name in source.names.categories.keys() - known.keys():
+            raise unknown_categories(name)
         if source.spec.treedef != density.spec.treedef:
             raise ValueError(
                 f"data: got the leaves {', '.join(source.spec.names)}; expected a tree like that "

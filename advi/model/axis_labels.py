@@ -45,6 +45,17 @@ def differently_labelled(model: Model, other: Model) -> str | None:
     return None
 
 
+def check_start(model: Model, start: Model) -> None:
+    """Raise ValueError if the model of a fit to start from has other labels than a model."""
+    name = differently_labelled(model, start)
+    if name is not None:
+        raise ValueError(
+            f"init: got a fit with other labels along {name!r}, or in another order; expected the "
+            "same ones. Give those of that fit as coords, or init=fit.mean() to begin at its "
+            "values whatever their labels."
+        )
+
+
 def _lengths(model: Model, source: Source) -> dict[str, int]:
     """Return the length of every axis that may have labels: of a stream not that of its rows."""
     if source.streamed:  # where deterministic quantities are not shown, either

@@ -165,9 +165,8 @@ def _resolved(
     factory: NumPyroModel, centred: Centredness, density: Density
 ) -> tuple[Model, InMemory]:
     """Return the model in some coordinates for the data of a density, and the source of these."""
-    source = InMemory(density.data, density.spec, None)
     chosen = dataclasses.replace(factory, centred=tuple(sorted(centred.items())))
-    model = resolve_model(chosen, source)
+    model = resolve_model(chosen, source := InMemory(density.data, density.spec, None))
     return model.with_labels(density.model.coords, density.model.categories), source
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from advi.core.errors import describe
 from advi.data.spec import DataSpec
 from advi.model.latents import Latent
-from advi.model.model import Deterministic, Model, Program
+from advi.model.model import Model
 from advi.model.numpyro.axes import of_latent
 from advi.model.numpyro.binding import call_and_sites
 from advi.model.numpyro.call import BoundCall, Call, static_data
@@ -18,6 +18,7 @@ from advi.model.numpyro.prior import PriorDraws
 from advi.model.numpyro.reparam import Centred, Reparametrised, centredness, check_sites
 from advi.model.numpyro.rows import RowsPlate, rows_plate
 from advi.model.numpyro.sites import Sites
+from advi.model.program import Deterministic, Program
 from advi.model.rows import for_rows
 from advi.model.trace import trace
 from advi.model.trace_errors import MisplacedError
