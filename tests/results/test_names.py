@@ -173,6 +173,20 @@ def test_batches_held_out_rows_and_steps_are_coded_by_name():
     assert steps.result(taken[0][0]).summary("beta").rows[0] == "beta[Becker, 2020]"
 
 
+@pytest.mark.slow
+def test_rows_that_are_handed_in_again_are_coded_by_name():
+    parts = [slice(0, 20), slice(20, 40), slice(40, 60)]
+    fit = advi.fit(MODEL, [FRAME[part] for part in parts], num_rows=N, max_steps=500)
+    again = [[frame[part] for part in parts] for frame in (FRAME, OTHER)]
+    first, second = (fit.check(data=data).diagnostics["mean_shift"] for data in again)
+    assert first == second
+    assert list(first)[1:4] == NAMES
+    codes = advi.fit(MODEL, [FRAME.assign(county=COUNTY)[part] for part in parts], num_rows=N,
+                     max_steps=10)  # fmt: skip
+    with pytest.raises(TypeError, match="categories in the column 'county', which the fit does"):
+        codes.check(data=again[0])
+
+
 def test_encoders_get_the_codes_of_the_fit():
     def local(z, d):
         prior = dist.Normal(0, 1).log_prob(z["mu"]) + dist.Normal(0, 1).log_prob(z["eta"]).sum()
