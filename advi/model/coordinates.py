@@ -36,10 +36,44 @@ class Coordinates:
     def beside(self) -> tuple[str, ...]:
         """Names of values beside the latents in their tree."""
 
+    @property
+    @abstractmethod
+    def row_axes(self) -> Mapping[str, int]:
+        """Axis of the rows, from the last, in the values of latents where it is not the first."""
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every latent's value; that of a `Latent` has the rows first."""
+        shapes = {name: latent.shape for name, latent in self.latents.items()}
+        for name, axis in self.row_axes.items():
+            rows, *others = shapes[name]
+            others.insert(len(others) + 1 + axis, rows)
+            shapes[name] = tuple(others)
+        return shapes
+
+    def rows_first(self, name: str, value: Any) -> Any:
+        """Return values (..., *shape) of a latent with their rows before its other axes."""
+        if name not in self.row_axes:
+            return value
+        return np.moveaxis(value, self.row_axes[name], -len(self.shapes[name]))
+
+    def rows_in_place(self, name: str, value: Any) -> Any:
+        """Return what `rows_first` made this of."""
+        if name not in self.row_axes:
+            return value
+        return np.moveaxis(value, -len(self.shapes[name]), self.row_axes[name])
+
     @cached_property
     def coordinates(self) -> dict[str, tuple[str, ...]]:
-        """Names of the constrained coordinates of every latent, such as "eta[0]"."""
-        return {name: entry_names(name, latent.shape) for name, latent in self.latents.items()}
+        """Names of the constrained coordinates of every latent, such as "eta[0]".
+
+        Those of each row are together, as in R^D.
+        """
+        names = {name: entry_names(name, shape) for name, shape in self.shapes.items()}
+        for name in self.row_axes:
+            labels = np.array(names[name]).reshape(self.shapes[name])
+            names[name] = tuple(self.rows_first(name, labels).ravel().tolist())
+        return names
 
     def resolve(self, name: str) -> list[str]:
         """Return the latents of a name: itself, or all below it ("decoder"); ValueError if none."""
@@ -81,7 +115,8 @@ class Coordinates:
         """Map real values of some or all latents, by name, as `unravel` does."""
         values, log_dets = {}, {}
         for name, real_value in real.items():
-            values[name], log_det = self._map(name).forward(real_value)
+            value, log_det = self._map(name).forward(real_value)
+            values[name] = self.rows_in_place(name, value)
             # a transform sums over its own axes, the last ones
             batch = tuple(range(1 if name in self.local else 0, log_det.ndim))
             log_dets[name] = log_det.sum(batch)
@@ -89,8 +124,11 @@ class Coordinates:
 
     def ravel(self, values: Mapping[str, Array]) -> Array:
         """Map constrained values, by name, to flat real coordinates (D,)."""
-        parts = [self._map(name).inverse(jnp.asarray(values[name])) for name in self.latents]
-        return jnp.concatenate([part.reshape(-1) for part in parts])
+        parts = []
+        for name in self.latents:
+            value = self.rows_first(name, jnp.asarray(values[name]))
+            parts.append(self._map(name).inverse(value).reshape(-1))
+        return jnp.concatenate(parts)
 
     @property
     def own_nodes(self) -> Any:
@@ -165,12 +203,12 @@ class Coordinates:
                 f"got values for {sorted(got)}; expected one for each of {list(self.latents)} "
                 f"(missing: {missing or 'none'}, unknown: {extra or 'none'})."
             )
-        for name, latent in self.latents.items():
+        for name, expected in self.shapes.items():
             got[name] = real_numbers(name, got[name])
             shape = got[name].shape
-            if shape[len(shape) - len(latent.shape) :] != latent.shape:
+            if shape[len(shape) - len(expected) :] != expected:
                 raise ValueError(
-                    f"{name}: got a value of shape {shape}; expected shape {latent.shape}."
+                    f"{name}: got a value of shape {shape}; expected shape {expected}."
                 )
         return {name: got[name] for name in self.latents}
 

@@ -56,6 +56,8 @@ class Program(NamedTuple):
     hierarchical: tuple[str, ...] = ()
     # sites whose coordinates were chosen, and the latent of each, which may be the site itself
     coordinates: Mapping[str, str] = MappingProxyType({})
+    # axis of the rows, from the last, in the values of local latents where it is not the first
+    row_axes: Mapping[str, int] = MappingProxyType({})
 
 
 class Model(Coordinates):
@@ -149,7 +151,7 @@ class Model(Coordinates):
 
     def _copy(self) -> "Model":
         other = copy.copy(self)
-        for cached in ("_hash", "_key", "coordinates"):
+        for cached in ("_hash", "_key", "coordinates", "shapes"):
             other.__dict__.pop(cached, None)
         return other
 
@@ -228,6 +230,11 @@ class Model(Coordinates):
         """Names of the deterministic quantities."""
         return self.program.deterministic.names
 
+    @property
+    def row_axes(self) -> Mapping[str, int]:
+        """Axis of the rows, from the last, in the values of latents where it is not the first."""
+        return {} if self.local and self.num_rows is None else self.program.row_axes
+
     @cached_property
     def _key(self) -> tuple[Any, ...]:
         functions = self.log_joint, self.program.deterministic.function
@@ -238,6 +245,7 @@ class Model(Coordinates):
             self.local,
             self.num_rows,
             tuple(self.maps.items()),
+            tuple(self.row_axes.items()),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -272,7 +280,8 @@ class Model(Coordinates):
         def row(index: int) -> list[str]:
             latent = self.latents[names[index]]
             support = getattr(latent.support, "__class__", type(latent.support)).__name__
-            return [names[index], support.lstrip("_"), str(latent.shape), str(latent.size)]
+            shape = str(self.shapes[names[index]])
+            return [names[index], support.lstrip("_"), shape, str(latent.size)]
 
         return [
             ["", "support", "shape", "coordinates"],

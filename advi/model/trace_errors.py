@@ -43,7 +43,7 @@ def missing_key(error: KeyError, model: Model, spec: DataSpec) -> KeyError:
 
 def note_on(error: Exception, model: Model, spec: DataSpec) -> str:
     """Return what the log-joint was called with, as a note to its own error."""
-    z = ", ".join(f"{name} {latent.shape}" for name, latent in model.latents.items())
+    z = ", ".join(f"{name} {shape}" for name, shape in model.shapes.items())
     data = ", ".join(f"{name} {shape}" for name, shape in spec.shapes.items())
     note = f"advi called log_joint(z, data) with shapes z: {z}; data: {data or 'None'}."
     if "Indexer must have integer" in str(error):

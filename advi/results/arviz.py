@@ -4,6 +4,7 @@ The groups are plain xarray datasets: a DataTree for ArviZ from 1.0 on and for a
 InferenceData for older versions.
 """
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -58,11 +59,11 @@ def to_arviz(
     leaves = _row_leaves(record)
     row = next((of_data[name][0] for name in leaves if name in of_data), ROW)
     of_data = dict.fromkeys(leaves, (row,)) | of_data
-    dims = dict.fromkeys(record.posterior.guide.local, (row,)) | dims
+    of_latents = _row_dims(record, row) | dims
     if verdict_on(record).level == "poor":
         warnings.warn(_caution(record), UserWarning, stacklevel=3)
     groups = {
-        "posterior": _dataset(posterior, SAMPLE_DIMS, dims, coords, _report(record)),
+        "posterior": _dataset(posterior, SAMPLE_DIMS, of_latents, coords, _report(record)),
         "trace": _dataset(*_trace(record)),
     }
     if not record.posterior.guide.local:
@@ -187,6 +188,16 @@ def _row_leaves(record: FitRecord) -> list[str]:
     return [name for name, is_row in zip(spec.names, spec.per_row, strict=True) if is_row]
 
 
+def _row_dims(record: FitRecord, row: str) -> dict[str, Sequence[str | None]]:
+    """Return the dimensions of local latents, None for those that are not the rows."""
+    model, found = record.posterior.model, {}
+    for name in record.posterior.guide.local:
+        axes: list[str | None] = [None] * len(model.shapes[name])
+        axes[model.row_axes.get(name, 0)] = row
+        found[name] = axes
+    return found
+
+
 def _check(shapes: Mapping[str, Any], dims: Mapping[str, Any], coords: Mapping[str, Any]) -> None:
     """Raise ValueError unless dims and coords fit the shapes."""
     sizes: dict[str, int] = {}
@@ -219,7 +230,7 @@ def _check(shapes: Mapping[str, Any], dims: Mapping[str, Any], coords: Mapping[s
 def _dataset(
     values: Mapping[str, Any],
     lead: Sequence[str],
-    dims: Mapping[str, Sequence[str]] = NOTHING,
+    dims: Mapping[str, Sequence[str | None]] = NOTHING,
     coords: Mapping[str, Any] = NOTHING,
     report: Mapping[str, Any] = NOTHING,
 ) -> Any:
@@ -227,8 +238,10 @@ def _dataset(
     variables, sizes = {}, {}
     for name, value in values.items():
         flat = name.replace("/", ".")  # a slash would be a group to xarray
-        axes = [*lead, *dims.get(name, ())]
-        axes += [f"{flat}_dim_{k}" for k in range(value.ndim - len(axes))]
+        others = (f"{flat}_dim_{k}" for k in itertools.count())
+        given = [*lead, *dims.get(name, ())]
+        given += [None] * (value.ndim - len(given))
+        axes = [next(others) if axis is None else axis for axis in given]
         variables[flat] = (axes, value)
         sizes |= dict(zip(axes, value.shape, strict=True))
     taken = [axis for axis in sizes if axis in variables]

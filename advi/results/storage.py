@@ -53,6 +53,7 @@ def save(record: FitRecord, path: Name) -> None:
         "float": posterior.float_dtype,
         "latents": to_data(_latents(model, guide.local)),
         "num_rows": model.num_rows if guide.local else None,
+        "row_axes": dict(model.row_axes),
         "blocks": [
             _to_data(block, f"the family of {', '.join(map(repr, block.names))}")
             for block in guide.blocks

@@ -64,8 +64,7 @@ class SiteDensity:
                 shared = shared + jnp.sum(log_prob)
             else:
                 assert self.plate is not None
-                others = [i for i in range(log_prob.ndim) if i != log_prob.ndim + axis]
-                row = jnp.sum(log_prob, others) / scales.get(self.plate.name, 1.0)
+                row = _of_rows(log_prob, axis) / scales.get(self.plate.name, 1.0)
                 part = "rows" if site["is_observed"] else "prior"
                 by_row[part] = by_row[part] + row if part in by_row else row
             if name in padded:
@@ -73,7 +72,8 @@ class SiteDensity:
                 if axis is None:
                     shared = shared + jnp.sum(padding)
                 else:
-                    by_row["prior"] += jnp.sum(padding, tuple(range(1, padding.ndim)))
+                    masked_axes = padding.ndim - log_prob.ndim  # of events, entry by entry
+                    by_row["prior"] += _of_rows(padding, axis - masked_axes)
         return Terms(shared, **by_row) if by_row else shared
 
     def run(
@@ -88,9 +88,6 @@ class SiteDensity:
         plates = WholePlates(self.lengths(z, data))
         coordinates = {name: z.get(UNCONSTRAINED.format(name)) for name in self.dependent}
         supports = DependentSupports({n: x for n, x in coordinates.items() if x is not None})
-        axes = [(name, axis) for name, axis in self._axes if name in z]
-        local = {name: jnp.moveaxis(z[name], 0, axis) for name, axis in axes}
-        values = {**z, **local, **trees}
         zeros = handlers.substitute(substitute_fn=self._no_prediction)
         drawn = zeros if key is None else handlers.seed(rng_seed=key)
         with (
@@ -101,7 +98,7 @@ class SiteDensity:
             contextlib.nullcontext() if observed else Unobserved(),
             supports,
             KnownValues(),
-            handlers.substitute(data=values),
+            handlers.substitute(data={**z, **trees}),
             explained(self.call),
         ):
             self.call(data)
@@ -113,7 +110,7 @@ class SiteDensity:
         return jnp.zeros((*site["kwargs"]["sample_shape"], *site["fn"].shape()))
 
     def _padding(self, name: str, site: Site, transform: Transform | None, z: Any) -> Array:
-        """Return the log density of a latent's masked entries, the axis of its rows first."""
+        """Return the log density of a latent's masked entries, zero elsewhere."""
         counted = self.counted(name, site)
         if transform is None:
             x, to_support = z[UNCONSTRAINED.format(name)], biject_to(support_of(site["fn"]))
@@ -124,15 +121,14 @@ class SiteDensity:
         return jnp.where(counted, 0, log_prob)
 
     def counted(self, name: str, site: Site) -> Array:
-        """Return the entries of a latent that count in its density, the axis of its rows first.
+        """Return the entries of a latent that count in its density.
 
         It has all axes of the value except those of events that are masked whole.
         """
-        axis, shape = dict(self._axes).get(name), jnp.shape(site["value"])
+        shape = jnp.shape(site["value"])
         mask, inner = mask_of(site["fn"])
         whole = site["fn"].event_dim - inner
-        counted = jnp.broadcast_to(mask, shape[: len(shape) - whole])
-        return counted if axis is None else jnp.moveaxis(counted, axis + whole, 0)
+        return jnp.broadcast_to(mask, shape[: len(shape) - whole])
 
     @property
     def _axes(self) -> tuple[tuple[str, int], ...]:
@@ -144,9 +140,10 @@ class SiteDensity:
         if plate is None or plate.leaf is None:
             return filled
         leaves = jax.tree.leaves(data)
-        candidates = [z[name] for name, _ in plate.axes if name in z] + leaves[plate.leaf :]
+        candidates = [z[name].shape[axis] for name, axis in plate.axes if name in z]
+        candidates += [leaf.shape[0] for leaf in leaves[plate.leaf :] if leaf.ndim]
         # new data may come without those that were observed
-        length = (candidates or [leaf for leaf in leaves if leaf.ndim])[0].shape[0]
+        length = (candidates or [leaf.shape[0] for leaf in leaves if leaf.ndim])[0]
         if length != plate.size and plate.why_not_local:
             raise ValueError(plate.why_not_local)
         return filled | {plate.name: length}
@@ -156,6 +153,11 @@ class SiteDensity:
         if self.plate is None or not (site["is_observed"] or name in dict(self._axes)):
             return None
         return next((f.dim for f in site["cond_indep_stack"] if f.name == self.plate.name), None)
+
+
+def _of_rows(values: Array, axis: int) -> Array:
+    """Return the sums over all axes but one, from the last."""
+    return jnp.sum(values, [i for i in range(values.ndim) if i != values.ndim + axis])
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,7 @@ class NumPyroModel:
             factory=self,
             hierarchical=sites.hierarchical,
             coordinates={name: name for name, _ in self.centred} | sites.coordinates,
+            row_axes=sites.row_axes(dict(plate.axes) if plate else {}),
         )
         return model.with_program(program)
 
@@ -149,12 +150,12 @@ def from_numpyro(
     standard normal on the real line, which leaves the posterior of the rest and the evidence
     unchanged.
 
-    Latents inside the plate of the rows are local: they have a value for each row of the data,
-    along the leading axis of their draws whatever the axis of the plate. They can have a `PerRow`
-    or `Amortised` family, with or without `batch_size`; otherwise the automatic plan fits them
-    like any others. If one of them cannot be local, none is, and the fit takes all rows at once: a
-    parameter by row, a support with bounds that differ between rows or depend on other latents, or
-    a site outside the plate that depends on them.
+    Latents inside the plate of the rows are local: they have a value for each row of the data, in
+    draws along the axis of the plate, as all values have the axes of their sites. They can have a
+    `PerRow` or `Amortised` family, with or without `batch_size`; otherwise the automatic plan fits
+    them like any others. If one of them cannot be local, none is, and the fit takes all rows at
+    once: a parameter by row, a support with bounds that differ between rows or depend on other
+    latents, or a site outside the plate that depends on them.
 
     Parameters
     ----------
