@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
+from numpyro.primitives import Messenger
 
 from advi.core.identity import identified
 from advi.data.spec import leaf_name
@@ -25,6 +26,13 @@ class Call(Protocol):
     def argument(self, leaf: str) -> str:
         """Return the model's own name for the argument that a data leaf is, or is a part of."""
         ...
+
+
+def inside_handlers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that NumPyro's effect handlers are around."""
+    while isinstance(function, Messenger) and function.fn is not None:
+        function = function.fn
+    return function
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +63,8 @@ class BoundCall:
         return hash(self._key)
 
     def __repr__(self) -> str:
-        return getattr(self.function, "__name__", type(self.function).__name__)
+        function = inside_handlers(self.function)
+        return getattr(function, "__name__", type(function).__name__)
 
     def __call__(self, data: Any) -> Any:
         args, kwargs = self._arguments(data)
@@ -69,7 +78,7 @@ class BoundCall:
                 "the model once."
             )
         args, kwargs = self._arguments(data)
-        signature = inspect.signature(self.function)
+        signature = inspect.signature(inside_handlers(self.function))
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -89,7 +98,7 @@ class BoundCall:
     @property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         try:
-            return inspect.signature(self.function).parameters
+            return inspect.signature(inside_handlers(self.function)).parameters
         except (TypeError, ValueError):  # a built-in
             return {}
 
