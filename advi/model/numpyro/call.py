@@ -2,14 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from numpyro.primitives import Messenger
 
+from advi.core.arrays import on_host
 from advi.core.identity import identified
-from advi.data.spec import leaf_name
+from advi.data.spec import DataSpec, leaf_name
 
 
 class Call(Protocol):
@@ -159,6 +161,29 @@ class StaticCall(Wrapped):
         static = dict(self.static)
         paths, treedef = jax.tree_util.tree_flatten_with_path(data)
         return self.call(treedef.unflatten(static.get(leaf_name(p), leaf) for p, leaf in paths))
+
+
+def argument_path(call: Call, leaf: str) -> str:
+    """Return the path of a data leaf from its argument, whether this is given by name or not."""
+    first, dot, rest = leaf.partition(".")
+    return f"{call.argument(first)}{dot}{rest}"
+
+
+def numbers_among(data: Any, spec: DataSpec) -> tuple[tuple[str, Any], ...]:
+    """Return the path and the value of every integer and flag among the data."""
+    leaves = zip(spec.names, spec.treedef.flatten_up_to(data), spec.leaves, strict=True)
+    return tuple(
+        (name, on_host(leaf).item())
+        for name, leaf, (shape, dtype) in leaves
+        if not shape and np.dtype(dtype).kind in "iub"
+    )
+
+
+def without_static(call: Any) -> Any:
+    """Return a call that takes all numbers from its data."""
+    if isinstance(call, StaticCall):
+        return without_static(call.call)
+    return replace(call, call=without_static(call.call)) if hasattr(call, "call") else call
 
 
 def static_data(call: Any) -> tuple[tuple[str, Any], ...]:

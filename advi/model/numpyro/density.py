@@ -1,16 +1,26 @@
 """The log-joint of a NumPyro model, and the values of its sites."""
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
-from advi.model.numpyro.call import Call
+from advi.data.spec import DataSpec, leaf_name
+from advi.model.numpyro.call import (
+    Call,
+    StaticCall,
+    argument_path,
+    numbers_among,
+    static_data,
+    without_static,
+)
 from advi.model.numpyro.handlers import (
     DependentSupports,
     KnownValues,
@@ -22,7 +32,7 @@ from advi.model.numpyro.handlers import (
 from advi.model.numpyro.masks import mask_of, normal_log_prob, unit_log_prob
 from advi.model.numpyro.refusals import explained
 from advi.model.numpyro.rows import RowsPlate
-from advi.model.numpyro.sites import UNCONSTRAINED, Site
+from advi.model.numpyro.sites import UNCONSTRAINED, Site, Sites, find_sites
 from advi.model.numpyro.supports import support_of
 from advi.model.numpyro.unknowns import Tree
 from advi.model.terms import Terms
@@ -139,11 +149,15 @@ class SiteDensity:
         plate, filled = self.plate, dict(self.filled)
         if plate is None or plate.leaf is None:
             return filled
-        leaves = jax.tree.leaves(data)
+        paths = jax.tree_util.tree_flatten_with_path(data)[0]
+        lengths = {
+            argument_path(self.call, leaf_name(path)): leaf.shape[0]
+            for path, leaf in paths
+            if np.ndim(leaf)
+        }
         candidates = [z[name].shape[axis] for name, axis in plate.axes if name in z]
-        candidates += [leaf.shape[0] for leaf in leaves[plate.leaf :] if leaf.ndim]
-        # new data may come without those that were observed
-        length = (candidates or [leaf.shape[0] for leaf in leaves if leaf.ndim])[0]
+        candidates += [lengths[name] for name in plate.leaves if name in lengths]
+        length = next(iter([*candidates, *lengths.values()]))  # new data may lack what was observed
         if length != plate.size and plate.why_not_local:
             raise ValueError(plate.why_not_local)
         return filled | {plate.name: length}
@@ -185,9 +199,35 @@ class Predictive:
 
     log_joint: SiteDensity
 
-    def check(self, data: Any) -> None:
-        """Raise TypeError unless the model can be called with the data."""
-        self.log_joint.call.check(data)
+    def on(self, data: Any, spec: DataSpec, shapes: Mapping[str, Any]) -> "Predictive":
+        """Return the same for new data, of which integers and flags are taken as they are.
+
+        `shapes` are those of the latents. TypeError unless the model can be called with the data;
+        ValueError if a number that decides about shapes makes those of latents others.
+        """
+        call, before = self.log_joint.call, dict(static_data(self.log_joint.call))
+        call.check(data)
+        fitted = {argument_path(call, leaf): value for leaf, value in before.items()}
+        numbers = numbers_among(data, spec)
+        named = {argument_path(call, leaf): value for leaf, value in numbers}
+        moved = StaticCall(without_static(call), numbers)
+        changed = [name for name, value in fitted.items() if named.get(name, value) != value]
+        if changed and self._has_others(find_sites(moved, spec), shapes):
+            name = changed[0]
+            raise ValueError(
+                f"data: {name!r}: got {named[name]}, but {fitted[name]} in the fit, where it "
+                "decides about shapes of latents; expected the same. Fit again for another."
+            )
+        return Predictive(replace(self.log_joint, call=moved))
+
+    def _has_others(self, sites: Sites, shapes: Mapping[str, Any]) -> bool:
+        """Return whether latents that have no rows are of other shapes."""
+        local = dict(self.log_joint.plate.axes) if self.log_joint.plate else {}
+        return any(
+            shapes.get(name, unknown.shape) != unknown.shape
+            for name, unknown in sites.unknowns.items()
+            if unknown.tree is None and name not in local
+        )
 
     def __call__(
         self, z: dict[str, Any], data: Any, key: Array, prior: bool = False

@@ -55,13 +55,13 @@ class NumPyroModel:
         make = partial(self._model, call, streamed)
         predicted: set[str] = set()
         if sites.imputed:
-            model = make(sites, rows_plate(self.rows, sites, spec), data)
+            model = make(sites, rows_plate(self.rows, sites, spec, call), data)
             predicted = predictions(sites, _site_density(model), for_rows(model, spec), spec)
             sites = sites.without(predicted)
         if not sites.unknowns:
             raise ValueError(f"{self.call!r} has no latent site and no parameter: nothing to fit.")
         build = partial(make, data=data, predicted=tuple(sorted(predicted)))
-        plate = rows_plate(self.rows, sites, spec)
+        plate = rows_plate(self.rows, sites, spec, call)
         model = build(sites, plate)
         try:
             used = trace(for_rows(model, spec), spec).used

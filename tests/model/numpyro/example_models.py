@@ -237,10 +237,12 @@ def holt_winters(y, n_seasons, future=0):
 
     def transition(carry, t):
         level, season = carry
-        level = jnp.where(t < T, level_sm * (y[t] - season[0]) + (1 - level_sm) * level, level)
-        new = jnp.where(t < T, season_sm * (y[t] - level) + (1 - season_sm) * season[0], season[0])
-        pred = numpyro.sample("pred", dist.Normal(level + season[0], noise))
-        return (level, jnp.concatenate([season[1:], new[None]])), pred
+        seen, mean = t < T, level + season[0]
+        moved = level_sm * (y[t] - season[0]) + (1 - level_sm) * level
+        turned = season_sm * (y[t] - level) + (1 - season_sm) * season[0]
+        pred = numpyro.sample("pred", dist.Normal(mean, noise))
+        last = jnp.where(seen, turned, season[0])
+        return (jnp.where(seen, moved, level), jnp.append(season[1:], last)), pred
 
     with handlers.condition(data={"pred": y}):
         scan(transition, (jnp.zeros(()), init), jnp.arange(T + future))
