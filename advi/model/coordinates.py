@@ -133,9 +133,7 @@ class Coordinates:
     @property
     def own_nodes(self) -> Any:
         """The tree of the latents' shapes, or None if it holds only dicts, lists and tuples."""
-        tree = self.to_tree(
-            {n: jax.ShapeDtypeStruct(v.shape, float) for n, v in self.latents.items()}
-        )
+        tree = self.to_tree({n: jax.ShapeDtypeStruct(s, float) for n, s in self.shapes.items()})
         return None if _is_plain(tree) else tree
 
     def arranged_like(self, like: Any) -> Self:
@@ -172,10 +170,10 @@ class Coordinates:
             )
         for name, (_, leaf) in zip(names, leaves, strict=True):
             shape = tuple(getattr(leaf, "shape", np.shape(leaf)))
-            if shape != self.latents[name].shape:
+            if shape != self.shapes[name]:
                 raise ValueError(
-                    f"like: {name} has shape {shape}; expected {self.latents[name].shape}, that of "
-                    "the fit."
+                    f"like: {name} has shape {shape}; expected {self.shapes[name]}, that of the "
+                    "fit."
                 )
         return treedef.unflatten(names)
 

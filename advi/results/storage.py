@@ -53,7 +53,6 @@ def save(record: FitRecord, path: Name) -> None:
         "float": posterior.float_dtype,
         "latents": to_data(_latents(model, guide.local)),
         "num_rows": model.num_rows if guide.local else None,
-        "row_axes": dict(model.row_axes),
         "blocks": [
             _to_data(block, f"the family of {', '.join(map(repr, block.names))}")
             for block in guide.blocks
@@ -67,6 +66,8 @@ def save(record: FitRecord, path: Name) -> None:
         "further": _further(outcome),
     }
     held = model.held
+    if model.row_axes:
+        document["row_axes"] = dict(model.row_axes)
     if held:
         document["held"] = list(held)
     arrays: dict[str, Any] = {
