@@ -2,8 +2,7 @@
 
 import copy
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Self
 
@@ -11,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import GetAttrKey, KeyPath, keystr
-from numpyro.distributions import Distribution
-from numpyro.distributions.constraints import Constraint
+from jax.tree_util import KeyPath
 
 from advi.core.arrays import real_numbers
 from advi.core.draw_set import entry_names
-from advi.core.errors import describe, listed, unknown
+from advi.core.errors import listed, unknown
+from advi.model.latent_tree import is_latent, path_name
 from advi.model.latents import Latent
 
 
@@ -157,7 +155,7 @@ class Coordinates:
 
     def _names_in(self, like: Any, above: str) -> Any:
         """Return a tree with names in place of leaves; `above` is the name of the whole."""
-        leaves, treedef = jax.tree_util.tree_flatten_with_path(like, is_leaf=_is_latent)
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(like, is_leaf=is_latent)
         names = [_joined(above, path) for path, _ in leaves]
         wanted = self.resolve(above) if above else list(self.latents)
         missing = [name for name in wanted if name not in names]
@@ -211,31 +209,6 @@ class Coordinates:
         return {name: got[name] for name in self.latents}
 
 
-def flatten_latents(tree: Any) -> tuple[dict[str, Latent], Any, tuple[int, ...]]:
-    """Return the latents of a tree by name, in the order of declaration; the tree; and that order.
-
-    TypeError if a leaf is not a latent; ValueError if there is none, or a name is empty or taken
-    twice.
-    """
-    _check_no_none(tree)
-    paths, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_latent)
-    if not paths:
-        raise ValueError(
-            f"latents: got {describe(tree)}, which holds no latent; expected at least one, "
-            'e.g. {"mu": advi.real()}.'
-        )
-    names = [_name(path) for path, _ in paths]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(f"latents: two are named {twice[0]!r}; rename one of them.")
-    if any(getattr(entry, "key", None) == "" for path, _ in paths for entry in path):
-        raise ValueError("latents: one is named ''; expected names of at least one letter.")
-    position = _declared_positions(tree)
-    declared = sorted(range(len(paths)), key=lambda i: position(paths[i][0]))
-    latents = {names[i]: _as_latent(names[i], paths[i][1]) for i in declared}
-    return latents, treedef, tuple(int(k) for k in np.argsort(declared))
-
-
 def by_key(node: Any) -> dict[str, Any]:
     """Return the parts of a node of a pytree that have leaves, by the keys of their paths.
 
@@ -245,7 +218,7 @@ def by_key(node: Any) -> dict[str, Any]:
     {'0': 3, '1': {'a': 4}}
     """
     parts = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda part: part is not node)[0]
-    return {_name(path): part for path, part in parts if jax.tree.leaves(part)}
+    return {path_name(path): part for path, part in parts if jax.tree.leaves(part)}
 
 
 def _is_plain(tree: Any) -> bool:
@@ -256,64 +229,7 @@ def _is_plain(tree: Any) -> bool:
     return jax.tree_util.all_leaves([tree])
 
 
-def _is_latent(node: Any) -> bool:
-    # NumPyro's constraints are pytrees themselves
-    return isinstance(node, (Latent, Constraint, Distribution))
-
-
-def _check_no_none(tree: Any) -> None:
-    """Raise TypeError if a None stands for a latent; in a module it is an empty attribute."""
-    nodes = jax.tree_util.tree_flatten_with_path(
-        tree, is_leaf=lambda node: node is None or _is_latent(node)
-    )[0]
-    for path, node in nodes:
-        if node is None and not any(isinstance(key, GetAttrKey) for key in path):
-            _as_latent(_name(path), None)
-
-
-def _name(path: KeyPath) -> str:
-    return keystr(path, simple=True, separator=".") or "z"
-
-
 def _joined(above: str, path: KeyPath) -> str:
     if not path:
         return above or "z"
-    return f"{above}.{_name(path)}" if above else _name(path)
-
-
-def _declared_positions(tree: Any) -> Callable[[KeyPath], tuple[int, ...]]:
-    """Return the function from a path to its position as declared (JAX sorts a dict's keys)."""
-    positions: dict[int, dict[Any, int]] = {}  # of the keys of every dict, by its identity
-
-    def position(path: KeyPath) -> tuple[int, ...]:
-        node, found = tree, []
-        entry: Any
-        for entry in path:
-            if isinstance(node, dict):
-                if id(node) not in positions:
-                    positions[id(node)] = {k: i for i, k in enumerate(node)}
-                found.append(positions[id(node)][entry.key])
-                node = node[entry.key]
-            elif isinstance(node, (list, tuple)) and hasattr(entry, "idx"):
-                found.append(entry.idx)
-                node = node[entry.idx]
-            else:
-                break
-        return tuple(found)
-
-    return position
-
-
-def _as_latent(name: str, leaf: Any) -> Latent:
-    if isinstance(leaf, Latent):
-        return leaf
-    if isinstance(leaf, Constraint):
-        try:
-            return Latent(leaf)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"latent {name!r}: {error}") from None
-    hint = f" Call it: {leaf.__name__}(...)." if hasattr(leaf, "__name__") else ""
-    raise TypeError(
-        f"latent {name!r}: got {describe(leaf)}; expected a Latent such as advi.real(3) or a "
-        f"NumPyro constraint.{hint}"
-    )
+    return f"{above}.{path_name(path)}" if above else path_name(path)

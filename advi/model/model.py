@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from advi.core.errors import describe
 from advi.core.identity import identified
 from advi.core.table import cut, html_table
-from advi.model.coordinates import Coordinates, flatten_latents
+from advi.model.coordinates import Coordinates
+from advi.model.latent_tree import flatten_latents
 from advi.transforms import Constant
 
 
