@@ -59,11 +59,11 @@ class LogDensity:
         It is NaN where a value lies outside of its latent's support.
         """
         values = self._model.from_tree(z)
-        for name, latent in self._model.latents.items():
-            if jnp.shape(values[name]) != latent.shape:
+        for name, shape in self._model.shapes.items():
+            if jnp.shape(values[name]) != shape:
                 raise ValueError(
                     f"latent {name!r}: got shape {jnp.shape(values[name])}; expected "
-                    f"{latent.shape}. jax.vmap(log_density.ravel) takes several points at once."
+                    f"{shape}. jax.vmap(log_density.ravel) takes several points at once."
                 )
         return self._model.ravel(values)
 

@@ -17,6 +17,7 @@ Labels = Mapping[str, tuple[Label, ...]]  # by the name of an axis, or of a colu
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 MISSING = ("NoneType", "NAType", "NaTType")
+ROW = "row"  # axis of the rows of local latents, unless it has another name
 NUMBERS = re.compile(r"\[\s*(\d+(?:\s*,\s*\d+)*)\s*\]")
 
 
@@ -60,6 +61,19 @@ class Axes(NamedTuple):
 
 
 NO_AXES = Axes()
+
+
+def all_named(name: str, axes: Sequence[str | None], by_row: bool) -> tuple[str, ...]:
+    """Return the names of a latent's axes, where None has none: its number within a row.
+
+    Examples
+    --------
+    >>> all_named("eta", (None, "year", None), by_row=True)
+    ('row', 'year', 'eta_dim_1')
+    """
+    numbered = enumerate(axes, -1 if by_row else 0)
+    unnamed = ((ROW if k < 0 else f"{name}_dim_{k}", axis) for k, axis in numbered)
+    return tuple(number if axis is None else axis for number, axis in unnamed)
 
 
 def entry_names(name: str, shape: Sequence[int], axes: Axes = NO_AXES) -> tuple[str, ...]:

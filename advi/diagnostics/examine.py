@@ -29,6 +29,7 @@ from advi.diagnostics.target import Target
 from advi.model.density import Density
 from advi.model.sparse_hessian import require_sparse
 from advi.posterior.global_posterior import GlobalPosterior
+from advi.posterior.nonfinite import nonfinite_share
 from advi.posterior.record import Examination, FitRecord
 from advi.transforms.base import Identity, base_of
 from advi.transforms.scalars import HalfLine
@@ -59,7 +60,7 @@ def _examination(record: FitRecord) -> Examination:
         alarms = alarms_of(record) or (Alarm("diverged", "The fit has diverged."),)
         all_reasons = (*(alarm.reason for alarm in alarms), reason)
         return _none(Verdict("poor", all_reasons, REMEDIES[alarms[0].cause]))
-    return compare_with_reference(
+    found = compare_with_reference(
         target_of(posterior, posterior.density),
         quantity_names(posterior),
         (*improper(record), *alarms_of(record)),
@@ -67,6 +68,18 @@ def _examination(record: FitRecord) -> Examination:
         lambda better, off: advice(posterior, better, off),
         offer(posterior),
     )
+    return found if found.verdict else _with_share(found, record)
+
+
+def _with_share(found: Examination, record: FitRecord) -> Examination:
+    """Return an examination that tells of draws at which the log density is not finite."""
+    posterior, verdict = record.global_posterior, found.verdict
+    rng = host_rng(record.key, Stream.SHARE)
+    where = nonfinite_share(posterior.density, posterior.transport, rng)
+    if not where:
+        return found
+    reasons = (*verdict.reasons, where)
+    return found._replace(verdict=dataclasses.replace(verdict, reasons=reasons))
 
 
 def _none(verdict: Verdict) -> Examination:

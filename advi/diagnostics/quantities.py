@@ -19,7 +19,8 @@ def quantities(posterior: GlobalPosterior, values: Mapping[str, Any]) -> Floats:
     for name, latent in posterior.model.latents.items():
         if name in posterior.guide.estimated:
             continue
-        flat = np.asarray(values[name], float).reshape(len(values[name]), -1)
+        value = posterior.model.rows_first(name, np.asarray(values[name], float))
+        flat = value.reshape(len(value), -1)
         angle = is_angle(latent.bijection)
         parts.append(np.concatenate([np.cos(flat), np.sin(flat)], axis=1) if angle else flat)
     return np.concatenate(parts, axis=1)

@@ -39,7 +39,7 @@ def labelled(model: Model, source: Source, coords: Labels) -> Model:
 def differently_labelled(model: Model, other: Model) -> str | None:
     """Return a latent along which both models have labels, but not the same ones, or None."""
     for name in (name for name in model.latents if name in other.latents):
-        own, others = (m.axes.labels(name, m.latents[name].shape) for m in (model, other))
+        own, others = (m.axes.labels(name, m.shapes[name]) for m in (model, other))
         if any(a and b and a != b for a, b in zip(own, others, strict=False)):
             return name
     return None
@@ -62,8 +62,7 @@ def _lengths(model: Model, source: Source) -> dict[str, int]:
         shared = {name: v.shape for name, v in model.latents.items() if name not in model.local}
         return model.axes.lengths(shared)
     at = for_rows(model, source.spec, source.num_rows)
-    shapes = {name: v.shape for name, v in at.latents.items()}
-    return at.axes.lengths({**shapes, **at.program.shapes})
+    return at.axes.lengths({**at.shapes, **at.program.shapes})
 
 
 def _of_data(axis: str, names: Names, length: int) -> tuple[Label, ...]:
@@ -82,7 +81,7 @@ def _of_data(axis: str, names: Names, length: int) -> tuple[Label, ...]:
 
 
 def _hint(model: Model, source: Source, axis: str) -> str:
-    if source.streamed and axis in model.row_axes:
+    if source.streamed and axis in model.row_dims:
         return " The rows of a stream have no labels."
     named = not model.axes.dims
     return ' Name the axes: advi.Model(log_joint, latents, dims={"eta": ["county"]}).' * named

@@ -2,8 +2,7 @@
 
 import copy
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
 
@@ -11,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import GetAttrKey, KeyPath, keystr
-from numpyro.distributions import Distribution
-from numpyro.distributions.constraints import Constraint
+from jax.tree_util import KeyPath
 
 from advi.core.arrays import real_numbers
 from advi.core.axes import Axes, entry_names
-from advi.core.errors import describe, listed, unknown
+from advi.core.errors import listed, unknown
+from advi.model.latent_tree import is_latent, path_name
 from advi.model.latents import Latent
 
 
@@ -36,6 +34,35 @@ class Coordinates:
     def beside(self) -> tuple[str, ...]:
         """Names of values beside the latents in their tree."""
 
+    @property
+    @abstractmethod
+    def row_axes(self) -> Mapping[str, int]:
+        """Axis of the rows, from the last, in the values of latents where it is not the first."""
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every latent's value; that of a `Latent` has the rows first."""
+        shapes = {name: latent.shape for name, latent in self.latents.items()}
+        return shapes | {name: self._in_place(name, shapes[name]) for name in self.row_axes}
+
+    def _in_place(self, name: str, along: Sequence[Any]) -> tuple[Any, ...]:
+        """Return what is known of each axis of a latent, with that of the rows in its place."""
+        rows, *others = along
+        others.insert(len(others) + 1 + self.row_axes[name], rows)
+        return tuple(others)
+
+    def rows_first(self, name: str, value: Any) -> Any:
+        """Return values (..., *shape) of a latent with their rows before its other axes."""
+        if name not in self.row_axes:
+            return value
+        return np.moveaxis(value, self.row_axes[name], -len(self.shapes[name]))
+
+    def rows_in_place(self, name: str, value: Any) -> Any:
+        """Return what `rows_first` made this of."""
+        if name not in self.row_axes:
+            return value
+        return np.moveaxis(value, -len(self.shapes[name]), self.row_axes[name])
+
     @cached_property
     @abstractmethod
     def axes(self) -> Axes:
@@ -43,9 +70,15 @@ class Coordinates:
 
     @cached_property
     def coordinates(self) -> dict[str, tuple[str, ...]]:
-        """Names of the constrained coordinates of every latent: "eta[0]", or "eta[Aitkin]"."""
-        latents = self.latents.items()
-        return {name: entry_names(name, latent.shape, self.axes) for name, latent in latents}
+        """Names of the constrained coordinates of every latent: "eta[0]", or "eta[Aitkin]".
+
+        Those of each row are together, as in R^D.
+        """
+        names = {name: entry_names(name, shape, self.axes) for name, shape in self.shapes.items()}
+        for name in self.row_axes:
+            labels = np.array(names[name]).reshape(self.shapes[name])
+            names[name] = tuple(self.rows_first(name, labels).ravel().tolist())
+        return names
 
     def resolve(self, name: str) -> list[str]:
         """Return the latents of a name: itself, or all below it ("decoder"); ValueError if none."""
@@ -87,7 +120,8 @@ class Coordinates:
         """Map real values of some or all latents, by name, as `unravel` does."""
         values, log_dets = {}, {}
         for name, real_value in real.items():
-            values[name], log_det = self._map(name).forward(real_value)
+            value, log_det = self._map(name).forward(real_value)
+            values[name] = self.rows_in_place(name, value)
             # a transform sums over its own axes, the last ones
             batch = tuple(range(1 if name in self.local else 0, log_det.ndim))
             log_dets[name] = log_det.sum(batch)
@@ -95,15 +129,16 @@ class Coordinates:
 
     def ravel(self, values: Mapping[str, Array]) -> Array:
         """Map constrained values, by name, to flat real coordinates (D,)."""
-        parts = [self._map(name).inverse(jnp.asarray(values[name])) for name in self.latents]
-        return jnp.concatenate([part.reshape(-1) for part in parts])
+        parts = []
+        for name in self.latents:
+            value = self.rows_first(name, jnp.asarray(values[name]))
+            parts.append(self._map(name).inverse(value).reshape(-1))
+        return jnp.concatenate(parts)
 
     @property
     def own_nodes(self) -> Any:
         """The tree of the latents' shapes, or None if it holds only dicts, lists and tuples."""
-        tree = self.to_tree(
-            {n: jax.ShapeDtypeStruct(v.shape, float) for n, v in self.latents.items()}
-        )
+        tree = self.to_tree({n: jax.ShapeDtypeStruct(s, float) for n, s in self.shapes.items()})
         return None if _is_plain(tree) else tree
 
     def arranged_like(self, like: Any) -> Self:
@@ -127,7 +162,7 @@ class Coordinates:
 
     def _names_in(self, like: Any, above: str) -> Any:
         """Return a tree with names in place of leaves; `above` is the name of the whole."""
-        leaves, treedef = jax.tree_util.tree_flatten_with_path(like, is_leaf=_is_latent)
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(like, is_leaf=is_latent)
         names = [_joined(above, path) for path, _ in leaves]
         wanted = self.resolve(above) if above else list(self.latents)
         missing = [name for name in wanted if name not in names]
@@ -140,10 +175,10 @@ class Coordinates:
             )
         for name, (_, leaf) in zip(names, leaves, strict=True):
             shape = tuple(getattr(leaf, "shape", np.shape(leaf)))
-            if shape != self.latents[name].shape:
+            if shape != self.shapes[name]:
                 raise ValueError(
-                    f"like: {name} has shape {shape}; expected {self.latents[name].shape}, that of "
-                    "the fit."
+                    f"like: {name} has shape {shape}; expected {self.shapes[name]}, that of the "
+                    "fit."
                 )
         return treedef.unflatten(names)
 
@@ -171,39 +206,14 @@ class Coordinates:
                 f"got values for {sorted(got)}; expected one for each of {list(self.latents)} "
                 f"(missing: {missing or 'none'}, unknown: {extra or 'none'})."
             )
-        for name, latent in self.latents.items():
+        for name, expected in self.shapes.items():
             got[name] = real_numbers(name, got[name])
             shape = got[name].shape
-            if shape[len(shape) - len(latent.shape) :] != latent.shape:
+            if shape[len(shape) - len(expected) :] != expected:
                 raise ValueError(
-                    f"{name}: got a value of shape {shape}; expected shape {latent.shape}."
+                    f"{name}: got a value of shape {shape}; expected shape {expected}."
                 )
         return {name: got[name] for name in self.latents}
-
-
-def flatten_latents(tree: Any) -> tuple[dict[str, Latent], Any, tuple[int, ...]]:
-    """Return the latents of a tree by name, in the order of declaration; the tree; and that order.
-
-    TypeError if a leaf is not a latent; ValueError if there is none, or a name is empty or taken
-    twice.
-    """
-    _check_no_none(tree)
-    paths, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_latent)
-    if not paths:
-        raise ValueError(
-            f"latents: got {describe(tree)}, which holds no latent; expected at least one, "
-            'e.g. {"mu": advi.real()}.'
-        )
-    names = [_name(path) for path, _ in paths]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(f"latents: two are named {twice[0]!r}; rename one of them.")
-    if any(getattr(entry, "key", None) == "" for path, _ in paths for entry in path):
-        raise ValueError("latents: one is named ''; expected names of at least one letter.")
-    position = _declared_positions(tree)
-    declared = sorted(range(len(paths)), key=lambda i: position(paths[i][0]))
-    latents = {names[i]: _as_latent(names[i], paths[i][1]) for i in declared}
-    return latents, treedef, tuple(int(k) for k in np.argsort(declared))
 
 
 def by_key(node: Any) -> dict[str, Any]:
@@ -215,7 +225,7 @@ def by_key(node: Any) -> dict[str, Any]:
     {'0': 3, '1': {'a': 4}}
     """
     parts = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda part: part is not node)[0]
-    return {_name(path): part for path, part in parts if jax.tree.leaves(part)}
+    return {path_name(path): part for path, part in parts if jax.tree.leaves(part)}
 
 
 def _is_plain(tree: Any) -> bool:
@@ -226,64 +236,7 @@ def _is_plain(tree: Any) -> bool:
     return jax.tree_util.all_leaves([tree])
 
 
-def _is_latent(node: Any) -> bool:
-    # NumPyro's constraints are pytrees themselves
-    return isinstance(node, (Latent, Constraint, Distribution))
-
-
-def _check_no_none(tree: Any) -> None:
-    """Raise TypeError if a None stands for a latent; in a module it is an empty attribute."""
-    nodes = jax.tree_util.tree_flatten_with_path(
-        tree, is_leaf=lambda node: node is None or _is_latent(node)
-    )[0]
-    for path, node in nodes:
-        if node is None and not any(isinstance(key, GetAttrKey) for key in path):
-            _as_latent(_name(path), None)
-
-
-def _name(path: KeyPath) -> str:
-    return keystr(path, simple=True, separator=".") or "z"
-
-
 def _joined(above: str, path: KeyPath) -> str:
     if not path:
         return above or "z"
-    return f"{above}.{_name(path)}" if above else _name(path)
-
-
-def _declared_positions(tree: Any) -> Callable[[KeyPath], tuple[int, ...]]:
-    """Return the function from a path to its position as declared (JAX sorts a dict's keys)."""
-    positions: dict[int, dict[Any, int]] = {}  # of the keys of every dict, by its identity
-
-    def position(path: KeyPath) -> tuple[int, ...]:
-        node, found = tree, []
-        entry: Any
-        for entry in path:
-            if isinstance(node, dict):
-                if id(node) not in positions:
-                    positions[id(node)] = {k: i for i, k in enumerate(node)}
-                found.append(positions[id(node)][entry.key])
-                node = node[entry.key]
-            elif isinstance(node, (list, tuple)) and hasattr(entry, "idx"):
-                found.append(entry.idx)
-                node = node[entry.idx]
-            else:
-                break
-        return tuple(found)
-
-    return position
-
-
-def _as_latent(name: str, leaf: Any) -> Latent:
-    if isinstance(leaf, Latent):
-        return leaf
-    if isinstance(leaf, Constraint):
-        try:
-            return Latent(leaf)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"latent {name!r}: {error}") from None
-    hint = f" Call it: {leaf.__name__}(...)." if hasattr(leaf, "__name__") else ""
-    raise TypeError(
-        f"latent {name!r}: got {describe(leaf)}; expected a Latent such as advi.real(3) or a "
-        f"NumPyro constraint.{hint}"
-    )
+    return f"{above}.{path_name(path)}" if above else path_name(path)

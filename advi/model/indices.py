@@ -34,16 +34,21 @@ class Site(NamedTuple):
 
 
 def check_indices(
-    traced: Traced, values: Sequence[Any], names: Sequence[str], what: str = "log_joint"
+    traced: Traced,
+    values: Sequence[Any],
+    names: Sequence[str],
+    what: str = "log_joint",
+    constants_too: bool = True,
 ) -> None:
     """Raise ValueError if an index that comes from known inputs is outside of its array.
 
     `values` are those of the trace's inputs, None if unknown; `names` theirs, "data leaf 'g'";
-    `what` the function that was traced.
+    `what` the function that was traced. A forecast reads beyond the data by constant indices, and
+    does not take what it finds there: without `constants_too` they are not looked at.
     """
     hidden = {i for i, value in enumerate(values) if value is None}
     for site in _sites(traced):
-        if hidden & site.index_values.leaves:
+        if hidden & site.index_values.leaves or not (constants_too or site.index_values.leaves):
             continue
         index = site.index_values.value(values)
         if site.column is not None:

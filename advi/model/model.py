@@ -10,15 +10,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from advi.core.axes import NOTHING as NO_NAMES
-from advi.core.axes import Axes, Labels, check_dims
+from advi.core.axes import ROW, Axes, Labels, all_named, check_dims
 from advi.core.errors import describe
 from advi.core.identity import identified
 from advi.core.table import cut, html_table
-from advi.model.coordinates import Coordinates, flatten_latents
+from advi.model.coordinates import Coordinates
+from advi.model.latent_tree import flatten_latents
 from advi.model.program import Program
 from advi.transforms import Constant
-
-ROW = "row"  # axis of the rows of local latents, unless it has another name
 
 
 class Model(Coordinates):
@@ -132,7 +131,7 @@ class Model(Coordinates):
 
     def _copy(self) -> "Model":
         other = copy.copy(self)
-        for cached in ("_hash", "_key", "axes", "coordinates"):
+        for cached in ("_hash", "_key", "axes", "coordinates", "shapes"):
             other.__dict__.pop(cached, None)
         return other
 
@@ -209,23 +208,19 @@ class Model(Coordinates):
         """Names of the axes of latents and deterministic quantities, and labels along them."""
         given = {name: (ROW, *(None,) * len(self._of_row[name].shape)) for name in self.local}
         given |= {**self._dims, **self.program.dims}
-        dims = {}
-        for name, axes in given.items():
-            # the number of an axis is that within a row
-            numbered = enumerate(axes, -1 if name in self.local else 0)
-            unnamed = ((ROW if k < 0 else f"{name}_dim_{k}", axis) for k, axis in numbered)
-            dims[name] = tuple(number if axis is None else axis for number, axis in unnamed)
+        dims = {name: all_named(name, axes, name in self.local) for name, axes in given.items()}
+        dims |= {name: self._in_place(name, dims[name]) for name in self.row_axes if name in dims}
         return Axes(dims, self.coords)
 
     @property
-    def row_axes(self) -> frozenset[str]:
+    def row_dims(self) -> frozenset[str]:
         """Names of the axes of rows of local latents."""
-        return frozenset(self.axes.dims[name][0] for name in self.local)
+        return frozenset(self.axes.dims[n][self.row_axes.get(n, 0)] for n in self.local)
 
     @property
     def known_names(self) -> Labels:
         """Name of a column to the names of its categories, by which further data are coded."""
-        own = {axis: labels for axis, labels in self.coords.items() if axis not in self.row_axes}
+        own = {axis: labels for axis, labels in self.coords.items() if axis not in self.row_dims}
         return {**own, **self.categories}
 
     def of_fit(self, traces: dict[Any, Any], maps: Mapping[str, Any]) -> "Model":
@@ -243,6 +238,11 @@ class Model(Coordinates):
         """Names of the deterministic quantities."""
         return self.program.deterministic.names
 
+    @property
+    def row_axes(self) -> Mapping[str, int]:
+        """Axis of the rows, from the last, in the values of latents where it is not the first."""
+        return {} if self.local and self.num_rows is None else self.program.row_axes
+
     @cached_property
     def _key(self) -> tuple[Any, ...]:
         functions = self.log_joint, self.program.deterministic.function
@@ -253,6 +253,7 @@ class Model(Coordinates):
             self.local,
             self.num_rows,
             tuple(self.maps.items()),
+            tuple(self.row_axes.items()),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -287,7 +288,8 @@ class Model(Coordinates):
         def row(index: int) -> list[str]:
             latent = self.latents[names[index]]
             support = getattr(latent.support, "__class__", type(latent.support)).__name__
-            return [names[index], support.lstrip("_"), str(latent.shape), str(latent.size)]
+            shape = str(self.shapes[names[index]])
+            return [names[index], support.lstrip("_"), shape, str(latent.size)]
 
         return [
             ["", "support", "shape", "coordinates"],

@@ -45,6 +45,8 @@ class Program(NamedTuple):
     hierarchical: tuple[str, ...] = ()
     # sites whose coordinates were chosen, and the latent of each, which may be the site itself
     coordinates: Mapping[str, str] = MappingProxyType({})
+    # axis of the rows, from the last, in the values of local latents where it is not the first
+    row_axes: Mapping[str, int] = MappingProxyType({})
     # shapes of deterministic quantities, and names of their axes, None for one without
     shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     dims: Mapping[str, tuple[str | None, ...]] = MappingProxyType({})

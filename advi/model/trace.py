@@ -110,7 +110,7 @@ def trace_deterministic(model: Model, spec: DataSpec) -> tuple[Traced, Any]:
 
 def _arguments(model: Model, spec: DataSpec) -> tuple[list[Any], list[Any]]:
     """Return the shapes and dtypes of the latents' values and of the data leaves."""
-    values = [jax.ShapeDtypeStruct(v.shape, spec.float_dtype) for v in model.latents.values()]
+    values = [jax.ShapeDtypeStruct(shape, spec.float_dtype) for shape in model.shapes.values()]
     return values, spec.treedef.flatten_up_to(spec.abstract)
 
 

@@ -43,9 +43,13 @@ def missing_key(error: KeyError, model: Model, spec: DataSpec) -> KeyError:
 
 def note_on(error: Exception, model: Model, spec: DataSpec) -> str:
     """Return what the log-joint was called with, as a note to its own error."""
-    z = ", ".join(f"{name} {latent.shape}" for name, latent in model.latents.items())
-    data = ", ".join(f"{name} {shape}" for name, shape in spec.shapes.items())
-    note = f"advi called log_joint(z, data) with shapes z: {z}; data: {data or 'None'}."
+    called, argument = "log_joint(z, data)", str
+    if model.program.factory is not None:
+        call = model.program.factory.call
+        called, argument = f"the NumPyro model {call!r}", call.argument
+    z = ", ".join(f"{name} {shape}" for name, shape in model.shapes.items())
+    data = ", ".join(f"{argument(name)} {shape}" for name, shape in spec.shapes.items())
+    note = f"advi called {called} with shapes z: {z}; data: {data or 'None'}."
     if "Indexer must have integer" in str(error):
         leaves = zip(spec.names, spec.leaves, strict=True)
         floats = [name for name, (_, dtype) in leaves if np.issubdtype(dtype, np.floating)]

@@ -50,10 +50,11 @@ def initial(model: Model, init: Any) -> tuple[Gaussian, bool]:
             )
         latent, span = model.latents[name], slice(*model.spans[name])
         value = on_host(real_numbers(f"init[{name!r}]", value), float)
-        if value.shape != latent.shape:
+        if value.shape != model.shapes[name]:
             raise ValueError(
-                f"init[{name!r}]: got {describe(value)}; expected shape {latent.shape}."
+                f"init[{name!r}]: got {describe(value)}; expected shape {model.shapes[name]}."
             )
+        value = model.rows_first(name, value)
         inside = bool(np.all(latent.support(value)))  # of NumPy arrays: no compilation
         if inside:
             loc[span] = _coordinates(latent, value)
@@ -108,8 +109,7 @@ def _inverse(bijection: Transform) -> Any:
 
 def check_same_latents(model: Model, fit: FitRecord) -> None:
     """Raise ValueError unless a fit and a model have the same latents."""
-    shapes = {name: latent.shape for name, latent in model.latents.items()}
-    got = {name: latent.shape for name, latent in fit.posterior.model.latents.items()}
+    got, shapes = fit.posterior.model.shapes, model.shapes
     if got != shapes:
         raise ValueError(
             f"init: got a fit of latents {got}; expected a fit of the same latents, {shapes}."

@@ -131,12 +131,10 @@ class LocalPosterior:
         )
 
     def sample(self, num: int, key: Any) -> dict[str, NDArray]:
-        # local latents (num, rows, *shape); deterministic quantities only at the fitted rows
+        # deterministic quantities only at the fitted rows
         rng = host_rng(key, Stream.ROW_SAMPLE)
         size = len(self.rows.index)
-        eps = rng.standard_normal((num * size, self._row_dim))
-        local = self._draw(np.tile(np.arange(size), num), eps)
-        found = {name: v.reshape(num, size, *v.shape[1:]) for name, v in local.items()}
+        found = self._draw(np.arange(size), rng.standard_normal((num, size, self._row_dim)))
         found |= self._shared(rng.standard_normal((num, self._part(_is_inferred)[0].noise_dim)))
         for name, value in self.points.items():
             found[name] = np.broadcast_to(value, (num, *value.shape))
@@ -153,13 +151,11 @@ class LocalPosterior:
         parts: list[dict[str, Any]] = []
         for start in range(0, len(self.rows.index), CHUNK_ROWS):
             index = np.arange(start, min(start + CHUNK_ROWS, len(self.rows.index)))
-            values = self._draw(np.tile(index, len(E)), np.repeat(E, len(index), axis=0))
-            for name, v in values.items():
-                values[name] = v.reshape(len(E), len(index), *v.shape[1:]).astype(np.float64)
+            values = self._draw(index, np.repeat(E[:, None], len(index), axis=1))
+            values = {name: v.astype(np.float64) for name, v in values.items()}
             parts.append(reduce(self._unwrapped(values)))
         for name in self.guide.local:
-            # the axis of rows precedes the latent's own axes
-            axis = -len(self.model.latents[name].shape)
+            axis = self.model.row_axes.get(name, -len(self.model.shapes[name]))
             found[name] = np.concatenate([part[name] for part in parts], axis=axis)
         return {name: found[name] for name in self.model.latents}
 
@@ -273,8 +269,9 @@ class LocalPosterior:
             return {}
         return self._on_host(programs.draws_program(guide), params, eps.astype(self.float_dtype))
 
-    def _draw(self, index: Indices, eps: Floats) -> dict[str, NDArray]:
-        """Return constrained draws of local latents at the rows `index` (P,) by eps (P, k)."""
+    def _draw(self, rows: Indices, eps: Floats) -> dict[str, NDArray]:
+        """Return constrained draws of local latents at some rows (P,) by eps (num, P, k)."""
+        num, index, eps = len(eps), np.tile(rows, len(eps)), eps.reshape(-1, eps.shape[-1])
         guide, params = self._part(lambda b: b.local)
         guide = guide.with_rows(CHUNK_DRAWS)
         widths = [dim // CHUNK_DRAWS for dim in guide.noise_dims]
@@ -287,8 +284,11 @@ class LocalPosterior:
             pieces = np.split(eps[within], np.cumsum(widths)[:-1], axis=1)
             flat = np.concatenate([piece.ravel() for piece in pieces]).astype(self.float_dtype)
             values = self._on_host(programs.draw_program(guide), tables, flat)
-            parts.append({name: v[:count] for name, v in values.items()})
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            by_row = {name: guide.model.rows_first(name, v) for name, v in values.items()}
+            parts.append({name: v[:count] for name, v in by_row.items()})
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        drawn = {k: v.reshape(num, len(rows), *v.shape[1:]) for k, v in joined.items()}
+        return {name: self.model.rows_in_place(name, v) for name, v in drawn.items()}
 
     def _on_host(self, program: Callable[..., Any], *args: Any) -> Any:
         with precision(self.float_dtype):

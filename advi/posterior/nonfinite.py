@@ -11,7 +11,7 @@ from advi.model.density import Density, real_log_density
 from advi.variational import draws
 from advi.variational.transport import Transport
 
-TRIED_DRAWS = 256
+TRIED_DRAWS, SHARE_DRAWS = 256, 1024
 GRADIENT_REMEDY = (
     "A value that is finite may hide such a gradient: `jnp.where` passes the NaN gradients of the "
     "branch that it does not take, so replace what is masked before it is computed with, as in "
@@ -71,6 +71,21 @@ def not_finite_at_start(density: Density, x: Floats, tried: str = "") -> ValueEr
     if tried:
         parts.append(f"Tried in vain: {tried}.")
     return ValueError(" ".join(parts))
+
+
+def nonfinite_share(density: Density, transport: Transport, rng: np.random.Generator) -> str:
+    """Return a sentence on the draws of q at which a log density is not finite, or ""."""
+    X = transport.draw(draws.antithetic(rng, SHARE_DRAWS, transport.noise_dim)).points
+    values = density.value(X)
+    bad = ~np.isfinite(values)
+    if not bad.any():
+        return ""
+    k = int(np.argmax(bad))
+    return (
+        f"The log density is not finite at {100 * bad.mean():.2g}% of the draws of the fit, as "
+        f"{values[k]:.4g} at {_at(density, X[k])}: is the support of each latent the set of its "
+        "possible values?"
+    )
 
 
 def nonfinite_draw(density: Density, transport: Transport, rng: np.random.Generator) -> str | None:

@@ -16,7 +16,7 @@ from advi.core.errors import check_bool, check_count, describe
 from advi.core.jax_config import compiled, precision
 from advi.core.jaxprs.traced import Traced, traced
 from advi.core.keys import Stream, device_key
-from advi.data.spec import DataSpec, check_static, converted, prepare
+from advi.data.spec import DataSpec, converted, prepare
 from advi.model.density import Density
 from advi.model.indices import check_indices
 from advi.posterior.base import Posterior, density_of
@@ -31,8 +31,18 @@ class Program(NamedTuple):
     num: int
 
 
-def predict(posterior: Posterior, fn: Callable[..., Any], n: int, data: Any, key: Any) -> Any:
-    """Return `fn` of `n` posterior draws, a tree of host arrays (n, ...)."""
+def predict(
+    posterior: Posterior,
+    fn: Callable[..., Any],
+    n: int,
+    data: Any,
+    key: Any,
+    forecast: bool = False,
+) -> Any:
+    """Return `fn` of `n` posterior draws, a tree of host arrays (n, ...).
+
+    A `forecast` may read beyond the data what it does not use.
+    """
     with_key, density = wants_key(fn), density_of(posterior)
     spec, z = density.spec, drawn(posterior, n, key, data)
     if data is None:
@@ -40,7 +50,7 @@ def predict(posterior: Posterior, fn: Callable[..., Any], n: int, data: Any, key
     else:
         with precision(posterior.float_dtype):
             data, spec = prepare(data, posterior.float_dtype, posterior.model.known_names)
-    return _over_draws(fn, with_key, z, data, spec, key)
+    return _over_draws(fn, with_key, z, data, spec, key, forecast)
 
 
 def predictive(
@@ -59,7 +69,7 @@ def predictive(
     def of_one(z: Any, data: Any, key: Array) -> dict[str, Array]:
         return draw({name: v for name, v in z.items() if name not in beside}, data, key, prior)
 
-    return predict(posterior, of_one, n, data, key)
+    return predict(posterior, of_one, n, data, key, forecast=True)
 
 
 def sites_of(posterior: Posterior, data: Any, refusal: str) -> Any:
@@ -72,9 +82,8 @@ def sites_of(posterior: Posterior, data: Any, refusal: str) -> Any:
         density_of(posterior).log_joint  # noqa: B018 - a loaded fit has none, and says so
         raise TypeError(refusal)
     if data is not None:
-        arrays, spec = converted(data, posterior.float_dtype, posterior.model.known_names)
-        program.predictive.check(arrays)
-        check_static(program.static, arrays, spec)
+        new = converted(data, posterior.float_dtype, posterior.model.known_names)
+        return program.predictive.on(*new, posterior.model.shapes)
     return program.predictive
 
 
@@ -138,7 +147,15 @@ def _check_returned(out: Any) -> None:
             raise TypeError("fn returned a random key; expected numbers.")
 
 
-def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec, key: Any) -> Any:
+def _over_draws(
+    fn: Callable,
+    with_key: bool,
+    z: Any,
+    data: Any,
+    spec: DataSpec,
+    key: Any,
+    forecast: bool = False,
+) -> Any:
     """Return a function of one draw at all of them, a few at a time: host arrays (n, ...)."""
     with precision(spec.float_dtype):
         leaves, treedef = jax.tree.flatten(z)
@@ -146,7 +163,7 @@ def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec,
         n = len(leaves[0])
         shapes = tuple(leaf.shape[1:] for leaf in leaves)
         most = min(MAX_DRAWS, 1 << (n - 1).bit_length())
-        program = _program(fn, with_key, treedef, shapes, spec, data, most)
+        program = _program(fn, with_key, treedef, shapes, spec, data, most, forecast)
         index = np.arange(-(-n // program.num) * program.num)  # the last draw repeated is cut off
         noise = device_key(key, Stream.PREDICT)
         parts = []
@@ -157,7 +174,14 @@ def _over_draws(fn: Callable, with_key: bool, z: Any, data: Any, spec: DataSpec,
 
 
 def _program(
-    fn: Callable, with_key: bool, treedef: Any, shapes: tuple, spec: DataSpec, data: Any, most: int
+    fn: Callable,
+    with_key: bool,
+    treedef: Any,
+    shapes: tuple,
+    spec: DataSpec,
+    data: Any,
+    most: int,
+    forecast: bool,
 ) -> Program:
     def one(leaves: list[Array], data_leaves: list[Array], key: Array, number: Array) -> Any:
         z, data = treedef.unflatten(leaves), spec.treedef.unflatten(data_leaves)
@@ -180,7 +204,8 @@ def _program(
     )
     names = ["the draws"] * len(shapes) + [f"data leaf {name!r}" for name in spec.names]
     known = [None] * len(shapes) + [*jax.tree.leaves(data), None, None]
-    check_indices(flat, known, [*names, "", ""], "fn")
+    what = "the model" if forecast else "fn"
+    check_indices(flat, known, [*names, "", ""], what, constants_too=not forecast)
     fitting = max(WORK // max(flat.cost, 1), 1)
     call = _compiled(flat, jax.tree.structure(out))
     return Program(call, min(most, 1 << (fitting.bit_length() - 1)))

@@ -60,11 +60,13 @@ def to_arviz(
     # where a latent and a data leaf share a name, dims are the latent's
     of_data = {name: named for name, named in given.items() if name not in posterior}
     leaves, local = _row_leaves(record), record.posterior.model.local
-    rows_of_fit = next((dims[name][0] for name in posterior if name in local), ROW)
+    row_axes = record.posterior.model.row_axes
+    rows_of_fit = next((dims[n][row_axes.get(n, 0)] for n in posterior if n in local), ROW)
     row = ROW if rows_of_fit in (ROWS, *data) else rows_of_fit  # a variable beside it
     row = next((of_data[name][0] for name in leaves if name in of_data), row)
     of_data = dict.fromkeys(leaves, (row,)) | of_data
-    dims |= {name: (row, *dims[name][1:]) for name in local & posterior.keys() - given.keys()}
+    for name in local & posterior.keys() - given.keys():
+        dims[name] = _with_row(dims[name], row_axes.get(name, 0), row)
     labels = {row: axes.coords.get(rows_of_fit, ()), **axes.coords}
     coords = _fitting(labels, dims, shapes) | dict(coords or {})
     if verdict_on(record).level == "poor":
@@ -195,6 +197,13 @@ def _row_leaves(record: FitRecord) -> list[str]:
     return [name for name, is_row in zip(spec.names, spec.per_row, strict=True) if is_row]
 
 
+def _with_row(dims: Sequence[str], axis: int, row: str) -> list[str]:
+    """Return the names of axes with that of the rows in its place."""
+    named = list(dims)
+    named[axis] = row
+    return named
+
+
 def _check(shapes: Mapping[str, Any], dims: Mapping[str, Any], coords: Mapping[str, Any]) -> None:
     """Raise ValueError unless dims and coords fit the shapes."""
     sizes: dict[str, int] = {}
@@ -235,7 +244,7 @@ def _fitting(
 def _dataset(
     values: Mapping[str, Any],
     lead: Sequence[str],
-    dims: Mapping[str, Sequence[str]] = NOTHING,
+    dims: Mapping[str, Sequence[str | None]] = NOTHING,
     coords: Mapping[str, Any] = NOTHING,
     report: Mapping[str, Any] = NOTHING,
 ) -> Any:

@@ -136,8 +136,9 @@ class Fit:
         pytree
             The tree of the latents, every leaf ``(n, *shape)``, of a local latent
             ``(n, rows, *shape)``, on the constrained scale: JAX arrays, or NumPy arrays for a
-            float64 fit where JAX has 64 bits switched off. A NumPyro model's deterministic sites
-            are included, unless the fit holds only some of the rows or `data` is given; in moments
+            float64 fit where JAX has 64 bits switched off. Leaves of a NumPyro model have the axes
+            of its sites, with the rows where their plate is. Its deterministic sites are included,
+            unless the fit holds only some of the rows or `data` is given; in moments
             too, unless latents are local.
 
         Raises

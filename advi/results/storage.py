@@ -67,6 +67,8 @@ def save(record: FitRecord, path: Name) -> None:
         "labels": _labels(model),
     }
     held = model.held
+    if model.row_axes:
+        document["row_axes"] = dict(model.row_axes)
     if held:
         document["held"] = list(held)
     arrays: dict[str, Any] = {
@@ -100,7 +102,10 @@ def save(record: FitRecord, path: Name) -> None:
 
 def _labels(model: Model) -> dict[str, Any]:
     """Return the names of axes, and the labels of the fit; as pairs, in their order."""
-    latents = {name: axes for name, axes in model.axes.dims.items() if name in model.latents}
+    latents = {n: list(axes) for n, axes in model.axes.dims.items() if n in model.latents}
+    for name, axis in model.row_axes.items():  # rows come first where a model is declared
+        if name in latents:
+            latents[name].insert(0, latents[name].pop(axis))
     named = {"dims": latents, "coords": model.coords, "categories": model.categories}
     return {kind: [[name, list(found[name])] for name in found] for kind, found in named.items()}
 

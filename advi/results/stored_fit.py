@@ -19,7 +19,7 @@ from advi.core.verdict import Level, Verdict
 from advi.data.spec import prepare
 from advi.diagnostics.figures import figures
 from advi.model.density import Density
-from advi.model.model import Model
+from advi.model.model import Model, Program
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.local_posterior import LocalPosterior
 from advi.posterior.record import Comparison, Examination, FitRecord, OtherMode, Outcome
@@ -126,11 +126,16 @@ def _model(path: str, archive: Archive, known: tuple[type, ...]) -> Model:
         if not numbers or value.shape != model.latents[name].shape:
             raise ValueError(f"the value at which it holds {name!r} is {describe(value)}")
     model = model.holding(held)
-    if not model.local and num_rows is None:
-        return model
-    if not model.local or type(num_rows) is not int or num_rows < 1:
-        raise ValueError(f"it has {num_rows} rows of local latents")
-    return model.with_rows(num_rows)
+    row_axes = document.get("row_axes", {})
+    model = model.with_program(Program(row_axes=row_axes))
+    if model.local or num_rows is not None:
+        if not model.local or type(num_rows) is not int or num_rows < 1:
+            raise ValueError(f"it has {num_rows} rows of local latents")
+        model = model.with_rows(num_rows)
+    for name, axis in row_axes.items():
+        if type(axis) is not int or not -len(model.latents[name].shape) < axis < 0:
+            raise ValueError(f"it has the rows of {name!r} along the axis {axis!r}")
+    return model
 
 
 def _check_values(model: Model, float_dtype: str, num_bytes: int) -> None:
@@ -141,7 +146,7 @@ def _check_values(model: Model, float_dtype: str, num_bytes: int) -> None:
     with precision(float_dtype):
         values, _ = jax.eval_shape(model.unravel, jax.ShapeDtypeStruct((model.size,), float_dtype))
     for name, value in values.items():
-        if value.shape != model.latents[name].shape:
+        if value.shape != model.shapes[name]:
             raise ValueError(f"the transform of {name!r} gives values of shape {value.shape}")
 
 

@@ -33,11 +33,11 @@ def exchangeable(density: Density, X: Floats) -> Exchange | None:
     sets of latents the largest is returned.
     """
     model = density.model
-    lengths = {n for latent in model.latents.values() for n in latent.shape if n > 1}
+    lengths = {n for shape in model.shapes.values() for n in shape if n > 1}
     found = None
     with np.errstate(all="ignore"):
         for length in sorted(lengths):
-            names = [name for name, latent in model.latents.items() if length in latent.shape]
+            names = [name for name, shape in model.shapes.items() if length in shape]
             least = len(found.names) if found else 0
             for size in range(min(len(names), MAX_LATENTS), least, -1):
                 subsets = itertools.combinations(names[:MAX_LATENTS], size)
@@ -61,8 +61,8 @@ def is_a_copy(
         values = jax.device_get(_programs(model)[0](both)[0])
     cost = np.zeros((length, length))
     for name in names:
-        if model.latents[name].shape.count(length) == 1:
-            axis = model.latents[name].shape.index(length) + 1
+        if model.shapes[name].count(length) == 1:
+            axis = model.shapes[name].index(length) + 1
             one, two = np.moveaxis(values[name], axis, 1).reshape(2, length, -1).astype(float)
             cost += ((one[:, None] - two) ** 2).sum(-1) / max(np.var([one, two]), EPS)
     from scipy.optimize import linear_sum_assignment  # which takes a fifth of a second to import
@@ -92,7 +92,7 @@ def _exchanged(density: Density, X: Floats, names: tuple[str, ...], order: NDArr
     with precision(density.dtype.name):
         values = jax.device_get(unravel(X.astype(density.dtype))[0])
         for name in names:
-            for axis, length in enumerate(model.latents[name].shape):
+            for axis, length in enumerate(model.shapes[name]):
                 if length == len(order):
                     values[name] = np.take(values[name], order, axis + 1)
         return np.asarray(jax.device_get(ravel(values)), float)

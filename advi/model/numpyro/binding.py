@@ -4,15 +4,14 @@ import re
 from typing import Any
 
 import jax
-import numpy as np
 
-from advi.core.arrays import on_host
 from advi.data.spec import DataSpec
-from advi.model.numpyro.call import Call, StaticCall
+from advi.model.numpyro.call import Call, StaticCall, numbers_among
 from advi.model.numpyro.sites import Sites, find_sites
 
 # JAX's errors where a Python value is needed: its own class, or a plain TypeError in these words
 NEEDS_VALUE = re.compile("concrete value|static_argnums|must have __hash__")
+OF_LATENT = "the value of the argument marker"  # of the placeholder that stands for latents
 OF_LEAF = re.compile(r"the value of the argument leaves\[(\d+)\]")
 
 
@@ -22,7 +21,7 @@ def call_and_sites(call: Call, data: Any, spec: DataSpec) -> tuple[Call, Sites]:
     Integers and flags among the data that decide about shapes or branches become Python's, and
     plates whose subsample the data are have its length. TypeError if an array decides.
     """
-    numbers = _numbers(data, spec)
+    numbers = numbers_among(data, spec)
     calls = (call, StaticCall(call, numbers)) if numbers else (call,)
     failed: Exception | None = None  # of the last call, without more rows than a subsample has
     for attempted in calls:
@@ -35,18 +34,16 @@ def call_and_sites(call: Call, data: Any, spec: DataSpec) -> tuple[Call, Sites]:
     raise _explained(failed, call, spec)
 
 
-def _numbers(data: Any, spec: DataSpec) -> tuple[tuple[str, Any], ...]:
-    """Return the path and the value of every integer and flag among the data."""
-    leaves = zip(spec.names, spec.treedef.flatten_up_to(data), spec.leaves, strict=True)
-    return tuple(
-        (name, on_host(leaf).item())
-        for name, leaf, (shape, dtype) in leaves
-        if not shape and np.dtype(dtype).kind in "iub"
-    )
-
-
 def _explained(error: Exception, call: Call, spec: DataSpec) -> Exception:
     """Return the error of a model that could not be called, which names the argument at fault."""
+    if OF_LATENT in str(error):
+        found = TypeError(
+            f"{call!r} needs the value of a latent as a Python number or a NumPy array, as in "
+            "float(z), np.exp(z) or `if z > 0`; there is none while it is traced. Expected "
+            "functions of jax.numpy, and jnp.where or jax.lax.cond for branches."
+        )
+        found.__cause__ = error
+        return found
     if isinstance(error, jax.errors.JAXTypeError) or NEEDS_VALUE.search(str(error)):
         leaf = OF_LEAF.search(str(error))
         if leaf is None:

@@ -2,13 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import jax
+import numpy as np
+from numpyro.primitives import Messenger
 
+from advi.core.arrays import on_host
 from advi.core.identity import identified
-from advi.data.spec import leaf_name
+from advi.data.spec import DataSpec, leaf_name
 
 
 class Call(Protocol):
@@ -25,6 +28,13 @@ class Call(Protocol):
     def argument(self, leaf: str) -> str:
         """Return the model's own name for the argument that a data leaf is, or is a part of."""
         ...
+
+
+def inside_handlers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that NumPyro's effect handlers are around."""
+    while isinstance(function, Messenger) and function.fn is not None:
+        function = function.fn
+    return function
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +65,8 @@ class BoundCall:
         return hash(self._key)
 
     def __repr__(self) -> str:
-        return getattr(self.function, "__name__", type(self.function).__name__)
+        function = inside_handlers(self.function)
+        return getattr(function, "__name__", type(function).__name__)
 
     def __call__(self, data: Any) -> Any:
         args, kwargs = self._arguments(data)
@@ -69,7 +80,7 @@ class BoundCall:
                 "the model once."
             )
         args, kwargs = self._arguments(data)
-        signature = inspect.signature(self.function)
+        signature = inspect.signature(inside_handlers(self.function))
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -89,7 +100,7 @@ class BoundCall:
     @property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         try:
-            return inspect.signature(self.function).parameters
+            return inspect.signature(inside_handlers(self.function)).parameters
         except (TypeError, ValueError):  # a built-in
             return {}
 
@@ -150,6 +161,29 @@ class StaticCall(Wrapped):
         static = dict(self.static)
         paths, treedef = jax.tree_util.tree_flatten_with_path(data)
         return self.call(treedef.unflatten(static.get(leaf_name(p), leaf) for p, leaf in paths))
+
+
+def argument_path(call: Call, leaf: str) -> str:
+    """Return the path of a data leaf from its argument, whether this is given by name or not."""
+    first, dot, rest = leaf.partition(".")
+    return f"{call.argument(first)}{dot}{rest}"
+
+
+def numbers_among(data: Any, spec: DataSpec) -> tuple[tuple[str, Any], ...]:
+    """Return the path and the value of every integer and flag among the data."""
+    leaves = zip(spec.names, spec.treedef.flatten_up_to(data), spec.leaves, strict=True)
+    return tuple(
+        (name, on_host(leaf).item())
+        for name, leaf, (shape, dtype) in leaves
+        if not shape and np.dtype(dtype).kind in "iub"
+    )
+
+
+def without_static(call: Any) -> Any:
+    """Return a call that takes all numbers from its data."""
+    if isinstance(call, StaticCall):
+        return without_static(call.call)
+    return replace(call, call=without_static(call.call)) if hasattr(call, "call") else call
 
 
 def static_data(call: Any) -> tuple[tuple[str, Any], ...]:

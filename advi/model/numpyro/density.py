@@ -1,16 +1,26 @@
 """The log-joint of a NumPyro model, and the values of its sites."""
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
-from advi.model.numpyro.call import Call
+from advi.data.spec import DataSpec, leaf_name
+from advi.model.numpyro.call import (
+    Call,
+    StaticCall,
+    argument_path,
+    numbers_among,
+    static_data,
+    without_static,
+)
 from advi.model.numpyro.handlers import (
     DependentSupports,
     KnownValues,
@@ -22,7 +32,7 @@ from advi.model.numpyro.handlers import (
 from advi.model.numpyro.masks import mask_of, normal_log_prob, unit_log_prob
 from advi.model.numpyro.refusals import explained
 from advi.model.numpyro.rows import RowsPlate
-from advi.model.numpyro.sites import UNCONSTRAINED, Site
+from advi.model.numpyro.sites import UNCONSTRAINED, Site, Sites, find_sites
 from advi.model.numpyro.supports import support_of
 from advi.model.numpyro.unknowns import Tree
 from advi.model.terms import Terms
@@ -64,8 +74,7 @@ class SiteDensity:
                 shared = shared + jnp.sum(log_prob)
             else:
                 assert self.plate is not None
-                others = [i for i in range(log_prob.ndim) if i != log_prob.ndim + axis]
-                row = jnp.sum(log_prob, others) / scales.get(self.plate.name, 1.0)
+                row = _of_rows(log_prob, axis) / scales.get(self.plate.name, 1.0)
                 part = "rows" if site["is_observed"] else "prior"
                 by_row[part] = by_row[part] + row if part in by_row else row
             if name in padded:
@@ -73,7 +82,8 @@ class SiteDensity:
                 if axis is None:
                     shared = shared + jnp.sum(padding)
                 else:
-                    by_row["prior"] += jnp.sum(padding, tuple(range(1, padding.ndim)))
+                    masked_axes = padding.ndim - log_prob.ndim  # of events, entry by entry
+                    by_row["prior"] += _of_rows(padding, axis - masked_axes)
         return Terms(shared, **by_row) if by_row else shared
 
     def run(
@@ -88,9 +98,6 @@ class SiteDensity:
         plates = WholePlates(self.lengths(z, data))
         coordinates = {name: z.get(UNCONSTRAINED.format(name)) for name in self.dependent}
         supports = DependentSupports({n: x for n, x in coordinates.items() if x is not None})
-        axes = [(name, axis) for name, axis in self._axes if name in z]
-        local = {name: jnp.moveaxis(z[name], 0, axis) for name, axis in axes}
-        values = {**z, **local, **trees}
         zeros = handlers.substitute(substitute_fn=self._no_prediction)
         drawn = zeros if key is None else handlers.seed(rng_seed=key)
         with (
@@ -101,7 +108,7 @@ class SiteDensity:
             contextlib.nullcontext() if observed else Unobserved(),
             supports,
             KnownValues(),
-            handlers.substitute(data=values),
+            handlers.substitute(data={**z, **trees}),
             explained(self.call),
         ):
             self.call(data)
@@ -113,7 +120,7 @@ class SiteDensity:
         return jnp.zeros((*site["kwargs"]["sample_shape"], *site["fn"].shape()))
 
     def _padding(self, name: str, site: Site, transform: Transform | None, z: Any) -> Array:
-        """Return the log density of a latent's masked entries, the axis of its rows first."""
+        """Return the log density of a latent's masked entries, zero elsewhere."""
         counted = self.counted(name, site)
         if transform is None:
             x, to_support = z[UNCONSTRAINED.format(name)], biject_to(support_of(site["fn"]))
@@ -124,15 +131,14 @@ class SiteDensity:
         return jnp.where(counted, 0, log_prob)
 
     def counted(self, name: str, site: Site) -> Array:
-        """Return the entries of a latent that count in its density, the axis of its rows first.
+        """Return the entries of a latent that count in its density.
 
         It has all axes of the value except those of events that are masked whole.
         """
-        axis, shape = dict(self._axes).get(name), jnp.shape(site["value"])
+        shape = jnp.shape(site["value"])
         mask, inner = mask_of(site["fn"])
         whole = site["fn"].event_dim - inner
-        counted = jnp.broadcast_to(mask, shape[: len(shape) - whole])
-        return counted if axis is None else jnp.moveaxis(counted, axis + whole, 0)
+        return jnp.broadcast_to(mask, shape[: len(shape) - whole])
 
     @property
     def _axes(self) -> tuple[tuple[str, int], ...]:
@@ -143,10 +149,15 @@ class SiteDensity:
         plate, filled = self.plate, dict(self.filled)
         if plate is None or plate.leaf is None:
             return filled
-        leaves = jax.tree.leaves(data)
-        candidates = [z[name] for name, _ in plate.axes if name in z] + leaves[plate.leaf :]
-        # new data may come without those that were observed
-        length = (candidates or [leaf for leaf in leaves if leaf.ndim])[0].shape[0]
+        paths = jax.tree_util.tree_flatten_with_path(data)[0]
+        lengths = {
+            argument_path(self.call, leaf_name(path)): leaf.shape[0]
+            for path, leaf in paths
+            if np.ndim(leaf)
+        }
+        candidates = [z[name].shape[axis] for name, axis in plate.axes if name in z]
+        candidates += [lengths[name] for name in plate.leaves if name in lengths]
+        length = next(iter([*candidates, *lengths.values()]))  # new data may lack what was observed
         if length != plate.size and plate.why_not_local:
             raise ValueError(plate.why_not_local)
         return filled | {plate.name: length}
@@ -156,6 +167,11 @@ class SiteDensity:
         if self.plate is None or not (site["is_observed"] or name in dict(self._axes)):
             return None
         return next((f.dim for f in site["cond_indep_stack"] if f.name == self.plate.name), None)
+
+
+def _of_rows(values: Array, axis: int) -> Array:
+    """Return the sums over all axes but one, from the last."""
+    return jnp.sum(values, [i for i in range(values.ndim) if i != values.ndim + axis])
 
 
 @dataclass(frozen=True)
@@ -183,9 +199,35 @@ class Predictive:
 
     log_joint: SiteDensity
 
-    def check(self, data: Any) -> None:
-        """Raise TypeError unless the model can be called with the data."""
-        self.log_joint.call.check(data)
+    def on(self, data: Any, spec: DataSpec, shapes: Mapping[str, Any]) -> "Predictive":
+        """Return the same for new data, of which integers and flags are taken as they are.
+
+        `shapes` are those of the latents. TypeError unless the model can be called with the data;
+        ValueError if a number that decides about shapes makes those of latents others.
+        """
+        call, before = self.log_joint.call, dict(static_data(self.log_joint.call))
+        call.check(data)
+        fitted = {argument_path(call, leaf): value for leaf, value in before.items()}
+        numbers = numbers_among(data, spec)
+        named = {argument_path(call, leaf): value for leaf, value in numbers}
+        moved = StaticCall(without_static(call), numbers)
+        changed = [name for name, value in fitted.items() if named.get(name, value) != value]
+        if changed and self._has_others(find_sites(moved, spec), shapes):
+            name = changed[0]
+            raise ValueError(
+                f"data: {name!r}: got {named[name]}, but {fitted[name]} in the fit, where it "
+                "decides about shapes of latents; expected the same. Fit again for another."
+            )
+        return Predictive(replace(self.log_joint, call=moved))
+
+    def _has_others(self, sites: Sites, shapes: Mapping[str, Any]) -> bool:
+        """Return whether latents that have no rows are of other shapes."""
+        local = dict(self.log_joint.plate.axes) if self.log_joint.plate else {}
+        return any(
+            shapes.get(name, unknown.shape) != unknown.shape
+            for name, unknown in sites.unknowns.items()
+            if unknown.tree is None and name not in local
+        )
 
     def __call__(
         self, z: dict[str, Any], data: Any, key: Array, prior: bool = False

@@ -51,7 +51,7 @@ def _used(density: SiteDensity, omitted: tuple[str, ...], model: Model, spec: Da
         z = model.to_tree(dict(zip(model.latents, values, strict=True)))
         return _total(density.without(omitted, z, jax.tree.unflatten(spec.treedef, leaves)))
 
-    values = [jax.ShapeDtypeStruct(v.shape, spec.float_dtype) for v in model.latents.values()]
+    values = [jax.ShapeDtypeStruct(shape, spec.float_dtype) for shape in model.shapes.values()]
     leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in spec.leaves]
     used = dce_jaxpr(jax.make_jaxpr(rest)(values, leaves).jaxpr, [True])[1]
     return {name for name, alive in zip(model.latents, used, strict=False) if alive}

@@ -50,12 +50,10 @@ class PriorDraws:
 def _draws(log_joint: SiteDensity, model: Model, num: int) -> Callable[[Any], dict[str, Array]]:
     def one(key: Array, number: Array, data: Any) -> dict[str, Array]:
         sites = _drawn(log_joint, key, number == 0, data)
-        axes = dict(log_joint.plate.axes) if log_joint.plate else {}
         found = {}
         for name, latent in model.latents.items():
             if name in sites and sites[name]["type"] == "sample":
-                value = sites[name]["value"]
-                value = jnp.moveaxis(value, axes[name], 0) if name in axes else value
+                value = model.rows_first(name, sites[name]["value"])
                 found[name] = latent.bijection.inverse(value)
         for name in log_joint.dependent:
             to_support = biject_to(support_of(sites[name]["fn"]))

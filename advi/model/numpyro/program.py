@@ -58,13 +58,13 @@ class NumPyroModel:
         make = partial(self._model, call, streamed)
         predicted: set[str] = set()
         if sites.imputed:
-            model = make(sites, rows_plate(self.rows, sites, spec), data)
+            model = make(sites, rows_plate(self.rows, sites, spec, call), data)
             predicted = predictions(sites, _site_density(model), for_rows(model, spec), spec)
             sites = sites.without(predicted)
         if not sites.unknowns:
             raise ValueError(f"{self.call!r} has no latent site and no parameter: nothing to fit.")
         build = partial(make, data=data, predicted=tuple(sorted(predicted)))
-        plate = rows_plate(self.rows, sites, spec)
+        plate = rows_plate(self.rows, sites, spec, call)
         model = build(sites, plate)
         try:
             used = trace(for_rows(model, spec), spec).used
@@ -123,6 +123,7 @@ class NumPyroModel:
             coordinates={name: name for name, _ in self.centred} | sites.coordinates,
             shapes={name: sites.shapes[name] for name in shown if name in sites.shapes},
             dims={name: sites.dims[name] for name in shown if name in sites.dims},
+            row_axes=sites.row_axes(dict(plate.axes) if plate else {}),
         )
         return model.with_program(program)
 
@@ -172,12 +173,12 @@ def from_numpyro(
     standard normal on the real line, which leaves the posterior of the rest and the evidence
     unchanged.
 
-    Latents inside the plate of the rows are local: they have a value for each row of the data,
-    along the leading axis of their draws whatever the axis of the plate. They can have a `PerRow`
-    or `Amortised` family, with or without `batch_size`; otherwise the automatic plan fits them
-    like any others. If one of them cannot be local, none is, and the fit takes all rows at once: a
-    parameter by row, a support with bounds that differ between rows or depend on other latents, or
-    a site outside the plate that depends on them.
+    Latents inside the plate of the rows are local: they have a value for each row of the data, in
+    draws along the axis of the plate, as all values have the axes of their sites. They can have a
+    `PerRow` or `Amortised` family, with or without `batch_size`; otherwise the automatic plan fits
+    them like any others. If one of them cannot be local, none is, and the fit takes all rows at
+    once: a parameter by row, a support with bounds that differ between rows or depend on other
+    latents, or a site outside the plate that depends on them.
 
     Parameters
     ----------

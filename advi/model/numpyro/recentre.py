@@ -37,7 +37,6 @@ class Recentring:
         """Evaluate the sites at points; `data` is the pair of data and their centredness."""
         log_joint = model.log_joint
         assert isinstance(log_joint, SiteDensity)
-        axes = dict(log_joint.plate.axes) if log_joint.plate else {}
 
         def one(x: Array, data: Any) -> dict[str, tuple[Array, ...]]:
             sites, found = log_joint.run(model.to_tree(model.unravel(x)[0]), data)[0], {}
@@ -45,9 +44,7 @@ class Recentring:
                 if (of := standing(site)) is not None:
                     value = sites[of.site]["value"]
                     parts = (jnp.broadcast_to(p, value.shape) for p in (of.loc, of.scale, value))
-                    if latent in axes:
-                        parts = (jnp.moveaxis(part, axes[latent], 0) for part in parts)
-                    found[of.site] = tuple(part.ravel() for part in parts)
+                    found[of.site] = tuple(model.rows_first(latent, p).ravel() for p in parts)
             return found
 
         x = points.astype(jnp.result_type(float))

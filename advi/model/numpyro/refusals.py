@@ -45,8 +45,8 @@ def _reason(error: Exception) -> str | None:
             return (
                 f"scans over {called['length']} steps, but its site {called['site']['name']!r} is "
                 "given values for fewer: the others would be drawn at random. Expected a scan of "
-                "as many steps as there are values; forecast with the draws of the fit, as in "
-                "fit.predict(...)."
+                "as many steps as there are values. Fit it so, and forecast by fit.predictive(n, "
+                "data) with data for more steps."
             )
         if drawn:
             return (

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from advi.core.errors import unknown
 from advi.data.spec import DataSpec
+from advi.model.numpyro.call import Call, argument_path
 from advi.model.numpyro.sites import Sites
 
 
@@ -15,6 +16,7 @@ class RowsPlate:
     name: str
     size: int
     leaf: int | None  # a data leaf with these rows; None without data
+    leaves: tuple[str, ...]  # paths of the data leaves with as many rows, from their arguments
     axes: tuple[tuple[str, int], ...]  # local latents, and the axis of rows of each, from the last
     inside: tuple[str, ...]  # latents inside it
     why_not_local: str  # the reason why those are not local; empty if they are
@@ -29,7 +31,7 @@ class RowsPlate:
         return replace(self, axes=(), why_not_local=why)
 
 
-def rows_plate(rows: str | None, sites: Sites, spec: DataSpec) -> RowsPlate | None:
+def rows_plate(rows: str | None, sites: Sites, spec: DataSpec, call: Call) -> RowsPlate | None:
     """Return the plate of the rows: the one asked for, or the one that qualifies.
 
     ValueError if the plate asked for has no observed site, or no data leaf has its leading axis.
@@ -52,7 +54,9 @@ def rows_plate(rows: str | None, sites: Sites, spec: DataSpec) -> RowsPlate | No
         )
     axes = {n: a for n, site in sites.unknowns.items() if (a := site.axis(name)) is not None}
     inside = tuple(map(sites.latent_name, axes))
-    plate = RowsPlate(name, size, leaf, tuple(axes.items()), inside, "")
+    shapes = spec.shapes.items()
+    leaves = tuple(argument_path(call, n) for n, shape in shapes if shape and shape[0] == size)
+    plate = RowsPlate(name, size, leaf, leaves, tuple(axes.items()), inside, "")
     reason = next(_why_not_local(axes.items(), sites, spec), None)
     return plate if reason is None else plate.without_local(reason)
 

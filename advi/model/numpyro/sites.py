@@ -76,6 +76,10 @@ class Sites:
                 found[name] = unknown.latents(on_host)
         return found
 
+    def row_axes(self, axes: Mapping[str, int]) -> dict[str, int]:
+        """Return those of the axes of rows that are not the first of a site's value."""
+        return {n: axis for n, axis in axes.items() if axis != -len(self.unknowns[n].shape)}
+
     @property
     def params(self) -> dict[str, Tree]:
         """Tree of every parameter; one with priors on all its leaves has an empty tree."""

@@ -150,7 +150,9 @@ def _densities(
             found = _forward(latents[name].bijection)(points.reshape(shape))
             value, log_det = jax.device_get(found)
             log_slope = log_det.astype(np.float64).reshape(GRID, -1)
-            curves[name] = (value, np.exp(log_normal[:, None] - log_slope) / sd)
+            density = np.exp(log_normal[:, None] - log_slope) / sd
+            curve = value, density.reshape(value.shape)
+            curves[name] = tuple(posterior.model.rows_in_place(name, part) for part in curve)
     return curves
 
 

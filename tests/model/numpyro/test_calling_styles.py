@@ -180,6 +180,20 @@ def test_an_array_that_decides_about_shapes_is_named(by_name):
     assert advi.fit(bound, rest, **quick).mean()["a"].shape == (2,)
 
 
+@handlers.mask(mask=True)
+def inside_a_handler(dept, y):
+    return departments(dept, y)
+
+
+def test_handlers_hide_neither_the_name_of_a_model_nor_those_of_its_arguments():
+    dept, y = np.array([0, 1, 1]), np.ones(3)
+    with pytest.raises(TypeError, match=r"from_numpyro\(inside_a_handler, dept=dept\)"):
+        advi.log_density(advi.from_numpyro(inside_a_handler), (dept, y))
+    assert advi.log_density(advi.from_numpyro(inside_a_handler, dept=dept), (y,)).dim == 2
+    with pytest.raises(TypeError, match=r"inside_a_handler takes \(dept, y\), and would get 1"):
+        advi.log_density(advi.from_numpyro(inside_a_handler), (y,))
+
+
 def test_arguments_without_a_name_stay_in_their_places():
     def model(x, /, y, wide):
         w = numpyro.sample("w", dist.Normal(0, 2.0 if wide else 1.0))

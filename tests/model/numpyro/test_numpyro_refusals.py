@@ -73,9 +73,17 @@ def delta_in_scan(y):
     scan(step, numpyro.sample("mu", dist.Normal(0, 1)), y)
 
 
+def branch_of_a_latent(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    if jnp.exp(mu) > 1:
+        mu = 2 * mu
+    numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+
 @pytest.mark.parametrize(
     ("model", "kind", "message"),
     [
+        (branch_of_a_latent, TypeError, "needs the value of a latent .*Expected functions of jax"),
         (hidden, TypeError, r"hidden has a site 's' that gets no value.*handlers.block"),
         (random_numbers, TypeError, "random_numbers draws random numbers outside of its sample"),
         (random_numbers_in_scan, TypeError, "draws random numbers outside of its sample sites"),
@@ -87,8 +95,9 @@ def delta_in_scan(y):
 )
 def test_models_that_are_refused(model, kind, message):
     for function in (advi.fit, advi.check):
-        with pytest.raises(kind, match=message):
+        with pytest.raises(kind, match=message) as caught:
             function(advi.from_numpyro(model), Y)
+        assert "log_joint" not in "".join(getattr(caught.value, "__notes__", []))
 
 
 def test_assertions_that_say_something_stay():

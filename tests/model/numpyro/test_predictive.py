@@ -129,6 +129,21 @@ def test_with_numbers_that_decide_about_shapes_and_a_batch_of_a_plate():
         made.predictive(10, {"x": X[:5], "k": 3})
 
 
+def test_new_data_may_be_passed_in_another_way_and_decide_about_further_steps():
+    def model(table, x, steps, y=None):
+        w = numpyro.sample("w", dist.Normal(0, 1))
+        numpyro.deterministic("ahead", w * jnp.arange(steps))
+        with numpyro.plate("rows", N, subsample_size=x.shape[0]):
+            numpyro.sample("y", dist.Normal(w * x + table.sum(), 1), obs=y)
+
+    table = np.zeros(3)
+    made = advi.fit(advi.from_numpyro(model), (table, X, 2, Y), diagnose=False)
+    found = made.predictive(10, {"table": table, "x": X[:5], "steps": 4})
+    assert found["y"].shape == (10, 5)
+    assert found["ahead"].shape == (10, 4)
+    assert made.predictive(10)["ahead"].shape == (10, 2)
+
+
 def test_what_cannot_be_drawn():
     own = advi.fit(advi.Model(lambda z, d: -0.5 * z["x"] ** 2, {"x": advi.real()}), diagnose=False)
     with pytest.raises(TypeError, match=r"predictive: .*Write fit\.predict\(fn"):
