@@ -92,7 +92,11 @@ def _refuse_dtype(what: str, array: np.ndarray, value: Any) -> None:
     if array.dtype == bool or jnp.issubdtype(array.dtype, np.number):
         return
     if not array.ndim:
-        raise TypeError(f"{what}: got {describe(value)}; expected numbers.")
+        hint = ""
+        if isinstance(value, str):
+            hint = " A word that chooses a part of a model is no data: close over it, or bind it, "
+            hint += "advi.from_numpyro(model, name=word)."
+        raise TypeError(f"{what}: got {describe(value)}; expected numbers.{hint}")
     entries = array.ravel()[:1000] if array.dtype == object else ()
     kinds = sorted({type(entry).__name__ for entry in entries})
     inside = f" ({', '.join(kinds)})" if kinds else ""

@@ -15,6 +15,11 @@ from advi.core.errors import describe, listed, unknown
 Label = str | int | float | bool
 Labels = Mapping[str, tuple[Label, ...]]  # by the name of an axis, or of a column
 
+
+class Categories(tuple[Label, ...]):
+    """Labels that are the names of a column's categories, in the order of their codes."""
+
+
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 MISSING = ("NoneType", "NAType", "NaTType")
 ROW = "row"  # axis of the rows of local latents, unless it has another name

@@ -11,7 +11,7 @@ import numpy as np
 from jax.tree_util import keystr
 
 from advi.core.arrays import num_missing
-from advi.core.axes import NOTHING, Label, Labels, labels_of
+from advi.core.axes import NOTHING, Categories, Label, Labels, labels_of
 from advi.core.errors import describe, listed
 
 PANDAS, POLARS, ARROW, XARRAY = "pandas", "polars", "pyarrow", "xarray"
@@ -95,7 +95,9 @@ class _Coder:
     def _leaf(self, path: Any, leaf: Any) -> Any:
         """Return a dict of the columns of a table, or the codes of a column of categories."""
         if isinstance(leaf, np.ndarray):
-            return {name: leaf[name] for name in leaf.dtype.names} if leaf.dtype.names else leaf
+            if leaf.dtype.names:
+                return {name: leaf[name] for name in leaf.dtype.names}
+            return self._numbers(_column_name(path, leaf), leaf)
         library, kind = type(leaf).__module__.partition(".")[0], type(leaf).__name__
         if (library, kind) == (XARRAY, "Dataset"):
             return self._of_dataset(leaf)
@@ -106,7 +108,7 @@ class _Coder:
         if _has_categories(leaf):
             name = _column_name(path, leaf)
             return self._columns({name: leaf}, kind, library)[name]
-        return leaf
+        return self._numbers(_column_name(path, leaf), leaf)
 
     def _columns(self, columns: Mapping[Any, Any], kind: str, library: str) -> dict[Any, Any]:
         """Return the columns, of numbers; TypeError if one is of text, or has missing entries."""
@@ -127,9 +129,24 @@ class _Coder:
                 "in and give the mask as a column of its own."
             )
         return {
-            name: self._codes(str(name), column) if _has_categories(column) else _array(column)
+            name: self._codes(str(name), column)
+            if _has_categories(column)
+            else self._numbers(str(name), _array(column))
             for name, column in columns.items()
         }
+
+    def _numbers(self, name: str, column: Any) -> Any:
+        """Return a column of numbers; ValueError if these may be names of categories or codes."""
+        known = self._known.get(name, ())
+        whole = isinstance(known, Categories) and all(str(label).isdigit() for label in known)
+        if known and whole and not self._learns:
+            raise ValueError(
+                f"data: got numbers in the column {name!r}, whose categories in the fit are whole "
+                f"numbers, {listed([str(label) for label in known])}, so that names and codes "
+                "cannot be told apart; expected categories, such as "
+                f"data[{name!r}].astype('category')."
+            )
+        return column
 
     def _codes(self, name: str, column: Any) -> np.ndarray:
         """Return the codes (n,) of a column's categories, of known ones by their names."""
@@ -139,9 +156,9 @@ class _Coder:
         if known is None:
             if not self._learns:
                 raise unknown_categories(name)
-            self.categories[name] = known = own
+            self.categories[name] = known = Categories(own)
         elif self._learns:
-            self.categories[name] = known
+            self.categories[name] = Categories(known)
         if own == known:
             return codes.astype(np.int32)
         places = {str(label): place for place, label in enumerate(known)}

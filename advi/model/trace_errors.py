@@ -43,13 +43,16 @@ def missing_key(error: KeyError, model: Model, spec: DataSpec) -> KeyError:
 
 def note_on(error: Exception, model: Model, spec: DataSpec) -> str:
     """Return what the log-joint was called with, as a note to its own error."""
-    called, argument = "log_joint(z, data)", str
+    called, argument, bound = "log_joint(z, data)", str, ""
     if model.program.factory is not None:
         call = model.program.factory.call
-        called, argument = f"the NumPyro model {call!r}", call.argument
+        called, argument, bound = f"the NumPyro model {call!r}", call.argument, call.bound
     z = ", ".join(f"{name} {shape}" for name, shape in model.shapes.items())
     data = ", ".join(f"{argument(name)} {shape}" for name, shape in spec.shapes.items())
-    note = f"advi called {called} with shapes z: {z}; data: {data or 'None'}."
+    note = f"advi called {called} with shapes z: {z}; data: {data or 'None'}{bound}."
+    if "boolean indices must be concrete" in str(error):
+        note += " Booleans do not choose entries while a function is traced; expected integers, "
+        note += "such as x.astype(int), or jnp.where."
     if "Indexer must have integer" in str(error):
         leaves = zip(spec.names, spec.leaves, strict=True)
         floats = [name for name, (_, dtype) in leaves if np.issubdtype(dtype, np.floating)]

@@ -8,6 +8,7 @@ from advi.core.jax_config import compiled
 from advi.core.types import Floats
 from advi.data.spec import find_infinite, find_nan
 from advi.model.density import Density, real_log_density
+from advi.model.numpyro.call import argument_path
 from advi.variational import draws
 from advi.variational.transport import Transport
 
@@ -39,7 +40,11 @@ def not_finite_at_start(density: Density, x: Floats, tried: str = "") -> ValueEr
         compiled(lambda x, data: log_p(model.split(x), data))(point, density.data)
     )
     [value], [gradient] = density.value_and_grad(x[None])
-    nan = find_nan(density.data, density.spec)
+    spec = density.spec
+    if model.program.factory is not None:  # by the names of the model's own arguments
+        call = model.program.factory.call
+        spec = spec._replace(names=tuple(argument_path(call, name) for name in spec.names))
+    nan = find_nan(density.data, spec)
     if np.isfinite(value) and not np.all(np.isfinite(gradient)):
         names = _with_bad(density, gradient)
         parts = [
@@ -56,7 +61,7 @@ def not_finite_at_start(density: Density, x: Floats, tried: str = "") -> ValueEr
         rows = np.flatnonzero(~np.isfinite(np.asarray(terms.per_row)))
         if len(rows):
             parts.append(f"Rows that are not finite: {format_value(rows)}.")
-        infinite = find_infinite(density.data, density.spec)
+        infinite = find_infinite(density.data, spec)
         if nan:
             parts.append(f"The {nan}: remove or mask it.")
         elif infinite:

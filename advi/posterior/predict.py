@@ -1,7 +1,7 @@
 """Functions of posterior draws: predictions for new data, and the log-likelihood of every row."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -50,7 +50,29 @@ def predict(
     else:
         with precision(posterior.float_dtype):
             data, spec = prepare(data, posterior.float_dtype, posterior.model.known_names)
+        if absent := posterior.model.beside:  # they are of the data that were fitted
+            z = {name: values for name, values in z.items() if name not in absent}
+            fn = _without(fn, absent)
     return _over_draws(fn, with_key, z, data, spec, key, forecast)
+
+
+def _without(fn: Callable[..., Any], absent: Sequence[str]) -> Callable[..., Any]:
+    """Return a function of draws that says why a deterministic site is not among them."""
+
+    def called(z: Any, *others: Any) -> Any:
+        try:
+            return fn(z, *others)
+        except KeyError as error:
+            name = error.args[0] if error.args else None
+            if name not in absent:
+                raise
+            raise ValueError(
+                f"fn: z has no {name!r}: deterministic sites are those of the data that were "
+                f"fitted. fit.predictive(n, data)[{name!r}] has it for new data; or compute it in "
+                "fn from the latents and the data."
+            ) from None
+
+    return called
 
 
 def predictive(

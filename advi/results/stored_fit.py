@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advi.core.archive import Archive, Name, read, refused
-from advi.core.axes import check_coords
+from advi.core.axes import Categories, check_coords
 from advi.core.draw_set import WeightedDraws
 from advi.core.errors import describe
 from advi.core.jax_config import precision
@@ -118,7 +118,8 @@ def _model(path: str, archive: Archive, known: tuple[type, ...]) -> Model:
         for kind in ("dims", "coords", "categories")
     )
     model = Model(MissingLogJoint(path), from_data(document["latents"], known), dims=dims)
-    model = model.with_labels(*map(check_coords, (coords, categories)))
+    named = {name: Categories(own) for name, own in check_coords(categories).items()}
+    model = model.with_labels(check_coords(coords), named)
     values = _group(dict(archive.arrays), "held.")
     held = dict(zip(document.get("held", []), values, strict=True))
     for name, value in held.items():

@@ -125,3 +125,14 @@ def test_every_batch_of_a_stream_is_coded_by_the_first_one():
     with source.epoch(6, 0) as blocks:
         found = [np.asarray(rows["county"]) for rows, _ in blocks]
     assert np.concatenate(found).tolist() == [*CODES, 1, 0]
+
+
+def test_whole_numbers_are_not_taken_for_codes_of_categories_that_are_whole_numbers():
+    first = pd.DataFrame({"year": pd.Categorical([2020, 2022])})
+    known = tables_and_names(first)[1].categories
+    assert without_tables(pd.DataFrame({"year": pd.Categorical([2022])}), known)["year"] == [1]
+    for other in (pd.DataFrame({"year": [2022, 2020]}), {"year": np.array([0, 1])}):
+        with pytest.raises(ValueError, match=r"'year'.*whole numbers, 2020, 2022.*astype"):
+            without_tables(other, known)
+    # of names there is no doubt
+    assert without_tables({"county": np.array([0, 1])}, KNOWN)["county"].tolist() == [0, 1]

@@ -102,7 +102,9 @@ def _log_density(density: Density, X: Floats) -> Floats:
     with precision(density.dtype.name):
         log_dets = _programs(density.model)[0](X.astype(density.dtype))[1]
     random = [name for name in log_dets if name not in density.estimated]
-    return density.value(X) - np.sum([np.asarray(log_dets[n], float) for n in random], axis=0)
+    # that of a local latent is one number for each row
+    parts = [np.asarray(log_dets[n], float).reshape(len(X), -1).sum(1) for n in random]
+    return density.value(X) - np.sum(parts, axis=0)
 
 
 @lru_cache(maxsize=16)

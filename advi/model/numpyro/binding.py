@@ -7,6 +7,7 @@ import jax
 
 from advi.data.spec import DataSpec
 from advi.model.numpyro.call import Call, StaticCall, numbers_among
+from advi.model.numpyro.refusals import NOT_BROADCAST
 from advi.model.numpyro.sites import Sites, find_sites
 
 # JAX's errors where a Python value is needed: its own class, or a plain TypeError in these words
@@ -59,5 +60,21 @@ def _explained(error: Exception, call: Call, spec: DataSpec) -> Exception:
         found.__cause__ = error
         return found
     shapes = [f"{call.argument(name)} {shape}" for name, shape in spec.shapes.items()]
+    if isinstance(error, jax.errors.NonConcreteBooleanIndexError):
+        found = TypeError(
+            f"{call!r} takes a part of an array by booleans, of which only the shape is known "
+            "while it is traced; expected integers, such as data['x'].astype(int), or jnp.where."
+        )
+        found.__cause__ = error
+        return found
+    if NOT_BROADCAST in str(error) and not isinstance(error, TypeError):
+        found = ValueError(
+            f"{call!r} has arrays that do not broadcast: {str(error).rstrip('.')}. The data are "
+            f"{', '.join(shapes) or 'none'}{call.bound}; expected shapes of one model. Arrays that "
+            "are bound stay as they are, for batches and new rows too: bind sizes, and give arrays "
+            "by row as data."
+        )
+        found.__cause__ = error
+        return found
     error.add_note(f"advi called {call!r} with data of shapes {', '.join(shapes) or 'None'}.")
     return error

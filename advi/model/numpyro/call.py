@@ -29,6 +29,11 @@ class Call(Protocol):
         """Return the model's own name for the argument that a data leaf is, or is a part of."""
         ...
 
+    @property
+    def bound(self) -> str:
+        """Arrays that are bound, in words, or ""."""
+        ...
+
 
 def inside_handlers(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function that NumPyro's effect handlers are around."""
@@ -84,12 +89,29 @@ class BoundCall:
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
+            known = signature.parameters
+            if strange := [name for name in kwargs if name not in known]:
+                raise TypeError(
+                    f"data: {self!r} takes {signature}, and has no argument "
+                    f"{', '.join(map(repr, strange))}; expected names of its arguments alone. "
+                    "Leave out columns that the model does not take, such as by "
+                    f"data.drop(columns={strange}) of a frame."
+                ) from None
+            hint = ""
+            if "missing" in str(error):
+                hint = " What new data lack, such as an outcome, needs a default: y=None."
             raise TypeError(
                 f"data: {self!r} takes {signature}, and would get {len(args)} arguments by "
                 f"position and {list(kwargs) or 'none'} by name: {error}. A dict of data is passed "
                 "by name, a tuple by position, an array as the next argument, after what was given "
-                "to from_numpyro."
+                f"to from_numpyro.{hint}"
             ) from None
+
+    @property
+    def bound(self) -> str:
+        values = [*((f"argument {k}", v) for k, v in enumerate(self.args)), *self.kwargs.items()]
+        arrays = [f"{name} {np.shape(v)}" for name, v in values if hasattr(v, "shape") and v.shape]
+        return f", and bound beforehand are {', '.join(arrays)}" if arrays else ""
 
     def argument(self, leaf: str) -> str:
         first = leaf.partition(".")[0]
@@ -146,6 +168,10 @@ class Wrapped:
 
     def argument(self, leaf: str) -> str:
         return self.call.argument(leaf)
+
+    @property
+    def bound(self) -> str:
+        return self.call.bound
 
 
 @dataclass(frozen=True, repr=False)

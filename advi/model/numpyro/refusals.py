@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+NOT_BROADCAST = "Incompatible shapes for broadcasting"
+
 
 class UnseededError(TypeError):
     """A random key was needed, and there is none."""
@@ -55,6 +57,17 @@ def _reason(error: Exception) -> str | None:
                 "handler out, or give the site a value inside it by handlers.substitute."
             )
         return RANDOM if without_key else None
+    if drawn and NOT_BROADCAST in str(error) and "_masked_observe" not in inside:
+        stack = messages[-1]["cond_indep_stack"]
+        plates = ", ".join(f"{frame.name!r} of size {frame.size}" for frame in stack)
+        if not plates:
+            return None
+        return (
+            f"has a site {drawn[-1]!r} whose shapes do not broadcast inside of plate {plates}: "
+            f"{str(error).rstrip('.')}. Expected data as long as the plate: give it the length of "
+            "the data, or the size of all rows with subsample_size=len(data). Arrays that are "
+            "bound stay as they are, for batches and new rows too: give those by row as data."
+        )
     if "_masked_observe" in inside and "broadcast" in str(error):
         called = inside["_masked_observe"]
         return _misfit(called["name"], called["fn"], called["obs"], called["obs_mask"])

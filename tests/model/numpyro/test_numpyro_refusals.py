@@ -163,3 +163,54 @@ def test_a_numpyro_user_is_not_told_of_terms():
             call()
         assert "Terms" not in str(caught.value)
         assert "log_joint" not in str(caught.value)
+
+
+def sized(x, y, size):
+    b = numpyro.sample("b", dist.Normal(0, 1))
+    with numpyro.plate("data", size, subsample_size=len(x)):
+        numpyro.sample("y", dist.Normal(b * x, 1), obs=y)
+
+
+def grouped(group, y):
+    with numpyro.plate("g", int(np.max(group)) + 1):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(a[group], 1), obs=y)
+
+
+def chosen(by, y):
+    with numpyro.plate("g", 2):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(a[by], 1), obs=y)
+
+
+def test_shapes_that_contradict_a_plate_are_told_in_its_words():
+    with pytest.raises(TypeError, match=r"site 'y'.*inside of plate 'data' of size 5"):
+        advi.fit(advi.from_numpyro(sized), (Y, Y, 5))
+    bound = advi.from_numpyro(grouped, group=np.array([0, 1] * 4))
+    with pytest.raises(TypeError, match=r"plate 'rows' of size 4.*bound stay as they are"):
+        advi.fit(bound, {"y": Y}, batch_size=4, max_steps=10)
+    with pytest.raises(TypeError, match=r"chosen takes a part of an array by booleans"):
+        advi.fit(advi.from_numpyro(chosen), {"by": Y > 0, "y": Y})
+
+
+def test_data_are_named_by_the_arguments_of_the_model():
+    gap = np.where(np.arange(8) == 3, np.nan, Y)
+    with pytest.raises(ValueError, match="The data leaf 'y', row 3 is NaN"):
+        advi.fit(advi.from_numpyro(sized), (Y, gap, 8))
+    with pytest.raises(TypeError, match=r"bind it, advi\.from_numpyro\(model, name=word\)"):
+        advi.fit(advi.from_numpyro(sized), (Y, Y, "all"))
+
+
+def test_a_latent_by_row_times_a_global_one_is_fitted():
+    """Which may change signs together, so that its modes are compared."""
+
+    def factor(x):
+        w = numpyro.sample("w", dist.Normal(0, 1))
+        with numpyro.plate("rows", len(x)):
+            h = numpyro.sample("h", dist.Normal(0, 1))
+            numpyro.sample("x", dist.Normal(h * w, 0.3), obs=x)
+
+    fit = advi.fit(advi.from_numpyro(factor), Y, family="mean_field", diagnose=False)
+    assert fit.status == "converged"

@@ -148,8 +148,8 @@ def test_what_cannot_be_drawn():
     own = advi.fit(advi.Model(lambda z, d: -0.5 * z["x"] ** 2, {"x": advi.real()}), diagnose=False)
     with pytest.raises(TypeError, match=r"predictive: .*Write fit\.predict\(fn"):
         own.predictive(10)
-    with pytest.raises(TypeError, match="missing a required argument: 'x'"):
-        fit().predictive(10, {"z": X})
+    with pytest.raises(TypeError, match=r"no argument 'z'.*Leave out columns"):
+        fit().predictive(10, {"x": X, "z": X})
     with pytest.raises(TypeError, match="prior: got 1"):
         fit().predictive(10, prior=1)
 
@@ -161,3 +161,17 @@ def test_what_cannot_be_drawn():
     assert improper.predictive(10)["y"].shape == (10,)
     with pytest.raises(TypeError, match="flat has a site 'm' that cannot be drawn from"):
         improper.predictive(10, prior=True)
+
+
+def test_functions_of_new_data_have_no_deterministic_site_of_the_old():
+    def model(x, y=None):
+        w = numpyro.sample("w", dist.Normal(0, 1))
+        mean = numpyro.deterministic("mean", w * x)
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("y", dist.Normal(mean, 0.3), obs=y)
+
+    made = advi.fit(advi.from_numpyro(model), (X, 2 * X), diagnose=False)
+    assert made.predict(lambda z, d: z["mean"], 10).shape == (10, len(X))
+    with pytest.raises(ValueError, match=r"z has no 'mean'.*fit\.predictive\(n, data\)\['mean'\]"):
+        made.predict(lambda z, d: z["mean"], 10, (np.zeros_like(X),))
+    np.testing.assert_array_equal(made.predictive(10, (np.zeros_like(X),))["mean"], 0)
