@@ -86,7 +86,7 @@ def test_a_wide_function_is_mapped_one_draw_at_a_time(fit):
     assert fit.predict(sums, 3).shape == (3,)
     treedef = jax.tree.structure({"x": 0})
     spec, data = fit.posterior.density.spec, fit.posterior.density.data
-    program = predict._program(sums, False, treedef, ((1,),), spec, data, 4)
+    program = predict._program(sums, False, treedef, ((1,),), spec, data, 4, False)
     assert program.num == 1
 
 

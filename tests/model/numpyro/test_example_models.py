@@ -101,7 +101,7 @@ NEW = {
     "transform reparam": {"y": Y[:3]},
     "mixture": {"y": Y[:5], "K": 2},
 }
-PLAIN = ("holt-winters", "covtype")
+PLAIN = ("covtype",)
 
 
 @pytest.mark.parametrize(
