@@ -1,4 +1,4 @@
-"""Tests of a user's own transforms: log-Jacobian and inverse."""
+"""Tests of a user's own transforms: log-Jacobian, inverse and support."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -9,9 +9,11 @@ import numpy as np
 
 from advi.core.errors import format_value
 from advi.core.jax_config import compiled
+from advi.model.latents import BOUNDS, Latent
 from advi.model.model import Model
+from advi.transforms import transform_for
 
-POINTS, RADIUS = 5, 2.0
+POINTS, RADIUS = 12, 2.0
 TOLERANCE = 1e-2  # absolute and relative: far above rounding, far below a forgotten term
 MAX_SIZE = 256  # coordinates, whose Jacobian is a matrix
 
@@ -23,23 +25,32 @@ def transform_faults(model: Model, float_dtype: str) -> Iterator[str]:
         latent = model.latents[name]
         if not 0 < latent.size <= MAX_SIZE:
             continue
-        shape = (POINTS, *latent.unconstrained_shape)
-        x = rng.uniform(-RADIUS, RADIUS, shape).astype(float_dtype)
-        program = _program(maps.forward, maps.inverse)
-        log_dets, jacobians, back = (np.asarray(out, float) for out in jax.device_get(program(x)))
-        kind, where = type(latent.bijection).__name__, format_value(x[0])
+        x = _points(rng, latent.size).reshape(POINTS, *latent.unconstrained_shape)
+        x = x.astype(float_dtype)
+        out = jax.device_get(_program(maps.forward, maps.inverse)(x))
+        values, log_dets, jacobians, back = (np.asarray(part, float) for part in out)
+        stretch = np.linalg.svd(np.nan_to_num(jacobians), compute_uv=False)
+        known = _known(values, jacobians, stretch, np.finfo(float_dtype).eps)
+        kind = type(latent.bijection).__name__
+        inside = np.array([_is_inside(latent, value) for value in values.astype(float_dtype)])
+        if (at := _first(~inside & known)) is not None:
+            yield (
+                f"latent {name!r}: forward of {kind} leads from x = {format_value(x[at])} to "
+                f"{format_value(values[at])}, which is outside of the support {latent.support}; "
+                "expected values inside for all x."
+            )
         if jacobians.shape[1] == jacobians.shape[2]:
-            expected = np.linalg.slogdet(jacobians)[1]
-            if _differ(log_dets, expected):
+            expected = np.log(stretch, where=stretch > 0, out=np.zeros_like(stretch)).sum(-1)
+            if (at := _first(_differ(log_dets, expected) & known)) is not None:
                 yield (
-                    f"latent {name!r}: the log-Jacobian of {kind} is {log_dets[0]:.4g} at "
-                    f"x = {where}, and its forward map has {expected[0]:.4g} nats there; expected "
-                    "forward(x) to return the value and log |d value / d x|."
+                    f"latent {name!r}: the log-Jacobian of {kind} is {log_dets[at]:.4g} at "
+                    f"x = {format_value(x[at])}, and its forward map has {expected[at]:.4g} nats "
+                    "there; expected forward(x) to return the value and log |d value / d x|."
                 )
-        if latent.bijection.bijective and _differ(back.reshape(POINTS, -1), x.reshape(POINTS, -1)):
+        if latent.bijection.bijective and (at := _first(_differ(back, x) & known)) is not None:
             yield (
                 f"latent {name!r}: the inverse of {kind} leads from forward(x) to "
-                f"{format_value(back[0])} for x = {where}; expected x."
+                f"{format_value(back[at])} for x = {format_value(x[at])}; expected x."
             )
 
 
@@ -49,11 +60,43 @@ def check_transforms(model: Model, float_dtype: str) -> None:
         raise ValueError(fault)
 
 
-def _differ(got: Any, expected: Any) -> bool:
-    """Return whether two arrays (POINTS, ...) differ at most of the points."""
-    off = np.abs(got - expected) > TOLERANCE * (1 + np.abs(expected))
-    known = np.isfinite(expected) & ~np.isnan(got)
-    return bool((off & known).reshape(POINTS, -1).any(1).sum() > POINTS // 2)
+def _points(rng: np.random.Generator, size: int) -> Any:
+    """Return points (POINTS, size) that are spread evenly along each coordinate."""
+    places = np.arange(POINTS)[:, None] + rng.uniform(size=(POINTS, size))
+    return RADIUS * (2 * rng.permuted(places, axis=0) / POINTS - 1)
+
+
+def _known(values: Any, jacobians: Any, stretch: Any, eps: float) -> Any:
+    """Return at which points the value, as it is rounded, determines the coordinates."""
+    finite = [np.isfinite(part).reshape(POINTS, -1).all(1) for part in (values, jacobians)]
+    rounding = eps * np.abs(values).reshape(POINTS, -1).max(1)
+    return finite[0] & finite[1] & (rounding < 0.01 * TOLERANCE * stretch.min(-1))
+
+
+def _differ(got: Any, expected: Any) -> Any:
+    """Return at which of the points two arrays (POINTS, ...) differ; a NaN differs."""
+    close = np.abs(got - expected) <= TOLERANCE * (1 + np.abs(expected))
+    return ~close.reshape(POINTS, -1).all(1)
+
+
+def _first(faulty: Any) -> int | None:
+    """Return the first point that is faulty, if there is one."""
+    return int(np.argmax(faulty)) if faulty.any() else None
+
+
+def _is_inside(latent: Latent, value: Any) -> bool:
+    """Return whether a value lies in its latent's support, but for rounding."""
+    bounds = [np.shape(getattr(latent.support, name, 0.0)) for name in BOUNDS]
+    if any(len(shape) > len(latent.shape) for shape in bounds):
+        return True  # of a local latent, with a bound for each row
+    if np.all(latent.support(value)):
+        return True
+    try:
+        usual = transform_for(latent.support)
+        back = usual.forward(usual.inverse(jax.numpy.asarray(value)))[0]
+    except TypeError:  # the support has no other transform
+        return False
+    return bool(np.all(np.abs(np.asarray(back) - value) <= TOLERANCE))
 
 
 @lru_cache(maxsize=64)
@@ -61,6 +104,6 @@ def _program(forward: Any, inverse: Any) -> Any:
     def one(x: Any) -> Any:
         value, log_det = forward(x)
         jacobian = jax.jacrev(lambda flat: forward(flat.reshape(x.shape))[0].ravel())(x.ravel())
-        return log_det.sum(), jacobian, inverse(value)
+        return value, log_det.sum(), jacobian, inverse(value)
 
     return compiled(jax.vmap(one))

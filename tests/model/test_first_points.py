@@ -264,6 +264,58 @@ def test_a_transform_with_a_wrong_log_jacobian_or_inverse_is_named():
             advi.fit(model(transform))
 
 
+class Above(Cubic):
+    """Of one latent whose faults lie on one side of zero."""
+
+    def __init__(self, forward, inverse):
+        self.forward, self.inverse = forward, inverse
+
+
+ONE_SIDED = {
+    "log-Jacobian above zero": (
+        advi.real,
+        Above(lambda x: (x + 3 * jnp.maximum(x, 0), 0 * x), lambda v: jnp.where(v > 0, v / 4, v)),
+        r"log-Jacobian of Above is 0 at x = (0|1)\.\d+, and its forward map has 1.386 nats there",
+    ),
+    "log-Jacobian below zero": (
+        advi.real,
+        Above(
+            lambda x: (x + 3 * jnp.minimum(x, 0), 0 * jnp.abs(x)),
+            lambda v: jnp.where(v < 0, v / 4, v),
+        ),
+        r"log-Jacobian of Above is 0 at x = -(0|1)\.\d+, and its forward map has 1.386 nats there",
+    ),
+    "NaN of the inverse": (
+        advi.positive,
+        Above(lambda x: (jnp.exp(x), x), lambda v: jnp.nan * v),
+        "inverse of Above leads from forward\\(x\\) to nan",
+    ),
+    "outside of the support": (
+        advi.positive,
+        Above(lambda x: (x, 0 * x), lambda v: v),
+        r"x = -(0|1)\.\d+ to -(0|1)\.\d+, which is outside of the support Positive",
+    ),
+}
+
+
+@pytest.mark.parametrize(("latent", "transform", "match"), ONE_SIDED.values(), ids=ONE_SIDED)
+def test_a_fault_of_a_scalar_s_transform_is_found_wherever_it_is(latent, transform, match):
+    model = advi.Model(lambda z, d: normal(z["x"]), {"x": latent(transform=transform)})
+    with pytest.raises(ValueError, match=match):
+        advi.fit(model)
+
+
+def test_values_that_are_rounded_are_no_fault_of_a_transform():
+    def forward(x):
+        return jnp.tanh(10 * x), jnp.log(40.0) - 20 * x - 2 * jax.nn.softplus(-20 * x)
+
+    transform = Above(forward, lambda v: jnp.arctanh(v) / 10)
+    model = advi.Model(
+        lambda z, d: normal(z["x"]), {"x": advi.interval(-1, 1, transform=transform)}
+    )
+    assert quick(model).status == "converged"
+
+
 def test_a_numpyro_model_s_flat_entries_are_named():
     def model(g, y):
         with numpyro.plate("k", 5):
