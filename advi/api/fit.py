@@ -29,6 +29,7 @@ from advi.posterior.record import FitRecord
 from advi.results.fit import Fit
 from advi.results.improve import improved
 from advi.variational.objective import Objective
+from advi.variational.objective_check import check_objective
 from advi.variational.resolve_family import has_row_family
 
 CHECK_DENSITIES, CHECK_WORK = 5000, 2**37  # elements read by a check: some seconds
@@ -156,8 +157,8 @@ def fit(
         Whether the fit ends with the parameters at which the held-out ELBO was the highest,
         however it ends: after `max_steps`, Ctrl-C or the callback's wish. They are those of one
         of the steps that were evaluated or, except after Ctrl-C, the end's; `status.message` says
-        which. A checkpoint holds them. The best of many evaluations on the same rows is a little
-        optimistic about new ones.
+        which, or that the held-out ELBO was never finite. A checkpoint holds them. The best of many
+        evaluations on the same rows is a little optimistic about new ones.
     checkpoint
         A folder for a stochastic fit, written every ten seconds and at the end. After a crash the
         same call continues from there, and ends with the same bits as without the interruption;
@@ -262,12 +263,9 @@ def _diagnosed(record: FitRecord, bar: ProgressBar) -> FitRecord:
 
 
 def check_arguments(objective: Any, optimizer: Any, callback: Any) -> None:
-    """Raise TypeError for a wrong objective, optimiser or callback."""
-    of_class = isinstance(objective, type)  # which has the members, too
-    if objective is not None and (of_class or not isinstance(objective, Objective)):
-        raise TypeError(
-            f"objective: got {describe(objective)}; expected advi.Elbo(...) or advi.Iwae(...)."
-        )
+    """Raise TypeError or ValueError for a wrong objective, optimiser or callback."""
+    if objective is not None:
+        check_objective(objective)
     if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(
             f"optimizer: got {describe(optimizer)}; expected an Optax optimiser such as "

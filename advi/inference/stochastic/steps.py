@@ -26,6 +26,7 @@ from advi.model.trace import LogJoint, trace
 from advi.variational import draws
 from advi.variational.guide import Guide
 from advi.variational.objective import Objective, near_optimum
+from advi.variational.objective_check import bound
 from advi.variational.per_row import PerRow
 
 LINE_SEARCH_DRAWS = 64
@@ -182,7 +183,7 @@ def make_step(steps: Steps, log_joint: LogJoint, skip_nonfinite: bool) -> Step:
 
         def loss(params: Any) -> Array:
             params = guide.at_rows(params, batch, spec)
-            return -used.value(log_p_batch, guide, params, eps, scale, state.step)
+            return -bound(used, log_p_batch, guide, params, eps, scale, state.step)
 
         value, gradients = jax.value_and_grad(loss)(old_params)
         with mixed_dtypes():
@@ -242,7 +243,7 @@ def _trace_own(steps: Steps, log_joint: LogJoint) -> Traced | None:
     def value(params: Any, eps: Array, data: Any, step: Array) -> Array:
         params = guide.at_rows(params, data, spec)
         log_p_batch = lambda real: log_p(real, data)  # noqa: E731
-        return objective.value(log_p_batch, guide, params, eps, steps.scale, step)
+        return bound(objective, log_p_batch, guide, params, eps, steps.scale, step)
 
     dtype = np.dtype(spec.float_dtype)
     eps = jax.ShapeDtypeStruct((steps.draws, guide.noise_dim), dtype)

@@ -108,6 +108,8 @@ class StepsFit:
         held_out, data = self.held_out, self.density.data
         history = History([], [], 0 if held_out is None else held_out.next_due(0))
         resumed = checkpoint.resume(self.steps, start, history, data, self.key, max_steps, held_out)
+        if held_out is not None:
+            held_out.check_start(resumed[0].params)
         yield resumed
         state, history, status = resumed
 
@@ -173,6 +175,8 @@ class StepsFit:
         # while the ELBO still rises much, no distance so far bounds the remaining one
         to_go = math.inf if risen else drift.most
         left = distance_of_unread(batching.num_rows, seen) if batching is not None and seen else 0.0
+        if (held_out := self.held_out) is not None:
+            status = _with_evals(status, history, held_out.keep_best)
         trace = history.trace(step)
         outcome = Outcome(
             _with_drift(status, drift, risen, left, seen, batching),
@@ -266,6 +270,16 @@ def _with_kept(status: Status, where: str) -> Status:
     """Return the status of a fit that ends with the best parameters, those of `where`."""
     kept = f"the parameters are those of {where}, where the held-out ELBO was the highest"
     return Status(str(status), f"{status.message}; {kept}", status.cause)
+
+
+def _with_evals(status: Status, history: History, keep_best: bool) -> Status:
+    """Return the status of a fit, which says where no held-out ELBO was finite."""
+    if not history.evals or any(math.isfinite(elbo) for _, elbo in history.evals):
+        return status
+    found = "the held-out ELBO was never finite"
+    if keep_best:
+        found += ", so that keep_best had no parameters to keep"
+    return Status(str(status), f"{status.message}; {found}", status.cause)
 
 
 def _num_steps(state: State | None) -> int:

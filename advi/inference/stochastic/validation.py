@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from advi.core.errors import check_bool, check_count, describe
-from advi.data.spec import DataSpec, converted
+from advi.data.spec import DataSpec, converted, find_nan
 from advi.inference.stochastic.steps import Steps
 from advi.model.density import real_log_density
 from advi.model.indices import check_data_indices
@@ -45,6 +45,15 @@ class Validation:
     every: int  # steps between two evaluations
     exact: bool  # at multiples of `every`, or at the end of a chunk some time later
     keep_best: bool  # whether a fit ends with the parameters of the highest held-out ELBO
+    nan: str | None = None  # the first NaN of the rows, in words
+
+    def check_start(self, params: Any) -> None:
+        """Raise ValueError if a NaN of the rows makes their ELBO NaN where the steps start."""
+        if self.nan and not math.isfinite(self.elbo(params)):
+            raise ValueError(
+                f"eval_data: the held-out ELBO is not finite at the start. The {self.nan}: remove "
+                "or mask it."
+            )
 
     def elbo(self, params: Any) -> float:
         """Return the ELBO in nats of the model on these rows in place of its own."""
@@ -117,6 +126,7 @@ def hold_out(settings: EvalSettings, steps: Steps, rng: np.random.Generator) -> 
         raise ValueError("eval_data: got no row; expected at least one.")
     check_data_indices(model, held_out, given, data, "eval_data")
     given, leaves = given.by_row(held), jax.tree.leaves(data)
+    nan = find_nan(data, given)
     if held > EVAL_ROWS:
         leaves = jax.device_get(leaves)
         chosen = np.sort(rng.choice(held, EVAL_ROWS, replace=False))
@@ -132,7 +142,7 @@ def hold_out(settings: EvalSettings, steps: Steps, rng: np.random.Generator) -> 
     eps = jax.device_put(eps.astype(spec.float_dtype))
     data = spec.treedef.unflatten(jax.device_put(leaves))
     exact, scale = settings.every is not None, num_rows / held
-    return Validation(guide, data, given, scale, eps, every, exact, settings.keep_best)
+    return Validation(guide, data, given, scale, eps, every, exact, settings.keep_best, nan)
 
 
 @lru_cache(maxsize=16)

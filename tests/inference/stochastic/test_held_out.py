@@ -115,6 +115,24 @@ def test_parameters_of_the_end_are_kept_where_they_are_the_best():
     assert bits(found) == bits(fit(**settling))
 
 
+def test_a_nan_among_held_out_rows_is_named_before_the_start():
+    bad = {"y": np.where(np.arange(40) == 3, np.nan, HELD_OUT["y"])}
+    for keep_best in (True, False):
+        with pytest.raises(ValueError, match=r"^eval_data: .* data leaf 'y', row 3 is NaN \(1 NaN"):
+            fit(eval_data=bad, keep_best=keep_best)
+
+
+def test_a_held_out_elbo_that_is_never_finite_is_told():
+    def bounded(z, d):
+        rows = -0.5 * (d["y"] - z["x"]) ** 2
+        return advi.Terms(-0.5 * z["x"] ** 2, rows=jnp.where(d["y"] < 50, rows, -jnp.inf))
+
+    model = advi.Model(bounded, {"x": advi.real()})
+    call = CALL | {"eval_data": {"y": np.float32([2, 99])}, "max_steps": 40}
+    message = advi.fit(model, {"y": Y}, **call, keep_best=True).status.message
+    assert "the held-out ELBO was never finite, so that keep_best had no parameters" in message
+
+
 def test_a_callback_that_stops_early_gets_the_best(best):
     def patient(progress):
         return progress.step >= 200
