@@ -486,7 +486,7 @@ ARGUMENTS = {
         "optimizer",
         "leave it out",
     ),
-    "objective: class": ({"objective": advi.Elbo}, TypeError, "objective: got", "advi.Elbo("),
+    "objective: class": ({"objective": advi.Elbo}, TypeError, "objective: got", "call it: Elbo("),
     "optimizer: string": ({"optimizer": "adam"}, TypeError, "'adam' (str)", "optax.adam(1e-2)"),
     "optimizer: function": ({"optimizer": optax.adam}, TypeError, "function adam", "Optax"),
     "optimizer: rate": ({"optimizer": 1e-3}, TypeError, "0.001 (float)", "optax.adam(1e-2)"),

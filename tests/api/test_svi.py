@@ -157,3 +157,43 @@ def test_an_objective_needs_draws_and_a_value():
         _, info = steps.step(steps.init(0), BATCHES[0])
         bounds.append(float(info.elbo))
     assert bounds[0] < bounds[1] < 0  # on the same draws a smaller alpha gives a higher bound
+
+
+@dataclasses.dataclass(frozen=True)
+class Returning(advi.Objective):
+    """An objective that returns what it was given."""
+
+    result: object = 0.0
+    draws: int = 2
+
+    def value(self, log_p, guide, params, eps, scale=1.0, step=0):
+        return self.result
+
+
+@dataclasses.dataclass(frozen=True)
+class OfOne(Returning):
+    def value(self, log_p):
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    ("objective", "error", "words"),
+    [
+        (Returning((1.0, 2.0)), TypeError, "Returning.value returned .*; expected a real scalar"),
+        (Returning(None), TypeError, "Returning.value returned None .*; expected a real scalar"),
+        (Returning(1j), TypeError, "Returning.value returned 1j .*; expected a real scalar"),
+        (Returning(np.zeros(2)), TypeError, "got Returning, which has no hash; expected a frozen"),
+        (Returning(draws=0), ValueError, "Returning draws: got 0"),
+        (OfOne(), TypeError, "OfOne.value does not take .*; expected value.self, log_p, guide"),
+        (Returning, TypeError, r"got the class Returning; call it: Returning\(...\)"),
+        ("elbo", TypeError, "got 'elbo' .*your subclass of advi.Objective"),
+    ],
+)
+def test_a_wrong_objective_is_named(objective, error, words):
+    with pytest.raises(error, match=f"^objective: {words}"):
+        advi.svi(MODEL, Y, objective=objective, batch_size=SIZE)
+
+
+def test_an_objective_may_return_a_python_number():
+    steps = advi.svi(MODEL, Y, objective=Returning(-2), batch_size=SIZE)
+    assert float(steps.step(steps.init(0), BATCHES[0])[1].elbo) == -2
