@@ -17,6 +17,7 @@ from advi.core.axes import Axes, entry_names
 from advi.core.errors import listed, unknown
 from advi.model.latent_tree import is_latent, path_name
 from advi.model.latents import Latent
+from advi.model.program import Program
 
 
 class Coordinates:
@@ -25,6 +26,7 @@ class Coordinates:
     latents: dict[str, Latent]  # in the order they were declared
     local: frozenset[str]  # names of the local latents
     spans: dict[str, tuple[int, int]]  # first of a latent's coordinates in R^D, one after its last
+    program: Program
     maps: dict[str, Any]  # latent's name to a transform that is used instead of its own
     _treedef: Any
     _order: tuple[int, ...]  # leaf i of the tree is entry _order[i] of `latents`
@@ -85,6 +87,11 @@ class Coordinates:
         if name in self.latents:
             return [name]
         below = [known for known in self.latents if known.startswith(f"{name}.")]
+        if (latent := self.program.coordinates.get(name)) in self.latents:
+            raise ValueError(
+                f"unknown latent {name!r}: by reparam, {latent!r} is the latent, from which "
+                f"{name!r} follows. Name {latent!r}, or leave {name!r} out of reparam."
+            )
         if not below:
             raise ValueError(unknown("latent", name, self.latents))
         return below

@@ -123,8 +123,11 @@ class Latent:
         return self.bijection.free if isinstance(self.bijection, Constant) else self.bijection
 
     def held_at(self, value: NDArray[Any]) -> "Latent":
-        """Return the latent held at a constrained value of its shape, without a coordinate."""
-        return replace(self, transform=Constant(value, self.free), init=None)
+        """Return the latent held at a constrained value of its shape, without a coordinate.
+
+        Of a local latent the value may have a leading axis, the rows.
+        """
+        return replace(self, transform=Constant(value, self.free, len(self.shape)), init=None)
 
     def with_rows(self, num: int) -> "Latent":
         """Return the latent of `num` rows, each with the same initial value, if there is one."""

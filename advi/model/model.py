@@ -165,7 +165,7 @@ class Model(Coordinates):
     def holding(self, values: Mapping[str, NDArray[Any]]) -> "Model":
         """Return the model with some latents held at constrained values: they leave R^D.
 
-        A value has the latent's shape, of a local latent that of one row.
+        A value has the latent's shape, of a local latent that of one row, or of all, rows first.
 
         Examples
         --------

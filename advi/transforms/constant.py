@@ -17,31 +17,30 @@ from advi.transforms.base import Transform
 class Constant:
     """R^0 to one value, whatever it is; ``log |d value / d x|`` = 0.
 
-    `free` is the transform of the latent where it is not held. Two are equal if their transforms
-    are, and their values bit by bit.
+    `free` is the transform of the latent where it is not held. The value has the shape of one
+    event, `event_dim` axes; with more axes, it is one for each entry of a batch. Two are equal if
+    their transforms are, and their values bit by bit.
 
     Examples
     --------
     >>> from advi.transforms import Identity
-    >>> held = Constant(np.ones(3), Identity(1))
+    >>> held = Constant(np.ones(3), Identity(1), 1)
     >>> held.unconstrained_shape((3,)), held.forward(jnp.zeros(0))[0].tolist()
     ((0,), [1.0, 1.0, 1.0])
     """
 
-    value: NDArray[Any]  # of the event, on the host
+    value: NDArray[Any]  # (*batch, *event), on the host
     free: Transform
+    event_dim: int
     bijective = True
-
-    @property
-    def event_dim(self) -> int:
-        return self.value.ndim
 
     def unconstrained_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         return (*shape[: len(shape) - self.event_dim], 0)
 
     def forward(self, x: Array) -> tuple[Array, Array]:
         batch = x.shape[:-1]
-        value = jnp.broadcast_to(jnp.asarray(self.value, x.dtype), batch + self.value.shape)
+        event = self.value.shape[self.value.ndim - self.event_dim :]
+        value = jnp.broadcast_to(jnp.asarray(self.value, x.dtype), batch + event)
         return value, jnp.zeros(batch, x.dtype)
 
     def inverse(self, value: Array) -> Array:
@@ -50,7 +49,7 @@ class Constant:
     @cached_property
     def _key(self) -> tuple[Any, ...]:
         value = np.ascontiguousarray(self.value)
-        return value.shape, value.dtype.str, value.tobytes(), self.free
+        return value.shape, value.dtype.str, value.tobytes(), self.free, self.event_dim
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Constant) and self._key == other._key

@@ -28,8 +28,9 @@ class Fixed:
     value
         On the constrained scale, inside the support; it is broadcast to the latent's shape. For
         the name of a subtree, such as the parameters of a network, a pytree of that structure; for
-        a tuple of names, a tuple of their values. Of a local latent the value is the same in every
-        row, and not for steps on batches: a value for each row belongs to the data.
+        a tuple of names, a tuple of their values. Of a local latent it is the value of every row,
+        or has one for each row, with the axes of the latent in the draws; not for steps of an
+        optimiser, where the values are a part of the data.
 
     Raises
     ------
@@ -37,7 +38,7 @@ class Fixed:
         By `fit`, if the value holds no real numbers.
     ValueError
         By `fit`, if the value has another structure or shape, or is outside of the support; if no
-        latent is left to fit; or if a local latent is held in steps on batches.
+        latent is left to fit; or if a local latent is held in steps of an optimiser.
 
     Examples
     --------
@@ -62,8 +63,9 @@ def values_of(
     """
     if of_rows := [name for name in names if name in local]:
         raise ValueError(
-            f"family: {listed(of_rows)} is local, one value per row, and steps on batches do not "
-            "hold it by advi.Fixed; expected its values as a part of the data."
+            f"family: {listed(of_rows)} is local, one value per row, and steps of an optimiser do "
+            "not hold it by advi.Fixed; expected its values as a part of the data, or the "
+            "automatic plan, without optimizer, batch_size and streams."
         )
     parts, wanted = {key: value}, (key,)
     if isinstance(key, tuple):
@@ -86,26 +88,37 @@ def values_of(
 
 
 def _checked(model: Model, name: str, value: Any) -> NDArray[Any]:
-    """Return a value of one latent's shape, of a local latent of the shape of one row."""
+    """Return a value of one latent's shape, of a local latent of one row or of all, rows first."""
     latent, what = model.latents[name], f"family[{name!r}]"
-    shape = latent.shape
+    shapes, told = [latent.shape], ""
     if name in model.local and model.num_rows is not None:
-        shape = shape[1:]
+        shapes = [latent.shape[1:], model.shapes[name]]
+        told = f", or {shapes[1]}, of all {model.num_rows} rows: it is local"
     array = on_host(real_numbers(f"{what}: advi.Fixed", value))
     array = array if array.dtype.kind == "f" else array.astype(float)
-    try:
-        array = np.array(np.broadcast_to(array, shape))
-    except ValueError:
+    shape = next((shape for shape in shapes if _broadcasts(array.shape, shape)), None)
+    if shape is None:
         raise ValueError(
             f"{what}: got advi.Fixed of {describe(value)}; expected a value that broadcasts to "
-            f"the shape {shape} of the latent."
-        ) from None
+            f"the shape {shapes[0]} of the latent{told}."
+        )
+    array = np.array(np.broadcast_to(array, shape))
+    if shape != shapes[0]:
+        array = model.rows_first(name, array)
     if not np.all(latent.support(array)) or not np.all(np.isfinite(array)):
         raise ValueError(
             f"{what}: got advi.Fixed({format_value(array)}); expected a value inside the support "
             f"{latent.support}."
         )
     return array
+
+
+def _broadcasts(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Return whether an array of one shape broadcasts to another."""
+    try:
+        return np.broadcast_shapes(part, whole) == whole
+    except ValueError:
+        return False
 
 
 def require_free(model: Model, held: Mapping[str, Any]) -> None:

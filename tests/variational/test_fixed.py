@@ -195,5 +195,46 @@ def test_beside_and_among_local_latents():
     assert "tau: 1 fixed" in str(fit)
     whole = advi.fit(model, Y, family={"h": advi.Fixed(0.5)}, diagnose=False)
     assert np.all(np.asarray(whole.mean()["h"]) == 0.5)
-    with pytest.raises(ValueError, match="h is local, one value per row"):
+    with pytest.raises(ValueError, match="h is local, one value per row, and steps of an"):
         advi.fit(model, Y, family={"h": advi.Fixed(0.5)}, batch_size=20)
+
+
+H = np.linspace(-1.0, 1.0, 3 * 4).reshape(3, 4)
+
+
+def two_plates(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    rows = numpyro.plate("rows", y.shape[-1], dim=-1)
+    with numpyro.plate("kinds", 3, dim=-2), rows:
+        h = jnp.asarray(numpyro.sample("h", dist.Normal(mu, 1)))
+    with rows:
+        numpyro.sample("y", dist.Normal(h.sum(0), 1), obs=y)
+
+
+def test_a_value_for_each_row(tmp_path):
+    y = np.zeros(4)
+    quick = {"family": {"h": advi.Fixed(H)}, "diagnose": False, "x64": True}
+    fit = advi.fit(advi.from_numpyro(two_plates), y, **quick)
+    fit.save(tmp_path / "a")
+    for found in (fit, advi.load(tmp_path / "a")):
+        np.testing.assert_allclose(found.mean()["h"], H, rtol=1e-12)
+        assert np.array_equal(found.sample(2)["h"], [H, H])
+    assert float(fit.mean()["mu"]) == pytest.approx(H.sum() / 13, abs=1e-6)
+    assert float(fit.sd()["mu"]) == pytest.approx(13**-0.5, rel=1e-4)
+    assert fit.posterior.model.size == 1
+    other = advi.fit(advi.from_numpyro(two_plates), y, **quick | {"family": {"h": advi.Fixed(0.5)}})
+    assert np.all(np.asarray(other.mean()["h"]) == 0.5)
+
+
+def test_a_wrong_value_for_each_row_is_told_from_that_of_a_row():
+    model = advi.from_numpyro(two_plates)
+    with pytest.raises(ValueError, match=r"shape \(3,\) of the latent, or \(3, 4\), of all 4 rows"):
+        advi.fit(model, np.zeros(4), family={"h": advi.Fixed(H.T)})
+    with pytest.raises(ValueError, match=r"h is local.* or the automatic plan, without optimizer"):
+        advi.fit(model, np.zeros(4), family={"h": advi.Fixed(H)}, batch_size=2)
+
+
+def test_a_site_in_other_coordinates_is_told():
+    model = advi.from_numpyro(two_plates, reparam={"h": "non-centred"})
+    with pytest.raises(ValueError, match="latent 'h': by reparam, 'h_decentered' is the latent"):
+        advi.fit(model, np.zeros(4), family={"h": advi.Fixed(H)})

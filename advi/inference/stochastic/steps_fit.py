@@ -31,7 +31,7 @@ from advi.inference.stochastic.loop import (
     windows,
 )
 from advi.inference.stochastic.steps import State, Steps, step_key
-from advi.inference.stochastic.validation import Best, Validation
+from advi.inference.stochastic.validation import Best, Validation, with_kept
 from advi.inference.stochastic.warm_start import Found, project
 from advi.model.checks.first_points import refuse_unmoved
 from advi.model.density import Density
@@ -169,14 +169,14 @@ class StepsFit:
                         jax.device_get(best.params),
                         self._elbo_of_steps(history, best.step),
                     )
-                    status = _with_kept(status, f"step {best.step}")
+                    status = with_kept(status, f"step {best.step}")
             if batching is not None:
                 seen = max(seen, min(batching.num_rows, step * batching.batch_size))
         # while the ELBO still rises much, no distance so far bounds the remaining one
         to_go = math.inf if risen else drift.most
         left = distance_of_unread(batching.num_rows, seen) if batching is not None and seen else 0.0
-        if (held_out := self.held_out) is not None:
-            status = _with_evals(status, history, held_out.keep_best)
+        if self.held_out is not None:
+            status = self.held_out.told(status, history.evals)
         trace = history.trace(step)
         outcome = Outcome(
             _with_drift(status, drift, risen, left, seen, batching),
@@ -225,9 +225,9 @@ class StepsFit:
         """
         assert self.held_out is not None
         if self.held_out.elbo(jax.device_put(params)) > best.elbo:
-            return params, elbo, _with_kept(status, "the end")
+            return params, elbo, with_kept(status, "the end")
         params = jax.device_get(best.params)
-        return params, self.ends.elbo(params), _with_kept(status, f"step {best.step}")
+        return params, self.ends.elbo(params), with_kept(status, f"step {best.step}")
 
     def _unevaluated(self, state: State, history: History, drift: Distance) -> tuple[Any, Estimate]:
         """Return final parameters, and an ELBO, without evaluating the density.
@@ -264,22 +264,6 @@ class StepsFit:
         gain = self.ends.gain(*both)
         nats = GAIN_NATS * self.guide.structure.dim + GAIN_ERRORS * gain.mcse
         return gain.value if gain.value > nats else 0.0
-
-
-def _with_kept(status: Status, where: str) -> Status:
-    """Return the status of a fit that ends with the best parameters, those of `where`."""
-    kept = f"the parameters are those of {where}, where the held-out ELBO was the highest"
-    return Status(str(status), f"{status.message}; {kept}", status.cause)
-
-
-def _with_evals(status: Status, history: History, keep_best: bool) -> Status:
-    """Return the status of a fit, which says where no held-out ELBO was finite."""
-    if not history.evals or any(math.isfinite(elbo) for _, elbo in history.evals):
-        return status
-    found = "the held-out ELBO was never finite"
-    if keep_best:
-        found += ", so that keep_best had no parameters to keep"
-    return Status(str(status), f"{status.message}; {found}", status.cause)
 
 
 def _num_steps(state: State | None) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from advi.core.errors import check_bool, check_count, describe
+from advi.core.status import Status
 from advi.data.spec import DataSpec, converted, find_nan
 from advi.inference.stochastic.steps import Steps
 from advi.model.density import real_log_density
@@ -70,6 +71,15 @@ class Validation:
         if not self.keep_best or not math.isfinite(elbo):
             return best
         return best if best is not None and best.elbo >= elbo else Best(step, elbo, params)
+
+    def told(self, status: Status, evals: list[tuple[int, float]]) -> Status:
+        """Return a fit's status, which says where no held-out ELBO, by step, was finite."""
+        if not evals or any(math.isfinite(elbo) for _, elbo in evals):
+            return status
+        found = "the held-out ELBO was never finite"
+        if self.keep_best:
+            found += ", so that keep_best had no parameters to keep"
+        return Status(str(status), f"{status.message}; {found}", status.cause)
 
 
 class EvalSettings(NamedTuple):
@@ -143,6 +153,12 @@ def hold_out(settings: EvalSettings, steps: Steps, rng: np.random.Generator) -> 
     data = spec.treedef.unflatten(jax.device_put(leaves))
     exact, scale = settings.every is not None, num_rows / held
     return Validation(guide, data, given, scale, eps, every, exact, settings.keep_best, nan)
+
+
+def with_kept(status: Status, where: str) -> Status:
+    """Return the status of a fit that ends with the best parameters, those of `where`."""
+    kept = f"the parameters are those of {where}, where the held-out ELBO was the highest"
+    return Status(str(status), f"{status.message}; {kept}", status.cause)
 
 
 @lru_cache(maxsize=16)
