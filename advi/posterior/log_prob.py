@@ -11,7 +11,10 @@ from jax.core import Tracer
 
 from advi.core.arrays import on_host
 from advi.core.jax_config import compiled, precision
+from advi.model.model import Model
 from advi.variational.guide import Guide
+
+ROUNDING = 64  # spacings of numbers, by which the mean of equal draws may differ from them
 
 
 def log_prob(guide: Guide, params: Any, z: Any, float_dtype: str) -> Array:
@@ -50,6 +53,16 @@ def _log_prob(guide: Guide, batched: bool) -> Any:
         jacobian = sum(v.sum() for name, v in log_dets.items() if name not in guide.estimated)
         unknown = jnp.stack([jnp.isnan(v).any() for v in values.values()]).any()
         log_q = guide.log_prob(params, guide.model.split(x)).total() - jacobian
-        return jnp.where(jnp.isfinite(x).all() | unknown, log_q, -jnp.inf)
+        inside = jnp.isfinite(x).all() & _has_held(guide.model, values)
+        return jnp.where(inside | unknown, log_q, -jnp.inf)
 
     return jax.vmap(one, in_axes=(None, 0)) if batched else one
+
+
+def _has_held(model: Model, values: dict[str, Array]) -> Any:
+    """Return whether the latents that are held have their values, but for rounding."""
+    found = True
+    for name, held in model.held.items():
+        value = jnp.asarray(model.rows_first(name, values[name]))
+        found &= jnp.isclose(value, held, ROUNDING * jnp.finfo(value.dtype).eps, 0.0).all()
+    return found

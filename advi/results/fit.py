@@ -280,8 +280,9 @@ class Fit:
         -------
         Array
             Scalar or (n,), nats, with respect to the latents' free coordinates: -inf outside of
-            their support. Latents that were estimated as a point contribute nothing. It is traced
-            inside `jax.jit` and `jax.grad`.
+            their support, and where a latent that is held by `Fixed` has another value. Latents
+            that were estimated as a point contribute nothing. It is traced inside `jax.jit` and
+            `jax.grad`.
 
         Raises
         ------

@@ -55,6 +55,9 @@ def test_methods_of_a_fit_know_the_constant(fit):
     assert fit.summary(["tau"]).columns["sd"].tolist() == [0.0]
     log_q = fit.log_prob({"mu": MEAN, "tau": TAU})
     assert float(log_q) == pytest.approx(-np.log(SD) - 0.5 * np.log(2 * np.pi), abs=1e-4)
+    assert float(fit.log_prob(fit.mean())) == pytest.approx(float(log_q), abs=1e-4)
+    off = fit.log_prob({"mu": [MEAN, MEAN, np.nan], "tau": [TAU, TAU + 1e-3, TAU]})
+    np.testing.assert_array_equal(np.asarray(off)[1:], [-np.inf, np.nan])
     assert float(fit.linear_response().sd()["mu"]) == pytest.approx(SD, rel=1e-4)
     check(fit.corrected(), 0.05)
     with pytest.raises(ValueError, match=r"'tau', which is .* held at a value"):
@@ -222,6 +225,8 @@ def test_a_value_for_each_row(tmp_path):
     assert float(fit.mean()["mu"]) == pytest.approx(H.sum() / 13, abs=1e-6)
     assert float(fit.sd()["mu"]) == pytest.approx(13**-0.5, rel=1e-4)
     assert fit.posterior.model.size == 1
+    found = fit.log_prob({"mu": np.zeros(2), "h": np.stack([H, H + 0.1])})
+    assert np.isfinite(found).tolist() == [True, False]
     other = advi.fit(advi.from_numpyro(two_plates), y, **quick | {"family": {"h": advi.Fixed(0.5)}})
     assert np.all(np.asarray(other.mean()["h"]) == 0.5)
 
