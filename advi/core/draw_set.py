@@ -76,11 +76,8 @@ class DrawSet(NamedTuple):
 
     @quietly
     def sd(self) -> dict[str, Any]:
-        """Return the standard deviation of every latent."""
-        return {
-            name: np.sqrt(self._average((v - self._average(v)) ** 2))
-            for name, v in self.values.items()
-        }
+        """Return the standard deviation of every latent, of equal draws exactly 0."""
+        return {name: self._sd(v) for name, v in self.values.items()}
 
     @quietly
     def quantile(self, q: float | Sequence[float] | Floats) -> dict[str, Any]:
@@ -170,6 +167,10 @@ class DrawSet(NamedTuple):
         if self.weights is None:
             return values.mean(0)
         return np.tensordot(self.weights, values, axes=1)
+
+    def _sd(self, values: Floats) -> Any:
+        found = np.sqrt(self._average((values - self._average(values)) ** 2))
+        return np.where(np.ptp(values, axis=0) == 0, 0 * found, found)
 
     def _quantile(self, values: Floats, q: float | Sequence[float] | Floats) -> Any:
         if self.weights is None:

@@ -158,7 +158,11 @@ class Coordinates:
         if isinstance(names, dict) and isinstance(like, Mapping):
             if strange := [key for key in like if key not in names]:
                 raise ValueError(f"like: {unknown('latent', strange[0], names)}")
-            tree = names | {key: self._names_in(part, str(key)) for key, part in like.items()}
+            empty = [key for key, part in like.items() if not jax.tree.leaves((names[key], part))]
+            tree = names | {
+                key: part if key in empty else self._names_in(part, str(key))
+                for key, part in like.items()
+            }
         else:
             tree = self._names_in(like, "")
         other = copy.copy(self)
@@ -175,10 +179,11 @@ class Coordinates:
         missing = [name for name in wanted if name not in names]
         extra = [name for name in names if name not in wanted]
         if missing or extra:
+            parts = (("it lacks", missing), ("the fit lacks", extra))
             hint = " Of a network give its arrays alone, as to advi.tree." if extra else ""
             raise ValueError(
-                f"like: got a tree that does not have the leaves of the fit: missing "
-                f"{listed(missing) or 'none'}, unknown {listed(extra) or 'none'}.{hint}"
+                f"like: got a tree with other leaves than the fit: "
+                f"{'; '.join(f'{what} {listed(found)}' for what, found in parts if found)}.{hint}"
             )
         for name, (_, leaf) in zip(names, leaves, strict=True):
             shape = tuple(getattr(leaf, "shape", np.shape(leaf)))

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from numpyro.distributions import constraints
 
 from advi.core.params import check_params
+from advi.model.latent_tree import Empty
 from advi.model.latents import Latent
 
 Bound = float | NDArray[Any] | Array
@@ -155,7 +156,8 @@ def tree(pytree: Any) -> Any:
     Parameters
     ----------
     pytree
-        Pytree of arrays of floats, for example the parameters of a network.
+        Pytree of arrays of floats, for example the parameters of a network. A None in it stays
+        a None in the values.
 
     Returns
     -------
@@ -173,4 +175,8 @@ def tree(pytree: Any) -> Any:
     (2, 3)
     """
     check_params("tree", pytree)
-    return jax.tree.map(lambda leaf: real(*np.shape(leaf), init=leaf), pytree)
+    return jax.tree.map(
+        lambda leaf: Empty() if leaf is None else real(*np.shape(leaf), init=leaf),
+        pytree,
+        is_leaf=lambda node: node is None,
+    )

@@ -14,6 +14,17 @@ from advi.core.errors import describe
 from advi.model.latents import Latent
 
 
+@jax.tree_util.register_static
+class Empty:
+    """A None of a pytree of parameters among latents, which is no latent that was forgotten."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Empty)
+
+    def __hash__(self) -> int:
+        return hash(Empty)
+
+
 def flatten_latents(tree: Any) -> tuple[dict[str, Latent], Any, tuple[int, ...]]:
     """Return the latents of a tree by name, in the order of declaration; the tree; and that order.
 
@@ -21,6 +32,11 @@ def flatten_latents(tree: Any) -> tuple[dict[str, Latent], Any, tuple[int, ...]]
     twice.
     """
     _check_no_none(tree)
+    tree = jax.tree.map(
+        lambda node: None if isinstance(node, Empty) else node,
+        tree,
+        is_leaf=lambda node: is_latent(node) or isinstance(node, Empty),
+    )
     paths, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_latent)
     if not paths:
         raise ValueError(

@@ -23,6 +23,9 @@ def transform_faults(model: Model, float_dtype: str) -> Iterator[str]:
     rng = np.random.default_rng(0)
     for name, maps in model.maps.items():
         latent = model.latents[name]
+        if fault := _shape_fault(latent, maps, float_dtype):
+            yield f"latent {name!r}: {fault}"
+            continue
         if not 0 < latent.size <= MAX_SIZE:
             continue
         x = _points(rng, latent.size).reshape(POINTS, *latent.unconstrained_shape)
@@ -30,7 +33,7 @@ def transform_faults(model: Model, float_dtype: str) -> Iterator[str]:
         out = jax.device_get(_program(maps.forward, maps.inverse)(x))
         values, log_dets, jacobians, back = (np.asarray(part, float) for part in out)
         stretch = np.linalg.svd(np.nan_to_num(jacobians), compute_uv=False)
-        known = _known(values, jacobians, stretch, np.finfo(float_dtype).eps)
+        known = _known(values, jacobians, stretch, float(np.finfo(float_dtype).eps))
         kind = type(latent.bijection).__name__
         inside = np.array([_is_inside(latent, value) for value in values.astype(float_dtype)])
         if (at := _first(~inside & known)) is not None:
@@ -58,6 +61,32 @@ def check_transforms(model: Model, float_dtype: str) -> None:
     """Raise ValueError if a transform of the user's own is wrong."""
     for fault in transform_faults(model, float_dtype):
         raise ValueError(fault)
+
+
+def _shape_fault(latent: Latent, maps: Any, float_dtype: str) -> str | None:
+    """Return what is wrong with the structure and shapes of a transform's results, if anything."""
+    bijection, kind = latent.bijection, type(latent.bijection).__name__
+    batch = latent.shape[: len(latent.shape) - bijection.event_dim]
+    real = jax.ShapeDtypeStruct(latent.unconstrained_shape, float_dtype)
+    value = jax.ShapeDtypeStruct(latent.shape, float_dtype)
+    for function, name, argument, expected, words in (
+        (maps.forward, "forward(x)", real, (latent.shape, batch), "value and its log-Jacobian"),
+        (maps.inverse, "inverse(value)", value, real.shape, "coordinates x"),
+    ):
+        result = jax.eval_shape(function, argument)
+        found = jax.tree.map(lambda leaf: leaf.shape, result)
+        if found != expected:
+            return (
+                f"{name} of {kind} returns {_shapes(found)} at an argument of shape "
+                f"{argument.shape}; expected the {words}, {_shapes(expected)}."
+            )
+    return None
+
+
+def _shapes(found: Any) -> str:
+    """Return shapes of one array or of several, in words."""
+    one = isinstance(found, tuple) and all(isinstance(n, int) for n in found)
+    return f"an array of shape {found}" if one else f"arrays of shapes {found}"
 
 
 def _points(rng: np.random.Generator, size: int) -> Any:

@@ -18,6 +18,7 @@ from advi.transforms.vectors import Ordered, Simplex, ZeroSum
 
 Factory = Callable[[Any], Transform | numpyro_transforms.Transform]
 F = TypeVar("F", bound=Factory)
+MEMBERS = ("event_dim", "bijective", "unconstrained_shape", "forward", "inverse")
 
 _REGISTRY: dict[type[Constraint], Factory] = {
     type(constraints.real): lambda c: Identity(),
@@ -179,8 +180,15 @@ def _as_transform(candidate: Any, what: str) -> Transform:
         return NumPyroAdapter(candidate)
     if isinstance(candidate, Transform) and not isinstance(candidate, type):
         return candidate
+    missing = [name for name in MEMBERS if not hasattr(candidate, name)]
+    hint = ""
+    if isinstance(candidate, type) and len(missing) < len(MEMBERS):
+        hint = f" Call it: {candidate.__name__}(...)."
+    elif len(missing) < len(MEMBERS):
+        hint = f" It lacks {', '.join(missing)}, of {', '.join(MEMBERS)}."
     raise TypeError(
         f"{what}: expected an advi Transform or a NumPyro transform, got {describe(candidate)}."
+        f"{hint}"
     )
 
 

@@ -47,11 +47,10 @@ def check_objective(objective: Any) -> None:
 def bound(objective: Objective, *arguments: Any) -> Array:
     """Return the value of an objective, or raise TypeError unless that is a real scalar."""
     value: Any = objective.value(*arguments)
-    kind, shape = None, None
-    if isinstance(value, (int, float, np.ndarray, np.number, jax.Array)):
-        kind, shape = jnp.result_type(value), np.shape(value)
-    real = kind is not None and jnp.issubdtype(kind, jnp.number)
-    if shape != () or not real or jnp.issubdtype(kind, jnp.complexfloating):
+    number = isinstance(value, (int, float, np.ndarray, np.number, jax.Array))
+    kind = jnp.result_type(value) if number else np.dtype(object)
+    real = jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)
+    if not real or np.shape(value) != ():
         raise TypeError(
             f"objective: {type(objective).__name__}.value returned {describe(value)}; expected a "
             "real scalar, the mean of the bound over the draws eps, in nats."

@@ -157,7 +157,8 @@ def _family(value: Any) -> Family | RowFamily:
             raise ValueError(unknown("family", value, ["auto", *NAMED_FAMILIES]))
         return NAMED_FAMILIES[value]
     if isinstance(value, type):
-        raise TypeError(f"family: got the class {value.__name__}; call it: {value.__name__}().")
+        call = f"{value.__name__}({'value' if issubclass(value, Fixed) else ''})"
+        raise TypeError(f"family: got the class {value.__name__}; call it: {call}.")
     if not isinstance(value, Family | RowFamily):
         raise TypeError(
             f"family: got {describe(value)}; expected 'auto', "

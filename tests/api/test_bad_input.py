@@ -476,6 +476,7 @@ ARGUMENTS = {
     "family: no latent": ({"family": {(): "full_rank"}}, ValueError, "family", "()", "latent"),
     "family: class": ({"family": advi.MeanField}, TypeError, "class MeanField", "MeanField()"),
     "family: class for a latent": ({"family": {"mu": advi.Point}}, TypeError, "Point()"),
+    "family: class of a held latent": ({"family": {"mu": advi.Fixed}}, TypeError, "Fixed(value)"),
     "family: number": ({"family": 3}, TypeError, "family: got 3 (int)", "expected 'auto'"),
     "family: None": ({"family": None}, TypeError, "family: got None", "expected 'auto'"),
     "family: array": ({"family": np.ones(2)}, TypeError, "family: got an array", "expected"),

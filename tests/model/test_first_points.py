@@ -305,6 +305,24 @@ def test_a_fault_of_a_scalar_s_transform_is_found_wherever_it_is(latent, transfo
         advi.fit(model)
 
 
+@pytest.mark.parametrize(
+    ("forward", "inverse", "match"),
+    [
+        (jnp.exp, jnp.log, r"forward\(x\) of Above returns an array of shape \(2,\) .* log-Jac"),
+        (lambda x: (jnp.exp(x), x.sum()), jnp.log, r"returns arrays of shapes \(\(2,\), \(\)\)"),
+        (
+            lambda x: (jnp.exp(x), x),
+            jnp.sum,
+            r"inverse\(value\) of Above returns an array of shape",
+        ),
+    ],
+)
+def test_shapes_of_a_transform_are_told(forward, inverse, match):
+    latent = advi.positive(2, transform=Above(forward, inverse))
+    with pytest.raises(ValueError, match=f"^latent 'x': .*{match}"):
+        advi.fit(advi.Model(lambda z, d: normal(z["x"]), {"x": latent}))
+
+
 def test_values_that_are_rounded_are_no_fault_of_a_transform():
     def forward(x):
         return jnp.tanh(10 * x), jnp.log(40.0) - 20 * x - 2 * jax.nn.softplus(-20 * x)

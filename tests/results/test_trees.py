@@ -57,6 +57,19 @@ def file(fit, tmp_path):
     return tmp_path / "a.advi"
 
 
+def test_a_none_of_parameters_stays(tmp_path):
+    params = {"w": np.ones(2), "rest": [None, np.zeros(1)], "act": None}
+    for latents, values in (({"net": advi.tree(params)}, {"net": params}),
+                            (advi.tree(params), params)):  # fmt: skip
+        fit = fit_of(latents)
+        assert jax.tree.structure(fit.mean()) == jax.tree.structure(values)
+        assert np.isfinite(fit.log_prob(values))
+        fit.save(tmp_path / "a.advi")
+        same(advi.load(tmp_path / "a.advi", like=values).mean(), fit.mean())
+    with pytest.raises(TypeError, match=r"latent 's.tau': got None"):
+        advi.Model(lambda z, data: 0.0, {"net": advi.tree(params), "s": {"tau": None}})
+
+
 def test_nodes_become_dicts_by_their_keys(fit, file):
     loaded = advi.load(file)
     [pair, other], expected = loaded.mean()["of"], fit.mean()["of"]
@@ -88,10 +101,10 @@ PAIR = VALUES["of"][0]
     ("like", "message"),
     [
         ({"off": VALUES["of"]}, "like: unknown latent 'off'; did you mean 'of'"),
-        ({"of": [PAIR]}, "missing of.1, unknown none"),
-        ({"of": [PAIR, {"c": 0.0}]}, "missing of.1, unknown of.1.c"),
+        ({"of": [PAIR]}, "it lacks of.1.$"),
+        ({"of": [PAIR, {"c": 0.0}]}, "it lacks of.1; the fit lacks of.1.c"),
         ({"of": [PAIR, np.zeros(3)]}, r"like: of.1 has shape \(3,\); expected \(\)"),
-        (Pair(0.0, 0.0), "missing of.0.first, .*unknown first, second"),
+        (Pair(0.0, 0.0), "it lacks a, of.0.first, .*; the fit lacks first, second"),
     ],
 )
 def test_a_tree_unlike_the_latents_is_refused(file, like, message):
@@ -110,7 +123,7 @@ def test_modules_of_equinox(tmp_path):
     loaded = advi.load(tmp_path / "a", like={"net": arrays}).mean()
     same(loaded, fit.mean())
     assert eqx.combine(loaded["net"], rest)(jnp.ones(2)).shape == (3,)
-    with pytest.raises(ValueError, match=r"unknown net.activation, .*its arrays alone"):
+    with pytest.raises(ValueError, match=r"the fit lacks net.activation, .*its arrays alone"):
         advi.load(tmp_path / "a", like={"net": network})
 
 

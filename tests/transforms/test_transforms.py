@@ -650,6 +650,16 @@ def test_overrides_by_transform():
     assert transform_for(Even(), Identity(1)) == Identity(1)
 
 
+class NoInverse:
+    event_dim = 0
+
+    def unconstrained_shape(self, shape):
+        return shape
+
+    def forward(self, x):
+        return x, x
+
+
 @pytest.mark.parametrize(
     ("support", "override", "error", "message"),
     [
@@ -658,7 +668,9 @@ def test_overrides_by_transform():
         (constraints.real, "exp", ValueError, r"positive part: positive, .*support is Real\(\)"),
         (constraints.simplex, "softplus", ValueError, "positive part"),
         (constraints.positive, 3, TypeError, r"expected an advi Transform .* got 3 \(int\)"),
-        (constraints.positive, HalfLine, TypeError, "expected an advi Transform"),
+        (constraints.positive, HalfLine, TypeError, r"expected an advi .* Call it: HalfLine\("),
+        (constraints.positive, slice(0), TypeError, r"got slice\(None, 0, None\) \(slice\).$"),
+        (constraints.positive, NoInverse(), TypeError, "It lacks bijective, inverse, of event_dim"),
         (constraints.boolean, None, TypeError, r"Boolean\(\) is discrete.*marginalise"),
         (constraints.nonnegative_integer, None, TypeError, "discrete"),
         (constraints.integer_interval(0, 3), None, TypeError, "discrete"),

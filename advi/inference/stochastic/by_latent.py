@@ -1,5 +1,6 @@
 """Optimisers of users: they see parameters by latent, and are compared by their traces."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,13 +10,16 @@ import numpy as np
 import optax
 from jax import Array
 
-from advi.core.errors import describe_error
+from advi.core.errors import describe_error, unknown
 from advi.core.jax_config import mixed_dtypes
 from advi.core.jaxprs.traced import traced
 from advi.variational.block import Block
 from advi.variational.guide import Guide
 from advi.variational.mean_field import MeanField
 from advi.variational.point import PointParams
+
+# in JAX's error for a dict of labels, its keys
+KEYS = re.compile(r"with (?:metadata|\d+ child keys?)\n\s*(.*)\nbut")
 
 
 class _Keyed:
@@ -122,18 +126,29 @@ def by_latent(
         with mixed_dtypes():
             flat, out = traced(lambda p: first_update(outer, p, total), start)
     except (ValueError, TypeError, KeyError) as error:
+        entries = named(guide, start)
         raise ValueError(
             "optimizer: it cannot be applied to the parameters, a dict with the entries "
-            f"{', '.join(map(repr, named(guide, start)))}; expected labels, masks and trees of "
+            f"{', '.join(map(repr, entries))}; expected labels, masks and trees of "
             "rates with these names: one for each latent, a nested one by its path; one for all "
-            "coupled latents; none for a latent that is held. Optax: "
-            f"{describe_error(error).splitlines()[0]}"
+            f"coupled latents; none for a latent that is held. {_in_short(error, entries)}"
         ) from error
     key = guide, flat, jax.tree.structure(out)
     return optax.GradientTransformationExtraArgs(
         init=_Keyed(init, (*key, "init")),  # type: ignore[arg-type]
         update=_Keyed(update, (*key, "update")),  # type: ignore[arg-type]
     )
+
+
+def _in_short(error: Exception, entries: Mapping[str, Any]) -> str:
+    """Return Optax's error in one line, with the first name that is not of the entries."""
+    lines = describe_error(error).splitlines()
+    if not (given := KEYS.search(str(error))):
+        return f"Optax: {' '.join(' '.join(lines[:3]).split())}"
+    names = re.findall(r"[^\s'\"(),]+", given[1])
+    strange = [name for name in names if name not in ", ".join(entries).split(", ")]
+    told = f" It has an {unknown('entry', strange[0], entries)}" if strange else ""
+    return f"Optax: {lines[0]}.{told}"
 
 
 def first_update(

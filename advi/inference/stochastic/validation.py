@@ -1,6 +1,7 @@
 """The ELBO on held-out rows during a stochastic fit."""
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -122,6 +123,13 @@ def hold_out(settings: EvalSettings, steps: Steps, rng: np.random.Generator) -> 
         raise ValueError(
             "eval_data: the held-out ELBO scales rows to as many as the fit has, but log_joint "
             "returned a scalar. Return advi.Terms(shared, rows) with one log-likelihood per row."
+        )
+    many = isinstance(eval_data, list) and any(isinstance(part, Mapping) for part in eval_data)
+    if many or callable(eval_data) or isinstance(eval_data, Iterator):
+        raise TypeError(
+            f"eval_data: got {describe(eval_data)}; expected rows in memory, a tree like that of "
+            "one batch. Held-out rows are not read from a stream: join its batches, up to "
+            f"{EVAL_ROWS:,} rows of them."
         )
     data, given = converted(eval_data, spec.float_dtype, guide.model.known_names)
     if given.treedef != spec.treedef:

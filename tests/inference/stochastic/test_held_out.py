@@ -89,6 +89,8 @@ def test_a_stream_is_read_as_often_with_shorter_chunks(monkeypatch):
             "keep_best: the held-out ELBO needs rows",
         ),
         ({"optimizer": None, "batch_size": None}, ValueError, "eval_data: the automatic plan"),
+        ({"eval_data": BATCHES}, TypeError, r"eval_data: got [\s\S]*not read from a stream"),
+        ({"eval_data": lambda: BATCHES}, TypeError, r"eval_data: got .*not read from a stream"),
     ],
 )
 def test_what_a_path_would_ignore_is_refused(arguments, error, words):
