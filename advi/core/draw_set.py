@@ -170,7 +170,7 @@ class DrawSet(NamedTuple):
 
     def _sd(self, values: Floats) -> Any:
         found = np.sqrt(self._average((values - self._average(values)) ** 2))
-        return np.where(np.ptp(values, axis=0) == 0, 0 * found, found)
+        return np.where(np.ptp(values, axis=0) == 0, 0 * found, found)[()]
 
     def _quantile(self, values: Floats, q: float | Sequence[float] | Floats) -> Any:
         if self.weights is None:

@@ -78,10 +78,19 @@ def test_an_optimizer_knows_the_latents_by_name():
     assert fit.mean()["mu"] != before.mean()["mu"]
 
 
-@pytest.mark.parametrize("labels", [{"mu": "move"}, {"mu": "move", "sd": "hold"}])
-def test_names_that_an_optimizer_does_not_find_are_told(labels):
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ({"mu": "move"}, "key path"),
+        ({"mu": "move", "sd": "hold"}, "It has an unknown entry 'sd'; did you mean 's'"),
+        ({"mu": "move", "s": "hold", "tau": "hold"}, "It has an unknown entry 'tau'. Known: mu, s"),
+        ({"mu": "move", "s": "holds"}, r"Parameter labels: \['holds', 'move'\]"),
+    ],
+)
+def test_names_that_an_optimizer_does_not_find_are_told(labels, told):
     kinds = {"move": optax.adam(0.1), "hold": optax.set_to_zero()}
     message = r"optimizer: .* a dict with the entries 'mu', 's'; expected labels.*Optax: ValueError"
+    message += f".*{told}"
     with pytest.raises(ValueError, match=message):
         advi.svi(MODEL, Y, optimizer=optax.partition(kinds, labels))
 

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import advi
+from advi.core.draw_set import DrawSet
 from advi.variational.resolve_family import resolve_family
 
 TAU = 1.5
@@ -62,6 +63,14 @@ def test_methods_of_a_fit_know_the_constant(fit):
     check(fit.corrected(), 0.05)
     with pytest.raises(ValueError, match=r"'tau', which is .* held at a value"):
         fit.linear_response(["tau"])
+
+
+def test_equal_draws_have_no_sd():
+    values = np.full((7, 2), 0.1)
+    values[3, 1] = 0.2
+    for weights in (None, np.full(7, 1 / 7)):
+        sd = DrawSet({"tau": values}, weights).sd()["tau"]
+        assert sd[0] == 0 < sd[1]
 
 
 def test_it_stays_held_in_another_family_and_is_free_in_another_fit(fit):
