@@ -32,9 +32,10 @@ def flatten_latents(tree: Any) -> tuple[dict[str, Latent], Any, tuple[int, ...]]
     twice.
     """
     _check_no_none(tree)
+    given = tree  # the map sorts dicts
     tree = jax.tree.map(
         lambda node: None if isinstance(node, Empty) else node,
-        tree,
+        given,
         is_leaf=lambda node: is_latent(node) or isinstance(node, Empty),
     )
     paths, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_latent)
@@ -49,7 +50,7 @@ def flatten_latents(tree: Any) -> tuple[dict[str, Latent], Any, tuple[int, ...]]
         raise ValueError(f"latents: two are named {twice[0]!r}; rename one of them.")
     if any(getattr(entry, "key", None) == "" for path, _ in paths for entry in path):
         raise ValueError("latents: one is named ''; expected names of at least one letter.")
-    position = _declared_positions(tree)
+    position = _declared_positions(given)
     declared = sorted(range(len(paths)), key=lambda i: position(paths[i][0]))
     latents = {names[i]: _as_latent(names[i], paths[i][1]) for i in declared}
     return latents, treedef, tuple(int(k) for k in np.argsort(declared))
