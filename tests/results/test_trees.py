@@ -66,6 +66,8 @@ def test_a_none_of_parameters_stays(tmp_path):
         assert np.isfinite(fit.log_prob(values))
         fit.save(tmp_path / "a.advi")
         same(advi.load(tmp_path / "a.advi", like=values).mean(), fit.mean())
+    ordered = advi.Model(lambda z, data: 0.0, {"b": advi.real(), "a": advi.tree(params)})
+    assert list(ordered.latents) == ["b", "a.rest.1", "a.w"]
     with pytest.raises(TypeError, match=r"latent 's.tau': got None"):
         advi.Model(lambda z, data: 0.0, {"net": advi.tree(params), "s": {"tau": None}})
 
@@ -104,7 +106,7 @@ PAIR = VALUES["of"][0]
         ({"of": [PAIR]}, "it lacks of.1.$"),
         ({"of": [PAIR, {"c": 0.0}]}, "it lacks of.1; the fit lacks of.1.c"),
         ({"of": [PAIR, np.zeros(3)]}, r"like: of.1 has shape \(3,\); expected \(\)"),
-        (Pair(0.0, 0.0), "it lacks a, of.0.first, .*; the fit lacks first, second"),
+        (Pair(0.0, 0.0), "it lacks of.0.first, .*; the fit lacks first, second"),
     ],
 )
 def test_a_tree_unlike_the_latents_is_refused(file, like, message):
