@@ -145,7 +145,7 @@ def _in_short(error: Exception, entries: Mapping[str, Any]) -> str:
     lines = describe_error(error).splitlines()
     if not (given := KEYS.search(str(error))):
         return f"Optax: {' '.join(' '.join(lines[:3]).split())}"
-    names = re.findall(r"[^\s'\"(),]+", given[1])
+    names = re.findall(r"[^\s'\"()\[\],]+", given[1])
     strange = [name for name in names if name not in ", ".join(entries).split(", ")]
     told = f" It has an {unknown('entry', strange[0], entries)}" if strange else ""
     return f"Optax: {lines[0]}.{told}"
