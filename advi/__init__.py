@@ -7,6 +7,7 @@ learning rate and no step count to choose.
 from advi.api.check import Checkup, check
 from advi.api.compare import Comparison, compare
 from advi.api.fit import fit
+from advi.api.fit_many import fit_many
 from advi.api.log_density import LogDensity, log_density
 from advi.api.svi import SVI, svi
 from advi.core.status import Estimate, EvalTrace, Progress, RowValues, Status
@@ -38,6 +39,7 @@ from advi.model.model import Model
 from advi.model.numpyro import from_numpyro
 from advi.model.terms import Terms
 from advi.results.fit import Fit
+from advi.results.fits import Fits
 from advi.results.load import load
 from advi.transforms import Transform, register_transform
 from advi.variational.amortised import Amortised
@@ -54,13 +56,14 @@ from advi.variational.sparse_precision import SparsePrecision
 from advi.variational.triangular import Triangular
 
 __all__ = [
-    "SVI", "AmortisationGap", "Amortised", "Checkup", "Comparison", "Elbo", "Estimate", "EvalTrace",
-    "Family", "Fit", "Fixed", "FullRank", "Iwae", "Latent", "LogDensity", "Loo", "LowRank",
-    "MeanField", "Mixture", "Model", "Objective", "PerRow", "Point", "Progress", "RowValues",
-    "SparsePrecision", "Status", "Table", "Terms", "Transform", "Triangular", "Verdict",
-    "amortisation_gap", "check", "circular", "compare", "corr_cholesky", "corr_matrix",
-    "cov_matrix", "fit", "from_numpyro", "greater_than", "interval", "less_than", "load",
-    "log_density", "ordered", "positive", "positive_ordered", "real", "register_transform",
-    "scale_tril", "simplex", "svi", "tree", "unit_interval", "unit_vector", "zero_sum",
+    "SVI", "AmortisationGap", "Amortised", "Checkup", "Comparison", "Elbo", "Estimate",
+    "EvalTrace", "Family", "Fit", "Fits", "Fixed", "FullRank", "Iwae", "Latent", "LogDensity",
+    "Loo", "LowRank", "MeanField", "Mixture", "Model", "Objective", "PerRow", "Point",
+    "Progress", "RowValues", "SparsePrecision", "Status", "Table", "Terms", "Transform",
+    "Triangular", "Verdict", "amortisation_gap", "check", "circular", "compare",
+    "corr_cholesky", "corr_matrix", "cov_matrix", "fit", "fit_many", "from_numpyro",
+    "greater_than", "interval", "less_than", "load", "log_density", "ordered", "positive",
+    "positive_ordered", "real", "register_transform", "scale_tril", "simplex", "svi", "tree",
+    "unit_interval", "unit_vector", "zero_sum",
 ]  # fmt: skip
 __version__ = "0.1.0"

@@ -23,7 +23,7 @@ FLOORS = [
     ["model", "model.checks", "model.numpyro"],
     ["variational"],
     ["posterior"],
-    ["diagnostics", "inference.plan", "inference.stochastic", "inference"],
+    ["diagnostics", "inference.plan", "inference.many", "inference.stochastic", "inference"],
     ["results.plots", "results"],
     ["api"],
 ]

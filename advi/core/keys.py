@@ -48,6 +48,7 @@ class Stream(enum.IntEnum):
     COORDINATES = 115  # fits in other coordinates, to be compared
     SHOWN = 116  # values in a plot of many
     SHARE = 117  # draws at which the log density is not finite
+    MANY = 117  # the compiled plan of many fits
     EVAL = 201  # held-out rows
     READ = 202  # batches of a stream that are kept
 

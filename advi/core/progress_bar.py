@@ -77,6 +77,10 @@ class ProgressBar:
     def _of_users(self, snapshot: Snapshot) -> Snapshot:
         fit_of = self._fit_of or (lambda record: record)
         return snapshot._replace(fit=lambda: fit_of(snapshot.fit()))
+    def count(self, done: int) -> None:
+        """Show how many fits are done."""
+        if self._bar is not None:
+            self._draw(lambda: self._bar.update(done - self._bar.n))
 
     def begin(self, stage: str) -> None:
         """Show the name of a stage that reports no progress of its own."""

@@ -61,13 +61,19 @@ def real_log_density(model: Model, log_joint: LogJoint, estimated: frozenset[str
 
 @lru_cache(maxsize=64)
 def _compiled(
-    model: Model, log_joint: LogJoint, estimated: frozenset[str], scale: float, quantity: Quantity
+    model: Model, log_joint: LogJoint, estimated: frozenset[str], scale: Any, quantity: Quantity
 ) -> Callable[..., Any]:
-    """Return the compiled function of points (n, D), further arrays (n, D) and data."""
+    """Return the compiled function of points (n, D), further arrays (n, D) and data.
+
+    `scale` is the factor of the rows; None: the data are a pair with their weights (N,).
+    """
     log_p = real_log_density(model, log_joint, estimated)
 
     def value(x: Array, data: Any) -> Array:
-        return log_p(model.split(x), data).total(scale)
+        if scale is not None:
+            return log_p(model.split(x), data).total(scale)
+        data, weights = data
+        return log_p(model.split(x), data).weighted(weights)
 
     def hessian_vector(x: Array, direction: Array, data: Any) -> Array:
         if "custom_vjp_call" in log_joint.flat.primitives:  # which has no forward derivative
@@ -89,7 +95,7 @@ class Density:
     the rows, is above one where the data are some of the rows, and stand for all. `by_gradient`
     takes a cheap density's values from the program of its gradient, which is compiled anyway: a
     program of their own would take longer to compile than it saves. `num_gradients`, `num_values`
-    and `num_hessian_vectors` count the points of evaluations.
+    and `num_hessian_vectors` count the points of evaluations. `weights` (N,) multiply the rows.
     """
 
     def __init__(
@@ -100,10 +106,14 @@ class Density:
         estimated: frozenset[str] = frozenset(),
         scale: float = 1.0,
         by_gradient: bool = False,
+        weights: Floats | None = None,
     ) -> None:
         self.model, self.spec, self.estimated = model, spec, estimated
         with precision(spec.float_dtype):
             self.data = jax.device_put(data)
+            self._given = self.data
+            if weights is not None:
+                self._given = self.data, jax.device_put(weights.astype(spec.float_dtype))
         self.scale, self.by_gradient = scale, by_gradient
         self.dtype = np.dtype(spec.float_dtype)
         self.num_gradients = self.num_values = self.num_hessian_vectors = 0
@@ -205,7 +215,7 @@ class Density:
         program = self._program("hessian_products")
         with precision(self.spec.float_dtype), np.errstate(over="ignore"):
             point = x.astype(self.dtype)
-            found = [program(point, part, self.data) for part in directions]
+            found = [program(point, part, self._given) for part in directions]
             return [np.asarray(part) for part in found]
 
     def trace_value(self) -> Any:
@@ -237,7 +247,7 @@ class Density:
         with precision(self.spec.float_dtype), np.errstate(over="ignore"):
             # all calls are dispatched before the first result is waited for
             calls = [
-                program(*(self._part(a, start, size) for a in arrays), self.data)
+                program(*(self._part(a, start, size) for a in arrays), self._given)
                 for start in range(0, num, size)
             ]
             columns = zip(*calls, strict=True) if isinstance(calls[0], tuple) else [calls]
@@ -245,7 +255,8 @@ class Density:
 
     def _program(self, quantity: Quantity) -> Callable[..., Any]:
         if quantity not in self._programs:
-            of_what = self.model, self.log_joint, self.estimated, self.scale
+            scale = self.scale if self._given is self.data else None
+            of_what = self.model, self.log_joint, self.estimated, scale
             self._programs[quantity] = _compiled(*of_what, quantity)
         return self._programs[quantity]
 

@@ -39,6 +39,10 @@ class Terms(NamedTuple):
         """Return ``shared + scale * per_row.sum()``; `scale` is N/B for a batch of B rows of N."""
         return self.shared + scale * self.per_row.sum()
 
+    def weighted(self, weights: Array) -> Array:
+        """Return ``shared + weights @ per_row`` for weights (B,) of the rows."""
+        return self.shared + jnp.vdot(weights, self.per_row)
+
 
 def as_terms(out: Any) -> Terms:
     """Return a log-joint's result as `Terms`, or raise TypeError or ValueError."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from advi.core.types import Floats
 from advi.inference.plan.batched_calls import Stage
+from advi.inference.plan.triangular_step import polished
 from advi.variational.gaussian import Gaussian, Structure
 from advi.variational.scale import DiagonalScale, LowRankScale, TriangularScale
 
@@ -115,9 +116,7 @@ class TriangularChart(_MovingChart):
 
     def polished(self, q: Gaussian, gradients: Floats, E: Floats, cut: Any) -> TriangularScale:
         W = q.scale.rmv(gradients) + E
-        V = np.where(np.tril(self.same_block), cut((W.T @ E) / len(E)), 0.0)
-        factor = np.tril(V, -1) + np.diag(np.exp(0.5 * np.diag(V)))
-        return TriangularScale(q.scale.tril() @ factor)
+        return TriangularScale(polished(np, q.scale.tril(), W, E, self.same_block, cut))
 
 
 class LowRankChart(_MovingChart):

@@ -1,35 +1,23 @@
 """Newton steps of a Gaussian with the Stein Hessian, within a radius."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
 from advi.core.types import Floats
 from advi.inference.plan.batched_calls import Stage
 from advi.inference.plan.charts import TriangularChart
+from advi.inference.plan.triangular_step import Curvature, curvature, moved, on_boundary
 from advi.variational.gaussian import Gaussian, Structure
 from advi.variational.scale import TriangularScale
 
 MAX_EVALS = 100
 GAIN_NATS = 0.1  # minimal gain of a step for another to follow
-CURVATURE_RANGE = (1e-2, 1e4)  # squared change of a scale in one step
-MEAN_CURVATURE_RANGE = (1e-6, 1e4)  # a mean may move a thousand sds along a ridge
 # a failed step is repeated with a quarter of the mean's length and half the power of the scale's
 # factor, down to the minimal power
 DAMPING, MIN_DAMPING = 0.5, 0.01
 SHRINKAGE, GROWTH = 0.25, 4.0  # of the radius
 POOR = 0.25  # ratio of actual to expected gain below which the mean's step was too long
-BISECTIONS = 30
-
-
-class _Step(NamedTuple):
-    """A trial Gaussian, and the gains expected of it."""
-
-    gaussian: Gaussian
-    length: float  # of the mean's step, sds
-    mean_gain: float  # expected, nats
-    scale_gain: float
 
 
 def newton(
@@ -59,11 +47,14 @@ def newton(
     if not (np.isfinite(value) and np.all(np.isfinite(gradients))):
         return q, False
     while True:
-        step, damping = _newton_step(q, gradients, chart), 1.0
+        W = q.scale.rmv(gradients)
+        at, damping = curvature(np, W, chart.E, structure.random, chart.same_block), 1.0
         while True:
             if evals >= max_evals:
                 return q, False
-            trial, length, mean_gain, scale_gain = step(damping, radius)
+            u = _within(at, radius)
+            step = moved(np, at, q.loc, q.scale.tril(), chart.same_block, damping, u)
+            trial, length = Gaussian(step.loc, TriangularScale(step.tril)), np.linalg.norm(u)
             log_p, trial_gradients = yield trial.points(chart.E)
             evals += 1
             trial_value = chart.value(trial, log_p)
@@ -71,14 +62,14 @@ def newton(
             if finite and trial_value < value:
                 break
             damping, radius = DAMPING * damping, SHRINKAGE * length
-            little = mean_gain + scale_gain < GAIN_NATS
+            little = bool(step.mean_gain + step.scale_gain < GAIN_NATS)
             if little or damping < MIN_DAMPING:
                 return q, little
         gain = value - trial_value
         q, value, gradients = trial, trial_value, trial_gradients
         accepted(q, constant - value)
-        poor = gain < POOR * mean_gain
-        if gain < GAIN_NATS and not (poor and mean_gain > GAIN_NATS):
+        poor = gain < POOR * step.mean_gain
+        if gain < GAIN_NATS and not (poor and step.mean_gain > GAIN_NATS):
             return q, True
         if poor:
             radius = SHRINKAGE * length
@@ -86,44 +77,9 @@ def newton(
             radius = GROWTH * length
 
 
-def _newton_step(
-    q: Gaussian, gradients: Floats, chart: TriangularChart
-) -> Callable[[float, float], _Step]:
-    """Return the function (damping of the scale, radius of the mean) to a step."""
-    random, L = chart.structure.random, q.scale.tril()
-    W = q.scale.rmv(gradients)
-    H = -(W.T @ chart.E) / len(chart.E)
-    H = (H + H.T) / 2
-    H[~random, :] = H[:, ~random] = 0
-    H[~random, ~random] = 1
-    h, Q = np.linalg.eigh(H)
-    h, g = np.clip(np.abs(h), *MEAN_CURVATURE_RANGE), Q.T @ W.mean(0)
-    block_h, block_Q = np.linalg.eigh(np.where(chart.same_block, H, 0.0))
-    block_h = np.clip(block_h, *CURVATURE_RANGE)
-
-    def step(damping: float, radius: float) -> _Step:
-        covariance = (block_Q * block_h**-damping) @ block_Q.T
-        factor = np.where(chart.same_block, np.linalg.cholesky(covariance), 0.0)
-        gains = block_h - block_h ** (1 - damping) - damping * np.log(block_h)
-        u = _within(g, h, radius)
-        moved = Gaussian(q.loc + L @ (Q @ u), TriangularScale(L @ factor))
-        mean_gain, scale_gain = float(g @ u - 0.5 * u @ (h * u)), 0.5 * float(np.sum(gains))
-        return _Step(moved, float(np.linalg.norm(u)), mean_gain, scale_gain)
-
-    return step
-
-
-def _within(g: Floats, h: Floats, radius: float) -> Floats:
-    """Return the maximiser of g'u - u'hu / 2, h a diagonal, over all u with |u| <= radius."""
-    if np.linalg.norm(g / h) <= radius:
-        return g / h
-    if not radius > 0:
-        return np.zeros_like(g)
-    low, high = 0.0, float(np.linalg.norm(g)) / radius
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        if np.linalg.norm(g / (h + middle)) > radius:
-            low = middle
-        else:
-            high = middle
-    return g / (h + high)
+def _within(at: Curvature, radius: float) -> Floats:
+    """Return the maximiser of the quadratic model over all steps of the mean within a radius."""
+    u = at.slope / at.h
+    if np.linalg.norm(u) <= radius:
+        return u
+    return on_boundary(np, at, radius) if radius > 0 else np.zeros_like(u)

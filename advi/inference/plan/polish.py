@@ -1,9 +1,11 @@
 """A few averaged sticking-the-landing steps on fresh draws, near the optimum of fixed draws."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import numpy as np
 
-from advi.core.types import Floats
 from advi.inference.plan.batched_calls import Stage
 from advi.inference.plan.charts import chart_of
 from advi.variational.gaussian import Gaussian, Structure
@@ -28,13 +30,14 @@ def polish(gaussian: Gaussian, structure: Structure, rng: np.random.Generator) -
             return gaussian
         # gradient of log p - log q along the draw, in coordinates where q is standard
         W = q.scale.rmv(gradients) + E
-        loc_step = np.where(structure.random, _cut(W.mean(0)), 0.0)
+        loc_step = np.where(structure.random, cut(np, W.mean(0)), 0.0)
         loc = q.loc + q.scale.mv(loc_step[None])[0]
-        q = Gaussian(loc, chart.polished(q, gradients, E, _cut))
+        q = Gaussian(loc, chart.polished(q, gradients, E, partial(cut, np)))
         if step >= BURN_IN:
             total = q if total is None else jax.tree.map(np.add, total, q)
     return jax.tree.map(lambda leaf: leaf / (STEPS - BURN_IN), total)
 
 
-def _cut(gradient: Floats) -> Floats:
-    return np.clip(RATE * gradient, -MAX_MOVE, MAX_MOVE)
+def cut(xp: Any, gradient: Any) -> Any:
+    """Return the step along a gradient, by NumPy or by JAX."""
+    return xp.clip(RATE * gradient, -MAX_MOVE, MAX_MOVE)

@@ -117,6 +117,29 @@ def refined(record: FitRecord, family: Any) -> FitRecord:
     return refit(record, density, guide, initial(guide.model, record)[0])
 
 
+def anew(density: Density, guide: Guide, first: Gaussian, key: Any) -> FitRecord:
+    """Return the plan's fit of a guide to a density from a search for a start, without a verdict.
+
+    ValueError if no start has a finite value.
+    """
+    rng, inspect = host_rng(key, Stream.PLAN), FirstPoints(density)
+    settings: dict[str, Any] = {
+        "warm": False,
+        "inspect": inspect,
+        "candidates": lambda: prior_starts(density, first.loc),
+    }
+    try:
+        if is_sparse(guide):
+            hessian = require_sparse(density)
+            found = run_sparse_plan(density, hessian, guide.structure, rng, first, **settings)
+        else:
+            found = run_plan(density, guide.structure, rng, first, **settings)
+    except NotFiniteError as error:
+        raise not_finite_at_start(density, first.loc, error.tried) from None
+    record = _beyond_gaussian(_record(found, density, guide, key))
+    return record.with_outcome(alarms=inspect.alarms)
+
+
 def refit(record: FitRecord, density: Density, guide: Guide, start: Gaussian | None) -> FitRecord:
     """Return the plan's fit of a guide from a start near it, or without one; after another fit."""
     first, rng = start or initial(guide.model, None)[0], host_rng(record.key, Stream.REFINE)

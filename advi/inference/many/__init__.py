@@ -1,0 +1,1 @@
+"""The automatic plan of many fits as one compiled program."""
