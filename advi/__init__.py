@@ -4,6 +4,7 @@ Write a log-joint over constrained latents, call `fit`, and get a posterior appr
 learning rate and no step count to choose.
 """
 
+from advi.api.calibrate import calibrate
 from advi.api.check import Checkup, check
 from advi.api.compare import Comparison, compare
 from advi.api.fit import fit
@@ -38,6 +39,7 @@ from advi.model.latents import Latent
 from advi.model.model import Model
 from advi.model.numpyro import from_numpyro
 from advi.model.terms import Terms
+from advi.results.calibration import Calibration
 from advi.results.fit import Fit
 from advi.results.fits import Fits
 from advi.results.load import load
@@ -56,12 +58,12 @@ from advi.variational.sparse_precision import SparsePrecision
 from advi.variational.triangular import Triangular
 
 __all__ = [
-    "SVI", "AmortisationGap", "Amortised", "Checkup", "Comparison", "Elbo", "Estimate",
-    "EvalTrace", "Family", "Fit", "Fits", "Fixed", "FullRank", "Iwae", "Latent", "LogDensity",
-    "Loo", "LowRank", "MeanField", "Mixture", "Model", "Objective", "PerRow", "Point",
-    "Progress", "RowValues", "SparsePrecision", "Status", "Table", "Terms", "Transform",
-    "Triangular", "Verdict", "amortisation_gap", "check", "circular", "compare",
-    "corr_cholesky", "corr_matrix", "cov_matrix", "fit", "fit_many", "from_numpyro",
+    "SVI", "AmortisationGap", "Amortised", "Calibration", "Checkup", "Comparison", "Elbo",
+    "Estimate", "EvalTrace", "Family", "Fit", "Fits", "Fixed", "FullRank", "Iwae", "Latent",
+    "LogDensity", "Loo", "LowRank", "MeanField", "Mixture", "Model", "Objective", "PerRow",
+    "Point", "Progress", "RowValues", "SparsePrecision", "Status", "Table", "Terms",
+    "Transform", "Triangular", "Verdict", "amortisation_gap", "calibrate", "check", "circular",
+    "compare", "corr_cholesky", "corr_matrix", "cov_matrix", "fit", "fit_many", "from_numpyro",
     "greater_than", "interval", "less_than", "load", "log_density", "ordered", "positive",
     "positive_ordered", "real", "register_transform", "scale_tril", "simplex", "svi", "tree",
     "unit_interval", "unit_vector", "zero_sum",

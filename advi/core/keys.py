@@ -49,6 +49,7 @@ class Stream(enum.IntEnum):
     SHOWN = 116  # values in a plot of many
     SHARE = 117  # draws at which the log density is not finite
     MANY = 117  # the compiled plan of many fits
+    SIMULATE = 118  # on the device
     EVAL = 201  # held-out rows
     READ = 202  # batches of a stream that are kept
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
@@ -15,12 +15,21 @@ from advi.core.keys import Stream, host_rng, key_words
 from advi.core.status import Estimate, Status
 from advi.core.types import Floats
 from advi.data.spec import DataSpec
-from advi.inference.many.program import Ended, Noise, in_float, noise, program, stacked  # fmt: skip
+from advi.inference.many.program import (
+    WEIGHTED_DRAWS,
+    Ended,
+    Noise,
+    in_float,
+    noise,
+    program,
+    stacked,
+)  # fmt: skip
 from advi.inference.plan.run import anew
 from advi.model.density import Density
 from advi.model.trace import LogJoint
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.record import FitRecord, Outcome
+from advi.variational.draws import antithetic
 from advi.variational.gaussian import Gaussian
 from advi.variational.guide import Guide
 from advi.variational.scale import DiagonalScale, TriangularScale
@@ -95,6 +104,17 @@ class ManyFits:
             latents = (found[n] for n in self.guide.model.latents)
             columns[index] = np.concatenate([np.ravel(values) for values in latents])
         return self._by_latent(columns)
+
+    def draws(self, index: int) -> tuple[Floats, Floats]:
+        """Return draws (n, D) of one fit on R^D, and their log p - log q (n,), nats."""
+        record, key = self.record(index), self.varied.key_of(index)
+        posterior, noise = record.global_posterior, _weighted_noise(self.guide, key_words(key))
+        if self.ended is not None and index not in self.refitted:
+            of = jax.tree.map(lambda leaf: np.asarray(leaf[index], float), self.ended)
+            return of.loc + noise @ of.tril.T, of.log_ratios
+        rng = host_rng(key, Stream.CHECK)
+        drawn = posterior.transport.draw(antithetic(rng, WEIGHTED_DRAWS, self.guide.noise_dim))
+        return drawn.points, posterior.density.value(drawn.points) - drawn.log_q
 
     def weighted(self, index: int) -> tuple[Floats, ...]:
         """Return log p - log q of the draws of one fit, means and sds, and those weighted by p / q.
@@ -237,6 +257,13 @@ def suits(guide: Guide) -> bool:
     if guide.local or guide.angles or is_sparse(guide):
         return False
     return guide.is_gaussian and not structure.rank and 0 < structure.dim <= MAX_DIM
+
+
+@lru_cache(maxsize=2)
+def _weighted_noise(guide: Guide, words: tuple[int, ...]) -> Floats:
+    """Return the noise of the weighted draws of fits with a key of these words."""
+    rng = np.random.default_rng(np.random.SeedSequence(words, spawn_key=(int(Stream.MANY),)))
+    return noise(guide.structure, rng).weighted
 
 
 def _noise_of(guide: Guide, key: Any, dtype: Any) -> Noise:

@@ -1,0 +1,201 @@
+"""calibrate(): simulation-based calibration of a model and its fits."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from advi.api.fit_many import fit_many
+from advi.core.arrays import on_host, real_numbers
+from advi.core.draw_set import WeightedDraws
+from advi.core.errors import check_bool, check_count, describe, unknown
+from advi.core.keys import Stream, device_key, host_rng
+from advi.core.types import Floats
+from advi.data.spec import converted, find_nan
+from advi.diagnostics.correct import corrected as corrected_record
+from advi.diagnostics.examine import target_of
+from advi.diagnostics.importance_sampling import NEAR_KHAT, importance_sampling
+from advi.diagnostics.psis import pareto_smooth
+from advi.diagnostics.quantities import quantities, quantity_names
+from advi.diagnostics.reference_moments import CHECK_ROUNDS
+from advi.model.model import Model
+from advi.model.resolve import ModelFactory, check_model
+from advi.posterior.record import FitRecord
+from advi.results.calibration import Calibration
+from advi.results.fits import Fits
+
+Simulate = Callable[[Any], tuple[Mapping[str, Any], Any]]
+
+MIN_SETS = 20
+
+
+def calibrate(
+    model: Model | ModelFactory,
+    simulate: Simulate,
+    n: int = 1000,
+    *,
+    family: Any = "auto",
+    corrected: bool = True,
+    key: Any = 0,
+    x64: bool | None = None,
+    progress: bool | None = None,
+) -> Calibration:
+    """Check a model and its fits by simulation: whether posteriors are calibrated.
+
+    Latents are drawn from the prior and data given them, a fit is made to each data set, and the
+    rank of the true value among the posterior's draws is kept. If prior, likelihood and fit are
+    right, the ranks are uniform; a wrong one, such as another prior in the simulation, shows as a
+    slope, and a posterior that is too narrow as a U.
+
+    Parameters
+    ----------
+    model
+        The model, or what `from_numpyro` returns.
+    simulate
+        ``simulate(key)``, of a JAX key: a draw of the latents from the prior, a dict from names to
+        values, and data given them, of one shape for all. Latents that it leaves out have no
+        ranks.
+    n
+        Number of data sets, at least 20.
+    family
+        As for `fit_many`, which makes the fits.
+    corrected
+        Whether draws are weighted to the posterior by importance weights, and where these are
+        unreliable corrected as by `Fit.corrected`. Then the ranks are of the model; without, of
+        the approximation, which may be too narrow.
+    key
+        Integer or JAX key.
+    x64
+        As for `fit`.
+    progress
+        Whether to show a progress bar; None shows one in a terminal and in a notebook.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `simulate` does not return latents of the model and data, data sets differ in their
+        shapes or hold NaN; the message has the number of the data set.
+
+    References
+    ----------
+    Talts, Betancourt, Simpson, Vehtari & Gelman (2018), Validating Bayesian Inference Algorithms
+    with Simulation-Based Calibration. Modrák et al. (2023), Simulation-Based Calibration Checking
+    for Bayesian Computation. Säilynoja, Bürkner & Vehtari (2022), for the bands.
+
+    Examples
+    --------
+    >>> import advi, jax, jax.numpy as jnp
+    >>> def log_joint(z, y):
+    ...     return -0.5 * z["mu"] ** 2 - 0.5 * ((y - z["mu"]) ** 2).sum()
+    >>> def simulate(key):
+    ...     drawn = jax.random.normal(key, (6,))
+    ...     return {"mu": drawn[0]}, drawn[0] + drawn[1:]
+    >>> model = advi.Model(log_joint, {"mu": advi.real()})
+    >>> advi.calibrate(model, simulate, 100).verdict
+    {'mu': 'calibrated'}
+    """
+    check_model(model)
+    check_count("n", n, MIN_SETS)
+    check_bool("corrected", corrected)
+    if not callable(simulate):
+        raise TypeError(
+            f"simulate: got {describe(simulate)}; expected a function of a JAX key that returns "
+            "latents, a dict, and data."
+        )
+    drawn = [_simulated(simulate, number, key) for number in range(n)]
+    data = [data for _, data in drawn]
+    fits = fit_many(model, data, family=family, key=key, x64=x64, diagnose=False, progress=progress)
+    names, ranks = _ranks(fits, [latents for latents, _ in drawn], corrected)
+    reliable = np.isfinite(ranks).all(1)
+    return Calibration(names, ranks[reliable], tuple(np.flatnonzero(~reliable).tolist()))
+
+
+def _simulated(simulate: Simulate, number: int, key: Any) -> tuple[dict[str, Any], Any]:
+    """Return the latents and the data of one data set, host arrays."""
+    of_set = jax.random.fold_in(device_key(key, Stream.SIMULATE), number)
+    try:
+        out = simulate(of_set)
+    except Exception as error:
+        error.add_note(f"advi called simulate for data set {number}.")
+        raise
+    if not isinstance(out, tuple) or len(out) != 2 or not isinstance(out[0], Mapping):
+        raise TypeError(
+            f"simulate: returned {describe(out)}; expected a pair of latents, a dict from names to "
+            "values, and data."
+        )
+    latents = {k: on_host(real_numbers(f"latent {k!r}", v), float) for k, v in out[0].items()}
+    data, spec = converted(out[1], "float64")
+    if where := find_nan(data, spec):
+        raise ValueError(f"simulate: in data set {number} the {where}; expected finite numbers.")
+    for name, value in latents.items():
+        if not np.isfinite(value).all():
+            raise ValueError(
+                f"simulate: in data set {number} the latent {name!r} is not finite; expected "
+                "numbers inside of its support."
+            )
+    return latents, out[1]
+
+
+def _ranks(
+    fits: Fits, truths: list[dict[str, Any]], corrected: bool
+) -> tuple[tuple[str, ...], Floats]:
+    """Return the coordinates that were simulated, and their ranks (n, K), NaN of a failed fit."""
+    posterior = fits[0]._record.global_posterior
+    given = [_by_name(posterior.model, truth, number) for number, truth in enumerate(truths)]
+    wanted = [name for name in posterior.model.latents if name in given[0]]
+    names = quantity_names(posterior, wanted)
+    ranks = np.full((len(fits), len(names)), np.nan)
+    for number, truth in enumerate(given):
+        drawn = _draws(fits, number, corrected)
+        if drawn is None:
+            continue
+        values, weights = drawn
+        columns = quantities(posterior, values, wanted)
+        at = quantities(posterior, {name: truth[name][None] for name in wanted}, wanted)
+        ranks[number] = weights @ (columns < at) + 0.5 * (weights @ (columns == at))
+    return names, ranks
+
+
+def _by_name(model: Model, truth: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return simulated latents by name; ValueError if a name or a shape is wrong."""
+    for name, value in truth.items():
+        if name not in model.latents:
+            raise ValueError(f"simulate: {unknown('latent', name, model.latents)}")
+        shape = model.latents[name].shape
+        if value.shape != shape:
+            raise ValueError(
+                f"simulate: in data set {number} latent {name!r} has shape {value.shape}; "
+                f"expected {shape}."
+            )
+    return truth
+
+
+def _draws(fits: Fits, number: int, corrected: bool) -> tuple[dict[str, Any], Floats] | None:
+    """Return draws of a fit by latent and their weights, or None where it has failed."""
+    many = fits._many
+    record = many.record(number)
+    if record.outcome.status != "converged":
+        return None
+    posterior = record.global_posterior
+    points, log_ratios = many.draws(number)
+    if not corrected:
+        return posterior.constrain(points), np.full(len(points), 1 / len(points))
+    weights, khat = pareto_smooth(log_ratios)
+    if not khat <= NEAR_KHAT:
+        points, weights = _adapted(record)
+    return posterior.constrain(points), weights
+
+
+def _adapted(record: FitRecord) -> WeightedDraws:
+    """Return weighted draws of adapted proposals, or of chains where these are unreliable."""
+    posterior = record.global_posterior
+    target = target_of(posterior, posterior.density)
+    rng = host_rng(record.key, Stream.CORRECT)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        found = importance_sampling(target.value, target.first, rng, CHECK_ROUNDS)
+    if found.reliable:
+        return WeightedDraws(target.points(found.draws.points), found.draws.weights)
+    weighted = corrected_record(record).global_posterior.weighted
+    assert weighted is not None
+    return weighted
