@@ -8,20 +8,14 @@ import numpy as np
 
 from advi.api.fit_many import fit_many
 from advi.core.arrays import on_host, real_numbers
-from advi.core.draw_set import WeightedDraws
 from advi.core.errors import check_bool, check_count, describe, unknown
-from advi.core.keys import Stream, device_key, host_rng
+from advi.core.keys import Stream, device_key
 from advi.core.types import Floats
 from advi.data.spec import converted, find_nan
-from advi.diagnostics.correct import corrected as corrected_record
-from advi.diagnostics.examine import target_of
-from advi.diagnostics.importance_sampling import NEAR_KHAT, importance_sampling
-from advi.diagnostics.psis import pareto_smooth
 from advi.diagnostics.quantities import quantities, quantity_names
-from advi.diagnostics.reference_moments import CHECK_ROUNDS
+from advi.diagnostics.reweighted import reweighted
 from advi.model.model import Model
 from advi.model.resolve import ModelFactory, check_model
-from advi.posterior.record import FitRecord
 from advi.results.calibration import Calibration
 from advi.results.fits import Fits
 
@@ -181,21 +175,5 @@ def _draws(fits: Fits, number: int, corrected: bool) -> tuple[dict[str, Any], Fl
     points, log_ratios = many.draws(number)
     if not corrected:
         return posterior.constrain(points), np.full(len(points), 1 / len(points))
-    weights, khat = pareto_smooth(log_ratios)
-    if not khat <= NEAR_KHAT:
-        points, weights = _adapted(record)
-    return posterior.constrain(points), weights
-
-
-def _adapted(record: FitRecord) -> WeightedDraws:
-    """Return weighted draws of adapted proposals, or of chains where these are unreliable."""
-    posterior = record.global_posterior
-    target = target_of(posterior, posterior.density)
-    rng = host_rng(record.key, Stream.CORRECT)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        found = importance_sampling(target.value, target.first, rng, CHECK_ROUNDS)
-    if found.reliable:
-        return WeightedDraws(target.points(found.draws.points), found.draws.weights)
-    weighted = corrected_record(record).global_posterior.weighted
-    assert weighted is not None
-    return weighted
+    draws, _ = reweighted(record, points, log_ratios)
+    return posterior.constrain(draws.points), draws.weights

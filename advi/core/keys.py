@@ -50,6 +50,7 @@ class Stream(enum.IntEnum):
     SHARE = 117  # draws at which the log density is not finite
     MANY = 117  # the compiled plan of many fits
     SIMULATE = 118  # on the device
+    FOLDS = 119
     EVAL = 201  # held-out rows
     READ = 202  # batches of a stream that are kept
 

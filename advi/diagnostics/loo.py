@@ -39,6 +39,9 @@ class Loo:
         Whether these are draws of a fit that `Fit.corrected` returned.
     khat_fit
         k-hat of the weights p/q of all rows together; NaN of corrected draws, which have none.
+    num_folds
+        Number of the fits without the rows of a fold, where `Fit.kfold` made them; None for
+        importance weights. Then `khat` is that of the row's fold.
     """
 
     pointwise: Floats
@@ -48,6 +51,7 @@ class Loo:
     khat_rows: Floats
     corrected: bool = False
     khat_fit: float = math.nan
+    num_folds: int | None = None
 
     @property
     def elpd(self) -> float:
@@ -71,22 +75,32 @@ class Loo:
         The weights of a row are p/q, in which all have a part, over its own density. It is so
         where most rows with heavy-tailed weights have light-tailed ones of their own.
         """
+        if self.num_folds is not None:
+            return False
         own = self.khat_rows[self.bad] > khat_threshold(self.num_draws)
         return bool(2 * own.sum() < len(own))
 
     def __repr__(self) -> str:
         lines = [
-            f"PSIS-LOO of {len(self.pointwise)} rows, from {self.num_draws} "
+            f"{self._method} of {len(self.pointwise)} rows, from {self.num_draws} "
             f"{'corrected ' if self.corrected else ''}draws",
             f"elpd: {self.elpd:.2f} ± {self.se:.2f} nats",
             f"p_loo: {self.p_loo:.2f}",
         ]
         return "\n".join([*lines, *self._reliability()])
 
+    @property
+    def _method(self) -> str:
+        return "PSIS-LOO" if self.num_folds is None else f"{self.num_folds}-fold cross-validation"
+
     def _reliability(self) -> list[str]:
         count, threshold = len(self.bad), khat_threshold(self.num_draws)
         if not count:
+            if self.khat.max() == -math.inf:
+                return ["k-hat: none, all weights are even"]
             return [f"k-hat: at most {self.khat.max():.2f}, below {threshold:.2f} in all rows"]
+        if self.num_folds is not None:
+            return [f"k-hat: above {threshold:.2f} in folds of {count} rows, whose fits are poor"]
         if self.fit_at_fault:
             return [
                 f"k-hat: above {threshold:.2f} in {count} of {len(self.khat)} rows, and "
@@ -122,9 +136,9 @@ def psis_loo(posterior: GlobalPosterior, data: Any, n: int, key: Any) -> Loo:
     pointwise, khat = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
     for i, row in enumerate(rows.T):
         weights, khat[i] = pareto_smooth(log_ratios - row)
-        pointwise[i] = _log_mean(weights, row)
+        pointwise[i] = log_mean(weights, row)
     weights, khat_fit = pareto_smooth(log_ratios)
-    p_loo = float(np.sum(_log_mean(weights, rows) - pointwise))
+    p_loo = float(np.sum(log_mean(weights, rows) - pointwise))
     khat_rows = np.full(len(khat), math.nan)
     for i in np.flatnonzero(~(khat <= khat_threshold(n))):
         khat_rows[i] = pareto_smooth(-rows[:, i])[1]
@@ -133,7 +147,7 @@ def psis_loo(posterior: GlobalPosterior, data: Any, n: int, key: Any) -> Loo:
     return Loo(pointwise, khat, p_loo, n, khat_rows, corrected, khat_fit)
 
 
-def _log_mean(weights: Floats, log_values: Floats) -> Floats:
+def log_mean(weights: Floats, log_values: Floats) -> Floats:
     """Return the log of the weighted mean over the draws, the leading axis, of exp(log_values)."""
     top = log_values.max(0)
     return top + np.log(weights @ np.exp(log_values - top))

@@ -41,6 +41,7 @@ from advi.posterior.record import FitRecord
 from advi.posterior.replicated import replicated
 from advi.results import arviz, pickled, plots, report, storage
 from advi.results.improve import improved
+from advi.results.kfold import kfold
 from advi.variational.objective import check_draws, check_weights
 
 
@@ -532,6 +533,38 @@ class Fit:
             If the data are not like those of the fit, or not all of its rows; or if latents are
             local, of which no joint posterior is compared.
         """
+    def kfold(self, k: Any = 10, key: Any = 0, *, progress: bool | None = None) -> Loo:
+        """Estimate the log predictive density of rows by fits without them, fold by fold.
+
+        The fits are made by one compiled program, as those of `fit_many`, with a weight of zero for
+        the rows of a fold, and their draws weighted to the posterior. It has none of the bias of
+        importance weights where rows are influential, and takes k fits.
+
+        Parameters
+        ----------
+        k
+            Number of folds, to which rows are assigned at random, at most the number of rows; or
+            the fold of each row, (N,), such as its group.
+        key
+            Integer or JAX key.
+        progress
+            Whether to show a progress bar; None shows one in a terminal and in a notebook.
+
+        Returns
+        -------
+        Loo
+            As `loo` has it, and comparable with it by `advi.compare`.
+
+        Raises
+        ------
+        ValueError
+            If the log-joint returns a scalar, latents are local, or `k` is wrong.
+        """
+        with interrupts.held(), ProgressBar(progress) as bar:
+            return kfold(self._record, k, key, bar.count)
+
+    def check(self) -> "Fit":
+        """Return the fit with its verdict, also where the examination takes long."""
         if self.posterior.weighted is not None and self._record.examination is not None:
             if data is not None:
                 raise ValueError(

@@ -46,17 +46,21 @@ def test_fits_are_exact_where_posteriors_are_gaussian(fits):
 
 
 def test_each_is_an_ordinary_fit(fits):
-    assert len(fits) == NUM and fits.converged.all() and fits.refitted == ()
+    assert len(fits) == NUM
+    assert fits.converged.all()
+    assert fits.refitted == ()
     assert fits.verdicts == ("good",) * NUM
     alone = advi.fit(MODEL, SETS[2], family="full_rank", diagnose=False)
     last = fits[-3]
-    assert last.status == "converged" and last.sample(3)["w"].shape == (3, 2)
+    assert last.status == "converged"
+    assert last.sample(3)["w"].shape == (3, 2)
     np.testing.assert_allclose(last.mean()["w"], alone.mean()["w"], atol=2e-3)
     assert abs(last.elbo.value - alone.elbo.value) < 0.02
     assert abs(fits.elbo[2] - alone.elbo.value) < 0.02
     assert last.loo().pointwise.shape == (ROWS,)
     assert [fit.elbo.value for fit in fits[1:3]] == fits.elbo[1:3].tolist()
-    assert "5 of full_rank" in repr(fits) and "5 good" in repr(fits)
+    assert "5 of full_rank" in repr(fits)
+    assert "5 good" in repr(fits)
 
 
 def test_a_leading_axis_is_a_list(fits):
@@ -127,19 +131,23 @@ def test_what_has_not_ended_is_fitted_again(monkeypatch):
     program.program.cache_clear()
     try:
         kept = advi.fit_many(MODEL, SETS[:2], refit=False, diagnose=False)
-        assert kept.status == ("max_steps", "max_steps") and kept.refitted == ()
+        assert kept.status == ("max_steps", "max_steps")
+        assert kept.refitted == ()
         again = advi.fit_many(MODEL, SETS[:2], diagnose=False)
     finally:
         program.program.cache_clear()
-    assert again.refitted == (0, 1) and again.converged.all()
+    assert again.refitted == (0, 1)
+    assert again.converged.all()
     np.testing.assert_allclose(again.mean()["w"][1], exact(X[1], Y[1])[0], atol=3e-3)
 
 
 def test_a_data_set_without_a_posterior_loses_no_other():
     bad = [SETS[0], {"x": X[1], "y": np.full(ROWS, np.nan)}, SETS[2]]
     done = advi.fit_many(MODEL, bad)
-    assert done.status[1] == "diverged" and "NaN" in done[1].status.message
-    assert done.verdicts[0] == done.verdicts[2] == "good" and done.verdicts[1] == "poor"
+    assert done.status[1] == "diverged"
+    assert "NaN" in done[1].status.message
+    assert done.verdicts[0] == done.verdicts[2] == "good"
+    assert done.verdicts[1] == "poor"
 
 
 def test_ctrl_c_keeps_those_that_have_ended(monkeypatch):
@@ -154,7 +162,8 @@ def test_ctrl_c_keeps_those_that_have_ended(monkeypatch):
     monkeypatch.setattr(interrupts, "check", check)
     done = advi.fit_many(MODEL, SETS, diagnose=False)
     assert done.status == ("converged",) * 4 + ("interrupted",)
-    assert np.isfinite(done.mean()["w"][:4]).all() and np.isnan(done.mean()["w"][4]).all()
+    assert np.isfinite(done.mean()["w"][:4]).all()
+    assert np.isnan(done.mean()["w"][4]).all()
 
 
 def test_numpyro_models_and_double_precision():
@@ -175,13 +184,14 @@ def test_the_same_key_has_the_same_bits(fits):
     assert (other[0].elbo.value != fits[0].elbo.value) or (other.elbo != fits.elbo).any()
 
 
+SHORT = {"x": X[1][:11], "y": Y[1][:11]}
 ROWLESS = advi.Model(lambda z, y: regression(z, y).total(), {"w": advi.real(2)})
 
 
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [
-        (ValueError, "number 1 has x float32.11, 2., y", lambda: [SETS[0], {"x": X[1][:11], "y": Y[1][:11]}]),
+        (ValueError, "number 1 has x float32.11, 2., y", lambda: [SETS[0], SHORT]),
         (ValueError, "number 1 has y float32", lambda: [SETS[0], {"y": Y[1]}]),
         (ValueError, "an empty list", lambda: []),
         (ValueError, "one leading axis", lambda: {"x": X, "y": Y[:3]}),
