@@ -77,6 +77,7 @@ class ProgressBar:
     def _of_users(self, snapshot: Snapshot) -> Snapshot:
         fit_of = self._fit_of or (lambda record: record)
         return snapshot._replace(fit=lambda: fit_of(snapshot.fit()))
+
     def count(self, done: int) -> None:
         """Show how many fits are done."""
         if self._bar is not None:

@@ -515,24 +515,6 @@ class Fit:
         """
         return psis_loo(self._record.global_posterior, data, n, key)
 
-    def check(self, data: Any = None) -> "Fit":
-        """Return the fit with its verdict, also where the examination takes long.
-
-        Parameters
-        ----------
-        data
-            All rows of a fit that does not hold them, of a stream or of memory-mapped arrays: as
-            arrays, or as the stream again, which is read for every round of importance sampling
-            and, where that is unreliable, for every step of the chains: some five times, or a
-            hundred. Some of the rows would not do: the posterior of n of N rows lies about
-            sqrt(N/n - 1) of its sds from that of all.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the data are not like those of the fit, or not all of its rows; or if latents are
-            local, of which no joint posterior is compared.
-        """
     def kfold(self, k: Any = 10, key: Any = 0, *, progress: bool | None = None) -> Loo:
         """Estimate the log predictive density of rows by fits without them, fold by fold.
 
@@ -563,8 +545,24 @@ class Fit:
         with interrupts.held(), ProgressBar(progress) as bar:
             return kfold(self._record, k, key, bar.count)
 
-    def check(self) -> "Fit":
-        """Return the fit with its verdict, also where the examination takes long."""
+    def check(self, data: Any = None) -> "Fit":
+        """Return the fit with its verdict, also where the examination takes long.
+
+        Parameters
+        ----------
+        data
+            All rows of a fit that does not hold them, of a stream or of memory-mapped arrays: as
+            arrays, or as the stream again, which is read for every round of importance sampling
+            and, where that is unreliable, for every step of the chains: some five times, or a
+            hundred. Some of the rows would not do: the posterior of n of N rows lies about
+            sqrt(N/n - 1) of its sds from that of all.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the data are not like those of the fit, or not all of its rows; or if latents are
+            local, of which no joint posterior is compared.
+        """
         if self.posterior.weighted is not None and self._record.examination is not None:
             if data is not None:
                 raise ValueError(
