@@ -7,10 +7,10 @@ goodness-of-fit evaluation and multiple sample comparison, section 2.
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import binom
+from scipy.special import bdtr
 
 from advi.core.types import Floats
 
@@ -36,8 +36,19 @@ def bands(num: int, level: float) -> Bands:
     """Return the bands within which all of the function of `num` uniform values is, by `level`."""
     least, at = _simulated(num)
     gamma = np.quantile(least, 1 - level)
-    lower, upper = (binom.ppf(p, num, at) / num for p in (gamma / 2, 1 - gamma / 2))
+    lower, upper = (quantile(p, num, at) / num for p in (gamma / 2, 1 - gamma / 2))
     return Bands(at, lower, upper)
+
+
+def quantile(p: float, num: int, shares: Any) -> Floats:
+    """Return the smallest counts of a binomial distribution, for each share, by probability p.
+
+    Examples
+    --------
+    >>> quantile(0.5, 10, [0.2, 0.5]).tolist()
+    [2.0, 5.0]
+    """
+    return (_below(num, shares)[1:] < p).sum(0).astype(float)
 
 
 @lru_cache(maxsize=8)
@@ -59,7 +70,13 @@ def _counts(values: Floats) -> np.ndarray:
 
 def _least(counts: np.ndarray, num: int) -> Floats:
     """Return the smallest of the two-sided pointwise p-values of counts (S, G)."""
-    table = binom.cdf(np.arange(-1, num + 1)[:, None], num, _grid())  # below and up to each count
+    table = _below(num, _grid())
     column = np.arange(counts.shape[1])
     below, above = table[counts + 1, column], 1 - table[counts, column]
     return 2 * np.minimum(below, above).min(1)
+
+
+def _below(num: int, shares: Any) -> Floats:
+    """Return the binomial distribution function at -1, 0, ..., num for each share, (num + 2, G)."""
+    counts = np.arange(num + 1)[:, None]
+    return np.concatenate([np.zeros((1, len(shares))), bdtr(counts, num, np.asarray(shares))])

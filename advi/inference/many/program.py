@@ -15,8 +15,9 @@ import numpy as np
 from jax import Array, lax
 
 from advi.core.jax_config import compiled
+from advi.inference.many.noise import Noise
 from advi.inference.plan import newton as rules
-from advi.inference.plan.polish import BURN_IN, DRAWS, STEPS, cut
+from advi.inference.plan.polish import BURN_IN, cut
 from advi.inference.plan.refine import POLISH_ROUGHNESS
 from advi.inference.plan.search import SAME_START_SDS
 from advi.inference.plan.triangular_step import Curvature, curvature, moved, on_boundary, polished
@@ -24,25 +25,10 @@ from advi.model.density import real_log_density
 from advi.model.model import Model
 from advi.model.trace import LogJoint
 from advi.posterior.record import MODE_NATS
-from advi.variational.draws import MIN_DRAWS, even_draws
-from advi.variational.gaussian import Structure
 
-POINTS, RADIUS = 16, 2.0  # of the starts, beside the first one
 SCALES = (1.0, 0.1, 0.01)  # of each start
-SCREEN_DRAWS, NUM_STARTS = 4, 3
+NUM_STARTS = 3
 MAX_EVALS, GAIN_NATS = 60, 1e-3  # of the last Newton steps
-FRESH_DRAWS, WEIGHTED_DRAWS = 256, 1000
-
-
-class Noise(NamedTuple):
-    """The random numbers of a fit."""
-
-    starts: Any  # (S, D) differences from the first point
-    screen: Any  # (4, D)
-    fixed: Any  # (M, D) orthogonal antithetic draws
-    polish: Any  # (steps, 64, D)
-    fresh: Any  # (256, D) antithetic draws that no stage has seen
-    weighted: Any  # (1000, D) orthogonal antithetic draws, of moments and importance weights
 
 
 class Ended(NamedTuple):
@@ -80,22 +66,6 @@ class _Search(NamedTuple):
     num_evals: Array
     arrived: Array
     done: Array
-
-
-def noise(structure: Structure, rng: np.random.Generator) -> Noise:
-    """Return the random numbers of a fit."""
-    dim, size = structure.dim, len(structure.random)
-    num = even_draws(max(MIN_DRAWS, 4 * dim), size)
-    starts = np.concatenate([np.zeros((1, size)), rng.uniform(-RADIUS, RADIUS, (POINTS - 1, size))])
-    fresh = partial(structure.antithetic_draws, rng)
-    return Noise(
-        starts,
-        structure.fixed_draws(rng, SCREEN_DRAWS),
-        structure.fixed_draws(rng, num),
-        np.stack([fresh(DRAWS) for _ in range(STEPS)]),
-        fresh(FRESH_DRAWS),
-        structure.fixed_draws(rng, even_draws(WEIGHTED_DRAWS, size)),
-    )
 
 
 @lru_cache(maxsize=16)
@@ -289,13 +259,3 @@ def _log_q(E: Array, tril: Array, random: Array) -> Array:
 
 def _log_det(tril: Array, random: Array) -> Array:
     return jnp.where(random, jnp.log(jnp.diag(tril)), 0.0).sum()
-
-
-def in_float(noise: Noise, dtype: Any) -> Noise:
-    """Return the random numbers in a float type, host arrays."""
-    return Noise(*(np.asarray(part, dtype) for part in noise))
-
-
-def stacked(noises: list[Noise]) -> Noise:
-    """Return the random numbers of several fits with a leading axis."""
-    return Noise(*(np.stack(parts) for parts in zip(*noises, strict=True)))

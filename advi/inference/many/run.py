@@ -15,15 +15,8 @@ from advi.core.keys import Stream, host_rng, key_words
 from advi.core.status import Estimate, Status
 from advi.core.types import Floats
 from advi.data.spec import DataSpec
-from advi.inference.many.program import (
-    WEIGHTED_DRAWS,
-    Ended,
-    Noise,
-    in_float,
-    noise,
-    program,
-    stacked,
-)  # fmt: skip
+from advi.inference.many.noise import WEIGHTED_DRAWS, Noise, in_float, noise, stacked
+from advi.inference.many.program import Ended, program
 from advi.inference.plan.run import anew
 from advi.model.density import Density
 from advi.model.trace import LogJoint

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from advi.core.types import Floats
-from advi.diagnostics.uniformity import bands
+from advi.diagnostics.uniformity import bands, quantile
 from advi.results.plots.panels import few_ticks, given_panels, new_panels
 
 BINS = 20
@@ -24,7 +23,7 @@ def plot_calibration(
     if panels is None:
         panels = new_panels(*shape, (max(WIDTH * len(names), 4.0), HEIGHT), note)
     band = bands(num, level)
-    low, high = binom.ppf([(1 - level) / 2, (1 + level) / 2], num, 1 / BINS)
+    low, high = (quantile(p, num, [1 / BINS])[0] for p in ((1 - level) / 2, (1 + level) / 2))
     for k, (name, (top, bottom)) in enumerate(zip(names, panels.T, strict=True)):
         u = np.sort(ranks[:, k])
         top.axhspan(low, high, color="0.9", lw=0)
