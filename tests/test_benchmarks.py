@@ -15,6 +15,7 @@ from benchmarks import (
     growth,
     iwae,
     large_models,
+    many,
     nuts,
     overhead,
     peers,
@@ -48,6 +49,15 @@ def test_overhead_smoke(tmp_path, capsys):
     assert result["settings"]["rows"] == 50
     assert len(result["ms_per_step"]) == 1
     assert result["machine"]["device"]
+
+
+@pytest.mark.slow
+def test_many_fits_are_measured_three_ways(tmp_path, capsys):
+    many.main(["--sets", "3", "--repeats", "1", "--steps", "50", "--out", str(tmp_path)])
+    assert "advi.fit_many" in capsys.readouterr().out
+    found = json.loads((tmp_path / "many.json").read_text())["found"]["logistic 200 x 5"]
+    assert found["advi.fit_many"]["mean"][1] < 0.05
+    assert found["advi.fit in a loop"]["mean"] == [0, 0]
 
 
 @pytest.mark.slow

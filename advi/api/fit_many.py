@@ -1,13 +1,14 @@
 """fit_many(): the automatic plan of many fits of one shape as one compiled program."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from advi.core import interrupts
 from advi.core.arrays import on_host, real_numbers
+from advi.core.axes import check_coords
 from advi.core.errors import check_bool, describe
 from advi.core.jax_config import default_float, precision
 from advi.core.keys import is_key, key_words
@@ -42,6 +43,7 @@ def fit_many(
     family: Any = "auto",
     key: Any = 0,
     init: Any = None,
+    coords: Mapping[str, Any] | None = None,
     x64: bool | None = None,
     refit: bool = True,
     diagnose: bool = True,
@@ -74,6 +76,8 @@ def fit_many(
         those of `fit`.
     init
         A dict of constrained values for some or all latents, where every fit starts.
+    coords
+        Labels by the name of an axis, as in `fit`; of columns of categories those of all data sets.
     x64
         True computes the fits in float64, False in float32; None follows JAX's setting.
     refit
@@ -109,15 +113,16 @@ def fit_many(
     for name, flag in (("refit", refit), ("diagnose", diagnose)):
         check_bool(name, flag)
     key_words(key)
-    float_dtype = default_float(x64)
+    float_dtype, labels = default_float(x64), check_coords(coords)
     with interrupts.held(), precision(float_dtype), ProgressBar(progress) as bar:
         check_on_host(datasets, weights, key)
         alone = weights is not None or keys is not None
-        data, spec = prepared([datasets] if alone else each(datasets), float_dtype)
-        source = InMemory(data[0], spec, None)
-        resolved = resolve_model(model, source)
-        for given in data:
-            check_static(resolved.program.static, given, spec)
+        given = [datasets] if alone else each(datasets)
+        data, spec, names = prepared(given, float_dtype, labels)
+        source = InMemory(data[0], spec, None, names=names)
+        resolved = resolve_model(model, source, labels)
+        for arrays in data:
+            check_static(resolved.program.static, arrays, spec)
         of_rows, log_joint = traced_model(resolved, source)
         guide = resolve_family(of_rows, family)
         check_families(guide, any_scale=True)

@@ -48,9 +48,9 @@ class Stream(enum.IntEnum):
     COORDINATES = 115  # fits in other coordinates, to be compared
     SHOWN = 116  # values in a plot of many
     SHARE = 117  # draws at which the log density is not finite
-    MANY = 117  # the compiled plan of many fits
-    SIMULATE = 118  # on the device
-    FOLDS = 119
+    MANY = 118  # the compiled plan of many fits
+    SIMULATE = 119  # on the device
+    FOLDS = 120
     EVAL = 201  # held-out rows
     READ = 202  # batches of a stream that are kept
 

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from advi.core.arrays import numbers, on_host
+from advi.core.axes import NOTHING, Labels
 from advi.core.errors import describe
 from advi.data.spec import DataSpec, converted
-from advi.data.tables import without_tables
+from advi.data.tables import Names, tables_and_names, without_tables
 
 
 def each(datasets: Any) -> list[Any]:
@@ -39,14 +40,18 @@ def each(datasets: Any) -> list[Any]:
     return [treedef.unflatten([a[i] for a in arrays]) for i in range(arrays[0].shape[0])]
 
 
-def prepared(datasets: Sequence[Any], float_dtype: str) -> tuple[list[Any], DataSpec]:
-    """Return data sets as host arrays in the dtypes of the computation, and the spec of all.
+def prepared(
+    datasets: Sequence[Any], float_dtype: str, coords: Labels = NOTHING
+) -> tuple[list[Any], DataSpec, Names]:
+    """Return data sets as host arrays in the dtypes of the computation, their spec, and names.
 
-    ValueError that names the first data set of another tree, shapes or dtypes.
+    Categories are those of the first data set, or `coords` of a column. ValueError that names the
+    first data set of another tree, shapes or dtypes.
     """
+    first, names = tables_and_names(datasets[0], coords)
     found, spec = [], None
-    for number, data in enumerate(datasets):
-        arrays, own = converted(data, float_dtype)
+    for number, data in enumerate([first, *datasets[1:]]):
+        arrays, own = converted(data, float_dtype, names.categories)
         spec = spec or own
         if own != spec:
             raise ValueError(
@@ -56,7 +61,7 @@ def prepared(datasets: Sequence[Any], float_dtype: str) -> tuple[list[Any], Data
             )
         found.append(jax.tree.map(np.asarray, arrays))
     assert spec is not None
-    return found, spec
+    return found, spec, names
 
 
 def _described(spec: DataSpec) -> str:

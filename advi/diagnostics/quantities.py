@@ -21,14 +21,10 @@ def quantities(
     By default of all latents that are not estimated.
     """
     parts = []
-    for name, latent in posterior.model.latents.items():
-        if name in posterior.guide.estimated:
-            continue
-        value = posterior.model.rows_first(name, np.asarray(values[name], float))
-        flat = value.reshape(len(value), -1)
     for name in _inferred(posterior) if latents is None else latents:
         latent = posterior.model.latents[name]
-        flat = np.asarray(values[name], float).reshape(len(values[name]), -1)
+        value = posterior.model.rows_first(name, np.asarray(values[name], float))
+        flat = value.reshape(len(value), -1)
         angle = is_angle(latent.bijection)
         parts.append(np.concatenate([np.cos(flat), np.sin(flat)], axis=1) if angle else flat)
     return np.concatenate(parts, axis=1)

@@ -27,7 +27,7 @@ def plot_calibration(
     for k, (name, (top, bottom)) in enumerate(zip(names, panels.T, strict=True)):
         u = np.sort(ranks[:, k])
         top.axhspan(low, high, color="0.9", lw=0)
-        top.hist(u, BINS, (0, 1), color="C0", alpha=0.8)
+        top.hist(u, BINS, range=(0, 1), color="C0", alpha=0.8)
         top.set(title=name, xlim=(0, 1))
         of_ranks = np.searchsorted(u, band.at, side="right") / num
         bottom.fill_between(band.at, band.lower - band.at, band.upper - band.at, color="0.9")
