@@ -56,8 +56,8 @@ def calibrate(
         As for `fit_many`, which makes the fits.
     corrected
         Whether draws are weighted to the posterior by importance weights, and where these are
-        unreliable corrected as by `Fit.corrected`. Then the ranks are of the model; without, of
-        the approximation, which may be too narrow.
+        unreliable replaced by those of many short chains. Then the ranks are of the model; without,
+        of the approximation, which may be too narrow.
     key
         Integer or JAX key.
     x64
