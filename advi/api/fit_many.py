@@ -51,9 +51,9 @@ def fit_many(
 ) -> Fits:
     """Fit a model many times by one compiled program: to data sets of one shape, weights or keys.
 
-    The program has the stages of the automatic plan, with fewer starts, and ends where `fit` would:
-    some hundred fits of a small model take as long as one or two by `fit`, which compiles nothing
-    of its own. What has not ended is fitted by that plan.
+    The program has the stages of the automatic plan, with fewer starts, and ends where `fit` would.
+    It takes some seconds to compile, and then a small part of the time of as many calls of `fit`.
+    What has not ended is fitted by that plan.
 
     Parameters
     ----------

@@ -68,6 +68,7 @@ def test_a_leading_axis_is_a_list(fits):
     np.testing.assert_array_equal(stacked.mean()["w"], fits.mean()["w"])
 
 
+@pytest.mark.slow
 def test_the_last_call_is_padded(fits, monkeypatch):
     monkeypatch.setattr(many_run, "CHUNK", 2)
     done = advi.fit_many(MODEL, SETS, diagnose=False)
@@ -88,6 +89,7 @@ def test_weights_count_rows(fits):
                                atol=0.03)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_keys_restart():
     keys = [3, jax.random.key(4)]
     done = advi.fit_many(MODEL, SETS[0], keys=keys, diagnose=False)
@@ -97,6 +99,7 @@ def test_keys_restart():
     np.testing.assert_allclose(again.mean()["w"][0], done.mean()["w"][0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mean_field_and_points():
     def log_joint(z, y):
         return (
@@ -118,6 +121,7 @@ def test_mean_field_and_points():
         assert (done.sd()["s"] == 0).all() == isinstance(family, dict)
 
 
+@pytest.mark.slow
 def test_families_without_a_program_are_fitted_one_by_one():
     done = advi.fit_many(MODEL, SETS[:2], family="low_rank", diagnose=False)
     assert done.refitted == (0, 1)
