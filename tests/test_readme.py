@@ -63,7 +63,7 @@ def test_the_first_fit_is_the_one_shown(ran):
 
 
 NOT_LATENTS = ("amortisation_gap", "check", "compare", "fit", "from_numpyro", "load", "log_density")
-NOT_LATENTS += ("svi",)
+NOT_LATENTS += ("svi", "fit_many", "calibrate")
 
 
 def test_every_public_helper_is_in_the_table():

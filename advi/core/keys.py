@@ -51,6 +51,8 @@ class Stream(enum.IntEnum):
     MANY = 118  # the compiled plan of many fits
     SIMULATE = 119  # on the device
     FOLDS = 120
+    WEIGHTED = 121  # draws of one of many fits that was made by itself
+    RANKS = 122  # weighted draws of one of many fits
     EVAL = 201  # held-out rows
     READ = 202  # batches of a stream that are kept
 

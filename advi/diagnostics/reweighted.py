@@ -25,6 +25,6 @@ def reweighted(
         return draws, khat
     posterior = record.global_posterior
     target = target_of(posterior, posterior.density)
-    rng = host_rng(record.key, Stream.CORRECT)
+    rng = host_rng(record.key, Stream.RANKS)
     best = reference_moments(target, target.first, rng, CHECK_ROUNDS)[1][-1]
     return best.draws, best.khat

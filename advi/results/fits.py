@@ -73,14 +73,14 @@ class Fits:
         return np.array([self._many.record(i).outcome.elbo.value for i in range(len(self))])
 
     def mean(self) -> Any:
-        """Return posterior means, a tree of arrays (n, *shape).
+        """Return posterior means, a tree of arrays ``(n, *shape)``.
 
         From 1,000 fixed draws of each fit, of real latents exact; `Fit.mean` takes 4,000.
         """
         return self._tree(self._many.moments("mean"))
 
     def sd(self) -> Any:
-        """Return posterior standard deviations, a tree of arrays (n, *shape)."""
+        """Return posterior standard deviations, a tree of arrays ``(n, *shape)``."""
         return self._tree(self._many.moments("sd"))
 
     def summary(self) -> Table:

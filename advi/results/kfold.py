@@ -43,13 +43,13 @@ def kfold(record: FitRecord, k: Any, key: Any, show: Callable[[int], None]) -> L
         fit_again(many, lambda _: None)
     else:
         many = one_by_one(guide, density.spec, varied, first, show)
-    pointwise, khat = np.full(num, math.nan), np.full(num, math.nan)
+    pointwise, khat, num_draws = np.full(num, math.nan), np.full(num, math.nan), 0
     for number in range(len(weights)):
         held_out = fold == number
         draws, khat[held_out] = reweighted(many.record(number), *many.draws(number))
         rows = _rows(posterior, draws.points)[:, held_out]
-        pointwise[held_out] = log_mean(draws.weights, rows)
-    whole = _rows(posterior, posterior.sample_points(len(draws.weights), key)[0])
+        pointwise[held_out], num_draws = log_mean(draws.weights, rows), len(rows)
+    whole = _rows(posterior, posterior.sample_points(num_draws, key)[0])
     fitted = log_mean(np.full(len(whole), 1 / len(whole)), whole)
     p_loo, nothing = float(np.sum(fitted - pointwise)), np.full(num, math.nan)
     return Loo(pointwise, khat, p_loo, len(whole), nothing, num_folds=len(weights))

@@ -9,7 +9,7 @@ import pytest
 import advi
 from advi.diagnostics.uniformity import bands, p_value
 
-N, NUM = 6, 300
+N, NUM = 6, 200
 X2 = np.zeros(2)
 
 
@@ -38,7 +38,7 @@ def test_a_right_model_is_calibrated():
 
 
 def test_a_wrong_prior_is_found():
-    found = advi.calibrate(MODEL, jax.jit(lambda key: simulate(key, 2.0)), NUM)
+    found = advi.calibrate(MODEL, jax.jit(lambda key: simulate(key, 3.0)), NUM)
     assert found.verdict["mu"] == "too narrow"
     assert not found.ok
     assert "mu: too narrow" in repr(found)

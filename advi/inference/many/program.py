@@ -97,7 +97,8 @@ def program(
 
         def each(part: Any) -> Ended:
             pairs = zip(part, given, mapped, strict=True)
-            return one(*(a if many else b for a, b, many in pairs), first, structure)
+            data, weights, drawn = (a if many else b for a, b, many in pairs)
+            return one(data, weights, drawn, first, structure)
 
         return lax.map(each, over)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -62,6 +62,7 @@ class ManyFits:
     first: Gaussian  # where all started
     ended: Ended | None  # host arrays, NaN for fits that have not been run; None without a program
     num_run: int
+    noises: Sequence[Noise] = ()  # of each fit, or of all
     replaced: dict[int, FitRecord] = field(default_factory=dict)  # examined or fitted anew
     refitted: set[int] = field(default_factory=set)
 
@@ -101,11 +102,12 @@ class ManyFits:
     def draws(self, index: int) -> tuple[Floats, Floats]:
         """Return draws (n, D) of one fit on R^D, and their log p - log q (n,), nats."""
         record, key = self.record(index), self.varied.key_of(index)
-        posterior, noise = record.global_posterior, _weighted_noise(self.guide, key_words(key))
+        posterior = record.global_posterior
         if self.ended is not None and index not in self.refitted:
+            noise = self.noises[index if len(self.noises) > 1 else 0].weighted
             of = jax.tree.map(lambda leaf: np.asarray(leaf[index], float), self.ended)
             return of.loc + noise @ of.tril.T, of.log_ratios
-        rng = host_rng(key, Stream.CHECK)
+        rng = host_rng(key, Stream.WEIGHTED)
         drawn = posterior.transport.draw(antithetic(rng, WEIGHTED_DRAWS, self.guide.noise_dim))
         return drawn.points, posterior.density.value(drawn.points) - drawn.log_q
 
@@ -196,7 +198,7 @@ def run(
         if not parts:
             raise
     ended = jax.tree.map(lambda *rows: _padded(np.concatenate(rows), varied.num), *parts)
-    return ManyFits(guide, spec, varied, first, ended, done)
+    return ManyFits(guide, spec, varied, first, ended, done, noises)
 
 
 def _padded(rows: Any, num: int) -> Any:
@@ -250,13 +252,6 @@ def suits(guide: Guide) -> bool:
     if guide.local or guide.angles or is_sparse(guide):
         return False
     return guide.is_gaussian and not structure.rank and 0 < structure.dim <= MAX_DIM
-
-
-@lru_cache(maxsize=2)
-def _weighted_noise(guide: Guide, words: tuple[int, ...]) -> Floats:
-    """Return the noise of the weighted draws of fits with a key of these words."""
-    rng = np.random.default_rng(np.random.SeedSequence(words, spawn_key=(int(Stream.MANY),)))
-    return noise(guide.structure, rng).weighted
 
 
 def _noise_of(guide: Guide, key: Any, dtype: Any) -> Noise:

@@ -54,7 +54,7 @@ def newton(
                 return q, False
             u = _within(at, radius)
             step = moved(np, at, q.loc, q.scale.tril(), chart.same_block, damping, u)
-            trial, length = Gaussian(step.loc, TriangularScale(step.tril)), np.linalg.norm(u)
+            trial, length = Gaussian(step.loc, TriangularScale(step.tril)), float(np.linalg.norm(u))
             log_p, trial_gradients = yield trial.points(chart.E)
             evals += 1
             trial_value = chart.value(trial, log_p)

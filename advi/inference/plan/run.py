@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from advi.core.keys import Stream, host_rng, key_words
 from advi.core.progress_bar import ProgressBar
 from advi.core.status import Progress, Status
@@ -81,7 +83,7 @@ class Plan(NamedTuple):
             "inspect": inspect,
             "candidates": lambda: prior_starts(density, first.loc),
         }
-        rng = host_rng(key, Stream.PLAN)
+        rng = _rng_of(key)
         try:
             if hessian is not None:
                 found = run_sparse_plan(density, hessian, guide.structure, rng, first, **settings)
@@ -122,7 +124,7 @@ def anew(density: Density, guide: Guide, first: Gaussian, key: Any) -> FitRecord
 
     ValueError if no start has a finite value.
     """
-    rng, inspect = host_rng(key, Stream.PLAN), FirstPoints(density)
+    rng, inspect = _rng_of(key), FirstPoints(density)
     settings: dict[str, Any] = {
         "warm": False,
         "inspect": inspect,
@@ -209,6 +211,10 @@ def _record(found: PlanResult, density: Density, guide: Guide, key: Any) -> FitR
     _, elbo, status, trace, gap, other_modes = found
     outcome = Outcome(status, elbo, trace, density.num_gradients, gap, other_modes)
     return FitRecord(posterior, outcome, key)
+
+
+def _rng_of(key: Any) -> np.random.Generator:
+    return host_rng(key, Stream.PLAN)
 
 
 def one_start(restarts: int, what: str) -> ValueError:

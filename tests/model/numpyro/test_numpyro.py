@@ -422,7 +422,7 @@ def size_from_values(y):
         (moving_in_scan, Y, TypeError, "'z': its support depends on another latent"),
         (running_state, Y, TypeError, "'averages' holds mutable state"),
         (size_from_values, Y, TypeError, "only the shape is known.*from_numpyro"),
-        (tank, {"x": Y}, TypeError, r"tank takes \(serial_numbers\), .* \['x'\] by name"),
+        (tank, {"x": Y}, TypeError, r"tank takes \(serial_numbers\), and has no argument 'x'"),
         (tank, None, TypeError, "missing a required argument: 'serial_numbers'"),
     ],
 )
