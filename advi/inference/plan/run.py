@@ -81,24 +81,10 @@ class Plan(NamedTuple):
             "max_evals": self.max_evals,
             "callback": bar.update,
             "inspect": inspect,
-            "candidates": lambda: prior_starts(density, first.loc),
         }
+        of_gaussian = {"restarts": self.restarts, "known": known}
         rng = _rng_of(key)
-        try:
-            if hessian is not None:
-                found = run_sparse_plan(density, hessian, guide.structure, rng, first, **settings)
-            else:
-                found = run_plan(
-                    density,
-                    guide.structure,
-                    rng,
-                    first,
-                    restarts=self.restarts,
-                    known=known,
-                    **settings,
-                )
-        except NotFiniteError as error:
-            raise not_finite_at_start(density, first.loc, error.tried) from None
+        found = _planned(density, hessian, guide, rng, first, of_gaussian, **settings)
         if found.status == "diverged" and not math.isfinite(found.elbo.value):
             transport = GaussianTransport(found.gaussian, guide.structure.random)
             where = nonfinite_draw(density, transport, host_rng(key, Stream.BLAME))
@@ -125,19 +111,8 @@ def anew(density: Density, guide: Guide, first: Gaussian, key: Any) -> FitRecord
     ValueError if no start has a finite value.
     """
     rng, inspect = _rng_of(key), FirstPoints(density)
-    settings: dict[str, Any] = {
-        "warm": False,
-        "inspect": inspect,
-        "candidates": lambda: prior_starts(density, first.loc),
-    }
-    try:
-        if is_sparse(guide):
-            hessian = require_sparse(density)
-            found = run_sparse_plan(density, hessian, guide.structure, rng, first, **settings)
-        else:
-            found = run_plan(density, guide.structure, rng, first, **settings)
-    except NotFiniteError as error:
-        raise not_finite_at_start(density, first.loc, error.tried) from None
+    hessian = require_sparse(density) if is_sparse(guide) else None
+    found = _planned(density, hessian, guide, rng, first, {}, warm=False, inspect=inspect)
     record = _beyond_gaussian(_record(found, density, guide, key))
     return record.with_outcome(alarms=inspect.alarms)
 
@@ -145,22 +120,32 @@ def anew(density: Density, guide: Guide, first: Gaussian, key: Any) -> FitRecord
 def refit(record: FitRecord, density: Density, guide: Guide, start: Gaussian | None) -> FitRecord:
     """Return the plan's fit of a guide from a start near it, or without one; after another fit."""
     first, rng = start or initial(guide.model, None)[0], host_rng(record.key, Stream.REFINE)
-    settings: dict[str, Any] = {
-        "warm": start is not None,
-        "candidates": lambda: prior_starts(density, first.loc),
-    }
-    try:
-        if is_sparse(guide):
-            hessian = require_sparse(density)
-            found = run_sparse_plan(density, hessian, guide.structure, rng, first, **settings)
-        else:
-            same = guide.model.latents.keys() == record.posterior.model.latents.keys()
-            known = known_optima(guide.model, record)[1:] if same else []
-            found = run_plan(density, guide.structure, rng, first, known=known, **settings)
-    except NotFiniteError as error:
-        raise not_finite_at_start(density, first.loc, error.tried) from None
+    hessian = require_sparse(density) if is_sparse(guide) else None
+    same = guide.model.latents.keys() == record.posterior.model.latents.keys()
+    known = known_optima(guide.model, record)[1:] if same and hessian is None else []
+    warm = start is not None
+    found = _planned(density, hessian, guide, rng, first, {"known": known}, warm=warm)
     made = _beyond_gaussian(_record(found, density, guide, record.key))
     return made.with_outcome(alarms=record.outcome.alarms)
+
+
+def _planned(
+    density: Density,
+    hessian: SparseHessian | None,
+    guide: Guide,
+    rng: np.random.Generator,
+    first: Gaussian,
+    of_gaussian: dict[str, Any],  # further settings of `run_plan`
+    **settings: Any,
+) -> PlanResult:
+    """Run the plan, with a sparse Hessian the sparse one; ValueError if no start is finite."""
+    settings["candidates"] = lambda: prior_starts(density, first.loc)
+    try:
+        if hessian is not None:
+            return run_sparse_plan(density, hessian, guide.structure, rng, first, **settings)
+        return run_plan(density, guide.structure, rng, first, **of_gaussian, **settings)
+    except NotFiniteError as error:
+        raise not_finite_at_start(density, first.loc, error.tried) from None
 
 
 def _beyond_gaussian(
