@@ -1,10 +1,12 @@
 """Comparison of a fit's moments with reference moments of the same posterior."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from advi.core.types import Floats
 from advi.core.verdict import Alarm
 from advi.diagnostics.chain_moments import Budget, by_hmc, by_long_hmc
 from advi.diagnostics.importance_sampling import NEAR_KHAT, ROUND_DRAWS, Adapted
@@ -100,16 +102,7 @@ def compare_moments(
         return None
     shifts, ratios = [], []
     for better in found:
-        mean, sd = better.own()
-        varies = sd > 0  # not so for constant entries, as above a triangular matrix
-        safe = np.where(varies, sd, 1.0)
-        # The unit is the posterior's sd where it is known and much larger: a mean-field sd can be
-        # a hundredth of it. Otherwise the smaller sd is stricter.
-        wide = found[-1].confident & (better.moments.sd > NARROW * safe)
-        unit = np.where(wide, better.moments.sd, safe)
-        shift = np.where(varies, np.abs(better.moments.mean - mean) / unit, 0.0)
-        with np.errstate(divide="ignore"):
-            ratio = np.where(varies, np.log(better.moments.sd / safe), 0.0)
+        shift, ratio = differences(better.own(), better.moments, found[-1].confident)
         if many is not None and better.error is not None:
             shift = beyond_chance(shift, better.error.shift, many.long)
             ratio = beyond_chance(ratio, better.error.log_ratio, many.long)
@@ -119,6 +112,20 @@ def compare_moments(
     shift, ratio = (np.where(np.isnan(x), np.inf, x) for x in (shifts, ratios))
     worst = np.abs(ratio).argmax(0)
     return Comparison(shift.max(0), np.take_along_axis(ratio, worst[None], 0)[0], found[-1].method)
+
+
+def differences(own: Moments, better: Moments, confident: bool) -> tuple[Floats, Floats]:
+    """Return |difference of means| in sds, and the log of the better sd over the fit's, (K,)."""
+    mean, sd = own
+    varies = sd > 0  # not so for constant entries, as above a triangular matrix
+    safe = np.where(varies, sd, 1.0)
+    # The unit is the posterior's sd where it is known and much larger: a mean-field sd can be a
+    # hundredth of it. Otherwise the smaller sd is stricter.
+    wide = confident & (better.sd > NARROW * safe)
+    unit = np.where(wide, better.sd, safe)
+    shift = np.where(varies, np.abs(better.mean - mean) / unit, 0.0)
+    with np.errstate(divide="ignore"):
+        return shift, np.where(varies, np.log(better.sd / safe), 0.0)
 
 
 def _unreliable(target: Target, comparison: Comparison | None, khat: float) -> bool:
@@ -191,16 +198,20 @@ def _imprecise(target: Target, names: tuple[str, ...], better: ReferenceMoments)
     return ""
 
 
+def few_floats(own: Moments, dtype: Any) -> NDArray[np.bool_]:
+    """Return (K,) whether the sd of a column is a few spacings of floats at its mean, or none."""
+    return ~(own.sd > FEW_FLOATS * np.finfo(dtype).eps * np.abs(own.mean))
+
+
 def _stuck(target: Target, own: Moments) -> NDArray[np.bool_]:
     """Return (K,) whether the draws of a column take so few floats that they have no sd."""
-    mean, sd = own
-    stuck = ~(sd > FEW_FLOATS * np.finfo(target.density.dtype).eps * np.abs(mean))
+    stuck = few_floats(own, target.density.dtype)
     if not stuck.any():
         return stuck
     # constant entries, as above a triangular matrix, are not stuck
     rng = np.random.default_rng(0)
     probes = target.columns(rng.standard_normal((PROBES, len(target.gaussian.loc))))
-    return stuck & ~((np.ptp(probes, axis=0) == 0) & (probes[0] == mean))
+    return stuck & ~((np.ptp(probes, axis=0) == 0) & (probes[0] == own.mean))
 
 
 def _resolution(target: Target, adapted: Adapted) -> float:

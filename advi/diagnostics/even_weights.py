@@ -3,7 +3,8 @@
 import numpy as np
 
 from advi.core.types import Floats
-from advi.diagnostics.alarms import alarms_of
+from advi.diagnostics.alarms import alarms_of, improper
+from advi.diagnostics.compare_moments import differences, few_floats
 from advi.diagnostics.importance_sampling import (
     EQUAL_SHARE,
     FIRST_SHARE,
@@ -13,6 +14,7 @@ from advi.diagnostics.importance_sampling import (
 from advi.diagnostics.judge import judge
 from advi.diagnostics.psis import pareto_smooth
 from advi.diagnostics.quantities import quantity_names
+from advi.diagnostics.target import Moments
 from advi.posterior.record import Comparison, Examination, FitRecord
 
 
@@ -27,19 +29,18 @@ def by_even_weights(
     """Return the examination by weights p / q of draws, or None where they are not even enough.
 
     `log_ratios` (n,) are in nats; the moments (K,) are of the quantities that a fit is judged by.
+    None too where a moment is not finite, or draws fall on a few floats, whose weights are equal.
     """
     posterior = record.global_posterior
+    own, better = Moments(mean, sd), Moments(weighted_mean, weighted_sd)
     weights, khat = pareto_smooth(log_ratios)
     share = 1 / (weights**2).sum() / len(weights)
     few = posterior.structure.dim <= MAX_ADAPTED_DIM
-    if not (share >= (EQUAL_SHARE if few else FIRST_SHARE) and khat <= NEAR_KHAT):
+    even = share >= (EQUAL_SHARE if few else FIRST_SHARE) and khat <= NEAR_KHAT
+    comparison = Comparison(*differences(own, better, confident=True), "importance sampling")
+    finite = np.isfinite(comparison.shift) & np.isfinite(comparison.log_ratio)
+    if not even or not finite.all() or few_floats(own, posterior.density.dtype).any():
         return None
-    varies = sd > 0  # not so for constant entries, as above a triangular matrix
-    unit = np.where(varies, sd, 1.0)
-    shift = np.where(varies, np.abs(weighted_mean - mean) / unit, 0.0)
-    ratio = np.log(np.where(varies, weighted_sd / unit, 1.0))
-    comparison = Comparison(shift, ratio, "importance sampling")
-    verdict = judge(
-        quantity_names(posterior), comparison, alarms_of(record), posterior.structure.full
-    )
+    alarms = (*improper(record), *alarms_of(record))
+    verdict = judge(quantity_names(posterior), comparison, alarms, posterior.structure.full)
     return Examination(verdict, khat, comparison)

@@ -227,3 +227,11 @@ def test_wrong_index(fits):
         fits[5]
     with pytest.raises(TypeError, match="expected an integer"):
         fits["a"]
+
+
+def test_a_density_without_a_posterior_is_not_called_good():
+    """A linear log density has even weights wherever its Gaussian is."""
+    linear = advi.Model(lambda z, y: z["m"] + 0.0 * y.sum(), {"m": advi.real()})
+    loss = advi.Model(lambda z, y: 0.5 * ((y - z["m"]) ** 2).sum(), {"m": advi.real()})
+    for model in (linear, loss):
+        assert advi.fit_many(model, Y[:2]).verdicts == ("poor", "poor")
