@@ -15,12 +15,13 @@ import numpy as np
 from jax import Array, lax
 
 from advi.core.jax_config import compiled
+from advi.inference.many.newton import At, Search, newton
 from advi.inference.many.noise import Noise
-from advi.inference.plan import newton as rules
+from advi.inference.plan import newton as host
 from advi.inference.plan.polish import BURN_IN, cut
 from advi.inference.plan.refine import POLISH_ROUGHNESS
 from advi.inference.plan.search import SAME_START_SDS
-from advi.inference.plan.triangular_step import Curvature, curvature, moved, on_boundary, polished
+from advi.inference.plan.triangular_step import Blocks, polished
 from advi.model.density import real_log_density
 from advi.model.model import Model
 from advi.model.trace import LogJoint
@@ -48,29 +49,13 @@ class Ended(NamedTuple):
     weighted_sd: Any
 
 
-class _At(NamedTuple):
-    """A Gaussian, its value on the fixed draws without the entropy's constant, and gradients."""
-
-    loc: Array
-    tril: Array
-    value: Array  # minus the ELBO; infinite where anything is not finite
-    gradients: Array  # (M, D)
-
-
-class _Search(NamedTuple):
-    """The state of Newton steps."""
-
-    at: _At
-    damping: Array
-    radius: Array
-    num_evals: Array
-    arrived: Array
-    done: Array
-
-
 @lru_cache(maxsize=16)
 def program(
-    model: Model, log_joint: LogJoint, estimated: frozenset[str], mapped: tuple[bool, bool, bool]
+    model: Model,
+    log_joint: LogJoint,
+    estimated: frozenset[str],
+    blocks: Blocks,
+    mapped: tuple[bool, bool, bool],
 ) -> Callable[..., Ended]:
     """Return the compiled fits of (data, weights, noise, first (D,), random, same_block).
 
@@ -89,7 +74,7 @@ def program(
             return jnp.concatenate([values[name].ravel() for name in model.latents])
 
         return _plan(jax.vmap(value), jax.vmap(jax.value_and_grad(value)), jax.vmap(columns),
-                     noise, first, *structure)  # fmt: skip
+                     noise, first, *structure, blocks)  # fmt: skip
 
     def many(data: Any, weights: Any, noise: Noise, first: Array, structure: Any) -> Ended:
         given = data, weights, noise
@@ -113,27 +98,33 @@ def _plan(
     first: Array,
     random: Array,
     same_block: Array,
+    blocks: Blocks,
 ) -> Ended:
     dim = len(first)
 
-    def evaluated(loc: Array, tril: Array) -> _At:
+    def evaluated(loc: Array, tril: Array) -> At:
         log_p, gradients = values_and_grads(loc + noise.fixed @ tril.T)
         value = -log_p.mean() - _log_det(tril, random)
         finite = jnp.isfinite(value) & jnp.isfinite(gradients).all()
-        return _At(loc, tril, jnp.where(finite, value, jnp.inf), gradients)
+        return At(loc, tril, jnp.where(finite, value, jnp.inf), gradients)
 
-    def from_start(start: tuple[Array, Array]) -> _At:
+    steps = partial(newton, evaluated, noise.fixed, random)
+
+    def from_start(start: tuple[Array, Array]) -> At:
         loc, scale = start
         at = evaluated(loc, scale * jnp.eye(dim))
-        return _newton(at, evaluated, noise, random, jnp.eye(dim, dtype=bool),
-                       rules.GAIN_NATS, rules.MAX_EVALS).at  # fmt: skip
+        return steps(at, jnp.eye(dim, dtype=bool), "diagonal", host.GAIN_NATS, host.MAX_EVALS).at
 
-    ends = lax.map(from_start, _starts(values, noise, first, random))
-    best = jax.tree.map(lambda leaf: leaf[jnp.argmin(ends.value)], ends)
-    distance = jnp.abs(ends.loc - best.loc) / jnp.diag(best.tril)
-    apart = (distance.max(1) > SAME_START_SDS) & (ends.value < best.value + MODE_NATS)
-    found = _newton(best, evaluated, noise, random, same_block, GAIN_NATS, MAX_EVALS)
+    def to_end(given: tuple[At, Array]) -> Search:
+        at, wanted = given
+        return steps(at, same_block, blocks, GAIN_NATS, jnp.where(wanted, MAX_EVALS, 0))
+
+    near = lax.map(from_start, _starts(values, noise, first, random))
+    differ = _best(near) | _apart(near)
+    ends = lax.map(to_end, (near, differ))
+    found = jax.tree.map(lambda leaf: leaf[jnp.argmin(ends.at.value)], ends)
     loc, tril, value, _ = found.at
+    apart = (differ & _apart(ends.at)).any()
 
     elbos, rough = _fresh(values_and_grads, loc, tril, noise.fresh, random)
 
@@ -152,8 +143,19 @@ def _plan(
     constant = 0.5 * random.sum() * (1 + np.log(2 * np.pi))
     return Ended(
         loc, tril, elbos, constant - value, found.arrived & jnp.isfinite(value), found.num_evals,
-        apart.any(), log_ratios, *moments,
+        apart, log_ratios, *moments,
     )  # fmt: skip
+
+
+def _best(ends: At) -> Array:
+    return jnp.arange(len(ends.value)) == jnp.argmin(ends.value)
+
+
+def _apart(ends: At) -> Array:
+    """Return which ends (S,) are nearly as high as the best one, elsewhere."""
+    best = jax.tree.map(lambda leaf: leaf[jnp.argmin(ends.value)], ends)
+    distance = jnp.abs(ends.loc - best.loc) / jnp.linalg.norm(best.tril, axis=1)
+    return (distance.max(1) > SAME_START_SDS) & (ends.value < best.value + MODE_NATS)
 
 
 def _starts(
@@ -167,53 +169,6 @@ def _starts(
     elbos = jnp.where(jnp.isfinite(elbos), elbos, -jnp.inf)
     _, best = lax.top_k(elbos.max(1), NUM_STARTS)
     return locs[best], scales[elbos[best].argmax(1)]
-
-
-def _newton(
-    at: _At,
-    evaluated: Callable[[Array, Array], _At],
-    noise: Noise,
-    random: Array,
-    same_block: Array,
-    least_gain: float,
-    max_evals: int,
-) -> _Search:
-    """Take Newton steps while they gain enough, as `newton.newton` does for one fit."""
-
-    def body(state: _Search) -> _Search:
-        at, radius = state.at, state.radius
-        W = at.gradients @ at.tril
-        here = curvature(jnp, W, noise.fixed, random, same_block)
-        u = _within(here, radius)
-        step = moved(jnp, here, at.loc, at.tril, same_block, state.damping, u)
-        trial, length = evaluated(step.loc, step.tril), jnp.linalg.norm(u)
-        lower, gain = trial.value < at.value, at.value - trial.value
-        poor = gain < rules.POOR * step.mean_gain
-        grown = jnp.where(jnp.isfinite(radius), rules.GROWTH * length, jnp.inf)
-        shrunk, damping = rules.SHRINKAGE * length, rules.DAMPING * state.damping
-        little = step.mean_gain + step.scale_gain < least_gain
-        arrived = jnp.where(
-            lower, (gain < least_gain) & ~(poor & (step.mean_gain > least_gain)), little
-        )
-        num_evals = state.num_evals + 1
-        return _Search(
-            jax.tree.map(partial(jnp.where, lower), trial, at),
-            jnp.where(lower, 1.0, damping).astype(damping.dtype),
-            jnp.where(lower & ~poor, grown, shrunk),
-            num_evals,
-            arrived,
-            arrived | (~lower & (damping < rules.MIN_DAMPING)) | (num_evals >= max_evals),
-        )
-
-    one, inf = jnp.ones((), at.loc.dtype), jnp.full((), jnp.inf, at.loc.dtype)
-    never = ~jnp.isfinite(at.value)
-    begin = _Search(at, one, inf, jnp.ones((), jnp.int32), jnp.zeros((), bool), never)
-    return lax.while_loop(lambda state: ~state.done, body, begin)
-
-
-def _within(at: Curvature, radius: Array) -> Array:
-    u = at.slope / at.h
-    return jnp.where(jnp.linalg.norm(u) <= radius, u, on_boundary(jnp, at, radius))
 
 
 def _polished(

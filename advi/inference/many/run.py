@@ -1,5 +1,6 @@
 """Many fits of one shape: data sets, weights of the rows, or keys."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -175,10 +176,14 @@ def run(
     """
     structure, dtype = guide.structure, np.dtype(spec.float_dtype)
     noises = [_noise_of(guide, key, dtype) for key in varied.keys]
-    by = len(varied.data) > 1, varied.weights is not None, len(noises) > 1
-    compiled = program(guide.model, log_joint, guide.estimated, by)
-    size = int(np.clip(MAX_CHUNK_BYTES // max(spec.num_bytes, 1), 1, min(CHUNK, varied.num)))
-    fixed = first.loc.astype(dtype), (structure.random, structure.same_block())
+    weighted, several = varied.weights is not None, len(noises) > 1
+    by = not (weighted or several), weighted, several
+    same_block = structure.same_block()
+    blocks = "whole" if same_block.all() else "several" if structure.coupled else "diagonal"
+    compiled = program(guide.model, log_joint, guide.estimated, blocks, by)
+    most = int(np.clip(MAX_CHUNK_BYTES // max(spec.num_bytes, 1), 1, CHUNK))
+    size = math.ceil(varied.num / math.ceil(varied.num / most))
+    fixed = first.loc.astype(dtype), (structure.random, same_block)
     parts, done = [], 0
     try:
         for begin in range(0, varied.num, size):

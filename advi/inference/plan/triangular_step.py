@@ -4,11 +4,12 @@ Every function takes the array module first, `numpy` or `jax.numpy`: the plan of
 the host, without a compilation, and that of many fits is one compiled program.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 CURVATURE_RANGE = (1e-2, 1e4)  # squared change of a scale in one step
 MEAN_CURVATURE_RANGE = (1e-6, 1e4)  # a mean may move a thousand sds along a ridge
 BISECTIONS = 30
+Blocks = Literal["whole", "diagonal", "several"]  # what `same_block` is; several: any
 
 
 class Curvature(NamedTuple):
@@ -30,7 +31,9 @@ class Trial(NamedTuple):
     scale_gain: Any
 
 
-def curvature(xp: Any, W: Any, E: Any, random: Any, same_block: Any) -> Curvature:
+def curvature(
+    xp: Any, W: Any, E: Any, random: Any, same_block: Any, blocks: Blocks = "several"
+) -> Curvature:
     """Return the derivatives from gradients W = L'g (M, D) at draws E (M, D).
 
     By Stein's identity the expected Hessian is -sym(E[W e']). Where it is not positive definite, as
@@ -39,7 +42,12 @@ def curvature(xp: Any, W: Any, E: Any, random: Any, same_block: Any) -> Curvatur
     H = -(W.T @ E) / len(E)
     H = xp.where(random[:, None] & random[None, :], (H + H.T) / 2, xp.eye(len(random)))
     h, axes = xp.linalg.eigh(H)
-    block_h, block_axes = xp.linalg.eigh(xp.where(same_block, H, 0.0))
+    if blocks == "whole":
+        block_h, block_axes = h, axes
+    elif blocks == "diagonal":
+        block_h, block_axes = xp.diag(H), xp.eye(len(H))
+    else:
+        block_h, block_axes = xp.linalg.eigh(xp.where(same_block, H, 0.0))
     h = xp.clip(xp.abs(h), *MEAN_CURVATURE_RANGE)
     return Curvature(axes.T @ W.mean(0), h, axes, xp.clip(block_h, *CURVATURE_RANGE), block_axes)
 
