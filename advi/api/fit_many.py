@@ -17,9 +17,10 @@ from advi.core.types import Floats
 from advi.data.several import each, prepared
 from advi.data.source import InMemory
 from advi.data.spec import check_static
-from advi.diagnostics.even_weights import by_even_weights
+from advi.diagnostics.by_weights import Known, by_weights
 from advi.diagnostics.examine import examined
-from advi.inference.many.run import ManyFits, Varied, fit_again, one_by_one, run, suits
+from advi.diagnostics.target import Moments
+from advi.inference.many.run import ROUNDS, ManyFits, Varied, fit_again, one_by_one, run, suits
 from advi.model.model import Model
 from advi.model.resolve import (
     ModelFactory,
@@ -84,8 +85,8 @@ def fit_many(
         Whether fits that have not ended, or whose starts ended apart, are made again by the plan
         of `fit`.
     diagnose
-        Whether to give verdicts: by the importance weights of 1,000 draws, and where these are not
-        even, as `fit` does.
+        Whether to give verdicts: by importance sampling in the same program, and where it does not
+        suffice, as `fit` does.
     progress
         Whether to show a progress bar; None shows one in a terminal and in a notebook.
 
@@ -131,7 +132,7 @@ def fit_many(
         if not suits(guide):
             many = one_by_one(guide, spec, varied, first, bar.count)
         else:
-            many = run(guide, log_joint, spec, varied, first, bar.count)
+            many = run(guide, log_joint, spec, varied, first, bar.count, ROUNDS * diagnose)
             if refit:
                 fit_again(many, bar.begin)
         if diagnose:
@@ -140,7 +141,7 @@ def fit_many(
 
 
 def _examine(many: ManyFits) -> None:
-    """Examine all fits, those with even weights by their moments; Ctrl-C leaves the others out."""
+    """Examine all fits, by known weights if these suffice; Ctrl-C leaves the others out."""
     try:
         for index in range(many.varied.num):
             interrupts.check()
@@ -149,7 +150,12 @@ def _examine(many: ManyFits) -> None:
                 continue
             found = None
             if index not in many.refitted:
-                found = by_even_weights(record, *many.weighted(index))
+                end = many.end(index)
+                known = Known(
+                    end.log_ratios, end.weighted.log_ratios, float(end.weighted.last_share),
+                    Moments(end.mean, end.sd), Moments(end.weighted.mean, end.weighted.sd), end.far,
+                )  # fmt: skip
+                found = by_weights(record, known)
             many.replaced[index] = (
                 examined(record)
                 if found is None

@@ -5,6 +5,7 @@ from typing import Any
 
 from advi.core.errors import listed
 from advi.core.status import MAX_DRIFT
+from advi.core.types import Floats
 from advi.core.verdict import REMEDIES, Alarm, Cause, Verdict
 from advi.model.checks.tails import growth
 from advi.model.density import SOME_ROWS
@@ -44,12 +45,12 @@ def unexamined(record: FitRecord, *reasons: str, action: str = "") -> Verdict:
     return Verdict("not checked", all_reasons, action)
 
 
-def improper(record: FitRecord) -> list[Alarm]:
-    """Return an alarm if the log density does not fall along some ray."""
+def improper(record: FitRecord, first: Floats | None = None) -> list[Alarm]:
+    """Return an alarm if the log density does not fall along some ray; see `growth` for `first`."""
     posterior = record.global_posterior
     if record.outcome.status == "max_steps" and is_sparse(posterior.guide):
         return []  # effects may still be at zero, where their sd has a density without bound
-    found = growth(posterior.density, posterior.gaussian.loc)
+    found = growth(posterior.density, posterior.gaussian.loc, first)
     return [] if found is None else [Alarm("improper", str(found))]
 
 

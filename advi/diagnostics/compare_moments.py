@@ -57,14 +57,14 @@ def compare_with_reference(
     stuck = _stuck(target, own)
     if stuck.any():
         return Examination(without_spread(names, own.mean, stuck, alarms, kind), khat, None)
-    resolution = _resolution(target, adapted)
-    if resolution > MAX_RESOLUTION:
-        return Examination(unresolved(resolution, alarms, kind), khat, None)
+    coarse = resolution(adapted.log_ratios, target.density.dtype)
+    if coarse > MAX_RESOLUTION:
+        return Examination(unresolved(coarse, alarms, kind), khat, None)
     if target.hessian is not None and not found[-1].confident:
         found += _by_chains(target, adapted, found[-1], rng)
     comparison = compare_moments(found, target.many)
     dense = target.hessian is None
-    if dense and len(found) == 1 and _unreliable(target, comparison, khat):
+    if dense and len(found) == 1 and unreliable(target.structure.full, comparison, khat):
         found.append(by_hmc(target, adapted, rng))
         comparison = compare_moments(found)
     reliable = [b for b in found if b.confident]
@@ -128,13 +128,13 @@ def differences(own: Moments, better: Moments, confident: bool) -> tuple[Floats,
         return shift, np.where(varies, np.log(better.sd / safe), 0.0)
 
 
-def _unreliable(target: Target, comparison: Comparison | None, khat: float) -> bool:
-    """Return whether importance sampling alone is unreliable."""
+def unreliable(full: bool, comparison: Comparison | None, khat: float) -> bool:
+    """Return whether importance sampling alone is unreliable; `full`: as in `judge`."""
     if comparison is None:
         return False
     off_mean, off_sd = bool(comparison.off_mean.any()), bool(comparison.off_sd.any())
     if off_mean or off_sd:
-        return target.structure.full and not off_mean
+        return full and not off_mean
     near = (comparison.shift <= NEAR_SHIFT) & (np.abs(comparison.log_ratio) <= np.log(NEAR_RATIO))
     return khat > NEAR_KHAT and not near.all()
 
@@ -214,8 +214,8 @@ def _stuck(target: Target, own: Moments) -> NDArray[np.bool_]:
     return stuck & ~((np.ptp(probes, axis=0) == 0) & (probes[0] == own.mean))
 
 
-def _resolution(target: Target, adapted: Adapted) -> float:
+def resolution(log_ratios: Floats, dtype: Any) -> float:
     """Return the smallest difference of log densities in float arithmetic, nats."""
-    finite = adapted.log_ratios[np.isfinite(adapted.log_ratios)]
+    finite = log_ratios[np.isfinite(log_ratios)]
     size = np.median(np.abs(finite)) if len(finite) else 0.0
-    return float(np.finfo(target.density.dtype).eps * size)
+    return float(np.finfo(dtype).eps * size)

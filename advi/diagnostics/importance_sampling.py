@@ -7,9 +7,9 @@ import numpy as np
 
 from advi.core.draw_set import WeightedDraws
 from advi.core.types import Floats
-from advi.diagnostics.proposals import DEGREES, Student, log_standard
+from advi.diagnostics.proposals import Student, log_standard
 from advi.diagnostics.psis import pareto_smooth
-from advi.variational.draws import antithetic
+from advi.variational.draws import STUDENT_DEGREES, antithetic
 from advi.variational.gaussian import Gaussian
 from advi.variational.scale import TriangularScale
 
@@ -186,7 +186,7 @@ def _effective_share(log_weights: Floats) -> float:
 def gaussian_share(dim: int) -> float:
     """Return the effective share of Student-t draws with the moments of a Gaussian target."""
     r = np.linspace(0, np.sqrt(dim) + 8, RADII + 1)[1:]
-    log_p, log_q = (log_standard(r**2, dim, degrees) for degrees in (np.inf, DEGREES))
+    log_p, log_q = (log_standard(r**2, dim, degrees) for degrees in (np.inf, STUDENT_DEGREES))
     of_radius = log_p + (dim - 1) * np.log(r)
     p = np.exp(of_radius - of_radius.max())
     return float(p.sum() / (p * np.exp(log_p - log_q)).sum())

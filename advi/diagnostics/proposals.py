@@ -9,8 +9,8 @@ from scipy.special import gammaln
 
 from advi.core.draw_set import WeightedDraws
 from advi.core.types import Floats
+from advi.variational.draws import STUDENT_DEGREES, student
 
-DEGREES = 7.0  # of freedom
 MODES = np.linspace(-1.5, 1.5, 31)  # of a skewed axis, sds from its mean
 MIN_SIDE = 0.2  # sd of one side of an axis, as a share of that of both
 
@@ -21,7 +21,7 @@ class Student:
 
     loc: Floats
     scale_tril: Floats
-    degrees: float = DEGREES
+    degrees: float = STUDENT_DEGREES
 
     @cached_property
     def _whitening(self) -> Floats:
@@ -30,7 +30,7 @@ class Student:
 
     def draw(self, rng: np.random.Generator, num: int) -> Floats:
         """Return antithetic draws (num, D)."""
-        half = self._standard(rng, num // 2)
+        half = student(rng, num // 2, len(self.loc))
         return self.loc + np.concatenate([half, -half]) @ self.scale_tril.T
 
     def log_density(self, Z: Floats) -> Floats:
@@ -58,10 +58,6 @@ class Student:
             factor = self.scale_tril  # too few distinct draws: keep the scale
         return mean, factor, keep
 
-    def _standard(self, rng: np.random.Generator, num: int) -> Floats:
-        Z = rng.standard_normal((num, len(self.loc)))
-        return Z / np.sqrt(rng.chisquare(self.degrees, (num, 1)) / self.degrees)
-
 
 @dataclass(frozen=True)
 class SplitStudent(Student):
@@ -76,7 +72,7 @@ class SplitStudent(Student):
     def draw(self, rng: np.random.Generator, num: int) -> Floats:
         if self.sides is None:
             return super().draw(rng, num)
-        half = np.abs(self._standard(rng, num // 2))
+        half = np.abs(student(rng, num // 2, len(self.loc)))
         below, above = self.sides
         uniform = rng.uniform(size=half.shape)
         signs = np.concatenate([uniform, 1 - uniform]) < above / (below + above)

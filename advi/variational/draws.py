@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MIN_DRAWS = 64
 MAX_DRAW_ELEMENTS = 2**24  # memory cap: draws times dimension
+STUDENT_DEGREES = 7.0  # of freedom, of proposals of importance sampling
 QUASI_RANDOM_DIM = 3  # beyond, the fourth moments of random draws are as good or better
 
 
@@ -72,6 +73,12 @@ def antithetic(rng: np.random.Generator, num: int, dim: int) -> Float[ndarray, "
     """Return independent antithetic draws (num, dim), each exactly N(0, I); `num` even."""
     half = rng.standard_normal((num // 2, dim))
     return np.concatenate([half, -half])
+
+
+def student(rng: np.random.Generator, num: int, dim: int) -> Float[ndarray, "num dim"]:
+    """Return independent draws (num, dim) of the standard Student-t."""
+    Z = rng.standard_normal((num, dim))
+    return Z / np.sqrt(rng.chisquare(STUDENT_DEGREES, (num, 1)) / STUDENT_DEGREES)
 
 
 def fresh(key: Array, num: int, dim: int) -> Float[Array, "num dim"]:

@@ -8,6 +8,7 @@ import pytest
 
 import advi
 from advi.core import interrupts
+from advi.diagnostics.examine import examined
 from advi.inference.many import run as many_run
 
 NUM, ROWS = 5, 12
@@ -235,3 +236,25 @@ def test_a_density_without_a_posterior_is_not_called_good():
     loss = advi.Model(lambda z, y: 0.5 * ((y - z["m"]) ** 2).sum(), {"m": advi.real()})
     for model in (linear, loss):
         assert advi.fit_many(model, Y[:2]).verdicts == ("poor", "poor")
+
+
+def scales(z, d):
+    """The scale of normal rows: the fewer, the more skewed is its posterior."""
+    return -z["s"] + dist.Normal(0, z["s"]).log_prob(d).sum()
+
+
+@pytest.mark.parametrize(("rows", "asked"), [(100, 0), (3, 2)])
+def test_verdicts_are_by_the_programs_importance_sampling_where_it_suffices(
+    monkeypatch, rows, asked
+):
+    alone = []
+    monkeypatch.setattr(
+        "advi.api.fit_many.examined", lambda record: alone.append(1) or examined(record)
+    )
+    model = advi.Model(scales, {"s": advi.positive()})
+    data = np.random.default_rng(1).standard_normal((2, rows))
+    fits = advi.fit_many(model, data)
+    assert len(alone) == asked
+    one = advi.fit(model, data[0], family="full_rank")
+    known, own = (fit.diagnostics["mean_shift"]["s"] for fit in (fits[0], one))
+    assert abs(known - own) < 0.05

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from advi.inference.plan.polish import DRAWS, STEPS
-from advi.variational.draws import MIN_DRAWS, even_draws
+from advi.variational.draws import MIN_DRAWS, even_draws, student
 from advi.variational.gaussian import Structure
 
 POINTS, RADIUS = 16, 2.0  # of the starts, beside the first one
@@ -23,10 +23,11 @@ class Noise(NamedTuple):
     polish: Any  # (steps, 64, D)
     fresh: Any  # (256, D) antithetic draws that no stage has seen
     weighted: Any  # (1000, D) orthogonal antithetic draws, of moments and importance weights
+    rounds: Any  # (R, 1000, D) standard Student-t draws, of adaptive importance sampling
 
 
-def noise(structure: Structure, rng: np.random.Generator) -> Noise:
-    """Return the random numbers of a fit."""
+def noise(structure: Structure, rng: np.random.Generator, rounds: int) -> Noise:
+    """Return the random numbers of a fit, with `rounds` of adaptive importance sampling."""
     dim, size = structure.dim, len(structure.random)
     num = even_draws(max(MIN_DRAWS, 4 * dim), size)
     starts = np.concatenate([np.zeros((1, size)), rng.uniform(-RADIUS, RADIUS, (POINTS - 1, size))])
@@ -38,6 +39,7 @@ def noise(structure: Structure, rng: np.random.Generator) -> Noise:
         np.stack([fresh(DRAWS) for _ in range(STEPS)]),
         fresh(FRESH_DRAWS),
         structure.fixed_draws(rng, even_draws(WEIGHTED_DRAWS, size)),
+        student(rng, rounds * WEIGHTED_DRAWS, size).reshape(rounds, WEIGHTED_DRAWS, size),
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array, lax
 
 from advi.core.jax_config import compiled
+from advi.inference.many.importance import Weighted, weighted
 from advi.inference.many.newton import At, Search, newton
 from advi.inference.many.noise import Noise
 from advi.inference.plan import newton as host
@@ -22,6 +23,7 @@ from advi.inference.plan.polish import BURN_IN, cut
 from advi.inference.plan.refine import POLISH_ROUGHNESS
 from advi.inference.plan.search import SAME_START_SDS
 from advi.inference.plan.triangular_step import Blocks, polished
+from advi.model.checks.tails import NEAR
 from advi.model.density import real_log_density
 from advi.model.model import Model
 from advi.model.trace import LogJoint
@@ -42,11 +44,11 @@ class Ended(NamedTuple):
     arrived: Any  # whether no more was to be gained
     num_evals: Any  # of the fixed draws, by the last Newton steps
     apart: Any  # whether another start ended nearly as high or higher, elsewhere
-    log_ratios: Any  # (1000,) log p - log q of the weighted draws
-    mean: Any  # (K,) of the draws on the constrained scale, and weighted by p / q
+    log_ratios: Any  # (1000,) log p - log q of its draws
+    mean: Any  # (K,) of these on the constrained scale
     sd: Any
-    weighted_mean: Any
-    weighted_sd: Any
+    weighted: Weighted
+    far: Any  # (n,) log densities far out
 
 
 @lru_cache(maxsize=16)
@@ -57,14 +59,16 @@ def program(
     blocks: Blocks,
     mapped: tuple[bool, bool, bool],
 ) -> Callable[..., Ended]:
-    """Return the compiled fits of (data, weights, noise, first (D,), random, same_block).
+    """Return the compiled fits of (data, weights, noise, shared).
 
     `mapped` says which of the first three have a leading axis of fits. Weights are None, or of the
-    rows.
+    rows. Shared are the point `first` (D,) where all start, `random` and `same_block`, and steps
+    `far` (n, D) after which log densities are evaluated, from a point that is `generic` (D,) in
+    coordinates far from zero.
     """
     log_p = real_log_density(model, log_joint, estimated)
 
-    def one(data: Any, weights: Any, noise: Noise, first: Array, structure: Any) -> Ended:
+    def one(data: Any, weights: Any, noise: Noise, shared: Any) -> Ended:
         def value(x: Array) -> Array:
             terms = log_p(model.split(x), data)
             return terms.total() if weights is None else terms.weighted(weights)
@@ -74,16 +78,16 @@ def program(
             return jnp.concatenate([values[name].ravel() for name in model.latents])
 
         return _plan(jax.vmap(value), jax.vmap(jax.value_and_grad(value)), jax.vmap(columns),
-                     noise, first, *structure, blocks)  # fmt: skip
+                     noise, blocks, *shared)  # fmt: skip
 
-    def many(data: Any, weights: Any, noise: Noise, first: Array, structure: Any) -> Ended:
+    def many(data: Any, weights: Any, noise: Noise, shared: Any) -> Ended:
         given = data, weights, noise
         over = [part if many else None for part, many in zip(given, mapped, strict=True)]
 
         def each(part: Any) -> Ended:
             pairs = zip(part, given, mapped, strict=True)
             data, weights, drawn = (a if many else b for a, b, many in pairs)
-            return one(data, weights, drawn, first, structure)
+            return one(data, weights, drawn, shared)
 
         return lax.map(each, over)
 
@@ -95,10 +99,12 @@ def _plan(
     values_and_grads: Callable[[Array], tuple[Array, Array]],
     columns: Callable[[Array], Array],
     noise: Noise,
+    blocks: Blocks,
     first: Array,
     random: Array,
     same_block: Array,
-    blocks: Blocks,
+    generic: Array,
+    far: Array,
 ) -> Ended:
     dim = len(first)
 
@@ -122,8 +128,8 @@ def _plan(
     near = lax.map(from_start, _starts(values, noise, first, random))
     differ = _best(near) | _apart(near)
     ends = lax.map(to_end, (near, differ))
-    found = jax.tree.map(lambda leaf: leaf[jnp.argmin(ends.at.value)], ends)
-    loc, tril, value, _ = found.at
+    end = jax.tree.map(lambda leaf: leaf[jnp.argmin(ends.at.value)], ends)
+    loc, tril, value, _ = end.at
     apart = (differ & _apart(ends.at)).any()
 
     elbos, rough = _fresh(values_and_grads, loc, tril, noise.fresh, random)
@@ -138,12 +144,14 @@ def _plan(
         rough > POLISH_ROUGHNESS, by_polish, lambda _: (loc, tril, elbos), None
     )
     X = loc + noise.weighted @ tril.T
-    log_ratios = values(X) - _log_q(noise.weighted, tril, random)
-    moments = _moments(columns(X), log_ratios)
+    log_p, log_q = values(X), _log_q(noise.weighted, tril, random)
+    quantities = columns(X)
+    found = weighted(values, columns, loc, tril, (X, log_p, log_q), noise.rounds)
+    out = values(jnp.where(jnp.abs(loc) < NEAR, loc, generic) + far)
     constant = 0.5 * random.sum() * (1 + np.log(2 * np.pi))
     return Ended(
-        loc, tril, elbos, constant - value, found.arrived & jnp.isfinite(value), found.num_evals,
-        apart, log_ratios, *moments,
+        loc, tril, elbos, constant - value, end.arrived & jnp.isfinite(value), end.num_evals,
+        apart, log_p - log_q, quantities.mean(0), quantities.std(0), found, out,
     )  # fmt: skip
 
 
@@ -196,16 +204,6 @@ def _fresh(
     elbos = (log_p - _log_q(E, tril, random)).reshape(2, -1).mean(0)
     even = gradients.reshape(2, len(elbos), -1).mean(0) @ tril
     return elbos, jnp.where(random, even.var(0), 0.0).sum()
-
-
-def _moments(columns: Array, log_ratios: Array) -> tuple[Array, Array, Array, Array]:
-    """Return means and sds of columns (n, K), and those weighted by p / q."""
-    mean = columns.mean(0)
-    weights = jax.nn.softmax(jnp.where(jnp.isnan(log_ratios), -jnp.inf, log_ratios))
-    centred = columns - mean
-    shift = weights @ centred
-    variance = weights @ (centred - shift) ** 2
-    return mean, centred.std(0), mean + shift, jnp.sqrt(variance)
 
 
 def _log_q(E: Array, tril: Array, random: Array) -> Array:

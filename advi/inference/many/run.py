@@ -19,6 +19,7 @@ from advi.data.spec import DataSpec
 from advi.inference.many.noise import WEIGHTED_DRAWS, Noise, in_float, noise, stacked
 from advi.inference.many.program import Ended, program
 from advi.inference.plan.run import anew
+from advi.model.checks.tails import first_steps, generic
 from advi.model.density import Density
 from advi.model.trace import LogJoint
 from advi.posterior.global_posterior import GlobalPosterior
@@ -31,6 +32,8 @@ from advi.variational.sparse_precision import is_sparse
 
 CHUNK = 64  # fits in one call
 MAX_CHUNK_BYTES = 2**28  # of their data
+ROUNDS = 2  # of adaptive importance sampling, for a verdict
+MAX_ADAPTED_DIM = 50  # of its proposals
 MAX_DIM = 256  # above it a fit of its own is as fast
 
 
@@ -112,16 +115,13 @@ class ManyFits:
         drawn = posterior.transport.draw(antithetic(rng, WEIGHTED_DRAWS, self.guide.noise_dim))
         return drawn.points, posterior.density.value(drawn.points) - drawn.log_q
 
-    def weighted(self, index: int) -> tuple[Floats, ...]:
-        """Return log p - log q of the draws of one fit, means and sds, and those weighted by p / q.
-
-        The moments are of the latents that are not estimated.
-        """
+    def end(self, index: int) -> Ended:
+        """Return the end of one fit by the compiled plan, with moments of inferred latents only."""
         of = jax.tree.map(lambda leaf: np.asarray(leaf[index], float), self.ended)
         flags = [name not in self.guide.estimated for name in self.guide.model.latents]
         inferred = np.repeat(flags, self._sizes)
-        moments = of.mean, of.sd, of.weighted_mean, of.weighted_sd
-        return of.log_ratios, *(columns[inferred] for columns in moments)
+        better = of.weighted._replace(mean=of.weighted.mean[inferred], sd=of.weighted.sd[inferred])
+        return of._replace(mean=of.mean[inferred], sd=of.sd[inferred], weighted=better)
 
     @cached_property
     def _sizes(self) -> list[int]:
@@ -169,13 +169,16 @@ def run(
     varied: Varied,
     first: Gaussian,
     show: Callable[[int], None],
+    rounds: int = 0,
 ) -> ManyFits:
     """Run the compiled plan of every fit; `show` is called with the number of those done.
 
+    With `rounds` of adaptive importance sampling the log density is evaluated far out, too.
     KeyboardInterrupt between two calls.
     """
-    structure, dtype = guide.structure, np.dtype(spec.float_dtype)
-    noises = [_noise_of(guide, key, dtype) for key in varied.keys]
+    structure, dtype, dim = guide.structure, np.dtype(spec.float_dtype), guide.model.size
+    noises = [_noise_of(guide, key, dtype, rounds) for key in varied.keys]
+    far = first_steps(guide.model) if rounds and not log_joint.open_ended else np.zeros((0, dim))
     weighted, several = varied.weights is not None, len(noises) > 1
     by = not (weighted or several), weighted, several
     same_block = structure.same_block()
@@ -183,7 +186,10 @@ def run(
     compiled = program(guide.model, log_joint, guide.estimated, blocks, by)
     most = int(np.clip(MAX_CHUNK_BYTES // max(spec.num_bytes, 1), 1, CHUNK))
     size = math.ceil(varied.num / math.ceil(varied.num / most))
-    fixed = first.loc.astype(dtype), (structure.random, same_block)
+    shared = (
+        first.loc.astype(dtype), structure.random, same_block,
+        generic(np.full(dim, np.inf)).astype(dtype), far.astype(dtype),
+    )  # fmt: skip
     parts, done = [], 0
     try:
         for begin in range(0, varied.num, size):
@@ -196,7 +202,7 @@ def run(
             weights = None if varied.weights is None else varied.weights[index].astype(dtype)
             drawn = stacked([noises[i] for i in index]) if by[2] else noises[0]
             with precision(spec.float_dtype):
-                parts.append(jax.device_get(compiled(data, weights, drawn, *fixed)))
+                parts.append(jax.device_get(compiled(data, weights, drawn, shared)))
             done = min(begin + size, varied.num)
             show(done)
     except KeyboardInterrupt:
@@ -259,5 +265,8 @@ def suits(guide: Guide) -> bool:
     return guide.is_gaussian and not structure.rank and 0 < structure.dim <= MAX_DIM
 
 
-def _noise_of(guide: Guide, key: Any, dtype: Any) -> Noise:
-    return in_float(noise(guide.structure, host_rng(key, Stream.MANY)), dtype)
+def _noise_of(guide: Guide, key: Any, dtype: Any, rounds: int) -> Noise:
+    structure = guide.structure
+    if not structure.random.all() or structure.dim > MAX_ADAPTED_DIM:
+        rounds = 0
+    return in_float(noise(structure, host_rng(key, Stream.MANY), rounds), dtype)

@@ -63,21 +63,34 @@ class _Ray(NamedTuple):
         return np.array(OF_REAL if self.real else OF_OTHERS)
 
 
-def growth(density: Density, x: Floats) -> Growth | None:
+def generic(x: Floats) -> Floats:
+    """Return a point x (D,) with coordinates far out drawn anew near zero.
+
+    All at one number a mean and its effects would agree, where a centred hierarchy is unbounded.
+    """
+    return np.where(np.abs(x) < NEAR, x, np.random.default_rng(0).standard_normal(len(x)))
+
+
+def first_steps(model: Model) -> Floats:
+    """Return the steps (n, D) from a point to where rays are evaluated first."""
+    return _steps(_rays(model), FIRST, model.size)
+
+
+def growth(density: Density, x: Floats, first: Floats | None = None) -> Growth | None:
     """Evaluate rays from a point x (D,), parallel to the axes; return one on which nothing falls.
 
     Coordinates stand for their latents: every latent has some, as many as there is room for. A
     density with a loop that runs until something has converged, such as a solver of differential
-    equations, is not evaluated so far out. The density is finite at x, which is generic.
+    equations, is not evaluated so far out. The density is finite at x. `first` (n,) are its values
+    after `first_steps`, where these are known.
     """
     if density.log_joint.open_ended:
         return None
-    # all at one number a mean and its effects would agree, where a centred hierarchy is unbounded
-    generic = np.random.default_rng(0).standard_normal(len(x))
-    x = np.where(np.abs(x) < NEAR, x, generic)
-    rays = [_Ray(k, sign, *kind) for k, *kind in _chosen(density.model) for sign in (1, -1)]
+    x, rays = generic(x), _rays(density.model)
     with np.errstate(all="ignore"):
-        first = _along(density, x, rays, FIRST)
+        if first is None:
+            first = density.value(x + first_steps(density.model))
+        first = np.asarray(first, float).reshape(len(rays), -1)
         # a ray is left out where the density has fallen, or is out of the range of floats
         left = [
             ray
@@ -86,19 +99,24 @@ def growth(density: Density, x: Floats) -> Growth | None:
         ]
         if not left:
             return None
-        for ray, log_p in zip(left, _along(density, x, left, range(len(OF_REAL))), strict=True):
+        points = x + _steps(left, range(len(OF_REAL)), len(x))
+        for ray, log_p in zip(left, density.value(points).reshape(len(left), -1), strict=True):
             rises = _rises(log_p, ray, float(np.finfo(density.dtype).eps))
             if rises is not None:
                 return Growth(_name(density.model, ray.coordinate), ray.sign, ray.real, rises)
     return None
 
 
-def _along(density: Density, x: Floats, rays: Sequence[_Ray], which: Sequence[int]) -> Floats:
-    """Return log densities (rays, distances) at some distances, by index, along rays."""
-    points = np.tile(x, (len(rays), len(which), 1))
+def _rays(model: Model) -> list[_Ray]:
+    return [_Ray(k, sign, *kind) for k, *kind in _chosen(model) for sign in (1, -1)]
+
+
+def _steps(rays: Sequence[_Ray], which: Sequence[int], dim: int) -> Floats:
+    """Return steps (rays * distances, D) along rays, to distances by index."""
+    steps = np.zeros((len(rays), len(which), dim))
     for i, ray in enumerate(rays):
-        points[i, :, ray.coordinate] += ray.sign * ray.distances[list(which)]
-    return density.value(points.reshape(-1, len(x))).reshape(len(rays), -1)
+        steps[i, :, ray.coordinate] = ray.sign * ray.distances[list(which)]
+    return steps.reshape(-1, dim)
 
 
 def _rises(log_p: Floats, ray: _Ray, eps: float) -> bool | None:
