@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
-from scipy.special import gammaln
+import scipy
 
 from advi.core.draw_set import WeightedDraws
 from advi.core.types import Floats
@@ -117,6 +117,6 @@ def log_standard(squared: Floats, dim: int, degrees: float) -> Floats:
     """Return log densities of the standard Student-t, or Gaussian, by squared norms."""
     if not np.isfinite(degrees):
         return -0.5 * squared - 0.5 * dim * np.log(2 * np.pi)
-    constant = gammaln((degrees + dim) / 2) - gammaln(degrees / 2)
+    constant = scipy.special.gammaln((degrees + dim) / 2) - scipy.special.gammaln(degrees / 2)
     constant -= 0.5 * dim * np.log(degrees * np.pi)
     return constant - 0.5 * (degrees + dim) * np.log1p(squared / degrees)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
+import scipy
 
 from advi.core.status import Estimate
 from advi.core.types import Floats
@@ -76,7 +76,7 @@ def _weighed(transport: MixtureTransport, rng: np.random.Generator) -> Stage[_We
     components, dim = transport.locs.shape
     num = int(np.clip(DRAWS_PER_DIM * dim * components, MIN_DRAWS, MAX_DRAWS)) // 2 * 2
     E = antithetic(rng, num, dim + 1)
-    E[:, 0] = ndtri((rng.permutation(num) + rng.random(num)) / num)
+    E[:, 0] = scipy.special.ndtri((rng.permutation(num) + rng.random(num)) / num)
     drawn = transport.draw(E)
     values, _ = yield drawn.points
     ratios = values - drawn.log_q
