@@ -31,8 +31,6 @@ from advi.variational.resolve_family import has_row_family
 if TYPE_CHECKING:
     import optax
 
-    from advi.inference.stochastic.run import StochasticSteps
-
 CHECK_DENSITIES, CHECK_WORK = 5000, 2**37  # elements read by a check: some seconds
 
 P = ParamSpec("P")
@@ -198,7 +196,9 @@ def fit(
     check_arguments(objective, optimizer, callback)
     _check_numbers(max_steps, restarts, key, progress, diagnose)
     if eval_data is not None or eval_every is not None or keep_best is not False:
-        _check_held_out(eval_data, eval_every, keep_best)
+        from advi.inference.stochastic.validation import EvalSettings
+
+        EvalSettings(eval_data, eval_every, keep_best).check()
     init, float_dtype = record_of(init), default_float(x64)
     with (
         interrupts.held(),
@@ -213,9 +213,15 @@ def fit(
             check_start(resolved, init.posterior.model)
         by_row = bool(resolved.local) and has_row_family(family)
         if optimizer is not None or batch_size is not None or source.streamed or by_row:
-            held_out = eval_data, eval_every, keep_best
-            given = objective, optimizer, batch_size, max_steps
-            algorithm = _steps(*given, held_out=held_out, checkpoint=checkpoint)
+            # with Optax, which the plan does without
+            from advi.inference.stochastic.checkpoint import Checkpoint
+            from advi.inference.stochastic.run import StochasticSteps
+            from advi.inference.stochastic.validation import EvalSettings
+
+            held_out = EvalSettings(eval_data, eval_every, keep_best)
+            algorithm = StochasticSteps(
+                objective, optimizer, batch_size, max_steps, held_out, Checkpoint(checkpoint)
+            )
             algorithm.refuse(restarts)
         else:
             algorithm = Plan(restarts, max_steps)
@@ -226,21 +232,6 @@ def fit(
             if isinstance(algorithm, Plan) and _goes_on(family, max_steps):
                 record = improved(record, bar)
         return Fit(record)
-
-
-def _check_held_out(*settings: Any) -> None:
-    from advi.inference.stochastic.validation import EvalSettings
-
-    EvalSettings(*settings).check()
-
-
-def _steps(*settings: Any, held_out: tuple[Any, ...], checkpoint: Any) -> "StochasticSteps":
-    """Return the steps of an optimiser as an algorithm, which need Optax, as the plan does not."""
-    from advi.inference.stochastic.checkpoint import Checkpoint
-    from advi.inference.stochastic.run import StochasticSteps
-    from advi.inference.stochastic.validation import EvalSettings
-
-    return StochasticSteps(*settings, EvalSettings(*held_out), Checkpoint(checkpoint))
 
 
 def _goes_on(family: Any, max_steps: int | None) -> bool:

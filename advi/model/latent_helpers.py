@@ -95,13 +95,8 @@ def positive_ordered(
     k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """`k` increasing positive numbers; value of shape ``(*shape, k)``."""
-    return Latent(
-        NamedConstraint("positive_ordered_vector"),
-        (*shape, k),
-        local=local,
-        transform=transform,
-        init=init,
-    )
+    support = NamedConstraint("positive_ordered_vector")
+    return _latent(support, (*shape, k), local, transform, init)
 
 
 def corr_cholesky(

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from advi.core.arrays import on_host, real_numbers
 from advi.core.errors import describe
 from advi.transforms import Constant, Transform, transform_for
-from advi.transforms.constraints import NamedConstraint, as_numpyro, is_constraint
+from advi.transforms.constraints import as_numpyro, is_constraint
 
 if TYPE_CHECKING:
     from numpyro.distributions.constraints import Constraint
@@ -118,7 +118,7 @@ class Latent:
         object.__setattr__(self, "bijection", bijection)
 
     @property
-    def constraint(self) -> "Constraint | NamedConstraint":
+    def constraint(self) -> Any:
         """The support as it was given, which needs no import of NumPyro."""
         return vars(self)["support"]
 

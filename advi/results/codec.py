@@ -145,8 +145,6 @@ def _value(data: Any, classes: Mapping[str, type]) -> Any:
         case {"array": items, "dtype": "bool" | "int32" | "int64" | "float32" | "float64" as dtype}:
             return np.array(items, dtype)
         case {"class": str(word), "fields": dict(written)}:
-            if word in NAMED and tuple(written) == KINDS[NAMED[word]].attributes:
-                return NamedConstraint(NAMED[word], _fields(written, classes))
             if word.startswith("numpyro."):
                 classes = {**_numpyro_classes(), **classes}
             if word not in classes:
@@ -154,7 +152,9 @@ def _value(data: Any, classes: Mapping[str, type]) -> Any:
                     f"it names the class {word}, which is not part of advi, and a file brings no "
                     f"code. Pass the class: advi.load(path, known=[{word.rpartition('.')[2]}])."
                 )
-            cls, fields = classes[word], _fields(written, classes)
+            cls: Any = classes[word]
+            part = _of_latent if cls is Latent else _value
+            fields = {name: part(item, classes) for name, item in written.items()}
             if issubclass(cls, tuple(map(known_class, BASES))):
                 # classes without fields are singletons
                 made = object.__new__(cls) if fields else cls.__new__(cls)
@@ -166,5 +166,11 @@ def _value(data: Any, classes: Mapping[str, type]) -> Any:
     return data
 
 
-def _fields(written: Mapping[str, Any], classes: Mapping[str, type]) -> dict[str, Any]:
-    return {name: _value(item, classes) for name, item in written.items()}
+def _of_latent(data: Any, classes: Mapping[str, type]) -> Any:
+    """Return a field of a latent; its support without an import of NumPyro, where that is known."""
+    match data:
+        case {"class": str(word), "fields": dict(written)} if word in NAMED:
+            if tuple(written) == KINDS[NAMED[word]].attributes:
+                fields = {name: _value(item, classes) for name, item in written.items()}
+                return NamedConstraint(NAMED[word], fields)
+    return _value(data, classes)
