@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy
 from jax import Array
+
+from advi.core.special import normal_quantile
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -60,7 +61,7 @@ def _quasi_normal(rng: np.random.Generator, num: int, dim: int) -> Float[ndarray
     steps = golden ** -np.arange(1.0, dim + 1)
     uniform = (rng.random(dim) + np.outer(np.arange(num), steps)) % 1
     tiny = np.finfo(float).eps
-    return scipy.special.ndtri(np.clip(uniform, tiny, 1 - tiny))
+    return normal_quantile(np.clip(uniform, tiny, 1 - tiny))
 
 
 def even_draws(num: int, dim: int) -> int:
