@@ -4,17 +4,18 @@ Write a log-joint over constrained latents, call `fit`, and get a posterior appr
 learning rate and no step count to choose.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from advi.api.calibrate import calibrate
 from advi.api.check import Checkup, check
 from advi.api.compare import Comparison, compare
 from advi.api.fit import fit
 from advi.api.fit_many import fit_many
 from advi.api.log_density import LogDensity, log_density
-from advi.api.svi import SVI, svi
 from advi.core.status import Estimate, EvalTrace, Progress, RowValues, Status
 from advi.core.table import Table
 from advi.core.verdict import Verdict
-from advi.diagnostics.amortisation_gap import AmortisationGap, amortisation_gap
 from advi.diagnostics.loo import Loo
 from advi.model.latent_helpers import (
     circular,
@@ -37,7 +38,6 @@ from advi.model.latent_helpers import (
 )  # fmt: skip
 from advi.model.latents import Latent
 from advi.model.model import Model
-from advi.model.numpyro import from_numpyro
 from advi.model.terms import Terms
 from advi.results.calibration import Calibration
 from advi.results.fit import Fit
@@ -57,6 +57,11 @@ from advi.variational.point import Point
 from advi.variational.sparse_precision import SparsePrecision
 from advi.variational.triangular import Triangular
 
+if TYPE_CHECKING:
+    from advi.api.svi import SVI, svi
+    from advi.diagnostics.amortisation_gap import AmortisationGap, amortisation_gap
+    from advi.model.numpyro import from_numpyro
+
 __all__ = [
     "SVI", "AmortisationGap", "Amortised", "Calibration", "Checkup", "Comparison", "Elbo",
     "Estimate", "EvalTrace", "Family", "Fit", "Fits", "Fixed", "FullRank", "Iwae", "Latent",
@@ -69,3 +74,22 @@ __all__ = [
     "unit_interval", "unit_vector", "zero_sum",
 ]  # fmt: skip
 __version__ = "0.1.0"
+
+# what needs NumPyro or Optax is imported where it is first used
+_LATER = {
+    "SVI": "advi.api.svi",
+    "svi": "advi.api.svi",
+    "AmortisationGap": "advi.diagnostics.amortisation_gap",
+    "amortisation_gap": "advi.diagnostics.amortisation_gap",
+    "from_numpyro": "advi.model.numpyro",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals().setdefault(name, getattr(import_module(_LATER[name]), name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

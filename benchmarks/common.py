@@ -38,6 +38,7 @@ def run_fresh(code: str) -> str:
         If it fails; the message ends with what it wrote to its standard error.
     """
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
@@ -47,7 +48,11 @@ def run_fresh(code: str) -> str:
     return done.stdout
 
 
-def take_turns(tasks: Mapping[str, Callable[[], object]], repeats: int) -> Seconds:
+def take_turns(
+    tasks: Mapping[str, Callable[[], object]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Seconds:
     """Time every task `repeats` times in alternating order.
 
     Parameters
@@ -57,11 +62,13 @@ def take_turns(tasks: Mapping[str, Callable[[], object]], repeats: int) -> Secon
         for the result itself. Each is called once beforehand, so that compilation is not timed.
     repeats
         Timed calls of each task.
+    clock
+        Seconds so far: of the wall clock, if nothing else is asked for.
 
     Returns
     -------
     dict
-        Name to wall-clock seconds, one a repeat, in the order of time.
+        Name to seconds, one a repeat, in the order of time.
     """
     for task in tasks.values():
         task()
@@ -69,9 +76,9 @@ def take_turns(tasks: Mapping[str, Callable[[], object]], repeats: int) -> Secon
     for repeat in range(repeats):
         names = list(tasks) if repeat % 2 == 0 else list(tasks)[::-1]
         for name in names:
-            begin = time.perf_counter()
+            begin = clock()
             tasks[name]()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(clock() - begin)
     return seconds
 
 

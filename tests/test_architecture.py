@@ -209,7 +209,8 @@ events = []
 jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: events.append(event))
 x64 = jax.config.jax_enable_x64
 import advi
-heavy = ["scipy.optimize", "scipy.stats", "arviz", "matplotlib", "pandas", "sklearn", "IPython"]
+heavy = ["numpyro", "optax", "scipy.special", "scipy.linalg", "scipy.sparse"]
+heavy += ["arviz", "matplotlib", "pandas", "sklearn", "IPython"]
 print([name for name in heavy if name in sys.modules])
 print(jax.config.jax_enable_x64 == x64)
 print([event for event in events if "compile" in event])
@@ -223,3 +224,37 @@ def test_importing_is_light_and_changes_nothing(x64):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["[]", "True", "[]"]
+
+
+FIT = """
+import sys
+import numpy as np
+import advi
+
+def log_joint(z, y):
+    return -0.5 * (z["mu"] ** 2 + ((y - z["mu"]) ** 2).sum()) - z["s"]
+
+made = [advi.unit_interval(init=0.5), advi.ordered(2), advi.simplex(3), advi.circular()]
+latents = {"mu": advi.real(), "s": advi.positive(init=2.0)}
+fit = advi.fit(advi.Model(log_joint, latents), np.arange(3.0))
+fit.summary()
+fit.save(sys.argv[1])
+print(fit.verdict.level, advi.load(sys.argv[1]).verdict.level)
+print([name for name in ("numpyro", "optax", "scipy.special") if name in sys.modules])
+print(advi.positive().support, "numpyro" in sys.modules)
+"""
+
+
+def test_a_plain_fit_imports_no_other_library(tmp_path):
+    environment = {"PATH": "", "PYTHONPATH": str(ROOT.parent)}
+    command = [sys.executable, "-W", "error", "-c", FIT, str(tmp_path / "fit")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = ["good good", "[]", "Positive(lower_bound=0.0) True"]
+    assert done.stdout.splitlines() == expected
+
+
+def test_names_that_are_imported_later_are_there():
+    assert set(advi.__all__) <= set(dir(advi))
+    with pytest.raises(AttributeError, match="no attribute 'fitt'"):
+        advi.fitt  # noqa: B018

@@ -3,9 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec
-
-import optax
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from advi.core import interrupts
 from advi.core.archive import Name
@@ -13,14 +11,12 @@ from advi.core.axes import check_coords
 from advi.core.errors import check_bool, check_count, describe, unknown
 from advi.core.jax_config import default_float, precision
 from advi.core.keys import key_words
+from advi.core.lazy import known_class
 from advi.core.progress_bar import ProgressBar
 from advi.core.status import Progress
 from advi.data.open_source import open_source
 from advi.diagnostics.examine import examined
 from advi.inference.plan.run import Plan
-from advi.inference.stochastic.checkpoint import Checkpoint
-from advi.inference.stochastic.run import StochasticSteps
-from advi.inference.stochastic.validation import EvalSettings
 from advi.model.axis_labels import check_start
 from advi.model.model import Model
 from advi.model.resolve import ModelFactory, check_model, check_on_host, resolve_model
@@ -31,6 +27,9 @@ from advi.results.improve import improved
 from advi.variational.objective import Objective
 from advi.variational.objective_check import check_objective
 from advi.variational.resolve_family import has_row_family
+
+if TYPE_CHECKING:
+    import optax
 
 CHECK_DENSITIES, CHECK_WORK = 5000, 2**37  # elements read by a check: some seconds
 
@@ -58,7 +57,7 @@ def fit(
     coords: Mapping[str, Any] | None = None,
     family: Any = "auto",
     objective: Objective | None = None,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: "optax.GradientTransformation | None" = None,
     batch_size: int | None = None,
     num_rows: int | None = None,
     max_steps: int | None = None,
@@ -196,8 +195,10 @@ def fit(
     check_model(model)
     check_arguments(objective, optimizer, callback)
     _check_numbers(max_steps, restarts, key, progress, diagnose)
-    held_out = EvalSettings(eval_data, eval_every, keep_best)
-    held_out.check()
+    if eval_data is not None or eval_every is not None or keep_best is not False:
+        from advi.inference.stochastic.validation import EvalSettings
+
+        EvalSettings(eval_data, eval_every, keep_best).check()
     init, float_dtype = record_of(init), default_float(x64)
     with (
         interrupts.held(),
@@ -212,6 +213,12 @@ def fit(
             check_start(resolved, init.posterior.model)
         by_row = bool(resolved.local) and has_row_family(family)
         if optimizer is not None or batch_size is not None or source.streamed or by_row:
+            # with Optax, which the plan does without
+            from advi.inference.stochastic.checkpoint import Checkpoint
+            from advi.inference.stochastic.run import StochasticSteps
+            from advi.inference.stochastic.validation import EvalSettings
+
+            held_out = EvalSettings(eval_data, eval_every, keep_best)
             algorithm = StochasticSteps(
                 objective, optimizer, batch_size, max_steps, held_out, Checkpoint(checkpoint)
             )
@@ -266,7 +273,8 @@ def check_arguments(objective: Any, optimizer: Any, callback: Any) -> None:
     """Raise TypeError or ValueError for a wrong objective, optimiser or callback."""
     if objective is not None:
         check_objective(objective)
-    if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
+    known = known_class("optax.GradientTransformation")
+    if optimizer is not None and not isinstance(optimizer, known):
         raise TypeError(
             f"optimizer: got {describe(optimizer)}; expected an Optax optimiser such as "
             "optax.adam(1e-2), or None."

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advi.core.types import Indices, SparseMatrix
 
@@ -60,7 +60,7 @@ def coloured(pattern: SparseMatrix, groups: Groups) -> Colouring:
     for r, group in enumerate(groups.all):
         rank[group], place[group] = r, np.arange(len(group))
     colours, first = np.empty(dim, int), 0
-    by_column = sparse.csc_array(pattern)
+    by_column = scipy.sparse.csc_array(pattern)
     for r, group in enumerate(groups.all):
         part = by_column[:, group]
         kept = rank[part.indices] <= r
@@ -68,7 +68,7 @@ def coloured(pattern: SparseMatrix, groups: Groups) -> Colouring:
         own = _greedy(part.indices[kept], columns, len(group))
         colours[group] = first + own
         first += int(own.max(initial=-1)) + 1
-    entries = sparse.coo_array(pattern)
+    entries = scipy.sparse.coo_array(pattern)
     rows, columns = (np.asarray(index, int) for index in entries.coords)
     order = rank * dim + place
     one_of_each = order[rows] <= order[columns]

@@ -3,8 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import reverse_cuthill_mckee
+import scipy
 
 from advi.core.colouring import Groups
 from advi.core.types import Indices, SparseMatrix
@@ -25,7 +24,9 @@ def elimination(pattern: SparseMatrix, groups: Groups, max_entries: int) -> Elim
     """
     found = []
     rest = np.concatenate([*groups.parts, np.zeros(0, int)])
-    near = reverse_cuthill_mckee(sparse.csr_matrix(pattern[rest][:, rest]), symmetric_mode=True)
+    near = scipy.sparse.csgraph.reverse_cuthill_mckee(
+        scipy.sparse.csr_matrix(pattern[rest][:, rest]), symmetric_mode=True
+    )
     for part in (rest, rest[near]):
         order = np.concatenate([part, groups.hubs])
         entries = _entries(pattern, order, max_entries)
@@ -42,7 +43,7 @@ def _entries(pattern: SparseMatrix, order: Indices, limit: int) -> int | None:
     Direct Methods for Sparse Linear Systems, section 4.4).
     """
     dim = len(order)
-    permuted: SparseMatrix = sparse.tril(pattern[order][:, order], -1, format="csr")
+    permuted: SparseMatrix = scipy.sparse.tril(pattern[order][:, order], -1, format="csr")
     starts, columns = permuted.indptr.tolist(), permuted.indices.tolist()
     parent, seen = [-1] * dim, [-1] * dim
     total = dim

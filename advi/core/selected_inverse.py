@@ -1,7 +1,7 @@
 """Entries of the inverse of a sparse matrix, by its Cholesky factor."""
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advi.core.types import Floats, SparseMatrix
 
@@ -15,11 +15,13 @@ def inverse_diagonal(lower: SparseMatrix) -> Floats:
     first (Erisman & Tinney 1975).
     """
     dim, pivots = lower.shape[0], lower.diagonal() ** 2
-    lower = sparse.csc_array(lower @ sparse.diags_array(pivots**-0.5))  # ones on its diagonal
+    lower = scipy.sparse.csc_array(
+        lower @ scipy.sparse.diags_array(pivots**-0.5)
+    )  # ones on its diagonal
     lower.sort_indices()
     starts, rows, values = lower.indptr, lower.indices, lower.data
     tail = _dense_tail(lower)
-    block = sparse.csr_array(lower)[tail:, tail:].toarray()
+    block = scipy.sparse.csr_array(lower)[tail:, tail:].toarray()
     inverse = np.linalg.inv(block)
     Z_tail = (inverse.T / pivots[tail:]) @ inverse
     # the entries of the inverse on the pattern of L, columns before the dense tail

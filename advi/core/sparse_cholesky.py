@@ -10,9 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-from scipy import sparse
-from scipy.linalg import solve_triangular
-from scipy.sparse.linalg import splu, spsolve_triangular
+import scipy
 
 from advi.core.selected_inverse import inverse_diagonal
 from advi.core.types import Floats, Indices, SparseMatrix
@@ -76,7 +74,7 @@ def factorised(precision: SparseMatrix) -> Factor:
     NotPositiveError if it is not positive definite.
     """
     dim = precision.shape[0]
-    by_row = sparse.csr_array(precision)
+    by_row = scipy.sparse.csr_array(precision)
     small = dim <= SMALL_DIM or by_row.nnz >= MIN_DENSITY * dim**2
     if small and dim <= MAX_DENSE_DIM:
         return _dense(by_row)
@@ -86,7 +84,7 @@ def factorised(precision: SparseMatrix) -> Factor:
 
 def _apart(precision: SparseMatrix) -> int:
     """Return how many of the first coordinates do not meet one another."""
-    below: SparseMatrix = sparse.tril(precision, -1, format="csr")
+    below: SparseMatrix = scipy.sparse.tril(precision, -1, format="csr")
     meets = np.diff(below.indptr) > 0
     return int(meets.argmax()) if meets.any() else len(meets)
 
@@ -95,10 +93,12 @@ class _Dense(NamedTuple):
     tril: Floats  # (D, D)
 
     def forward(self, B: Floats) -> Floats:
-        return solve_triangular(self.tril, B.T, lower=True, check_finite=False).T
+        return scipy.linalg.solve_triangular(self.tril, B.T, lower=True, check_finite=False).T
 
     def backward(self, B: Floats) -> Floats:
-        return solve_triangular(self.tril, B.T, lower=True, trans=1, check_finite=False).T
+        return scipy.linalg.solve_triangular(
+            self.tril, B.T, lower=True, trans=1, check_finite=False
+        ).T
 
     def transpose_times(self, X: Floats) -> Floats:
         return X @ self.tril
@@ -121,7 +121,7 @@ class _Dense(NamedTuple):
 
     @property
     def lower(self) -> SparseMatrix:
-        return sparse.csr_array(self.tril)
+        return scipy.sparse.csr_array(self.tril)
 
 
 def _dense(precision: SparseMatrix) -> _Dense:
@@ -175,8 +175,8 @@ class _Eliminated(NamedTuple):
             return inverse_diagonal(self.lower)[np.argsort(self.order)]
         whitened = self.rest.forward(np.eye(dim))
         covariance = whitened @ whitened.T
-        rows, columns, weights = sparse.find(self.transposed)
-        through = sparse.csr_array(self.transposed) @ covariance
+        rows, columns, weights = scipy.sparse.find(self.transposed)
+        through = scipy.sparse.csr_array(self.transposed) @ covariance
         added = np.bincount(rows, through[rows, columns] * weights, minlength=len(self.root))
         return np.concatenate([self.root**-2.0 + added, np.diag(covariance)])
 
@@ -187,18 +187,18 @@ class _Eliminated(NamedTuple):
 
     @property
     def lower(self) -> SparseMatrix:
-        scaled = (self.weights @ sparse.diags_array(self.root))[self.rest.order]
-        blocks = [[sparse.diags_array(self.root), None], [scaled, self.rest.lower]]
-        return sparse.block_array(blocks, format="csr")
+        scaled = (self.weights @ scipy.sparse.diags_array(self.root))[self.rest.order]
+        blocks = [[scipy.sparse.diags_array(self.root), None], [scaled, self.rest.lower]]
+        return scipy.sparse.block_array(blocks, format="csr")
 
 
 def _eliminated(precision: SparseMatrix, first: int) -> _Eliminated:
     diagonal = precision.diagonal()[:first]
     if not (np.isfinite(diagonal).all() and (diagonal > 0).all()):
         raise NotPositiveError
-    between = sparse.csr_array(precision[first:, :first])
-    weights = sparse.csr_array(between @ sparse.diags_array(1 / diagonal))
-    transposed = sparse.csr_array(weights.T)
+    between = scipy.sparse.csr_array(precision[first:, :first])
+    weights = scipy.sparse.csr_array(between @ scipy.sparse.diags_array(1 / diagonal))
+    transposed = scipy.sparse.csr_array(weights.T)
     rest = factorised(precision[first:, first:] - between @ transposed)
     return _Eliminated(np.sqrt(diagonal), weights, transposed, rest)
 
@@ -209,11 +209,13 @@ class _BySuperLU(NamedTuple):
     transposed: SparseMatrix
 
     def forward(self, B: Floats) -> Floats:
-        return spsolve_triangular(self.lower, B[:, self.order].T, lower=True).T
+        return scipy.sparse.linalg.spsolve_triangular(self.lower, B[:, self.order].T, lower=True).T
 
     def backward(self, B: Floats) -> Floats:
         found = np.empty(B.shape)
-        found[:, self.order] = spsolve_triangular(self.transposed, B.T, lower=False).T
+        found[:, self.order] = scipy.sparse.linalg.spsolve_triangular(
+            self.transposed, B.T, lower=False
+        ).T
         return found
 
     def transpose_times(self, X: Floats) -> Floats:
@@ -234,7 +236,7 @@ class _BySuperLU(NamedTuple):
 
 def _by_superlu(precision: SparseMatrix) -> _BySuperLU:
     try:
-        found = splu(
+        found = scipy.sparse.linalg.splu(
             precision.tocsc(), permc_spec="NATURAL", diag_pivot_thresh=0.0,
             options={"SymmetricMode": True},
         )  # fmt: skip
@@ -244,5 +246,5 @@ def _by_superlu(precision: SparseMatrix) -> _BySuperLU:
     positive = np.isfinite(pivots).all() and (pivots > 0).all()
     if not positive or (found.perm_r != found.perm_c).any():
         raise NotPositiveError
-    lower = sparse.csr_array(found.L @ sparse.diags_array(np.sqrt(pivots)))
-    return _BySuperLU(np.argsort(found.perm_c), lower, sparse.csr_array(lower.T))
+    lower = scipy.sparse.csr_array(found.L @ scipy.sparse.diags_array(np.sqrt(pivots)))
+    return _BySuperLU(np.argsort(found.perm_c), lower, scipy.sparse.csr_array(lower.T))

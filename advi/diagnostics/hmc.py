@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
 
+from advi.core.special import normal_quantile
 from advi.core.types import Floats
 from advi.variational.gaussian import Gaussian
 
@@ -77,7 +77,7 @@ def converged(columns: Floats) -> bool:
     sd = late.std((0, 1))
     sd = np.where(sd > 0, sd, 1.0)
     moved = (early.mean(0) - late.mean(0)) / sd  # (chains, K)
-    noise = ndtri(1 - CHANCE / (2 * len(sd))) * moved.std(0) / np.sqrt(len(moved))
+    noise = normal_quantile(1 - CHANCE / (2 * len(sd))) * moved.std(0) / np.sqrt(len(moved))
     drift = np.abs(moved.mean(0)) / np.maximum(MAX_DRIFT, noise)
     with np.errstate(divide="ignore"):
         ratio = np.exp(np.max(np.abs(np.log(np.maximum(early.std((0, 1)), 1e-300) / sd))))

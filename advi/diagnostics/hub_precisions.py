@@ -1,7 +1,7 @@
 """Precisions of effects given hubs, by a polynomial in the hubs once enough are known."""
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advi.core.types import Floats, SparseMatrix
 from advi.variational.gaussian import Gaussian
@@ -59,7 +59,7 @@ class HubPrecisions:
             return None
         like = self.known[0][1]
         entries = (self._basis(hubs[None]) @ self.coefficients)[0]
-        return sparse.csc_array((entries, like.indices, like.indptr), shape=like.shape)
+        return scipy.sparse.csc_array((entries, like.indices, like.indptr), shape=like.shape)
 
     def _standard(self, hubs: Floats) -> Floats:
         return (hubs - self.hubs.loc) / self.hubs.sds

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
 
+from advi.core.special import normal_quantile
 from advi.core.types import Floats
 
 CHANCE = 0.05  # probability that any moment of a long latent is called off that is not
@@ -46,7 +46,7 @@ def beyond_chance(values: Floats, errors: Floats, long: Sequence[slice]) -> Floa
     latent, of which chance is known well, stays in its largest entry.
     """
     found = values.copy()
-    level = ndtri(1 - CHANCE / (2 * len(values)))
+    level = normal_quantile(1 - CHANCE / (2 * len(values)))
     for part in long:
         v, error = values[part], errors[part]
         alone = np.maximum(np.abs(v) - level * error, 0.0)

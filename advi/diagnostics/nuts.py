@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
 from advi.core.draw_set import WeightedDraws
 from advi.core.errors import check_bool, check_count, check_positive
@@ -140,6 +139,8 @@ def _potential(guide: Guide, log_joint: LogJoint) -> Any:
 
 
 def _verdict(record: FitRecord, columns: Floats, divergent: float) -> Verdict:
+    from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+
     names = quantity_names(record.global_posterior)
     varies = np.ptp(columns, axis=(0, 1)) > 0
     split = columns if len(columns) > 1 else columns.reshape(2, -1, columns.shape[-1])

@@ -5,9 +5,9 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
-from scipy.special import gammaln
 
 from advi.core.draw_set import WeightedDraws
+from advi.core.special import log_gamma
 from advi.core.types import Floats
 from advi.variational.draws import STUDENT_DEGREES, student
 
@@ -113,6 +113,6 @@ def log_standard(squared: Floats, dim: int, degrees: float) -> Floats:
     """Return log densities of the standard Student-t, or Gaussian, by squared norms."""
     if not np.isfinite(degrees):
         return -0.5 * squared - 0.5 * dim * np.log(2 * np.pi)
-    constant = gammaln((degrees + dim) / 2) - gammaln(degrees / 2)
+    constant = log_gamma((degrees + dim) / 2) - log_gamma(degrees / 2)
     constant -= 0.5 * dim * np.log(degrees * np.pi)
     return constant - 0.5 * (degrees + dim) * np.log1p(squared / degrees)

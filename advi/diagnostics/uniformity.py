@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import bdtr
+import scipy
 
 from advi.core.types import Floats
 
@@ -79,4 +79,6 @@ def _least(counts: np.ndarray, num: int) -> Floats:
 def _below(num: int, shares: Any) -> Floats:
     """Return the binomial distribution function at -1, 0, ..., num for each share, (num + 2, G)."""
     counts = np.arange(num + 1)[:, None]
-    return np.concatenate([np.zeros((1, len(shares))), bdtr(counts, num, np.asarray(shares))])
+    return np.concatenate(
+        [np.zeros((1, len(shares))), scipy.special.bdtr(counts, num, np.asarray(shares))]
+    )

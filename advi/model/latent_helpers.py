@@ -6,11 +6,12 @@ import jax
 import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
-from numpyro.distributions import constraints
 
 from advi.core.params import check_params
 from advi.model.latent_tree import Empty
 from advi.model.latents import Latent
+from advi.transforms import constraints
+from advi.transforms.constraints import NamedConstraint
 
 Bound = float | NDArray[Any] | Array
 Init = ArrayLike | None
@@ -28,12 +29,12 @@ def real(*shape: int, local: bool = False, transform: Any = None, init: Init = N
     >>> real(8).size
     8
     """
-    return _latent(constraints.real, shape, local, transform, init)
+    return _latent(constraints.REAL, shape, local, transform, init)
 
 
 def positive(*shape: int, local: bool = False, transform: Any = None, init: Init = None) -> Latent:
     """Positive numbers, by ``exp``; ``transform="softplus"`` is the other choice."""
-    return _latent(constraints.positive, shape, local, transform, init)
+    return _latent(constraints.POSITIVE, shape, local, transform, init)
 
 
 def interval(
@@ -66,7 +67,7 @@ def unit_interval(
     *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """Numbers between 0 and 1."""
-    return _latent(constraints.unit_interval, shape, local, transform, init)
+    return _latent(constraints.UNIT_INTERVAL, shape, local, transform, init)
 
 
 def simplex(
@@ -80,74 +81,69 @@ def simplex(
     >>> latent.shape, latent.size
     ((5, 3), 10)
     """
-    return _latent(constraints.simplex, (*shape, k), local, transform, init)
+    return _latent(NamedConstraint("simplex"), (*shape, k), local, transform, init)
 
 
 def ordered(
     k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """`k` increasing numbers; value of shape ``(*shape, k)``."""
-    return _latent(constraints.ordered_vector, (*shape, k), local, transform, init)
+    return _latent(NamedConstraint("ordered_vector"), (*shape, k), local, transform, init)
 
 
 def positive_ordered(
     k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """`k` increasing positive numbers; value of shape ``(*shape, k)``."""
-    return Latent(
-        constraints.positive_ordered_vector,
-        (*shape, k),
-        local=local,
-        transform=transform,
-        init=init,
-    )
+    support = NamedConstraint("positive_ordered_vector")
+    return _latent(support, (*shape, k), local, transform, init)
 
 
 def corr_cholesky(
     k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """Lower Cholesky factor of a correlation matrix; value of shape ``(*shape, k, k)``."""
-    return _latent(constraints.corr_cholesky, (*shape, k, k), local, transform, init)
+    return _latent(NamedConstraint("corr_cholesky"), (*shape, k, k), local, transform, init)
 
 
 def corr_matrix(
     k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """Correlation matrix; value of shape ``(*shape, k, k)``."""
-    return _latent(constraints.corr_matrix, (*shape, k, k), local, transform, init)
+    return _latent(NamedConstraint("corr_matrix"), (*shape, k, k), local, transform, init)
 
 
 def cov_matrix(
     k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """Positive definite matrix; value of shape ``(*shape, k, k)``."""
-    return _latent(constraints.positive_definite, (*shape, k, k), local, transform, init)
+    return _latent(NamedConstraint("positive_definite"), (*shape, k, k), local, transform, init)
 
 
 def scale_tril(
     k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """Lower triangular matrix with positive diagonal; value of shape ``(*shape, k, k)``."""
-    return _latent(constraints.lower_cholesky, (*shape, k, k), local, transform, init)
+    return _latent(NamedConstraint("lower_cholesky"), (*shape, k, k), local, transform, init)
 
 
 def zero_sum(
     k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """`k` numbers that sum to zero; value of shape ``(*shape, k)``."""
-    return _latent(constraints.zero_sum(1), (*shape, k), local, transform, init)
+    return _latent(constraints.ZERO_SUM, (*shape, k), local, transform, init)
 
 
 def unit_vector(
     k: int, *shape: int, local: bool = False, transform: Any = None, init: Init = None
 ) -> Latent:
     """Point on the unit sphere in `k` dimensions; value of shape ``(*shape, k)``."""
-    return _latent(constraints.sphere, (*shape, k), local, transform, init)
+    return _latent(NamedConstraint("sphere"), (*shape, k), local, transform, init)
 
 
 def circular(*shape: int, local: bool = False, transform: Any = None, init: Init = None) -> Latent:
     """Angles in [-pi, pi) that wrap around."""
-    return _latent(constraints.circular, shape, local, transform, init)
+    return _latent(constraints.CIRCULAR, shape, local, transform, init)
 
 
 def tree(pytree: Any) -> Any:

@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.tree_util import GetAttrKey, KeyPath, keystr
-from numpyro.distributions import Distribution
-from numpyro.distributions.constraints import Constraint
 
 from advi.core.errors import describe
+from advi.core.lazy import known_class
 from advi.model.latents import Latent
+from advi.transforms.constraints import is_constraint
+
+DISTRIBUTION = "numpyro.distributions.Distribution"
 
 
 @jax.tree_util.register_static
@@ -59,7 +61,7 @@ def flatten_latents(tree: Any) -> tuple[dict[str, Latent], Any, tuple[int, ...]]
 def is_latent(node: Any) -> bool:
     """Return whether a node of the tree is a leaf: a latent, or what stands for one."""
     # NumPyro's constraints are pytrees themselves
-    return isinstance(node, (Latent, Constraint, Distribution))
+    return isinstance(node, (Latent, known_class(DISTRIBUTION))) or is_constraint(node)
 
 
 def _check_no_none(tree: Any) -> None:
@@ -103,7 +105,7 @@ def _declared_positions(tree: Any) -> Callable[[KeyPath], tuple[int, ...]]:
 def _as_latent(name: str, leaf: Any) -> Latent:
     if isinstance(leaf, Latent):
         return leaf
-    if isinstance(leaf, Constraint):
+    if is_constraint(leaf):
         try:
             return Latent(leaf)
         except (TypeError, ValueError) as error:

@@ -2,17 +2,32 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from numpyro.distributions.constraints import Constraint
 
 from advi.core.arrays import on_host, real_numbers
 from advi.core.errors import describe
 from advi.transforms import Constant, Transform, transform_for
+from advi.transforms.constraints import as_numpyro, is_constraint
+
+if TYPE_CHECKING:
+    from numpyro.distributions.constraints import Constraint
 
 BOUNDS = ("lower_bound", "upper_bound")  # of NumPyro's constraints
+
+
+class _Support:
+    """The field of a latent's support: NumPyro's object, made where it is asked for."""
+
+    def __get__(self, latent: "Latent | None", owner: type) -> "Constraint":
+        if latent is None:
+            raise AttributeError("support")  # there is no default
+        return as_numpyro(latent.constraint)
+
+    def __set__(self, latent: "Latent", value: Any) -> None:
+        vars(latent)["support"] = value
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +66,7 @@ class Latent:
     (5, 2)
     """
 
-    support: Constraint
+    support: "Constraint" = _Support()  # type: ignore[assignment]
     shape: tuple[int, ...] = ()
     local: bool = field(default=False, kw_only=True)
     transform: Any = field(default=None, kw_only=True)
@@ -59,15 +74,15 @@ class Latent:
     bijection: Transform = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.support, Constraint):
+        if not is_constraint(self.constraint):
             raise TypeError(
-                f"support: got {describe(self.support)}; expected a NumPyro constraint such as "
+                f"support: got {describe(self.constraint)}; expected a NumPyro constraint such as "
                 "numpyro.distributions.constraints.positive. advi.positive() and its relatives "
                 "make the whole latent."
             )
         if not isinstance(self.local, bool):
             raise TypeError(f"local: got {describe(self.local)}; expected True or False.")
-        bijection, shape = transform_for(self.support, self.transform), self.shape
+        bijection, shape = transform_for(self.constraint, self.transform), self.shape
         if not isinstance(shape, (tuple, list)) or not all(
             isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in shape
         ):
@@ -80,12 +95,12 @@ class Latent:
         shape = tuple(int(n) for n in shape)
         if len(shape) < bijection.event_dim:
             raise ValueError(
-                f"a latent with support {self.support} needs a shape of at least "
+                f"a latent with support {self.constraint} needs a shape of at least "
                 f"{bijection.event_dim} axes, got {shape}. Give it: "
                 "advi.Latent(support, shape=(..., k)), or use the helper, e.g. advi.simplex(k)."
             )
         bijection.unconstrained_shape(shape)  # raises where no value has this shape
-        for bound in (getattr(self.support, name, None) for name in BOUNDS):
+        for bound in (getattr(self.constraint, name, None) for name in BOUNDS):
             if bound is not None and not self.local and not _fits(np.shape(bound), shape):
                 raise ValueError(
                     f"a bound of the support has shape {np.shape(bound)}; expected one that "
@@ -101,6 +116,11 @@ class Latent:
             object.__setattr__(self, "init", init)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "bijection", bijection)
+
+    @property
+    def constraint(self) -> Any:
+        """The support as it was given, which needs no import of NumPyro."""
+        return vars(self)["support"]
 
     @property
     def unconstrained_shape(self) -> tuple[int, ...]:
@@ -127,13 +147,14 @@ class Latent:
 
         Of a local latent the value may have a leading axis, the rows.
         """
-        return replace(self, transform=Constant(value, self.free, len(self.shape)), init=None)
+        transform = Constant(value, self.free, len(self.shape))
+        return replace(self, support=self.constraint, transform=transform, init=None)
 
     def with_rows(self, num: int) -> "Latent":
         """Return the latent of `num` rows, each with the same initial value, if there is one."""
         shape = (num, *self.shape)
         init = None if self.init is None else np.broadcast_to(on_host(self.init), shape)
-        return replace(self, shape=shape, local=False, init=init)
+        return replace(self, support=self.constraint, shape=shape, local=False, init=init)
 
 
 def _fits(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:

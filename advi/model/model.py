@@ -18,6 +18,7 @@ from advi.model.coordinates import Coordinates
 from advi.model.latent_tree import flatten_latents
 from advi.model.program import Program
 from advi.transforms import Constant
+from advi.transforms.constraints import class_name
 
 
 class Model(Coordinates):
@@ -287,7 +288,7 @@ class Model(Coordinates):
 
         def row(index: int) -> list[str]:
             latent = self.latents[names[index]]
-            support = getattr(latent.support, "__class__", type(latent.support)).__name__
+            support = class_name(latent.constraint)
             shape = str(self.shapes[names[index]])
             return [names[index], support.lstrip("_"), shape, str(latent.size)]
 

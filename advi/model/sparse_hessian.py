@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advi.core.colouring import SHORT, Colouring, coloured, groups_of
 from advi.core.elimination import Elimination, elimination
@@ -46,7 +46,7 @@ class SparseHessian(NamedTuple):
             np.concatenate([values, values[off]]),
             (np.concatenate([rows, columns[off]]), np.concatenate([columns, rows[off]])),
         )
-        return sparse.csc_array(both, shape=(self.dim, self.dim))
+        return scipy.sparse.csc_array(both, shape=(self.dim, self.dim))
 
     def _directions(self) -> list[Floats]:
         """Return the sums of columns of every colour, in calls of equal shapes."""

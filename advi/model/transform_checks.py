@@ -39,7 +39,7 @@ def transform_faults(model: Model, float_dtype: str) -> Iterator[str]:
         if (at := _first(~inside & known)) is not None:
             yield (
                 f"latent {name!r}: forward of {kind} leads from x = {format_value(x[at])} to "
-                f"{format_value(values[at])}, which is outside of the support {latent.support}; "
+                f"{format_value(values[at])}, which is outside of the support {latent.constraint}; "
                 "expected values inside for all x."
             )
         if jacobians.shape[1] == jacobians.shape[2]:
@@ -115,13 +115,13 @@ def _first(faulty: Any) -> int | None:
 
 def _is_inside(latent: Latent, value: Any) -> bool:
     """Return whether a value lies in its latent's support, but for rounding."""
-    bounds = [np.shape(getattr(latent.support, name, 0.0)) for name in BOUNDS]
+    bounds = [np.shape(getattr(latent.constraint, name, 0.0)) for name in BOUNDS]
     if any(len(shape) > len(latent.shape) for shape in bounds):
         return True  # of a local latent, with a bound for each row
-    if np.all(latent.support(value)):
+    if np.all(latent.constraint(value)):
         return True
     try:
-        usual = transform_for(latent.support)
+        usual = transform_for(latent.constraint)
         back = usual.forward(usual.inverse(jax.numpy.asarray(value)))[0]
     except TypeError:  # the support has no other transform
         return False

@@ -55,13 +55,13 @@ def initial(model: Model, init: Any) -> tuple[Gaussian, bool]:
                 f"init[{name!r}]: got {describe(value)}; expected shape {model.shapes[name]}."
             )
         value = model.rows_first(name, value)
-        inside = bool(np.all(latent.support(value)))  # of NumPy arrays: no compilation
+        inside = bool(np.all(latent.constraint(value)))  # of NumPy arrays: no compilation
         if inside:
             loc[span] = _coordinates(latent, value)
         if not inside or not np.all(np.isfinite(loc[span])):
             raise ValueError(
                 f"init[{name!r}]: got {format_value(value)}; expected a value inside the support "
-                f"{latent.support}."
+                f"{latent.constraint}."
             )
     return Gaussian.diagonal(loc, FIRST_SD), False
 

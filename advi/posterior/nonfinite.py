@@ -8,7 +8,6 @@ from advi.core.jax_config import compiled
 from advi.core.types import Floats
 from advi.data.spec import find_infinite, find_nan
 from advi.model.density import Density, real_log_density
-from advi.model.numpyro.call import argument_path
 from advi.variational import draws
 from advi.variational.transport import Transport
 
@@ -41,7 +40,9 @@ def not_finite_at_start(density: Density, x: Floats, tried: str = "") -> ValueEr
     )
     [value], [gradient] = density.value_and_grad(x[None])
     spec = density.spec
-    if model.program.factory is not None:  # by the names of the model's own arguments
+    if model.program.factory is not None:  # by the names of the NumPyro model's own arguments
+        from advi.model.numpyro.call import argument_path
+
         call = model.program.factory.call
         spec = spec._replace(names=tuple(argument_path(call, name) for name in spec.names))
     nan = find_nan(density.data, spec)

@@ -8,17 +8,19 @@ import dataclasses
 import math
 import weakref
 from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import jax
 import numpy as np
-from numpyro.distributions import constraints
-from numpyro.distributions import transforms as numpyro_transforms
 
 from advi import transforms
 from advi.core.arrays import on_host
 from advi.core.errors import describe
+from advi.core.lazy import known_class
 from advi.model.latents import Latent
+from advi.transforms.constraints import CONSTRAINT, KINDS, NamedConstraint
 from advi.variational.block import Block
 from advi.variational.full_rank import FullRank
 from advi.variational.low_rank import LowRank
@@ -29,27 +31,49 @@ from advi.variational.point import Point
 from advi.variational.sparse_precision import SparsePrecision
 from advi.variational.triangular import Triangular
 
-NUMPYRO = (constraints.Constraint, numpyro_transforms.Transform)
+# NumPyro's classes that a file may name
+MODULES = ("numpyro.distributions.constraints", "numpyro.distributions.transforms")
+BASES = (CONSTRAINT, f"{MODULES[1]}.Transform")
 
 
-def _classes() -> dict[str, type]:
+def _own_classes() -> dict[str, type]:
     own = (*(getattr(transforms, name) for name in transforms.__all__),
            FullRank, LowRank, MeanField, Mixture, Point, SparsePrecision, Triangular, PerRow,
            Block,
            Latent)  # fmt: skip
-    theirs = (c for module in (constraints, numpyro_transforms) for c in vars(module).values())
-    return {c.__name__: c for c in own if dataclasses.is_dataclass(c)} | {
-        f"numpyro.{c.__name__}": c for c in theirs if isinstance(c, type) and issubclass(c, NUMPYRO)
+    return {c.__name__: c for c in own if dataclasses.is_dataclass(c)}
+
+
+CLASSES: Mapping[str, type] = _own_classes()
+WORDS = {cls: word for word, cls in CLASSES.items()}
+NAMED = {f"numpyro.{NamedConstraint(name).class_name}": name for name in KINDS}
+
+
+@cache
+def _numpyro_classes() -> dict[str, type]:
+    """Return NumPyro's constraints and transforms by the words for them."""
+    modules = [import_module(name) for name in MODULES]
+    bases = tuple(map(known_class, BASES))
+    found = (c for module in modules for c in vars(module).values())
+    return {
+        f"numpyro.{c.__name__}": c for c in found if isinstance(c, type) and issubclass(c, bases)
     }
 
 
-CLASSES: Mapping[str, type] = _classes()
-WORDS = {cls: word for word, cls in CLASSES.items()}
+def is_of_numpyro(value: Any) -> bool:
+    """Return whether a value is a constraint or a transform of NumPyro's, or of its kind."""
+    return isinstance(value, tuple(map(known_class, BASES)))
+
+
+def is_known(cls: type) -> bool:
+    """Return whether a class is part of the vocabulary."""
+    return cls in WORDS or cls is NamedConstraint or cls.__module__ in MODULES
 
 
 def word_of(cls: type) -> str:
     """Return the word for a class, or the module and name of a class outside the vocabulary."""
-    return WORDS.get(cls, f"{cls.__module__}.{cls.__qualname__}")
+    module = "numpyro" if cls.__module__ in MODULES else cls.__module__
+    return WORDS.get(cls, f"{module}.{cls.__qualname__}")
 
 
 def to_data(value: Any) -> Any:
@@ -79,9 +103,15 @@ def to_data(value: Any) -> Any:
         array = on_host(value)
         if array.dtype.kind in "biuf" and np.isfinite(array).all():
             return {"array": array.tolist(), "dtype": array.dtype.name}
-    if isinstance(value, NUMPYRO):
+    word = word_of(type(value))
+    if isinstance(value, NamedConstraint):
+        word, fields = f"numpyro.{value.class_name}", value.attributes
+    elif is_of_numpyro(value):
         # a transform caches its inverse by a weak reference
         fields = {k: v for k, v in vars(value).items() if not isinstance(v, weakref.ref)}
+    elif isinstance(value, Latent):
+        names = ("shape", "local", "transform", "init")
+        fields = {"support": value.constraint, **{name: getattr(value, name) for name in names}}
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
     else:
@@ -90,7 +120,7 @@ def to_data(value: Any) -> Any:
             "dicts, lists, tuples, and the settings of supports, transforms and families, no code."
         )
     fields = {name: to_data(item) for name, item in fields.items()}
-    return {"class": word_of(type(value)), "fields": fields}
+    return {"class": word, "fields": fields}
 
 
 def from_data(data: Any, known: Iterable[type] = ()) -> Any:
@@ -115,14 +145,17 @@ def _value(data: Any, classes: Mapping[str, type]) -> Any:
         case {"array": items, "dtype": "bool" | "int32" | "int64" | "float32" | "float64" as dtype}:
             return np.array(items, dtype)
         case {"class": str(word), "fields": dict(written)}:
+            if word.startswith("numpyro."):
+                classes = {**_numpyro_classes(), **classes}
             if word not in classes:
                 raise ValueError(
                     f"it names the class {word}, which is not part of advi, and a file brings no "
                     f"code. Pass the class: advi.load(path, known=[{word.rpartition('.')[2]}])."
                 )
-            cls = classes[word]
-            fields = {name: _value(item, classes) for name, item in written.items()}
-            if issubclass(cls, NUMPYRO):
+            cls: Any = classes[word]
+            part = _of_latent if cls is Latent else _value
+            fields = {name: part(item, classes) for name, item in written.items()}
+            if issubclass(cls, tuple(map(known_class, BASES))):
                 # classes without fields are singletons
                 made = object.__new__(cls) if fields else cls.__new__(cls)
                 vars(made).update(fields)
@@ -131,3 +164,13 @@ def _value(data: Any, classes: Mapping[str, type]) -> Any:
     if isinstance(data, (dict, list)):
         raise ValueError(f"{describe(data)} is no value")
     return data
+
+
+def _of_latent(data: Any, classes: Mapping[str, type]) -> Any:
+    """Return a field of a latent; its support without an import of NumPyro, where that is known."""
+    match data:
+        case {"class": str(word), "fields": dict(written)} if word in NAMED:
+            if tuple(written) == KINDS[NAMED[word]].attributes:
+                fields = {name: _value(item, classes) for name, item in written.items()}
+                return NamedConstraint(NAMED[word], fields)
+    return _value(data, classes)

@@ -31,7 +31,6 @@ from advi.diagnostics.figures import figures
 from advi.diagnostics.linear_response import linear_response
 from advi.diagnostics.loo import Loo, psis_loo
 from advi.diagnostics.nuts import Settings, nuts
-from advi.inference.plan.coordinates import made_by_auto, reparametrised
 from advi.inference.plan.run import refined
 from advi.model.resolve import check_on_host
 from advi.posterior import predict
@@ -750,6 +749,8 @@ class Fit:
                 return Fit(found)
             with interrupts.held(), ProgressBar(False) as bar:
                 return Fit(improved(found, bar))
+        from advi.inference.plan.coordinates import made_by_auto, reparametrised  # with NumPyro
+
         with interrupts.held(), ProgressBar(False) as bar:
             found = reparametrised(self._record, reparam, family)
             if found.outcome.status.cause is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advi.posterior.record import FitRecord
-from advi.results.codec import NUMPYRO, WORDS
+from advi.results.codec import is_known, is_of_numpyro
 from advi.results.storage import save
 from advi.results.stored_fit import read_record
 
@@ -19,7 +19,7 @@ def to_state(record: FitRecord) -> State:
     """Return what `of_state` makes the fit of; errors are those of `Fit.save`."""
     posterior = record.posterior
     parts = [latent.bijection for latent in posterior.model.latents.values()]
-    parts += [latent.support for latent in posterior.model.latents.values()]
+    parts += [latent.constraint for latent in posterior.model.latents.values()]
     classes = set(_own_classes([*parts, *(block.family for block in posterior.guide.blocks)]))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "fit")
@@ -44,9 +44,7 @@ def _own_classes(value: Any) -> Iterator[type]:
             yield from _own_classes(item)
     elif isinstance(value, dict):
         yield from _own_classes(list(value.values()))
-    elif isinstance(value, NUMPYRO) or (
-        dataclasses.is_dataclass(value) and not isinstance(value, type)
-    ):
-        if type(value) not in WORDS:
+    elif is_of_numpyro(value) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        if not is_known(type(value)):
             yield type(value)
         yield from _own_classes(list(vars(value).values()))

@@ -141,7 +141,7 @@ def _latents(model: Model, local: frozenset[str]) -> Any:
     stored = {}
     for name, latent in model.latents.items():
         shape = latent.shape[1:] if name in local else latent.shape
-        stored[name] = Latent(latent.support, shape, local=name in local, transform=latent.free)
+        stored[name] = Latent(latent.constraint, shape, local=name in local, transform=latent.free)
         _to_data(stored[name], f"latent {name!r}")  # fails here, with the name
     position = {name: i for i, name in enumerate(stored)}
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from jax import Array
-from numpyro.distributions import transforms as numpyro_transforms
+
+if TYPE_CHECKING:
+    from numpyro.distributions import transforms as numpyro_transforms
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,12 +19,13 @@ class NumPyroAdapter:
 
     Examples
     --------
-    >>> adapter = NumPyroAdapter(numpyro_transforms.ExpTransform())
+    >>> from numpyro.distributions.transforms import ExpTransform
+    >>> adapter = NumPyroAdapter(ExpTransform())
     >>> adapter.forward(jnp.zeros(2))[0].tolist()
     [1.0, 1.0]
     """
 
-    transform: numpyro_transforms.Transform
+    transform: "numpyro_transforms.Transform"
     bijective = True
 
     @property

@@ -2,55 +2,64 @@
 
 from collections.abc import Callable
 from dataclasses import replace as with_fields
-from typing import Any, TypeVar
-
-from numpyro.distributions import constraints
-from numpyro.distributions import transforms as numpyro_transforms
-from numpyro.distributions.constraints import Constraint
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from advi.core.errors import describe
+from advi.core.lazy import known_class
 from advi.transforms.base import Identity, Independent, Transform
+from advi.transforms.constraints import (
+    CONSTRAINT,
+    NamedConstraint,
+    as_numpyro,
+    is_constraint,
+    key_of,
+)
 from advi.transforms.matrices import CorrCholesky, CorrMatrix, LowerCholesky, PositiveDefinite
 from advi.transforms.numpyro_adapter import NumPyroAdapter
 from advi.transforms.periodic import Circular, UnitVector
 from advi.transforms.scalars import HalfLine, Interval, check_link
 from advi.transforms.vectors import Ordered, Simplex, ZeroSum
 
-Factory = Callable[[Any], Transform | numpyro_transforms.Transform]
+if TYPE_CHECKING:
+    from numpyro.distributions import transforms as numpyro_transforms
+    from numpyro.distributions.constraints import Constraint
+
+Factory = Callable[[Any], "Transform | numpyro_transforms.Transform"]
 F = TypeVar("F", bound=Factory)
 MEMBERS = ("event_dim", "bijective", "unconstrained_shape", "forward", "inverse")
 
-_REGISTRY: dict[type[Constraint], Factory] = {
-    type(constraints.real): lambda c: Identity(),
-    type(constraints.real_vector): lambda c: Identity(1),
-    type(constraints.real_matrix): lambda c: Identity(2),
-    type(constraints.positive): lambda c: HalfLine(),
-    type(constraints.nonnegative): lambda c: HalfLine(),
-    constraints.greater_than: lambda c: HalfLine(c.lower_bound),
-    constraints.greater_than_eq: lambda c: HalfLine(c.lower_bound),
-    constraints.less_than: lambda c: HalfLine(c.upper_bound, below=True),
-    constraints.less_than_eq: lambda c: HalfLine(c.upper_bound, below=True),
-    type(constraints.unit_interval): lambda c: Interval(),
-    constraints.interval: lambda c: Interval(c.lower_bound, c.upper_bound),
-    constraints.open_interval: lambda c: Interval(c.lower_bound, c.upper_bound),
-    type(constraints.circular): lambda c: Circular(),
-    type(constraints.sphere): lambda c: UnitVector(),
-    type(constraints.simplex): lambda c: Simplex(),
-    constraints.zero_sum: lambda c: ZeroSum(c.event_dim),
-    type(constraints.ordered_vector): lambda c: Ordered(),
-    type(constraints.positive_ordered_vector): lambda c: Ordered(positive=True),
-    type(constraints.lower_cholesky): lambda c: LowerCholesky(),
-    type(constraints.positive_definite): lambda c: PositiveDefinite(),
-    type(constraints.positive_semidefinite): lambda c: PositiveDefinite(),
-    type(constraints.corr_cholesky): lambda c: CorrCholesky(),
-    type(constraints.corr_matrix): lambda c: CorrMatrix(),
-    constraints.independent: lambda c: Independent(
+# by the names of NumPyro's constraints, and by the classes of others
+_REGISTRY: dict[str | type, Factory] = {
+    "real": lambda c: Identity(),
+    "real_vector": lambda c: Identity(1),
+    "real_matrix": lambda c: Identity(2),
+    "positive": lambda c: HalfLine(),
+    "nonnegative": lambda c: HalfLine(),
+    "greater_than": lambda c: HalfLine(c.lower_bound),
+    "greater_than_eq": lambda c: HalfLine(c.lower_bound),
+    "less_than": lambda c: HalfLine(c.upper_bound, below=True),
+    "less_than_eq": lambda c: HalfLine(c.upper_bound, below=True),
+    "unit_interval": lambda c: Interval(),
+    "interval": lambda c: Interval(c.lower_bound, c.upper_bound),
+    "open_interval": lambda c: Interval(c.lower_bound, c.upper_bound),
+    "circular": lambda c: Circular(),
+    "sphere": lambda c: UnitVector(),
+    "simplex": lambda c: Simplex(),
+    "zero_sum": lambda c: ZeroSum(c.event_dim),
+    "ordered_vector": lambda c: Ordered(),
+    "positive_ordered_vector": lambda c: Ordered(positive=True),
+    "lower_cholesky": lambda c: LowerCholesky(),
+    "positive_definite": lambda c: PositiveDefinite(),
+    "positive_semidefinite": lambda c: PositiveDefinite(),
+    "corr_cholesky": lambda c: CorrCholesky(),
+    "corr_matrix": lambda c: CorrMatrix(),
+    "independent": lambda c: Independent(
         transform_for(c.base_constraint), c.reinterpreted_batch_ndims
     ),
 }
 
 
-def transform_for(support: Constraint, override: Any = None) -> Transform:
+def transform_for(support: "Constraint | NamedConstraint", override: Any = None) -> Transform:
     """Return the transform for a support.
 
     Constraints are matched by their exact class, since a subclass may be a smaller set: first in
@@ -68,6 +77,7 @@ def transform_for(support: Constraint, override: Any = None) -> Transform:
 
     Examples
     --------
+    >>> from numpyro.distributions import constraints
     >>> transform_for(constraints.positive, "softplus")
     HalfLine(bound=0.0, below=False, link='softplus')
     >>> transform_for(constraints.independent(constraints.positive, 1)).event_dim
@@ -85,7 +95,7 @@ def transform_for(support: Constraint, override: Any = None) -> Transform:
 
 
 def register_transform(
-    constraint_type: type[Constraint] | Constraint, *, replace: bool = False
+    constraint_type: "type[Constraint] | Constraint", *, replace: bool = False
 ) -> Callable[[F], F]:
     """Register how a transform is made for the constraints of a class.
 
@@ -111,6 +121,7 @@ def register_transform(
 
     Examples
     --------
+    >>> from numpyro.distributions.constraints import Constraint
     >>> class Even(Constraint):
     ...     "Functions on a grid with f(-t) = f(t)."
     ...
@@ -122,19 +133,20 @@ def register_transform(
     Identity(event_dim=1)
     """
     cls = constraint_type if isinstance(constraint_type, type) else type(constraint_type)
-    if not issubclass(cls, Constraint):
+    if not issubclass(cls, known_class(CONSTRAINT)):
         raise TypeError(
             f"register_transform takes a NumPyro constraint or its class; got "
             f"{describe(constraint_type)}."
         )
-    if cls in _REGISTRY and not replace:
+    key = key_of(cls)
+    if key in _REGISTRY and not replace:
         raise ValueError(
             f"a transform for {cls.__name__} is registered already; pass replace=True to "
             "replace it."
         )
 
     def register(factory: F) -> F:
-        _REGISTRY[cls] = factory
+        _REGISTRY[key] = lambda constraint: factory(as_numpyro(constraint))
         return factory
 
     return register
@@ -142,11 +154,15 @@ def register_transform(
 
 def _require_continuous(support: Any) -> None:
     """Raise TypeError if a support is no constraint, depends on other values, or is discrete."""
-    if not isinstance(support, Constraint):
+    if not is_constraint(support):
         raise TypeError(
             f"a support is a NumPyro constraint such as constraints.positive or "
             f"constraints.interval(0, 1); got {describe(support)}."
         )
+    if isinstance(support, NamedConstraint):
+        return
+    from numpyro.distributions import constraints
+
     base = support.base_constraint if isinstance(support, constraints.independent) else support
     if constraints.is_dependent(base):
         raise TypeError(
@@ -154,7 +170,7 @@ def _require_continuous(support: Any) -> None:
             "latent a fixed support, for example unit_interval or positive, and shift and scale "
             "it in the log-joint."
         )
-    if support.is_discrete and type(support) not in _REGISTRY:
+    if support.is_discrete and key_of(support) not in _REGISTRY:
         raise TypeError(
             f"the support {support} is discrete, and variational inference here is for "
             "continuous latents. Sum the latent out of the log-joint, for example by "
@@ -162,11 +178,13 @@ def _require_continuous(support: Any) -> None:
         )
 
 
-def _registered(support: Constraint) -> Transform:
-    factory = _REGISTRY.get(type(support))
+def _registered(support: "Constraint | NamedConstraint") -> Transform:
+    factory = _REGISTRY.get(key_of(support))
     if factory is None:
+        from numpyro.distributions.transforms import biject_to
+
         try:
-            return _as_transform(numpyro_transforms.biject_to(support), f"the support {support}")
+            return _as_transform(biject_to(support), f"the support {support}")
         except NotImplementedError:
             raise TypeError(
                 f"no transform is known for the support {support}. Register one with "
@@ -176,7 +194,7 @@ def _registered(support: Constraint) -> Transform:
 
 
 def _as_transform(candidate: Any, what: str) -> Transform:
-    if isinstance(candidate, numpyro_transforms.Transform):
+    if isinstance(candidate, known_class("numpyro.distributions.transforms.Transform")):
         return NumPyroAdapter(candidate)
     if isinstance(candidate, Transform) and not isinstance(candidate, type):
         return candidate
@@ -192,7 +210,7 @@ def _as_transform(candidate: Any, what: str) -> Transform:
     )
 
 
-def _with_link(transform: Transform, link: str, support: Constraint) -> Transform:
+def _with_link(transform: Transform, link: str, support: Any) -> Transform:
     """Return the transform with another map for its positive part."""
     if isinstance(transform, Independent):
         return Independent(_with_link(transform.base, link, support), transform.extra)

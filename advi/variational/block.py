@@ -7,9 +7,11 @@ from typing import Any
 import jax
 
 from advi.core.arrays import on_host
+from advi.core.identity import is_of_advi
 from advi.variational.amortised import Amortised
 from advi.variational.family import Family, RowFamily
 from advi.variational.full_rank import FullRank
+from advi.variational.gaussian import Gaussian
 from advi.variational.low_rank import LowRank
 from advi.variational.mean_field import MeanField
 from advi.variational.mixture import Mixture
@@ -43,6 +45,13 @@ class Block:
     def base(self) -> Family:
         """Family of one vector: of all coordinates, or of one row's in a local block."""
         return self.family.base if isinstance(self.family, RowFamily) else self.family
+
+    def init(self, gaussian: Gaussian, seed: int, number: int) -> Any:
+        """Return the parameters of a family that is no Gaussian, near one, by two random words."""
+        family: Any = self.family
+        if is_of_advi(family):  # none of which draws anything, and a key takes four programs
+            return family.init(gaussian)
+        return family.init(gaussian, jax.random.fold_in(jax.random.key(seed), number))
 
     def on_host(self, params: Any, dtype: Any) -> Any:
         """Return parameters as host arrays of a float type; a sparse precision keeps its own."""

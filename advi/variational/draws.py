@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.special import ndtri  # NumPyro has imported it already
+
+from advi.core.special import normal_quantile
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -61,7 +62,7 @@ def _quasi_normal(rng: np.random.Generator, num: int, dim: int) -> Float[ndarray
     steps = golden ** -np.arange(1.0, dim + 1)
     uniform = (rng.random(dim) + np.outer(np.arange(num), steps)) % 1
     tiny = np.finfo(float).eps
-    return ndtri(np.clip(uniform, tiny, 1 - tiny))
+    return normal_quantile(np.clip(uniform, tiny, 1 - tiny))
 
 
 def even_draws(num: int, dim: int) -> int:

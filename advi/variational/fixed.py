@@ -105,10 +105,10 @@ def _checked(model: Model, name: str, value: Any) -> NDArray[Any]:
     array = np.array(np.broadcast_to(array, shape))
     if shape != shapes[0]:
         array = model.rows_first(name, array)
-    if not np.all(latent.support(array)) or not np.all(np.isfinite(array)):
+    if not np.all(latent.constraint(array)) or not np.all(np.isfinite(array)):
         raise ValueError(
             f"{what}: got advi.Fixed({format_value(array)}); expected a value inside the support "
-            f"{latent.support}."
+            f"{latent.constraint}."
         )
     return array
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -145,8 +144,7 @@ class Guide:
         made, (loc, scale) = [], gaussian
         for k, (block, i) in enumerate(zip(self.blocks, self.indices, strict=True)):
             if not isinstance(block.family, RowFamily | GaussianFamily):
-                key = jax.random.fold_in(jax.random.key(seed), k)
-                made.append(block.family.init(Gaussian(loc[i], scale.take(i)), key))
+                made.append(block.init(Gaussian(loc[i], scale.take(i)), seed, k))
             elif isinstance(block.family, RowFamily):
                 # (2, N, d): means and sds, latents side by side
                 both = np.stack([loc, scale.sds])

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advi.core.types import Floats, Indices
 from advi.variational.gaussian import Gaussian
@@ -109,8 +109,10 @@ class HubProbe:
         """Return the Gaussian whose hubs have the marginal precision S - C."""
         size = len(self.gaussian.loc)
         rows, columns = np.meshgrid(self.hubs, self.hubs, indexing="ij")
-        added = sparse.coo_array((-response.ravel(), (rows.ravel(), columns.ravel())), (size, size))
-        found = ridged(sparse.csc_array(self.scale.precision + added), self.scale.order)
+        added = scipy.sparse.coo_array(
+            (-response.ravel(), (rows.ravel(), columns.ravel())), (size, size)
+        )
+        found = ridged(scipy.sparse.csc_array(self.scale.precision + added), self.scale.order)
         return self.gaussian if found is None else Gaussian(self.gaussian.loc, found)
 
     def _given_hubs(self, X: Float[ndarray, "M D"]) -> Floats:

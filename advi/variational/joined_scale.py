@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import sparse
 
 from advi.variational.precision_scale import PrecisionScale
 from advi.variational.scale import DiagonalScale, LowRankScale, Scale, TriangularScale
@@ -45,14 +45,14 @@ def _by_precision(size: int, indices: Sequence[NDArray], scales: Sequence[Any]) 
         if isinstance(scale, PrecisionScale):
             of_block, own = scale.precision, scale.order
         elif scale.coupling == "none":
-            of_block, own = sparse.diags_array(scale.sds**-2.0), np.arange(len(i))
+            of_block, own = scipy.sparse.diags_array(scale.sds**-2.0), np.arange(len(i))
         else:
             inverse = np.linalg.inv(scale.tril())
-            of_block, own = sparse.coo_array(inverse.T @ inverse), np.arange(len(i))
-        of_block = sparse.coo_array(of_block)
+            of_block, own = scipy.sparse.coo_array(inverse.T @ inverse), np.arange(len(i))
+        of_block = scipy.sparse.coo_array(of_block)
         rows, columns = of_block.coords
         parts.append((of_block.data, i[rows], i[columns]))
         order.append(i[own])
     data, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
-    whole = sparse.csc_array((data, (rows, columns)), shape=(size, size))
+    whole = scipy.sparse.csc_array((data, (rows, columns)), shape=(size, size))
     return PrecisionScale(whole, np.concatenate(order))

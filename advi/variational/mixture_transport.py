@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.linalg import solve_triangular
-from scipy.special import logsumexp, ndtr
+import scipy
 
 from advi.core.types import Floats
 from advi.variational.gaussian import Gaussian
@@ -23,7 +22,7 @@ class MixtureTransport:
 
     def __init__(self, params: MixtureParams) -> None:
         log_weights, self.locs, self.trils = (np.asarray(a, np.float64) for a in params)
-        self.log_weights: Floats = log_weights - logsumexp(log_weights)
+        self.log_weights: Floats = log_weights - scipy.special.logsumexp(log_weights)
         self._log_dets = np.log(np.diagonal(self.trils, axis1=1, axis2=2)).sum(1)
 
     @classmethod
@@ -48,12 +47,12 @@ class MixtureTransport:
 
     def draw(self, E: Floats) -> Drawn:
         bounds = np.cumsum(np.exp(self.log_weights))[:-1]
-        chosen = np.searchsorted(bounds, ndtr(E[:, 0]))
+        chosen = np.searchsorted(bounds, scipy.special.ndtr(E[:, 0]))
         X = np.empty((len(E), self.noise_dim - 1))
         for k, (loc, tril) in enumerate(zip(self.locs, self.trils, strict=True)):
             X[chosen == k] = loc + E[chosen == k, 1:] @ tril.T
         joint, whitened = self._joint(X)
-        log_q: Floats = np.asarray(logsumexp(joint, axis=1), float)
+        log_q: Floats = np.asarray(scipy.special.logsumexp(joint, axis=1), float)
         with np.errstate(invalid="ignore"):  # of a point that is infinite
             responsibilities = np.exp(joint - log_q[:, None])
         return Drawn(X, log_q, E, (chosen, responsibilities, whitened))
@@ -70,7 +69,9 @@ class MixtureTransport:
         path = np.array(G)
         for k, tril in enumerate(self.trils):
             # less the score of q
-            score = solve_triangular(tril, whitened[k].T, lower=True, trans=1, check_finite=False).T
+            score = scipy.linalg.solve_triangular(
+                tril, whitened[k].T, lower=True, trans=1, check_finite=False
+            ).T
             path += responsibilities[:, k : k + 1] * score
         pulled = np.empty_like(path)
         for k, tril in enumerate(self.trils):
@@ -87,7 +88,7 @@ class MixtureTransport:
         """Return log weight + log density under every component (M, K), and whitened points."""
         joint, whitened = [], []
         for k, (loc, tril) in enumerate(zip(self.locs, self.trils, strict=True)):
-            u = solve_triangular(tril, (X - loc).T, lower=True, check_finite=False).T
+            u = scipy.linalg.solve_triangular(tril, (X - loc).T, lower=True, check_finite=False).T
             whitened.append(u)
             joint.append(self.log_weights[k] + log_normal(u) - self._log_dets[k])
         return np.stack(joint, axis=1), whitened

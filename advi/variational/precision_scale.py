@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import sparse
 
 from advi.core.sparse_cholesky import Factor, NotPositiveError, factorised
 from advi.core.types import Indices, SparseMatrix
@@ -31,7 +31,7 @@ class PrecisionScale:
 
     @cached_property
     def factor(self) -> Factor:
-        return factorised(sparse.csc_array(self.precision)[self.order][:, self.order])
+        return factorised(scipy.sparse.csc_array(self.precision)[self.order][:, self.order])
 
     @property
     def coupling(self) -> Coupling:
@@ -98,11 +98,11 @@ class PrecisionScale:
 def ridged(precision: SparseMatrix, order: Indices) -> PrecisionScale | None:
     """Return the scale of a matrix (D, D) with the ridge that makes it positive, or None."""
     size = np.abs(precision.diagonal())
-    ridges = sparse.diags_array(np.maximum(size, FIRST_RIDGE * size.max(initial=0)))
+    ridges = scipy.sparse.diags_array(np.maximum(size, FIRST_RIDGE * size.max(initial=0)))
     ridge = 0.0
     while ridge < MAX_RIDGE:
         with_ridge = precision + ridge * ridges if ridge else precision
-        found = PrecisionScale(sparse.csc_array(with_ridge), order)
+        found = PrecisionScale(scipy.sparse.csc_array(with_ridge), order)
         try:
             found.factor  # noqa: B018
         except NotPositiveError:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax import Array
 from jax.core import Tracer
 from numpy.typing import NDArray
-from scipy import sparse
 
 from advi.core.sparse_cholesky import NotPositiveError
 from advi.core.types import LOG_2PI, Floats
@@ -53,7 +53,7 @@ class SparsePrecision(GaussianFamily):
 
     Examples
     --------
-    >>> precision = sparse.csc_array(np.array([[2.0, -1.0], [-1.0, 2.0]]))
+    >>> precision = scipy.sparse.csc_array(np.array([[2.0, -1.0], [-1.0, 2.0]]))
     >>> scale = PrecisionScale(precision, np.arange(2))
     >>> params = SparsePrecision().from_gaussian(np.zeros(2), scale)
     >>> round(float(SparsePrecision().log_prob(params, jnp.array([1.0, 0.0]))), 3)
@@ -65,9 +65,9 @@ class SparsePrecision(GaussianFamily):
 
     def from_gaussian(self, loc: NDArray, scale: Scale) -> SparseParams:
         if not isinstance(scale, PrecisionScale):
-            diagonal = sparse.csc_array(sparse.diags_array(scale.sds**-2.0))
+            diagonal = scipy.sparse.csc_array(scipy.sparse.diags_array(scale.sds**-2.0))
             scale = PrecisionScale(diagonal, np.arange(len(loc)))
-        lower = sparse.coo_array(sparse.tril(scale.precision))
+        lower = scipy.sparse.coo_array(scipy.sparse.tril(scale.precision))
         rows, columns = lower.coords
         return SparseParams(
             np.asarray(loc, float),
@@ -80,8 +80,8 @@ class SparsePrecision(GaussianFamily):
 
     def to_gaussian(self, params: SparseParams) -> tuple[Floats, PrecisionScale]:
         loc, rows, columns, entries, order, _ = map(np.asarray, params)
-        lower = sparse.csc_array((entries, (rows, columns)), shape=(len(loc), len(loc)))
-        whole = sparse.csc_array(lower + sparse.tril(lower, -1).T)
+        lower = scipy.sparse.csc_array((entries, (rows, columns)), shape=(len(loc), len(loc)))
+        whole = scipy.sparse.csc_array(lower + scipy.sparse.tril(lower, -1).T)
         return loc.astype(float), PrecisionScale(whole, order)
 
     def moved(self, center: Any, step: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.linalg import solve_triangular
+import scipy
 
 from advi.core.types import Floats, Indices
 from advi.variational.transport import Drawn, log_normal
@@ -83,7 +83,7 @@ class TriangularTransport:
         return pulled
 
     def noise_of(self, X: Floats) -> Floats:
-        u = solve_triangular(self.tril, (X[:, self.order] - self.loc).T, lower=True).T
+        u = scipy.linalg.solve_triangular(self.tril, (X[:, self.order] - self.loc).T, lower=True).T
         for layer in reversed(self.layers):
             u = inverse(layer, u)
         return u

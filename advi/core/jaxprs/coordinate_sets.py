@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import sparse
 
 from advi.core.types import SparseMatrix
 
@@ -71,7 +71,7 @@ def taken(sets: Sequence[Any], sizes: Sequence[int], source: NDArray[Any], dim: 
     """Return the sets of entries that come from those of all operands, one after another."""
     empty = [empty_sets(size, dim) for size in (*sizes, 1)]
     parts = [e if s is None else s for s, e in zip((*sets, None), empty, strict=True)]
-    whole: SparseMatrix = sparse.vstack(parts, "csr")
+    whole: SparseMatrix = scipy.sparse.vstack(parts, "csr")
     return whole[source]
 
 
@@ -83,24 +83,24 @@ def gathered_into(sets: SparseMatrix, into: NDArray[Any], size: int) -> Any:
 def passed_on(into: NDArray[Any], source: NDArray[Any], size: int, sets: SparseMatrix) -> Any:
     """Return the unions (size, D) of sets, by which entries go into which."""
     counts = np.ones(len(into), np.int32)
-    passed = sparse.csr_array((counts, (into, source)), shape=(size, sets.shape[0]))
+    passed = scipy.sparse.csr_array((counts, (into, source)), shape=(size, sets.shape[0]))
     require_memory(int(np.diff(sets.indptr)[source].sum()))
     return as_pattern(passed @ sets)
 
 
 def identity(dim: int) -> Any:
     """Return the sets (D, D) of the coordinates themselves."""
-    return as_pattern(sparse.eye_array(dim, format="csr"))
+    return as_pattern(scipy.sparse.eye_array(dim, format="csr"))
 
 
 def empty_sets(size: int, dim: int) -> Any:
     """Return sets (size, D) without any coordinate."""
-    return sparse.csr_array((size, dim), dtype=np.int32)
+    return scipy.sparse.csr_array((size, dim), dtype=np.int32)
 
 
 def as_pattern(sets: SparseMatrix) -> Any:
     """Return a pattern with ones, whatever the numbers were."""
-    sets = sparse.csr_array(sets)
+    sets = scipy.sparse.csr_array(sets)
     sets.data = np.ones(len(sets.data), np.int32)
     return sets
 

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import jax.extend.core as jex_core
 import numpy as np
+import scipy
 from jax import lax
 from numpy.typing import NDArray
-from scipy import sparse
 
 from advi.core.jaxprs.coordinate_sets import (
     Flow,
@@ -161,7 +161,9 @@ def _all_steps(eqn: Any, args: Sequence[Flow], pairs: Pairs) -> list[Flow] | Non
             rows = end.sets if end.sets is not None else empty_sets(size * length, pairs.dim)
             kept = rows[size:] if params["reverse"] else rows[: size * (length - 1)]
             parts = [empty if start.sets is None else start.sets, kept]
-            found.append(Flow(sparse.vstack(parts[::-1] if params["reverse"] else parts, "csr")))
+            found.append(
+                Flow(scipy.sparse.vstack(parts[::-1] if params["reverse"] else parts, "csr"))
+            )
         return found
 
     carry = carried_in([Flow(None)] * num_carry)
@@ -214,7 +216,7 @@ def _step_by_step(eqn: Any, args: Sequence[Flow], pairs: Pairs) -> list[Flow]:
             found.append(Flow(None))
             continue
         empty = empty_sets(size, pairs.dim)
-        found.append(Flow(sparse.vstack([empty if r is None else r for r in rows], "csr")))
+        found.append(Flow(scipy.sparse.vstack([empty if r is None else r for r in rows], "csr")))
     return [*carry, *found]
 
 

@@ -10,19 +10,17 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.extend.core as jex_core
 import numpy as np
-import numpyro
-import optax
 from jax import Array
 from jax.core import Tracer
 
 from advi.core.jaxprs.conversions import forget_conversions
 from advi.core.jaxprs.equality import Key, constants, inner_jaxprs, is_jaxpr, key_of
+from advi.core.lazy import folders
 
 # JAX and NumPyro keep the state of a trace in globals: one trace at a time
 trace_lock = threading.RLock()
@@ -90,7 +88,7 @@ def fresh_jaxpr(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
 
     with trace_lock:
         found = jax.make_jaxpr(uncached, return_shape=True)(*args)
-        parts = list(_own_parts(found[0].jaxpr))
+        parts = list(_own_parts(found[0].jaxpr, folders(*LIBRARIES)))
         again = forget_conversions(found[0])
         if again or any(_seen.get(id(part)) is part for part in parts):
             with _cache(object()):
@@ -102,19 +100,19 @@ def fresh_jaxpr(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
 
 _cache = jax.make_user_context(None)  # JAX takes traces from its cache only where this is the same
 _seen: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
-_LIBRARIES = tuple(str(Path(m.__file__).parent) for m in (jax, numpyro, optax) if m.__file__)
+LIBRARIES = ("jax", "numpyro", "optax")
 
 
-def _own_parts(jaxpr: Any) -> Iterator[Any]:
-    """Yield the inner jaxprs of the user's own functions."""
+def _own_parts(jaxpr: Any, libraries: tuple[str, ...]) -> Iterator[Any]:
+    """Yield the inner jaxprs of the user's own functions, not those of libraries by folder."""
     for eqn in jaxpr.eqns:
         for inner in inner_jaxprs(eqn):
             part = getattr(inner, "jaxpr", inner)
             source = part.debug_info.func_src_info if part.debug_info else ""
-            if not source or not any(library in source for library in _LIBRARIES):
+            if not source or not any(library in source for library in libraries):
                 yield inner
                 yield part
-            yield from _own_parts(part)
+            yield from _own_parts(part, libraries)
 
 
 def _owning(value: Any) -> Any:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
 
+from advi.core.special import normal_quantile
 from advi.core.status import Estimate
 from advi.core.types import Floats
 from advi.inference.plan.batched_calls import Stage
@@ -76,7 +76,7 @@ def _weighed(transport: MixtureTransport, rng: np.random.Generator) -> Stage[_We
     components, dim = transport.locs.shape
     num = int(np.clip(DRAWS_PER_DIM * dim * components, MIN_DRAWS, MAX_DRAWS)) // 2 * 2
     E = antithetic(rng, num, dim + 1)
-    E[:, 0] = ndtri((rng.permutation(num) + rng.random(num)) / num)
+    E[:, 0] = normal_quantile((rng.permutation(num) + rng.random(num)) / num)
     drawn = transport.draw(E)
     values, _ = yield drawn.points
     ratios = values - drawn.log_q

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advi.core.types import Bools, Floats, SparseMatrix
 from advi.inference.plan.batched_calls import Stage
@@ -66,7 +66,7 @@ def sparse_newton(
     if not warm and len(hessian.hubs) < hessian.dim:
         held[hessian.hubs] = True
         variances[hessian.hubs] = HUB_VARIANCE
-    scale = steps.scale(sparse.diags_array(1 / variances))
+    scale = steps.scale(scipy.sparse.diags_array(1 / variances))
     num, reason = FEW, "budget"
     state = yield from steps.finite(start.loc, scale, steps.draws(FEW))
     for _ in range(MAX_STEPS):
@@ -134,7 +134,7 @@ class _Steps(NamedTuple):
         return NATS + GAIN * self.hessian.dim
 
     def scale(self, precision: SparseMatrix) -> PrecisionScale:
-        return PrecisionScale(sparse.csc_array(precision), self.hessian.elimination.order)
+        return PrecisionScale(scipy.sparse.csc_array(precision), self.hessian.elimination.order)
 
     def draws(self, num: int) -> _Noise:
         return _Noise(num, self.hessian.dim, int(self.rng.integers(2**63)))
@@ -167,8 +167,8 @@ class _Steps(NamedTuple):
         before, gradient = state.scale.precision, state.gradient
         target = -self.hessian.mean(state.points)
         if held.any():
-            keep = sparse.diags_array((~held).astype(float))
-            own = sparse.diags_array(np.where(held, before.diagonal(), 0.0))
+            keep = scipy.sparse.diags_array((~held).astype(float))
+            own = scipy.sparse.diags_array(np.where(held, before.diagonal(), 0.0))
             target, gradient = keep @ target @ keep + own, np.where(held, 0.0, gradient)
         positive = ridged(target, self.hessian.elimination.order)
         if positive is None:

@@ -179,7 +179,7 @@ def _fingerprint(
     guide, spec, batching = steps.guide, steps.spec, steps.batching
     leaves = dict(zip(spec.names, jax.tree.leaves(data), strict=True))
     words = {
-        **{f"latent {n!r}": f"{v.support} {v.shape}" for n, v in guide.model.latents.items()},
+        **{f"latent {n!r}": f"{v.constraint} {v.shape}" for n, v in guide.model.latents.items()},
         **{f"data {n!r}": f"{leaf.dtype} {leaf.shape}" for n, leaf in leaves.items()},
         "family": guide.description,
         "objective": repr(steps.objective),
