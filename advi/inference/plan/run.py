@@ -12,7 +12,8 @@ from advi.core.status import Progress, Status
 from advi.data.source import Source
 from advi.inference.plan.bend import bent
 from advi.inference.plan.mixed import mixed
-from advi.inference.plan.plan import NotFiniteError, PlanResult, run_plan
+from advi.inference.plan.plan import NotFiniteError, PlanResult, independent, run_plan
+from advi.inference.plan.row_plan import run_row_plan, takes_row_plan
 from advi.inference.plan.sparse_plan import run_sparse_plan
 from advi.model.checks.first_points import FirstPoints
 from advi.model.density import Density
@@ -139,6 +140,13 @@ def _planned(
     **settings: Any,
 ) -> PlanResult:
     """Run the plan, with a sparse Hessian the sparse one; ValueError if no start is finite."""
+    if hessian is None and _is_plain(of_gaussian, settings):
+        if takes_row_plan(density, guide.structure):
+            by_rows = {k: v for k, v in settings.items() if k != "max_evals"}
+            own = independent(rng, 0)
+            found = run_row_plan(density, guide.structure, own, first, **by_rows)
+            if found is not None:
+                return found
     settings["candidates"] = lambda: prior_starts(density, first.loc)
     try:
         if hessian is not None:
@@ -146,6 +154,12 @@ def _planned(
         return run_plan(density, guide.structure, rng, first, **of_gaussian, **settings)
     except NotFiniteError as error:
         raise not_finite_at_start(density, first.loc, error.tried) from None
+
+
+def _is_plain(of_gaussian: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """Return whether one fit is to run to its end, near one optimum."""
+    one = of_gaussian.get("restarts", 1) == 1 and not of_gaussian.get("known")
+    return one and settings.get("max_evals") is None
 
 
 def _beyond_gaussian(
