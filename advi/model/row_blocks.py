@@ -27,6 +27,7 @@ MIN_ROWS = 100_000  # fewer are evaluated together
 # them leaves the fast memory of a core.
 BLOCK_ROWS, MIN_BLOCK_ROWS, BLOCK_POINTS = 2**14, 2**11, 8
 WORK = 2**24  # elements read for the points of one call
+MAX_DIM = 2048  # a gradient of many coordinates costs as much as the rows of a block
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +82,7 @@ def block_program(spec: DataSpec, num: int) -> Any:
     return compiled(block)
 
 
+@lru_cache(maxsize=64)
 def row_blocks(model: Model, log_joint: LogJoint, spec: DataSpec) -> RowBlocks | None:
     """Return the log-joint for blocks of rows, or None.
 
@@ -90,7 +92,7 @@ def row_blocks(model: Model, log_joint: LogJoint, spec: DataSpec) -> RowBlocks |
     """
     total = log_joint.num_rows
     few = total is None or total < max(MIN_ROWS, BLOCK_ROWS)
-    if few or model.local or log_joint.forward or not spec.leaves:
+    if few or model.local or model.size > MAX_DIM or log_joint.forward or not spec.leaves:
         return None
     by_row = spec.by_row(total)
     fitting = WORK // BLOCK_POINTS // max(log_joint.cost // total, 1)

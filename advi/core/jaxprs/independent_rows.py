@@ -62,7 +62,7 @@ class _Comparison:
             return a.keys() == b.keys() and all(self.same(a[k], b[k]) for k in a)
         if isinstance(a, int) and not isinstance(a, bool):
             return a == b or (a, b) == self.numbers
-        if hasattr(a, "shape") and hasattr(a, "dtype"):
+        if isinstance(a, float) or (hasattr(a, "shape") and hasattr(a, "dtype")):
             return _equal(a, b)
         return callable(a) or bool(a == b)
 
@@ -147,10 +147,10 @@ def _results(eqn: Any, axes: Sequence[Axis], num_rows: int) -> Sequence[Axis]:
 
 
 def _elementwise(eqn: Any, axes: Sequence[Axis]) -> Axis:
-    """Return the axis that all operands share; one without rows has no entries along it."""
+    """Return the axis that all operands share; those without rows have one entry along it."""
     [axis, *others] = {axis for axis in axes if axis is not None}
-    without = (v for v, own in zip(eqn.invars, axes, strict=True) if own is None)
-    return MIXED if others or any(v.aval.shape for v in without) else axis
+    shapes = [v.aval.shape for v, own in zip(eqn.invars, axes, strict=True) if own is None]
+    return MIXED if others or any(shape and shape[axis] != 1 for shape in shapes) else axis
 
 
 def _broadcast(eqn: Any, axis: Axis, num_rows: int) -> Axis:

@@ -24,11 +24,14 @@ from advi.model.density import Density
 from advi.model.prior_starts import prior_starts
 from advi.variational.draws import even_draws
 from advi.variational.gaussian import Gaussian, Structure, full_structure, project
+from advi.variational.scale import TriangularScale
 
 MAX_DIM, ROWS_PER_DIM = 256, 20  # of the plan on some rows
 MAX_PASSES = 30  # over all rows
 FEW_DRAWS = 32  # or twice the dimension: enough for a Gaussian posterior
 MAX_ERROR = 0.01  # sds: of the mean, and half that of a log sd, by the choice of the draws
+MAX_DROP = 5.0  # nats for each coordinate, from the mean to the draws; of a Gaussian it is 0.5
+NARROWING, MAX_NARROWINGS = 0.1, 3  # factor of the scale
 GAP_NATS = 0.1  # of the ELBO on the draws above that on held-out ones, for as many to be enough
 
 
@@ -108,10 +111,11 @@ def _on_all(
         passes = passes_over(density, some, rng, q, MAX_PASSES)
         if passes is None:
             return None
-        at = project(q._replace(loc=passes.points[-1][0]), structure)
+        loc, last = passes.points[-1]
+        at = project(q._replace(loc=loc), structure)
         runner.gaussian, runner.evals = at, passes.num
         stages = _FewDraws(structure, rng, held_out, float(eps), runner.accepted)
-        [ended] = runner.run(remembering(stages.run(at), density.dtype))
+        ended = runner.run(remembering(stages.run(at, float(last.value)), density.dtype))[0]
         if not ended.settled:
             return None
         [status] = runner.run(Ending(ended, first.loc, structure, held_out, runner).status())
@@ -143,9 +147,11 @@ class _FewDraws:
         self.structure, self.rng, self.held_out = structure, rng, held_out
         self.eps, self.accepted = eps, accepted
 
-    def run(self, q: Gaussian) -> Stage[Refined]:
+    def run(self, q: Gaussian, log_p: float) -> Stage[Refined]:
+        """Fit from a Gaussian at whose mean the log density is known, nats."""
         dim = self.structure.dim
         E = self.structure.fixed_draws(self.rng, even_draws(max(FEW_DRAWS, 2 * dim), dim))
+        q = yield from self._narrowed(q, E, log_p)
         fitted = yield from self._fitted(q, E)
         if fitted.reason == "converged":
             fresh, enough = yield from self._held_out(fitted, E)
@@ -154,6 +160,18 @@ class _FewDraws:
         many = self.structure.antithetic_draws(self.rng, FRESH_DRAWS)
         rest = Refinement(self.structure, self.rng, many, self.eps, self.accepted)
         return (yield from rest.run(fitted.gaussian, warm=True, settle=True))
+
+    def _narrowed(self, q: Gaussian, E: Floats, log_p: float) -> Stage[Gaussian]:
+        """Return the Gaussian, narrower where its draws are far below what a Gaussian's would be.
+
+        What no row of a sample tells of, such as a rare group, has the sd of its prior there.
+        """
+        for _ in range(MAX_NARROWINGS):
+            values, _ = yield q.points(E)
+            if log_p - values.mean() < MAX_DROP * self.structure.dim:
+                break
+            q = Gaussian(q.loc, TriangularScale(NARROWING * q.scale.tril()))
+        return q
 
     def _fitted(self, q: Gaussian, E: Floats) -> Stage[StageResult]:
         structure = self.structure
