@@ -135,21 +135,8 @@ class Density:
 
     @cached_property
     def blocks(self) -> RowBlocks | None:
-        """The log-joint for blocks of its rows, where these are many and known to be independent."""
+        """The log-joint for blocks of rows, where these are many and known to be independent."""
         return row_blocks(self.model, self.log_joint, self.spec)
-
-    def sample(self, rng: np.random.Generator) -> Density:
-        """Return the log density of a block of random rows, which stand for all.
-
-        It has the programs of all rows, which must have `blocks`.
-        """
-        assert self.blocks is not None
-        data, weights = self.blocks.sample(self.data, rng)
-        spec = self.blocks.block_spec
-        some = Density(self.model, data, spec, self.estimated, by_gradient=True, weights=weights)
-        some._given = *some._given, np.ones((), self.dtype)
-        some.log_joint, some._points, some.blocks = self.blocks.log_joint, BLOCK_POINTS, None
-        return some
 
     @cached_property
     def _points(self) -> int:

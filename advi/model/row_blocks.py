@@ -91,8 +91,9 @@ def row_blocks(model: Model, log_joint: LogJoint, spec: DataSpec) -> RowBlocks |
     traces.
     """
     total = log_joint.num_rows
-    few = total is None or total < max(MIN_ROWS, BLOCK_ROWS)
-    if few or model.local or model.size > MAX_DIM or log_joint.forward or not spec.leaves:
+    if total is None or total < max(MIN_ROWS, BLOCK_ROWS) or not spec.leaves:
+        return None
+    if model.local or model.size > MAX_DIM or log_joint.forward:
         return None
     by_row = spec.by_row(total)
     fitting = WORK // BLOCK_POINTS // max(log_joint.cost // total, 1)

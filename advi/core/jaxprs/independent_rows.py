@@ -206,7 +206,8 @@ def _product(eqn: Any, axes: Sequence[Axis]) -> Axis:
         pairs = list(zip(lhs_b, rhs_b, strict=True))
         return pairs.index((left, right)) if (left, right) in pairs else MIXED
     side = 0 if right is None else 1
-    axis, contracted, batch = axes[side], (lhs_k, rhs_k)[side], (lhs_b, rhs_b)[side]
+    axis: Any = axes[side]
+    contracted, batch = (lhs_k, rhs_k)[side], (lhs_b, rhs_b)[side]
     if axis in contracted or axis in batch:
         return MIXED
     free = [

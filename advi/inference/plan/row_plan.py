@@ -19,6 +19,7 @@ from advi.inference.plan.passes import passes_over
 from advi.inference.plan.plan import FRESH_DRAWS, NotFiniteError, PlanResult, run_plan
 from advi.inference.plan.refine import FreshElbo, Refined, Refinement, fresh_elbo
 from advi.inference.plan.runner import Runner, StopError
+from advi.model.block_sample import BlockSample
 from advi.model.checks.first_points import FirstPoints, UsedElsewhereError
 from advi.model.density import Density
 from advi.model.prior_starts import prior_starts
@@ -60,7 +61,7 @@ def run_row_plan(
     rows do not converge: these are fits for the plan itself.
     """
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        some, q = density.sample(rng), first
+        some, q = BlockSample(density, rng), first
         if not warm:
             found = _on_some(density, some, rng, first, inspect)
             if found is None:
@@ -105,7 +106,10 @@ def _on_all(
     callback: Callable[[Progress], object] | None,
 ) -> PlanResult | None:
     """Return the fit to all rows from that of some, if it converges or is stopped."""
-    runner, eps = Runner(density, project(q, structure), None, callback), np.finfo(density.dtype).eps
+    runner, eps = (
+        Runner(density, project(q, structure), None, callback),
+        np.finfo(density.dtype).eps,
+    )
     held_out = structure.antithetic_draws(rng, FEW_DRAWS)
     try:
         passes = passes_over(density, some, rng, q, MAX_PASSES)
@@ -114,11 +118,12 @@ def _on_all(
         loc, last = passes.points[-1]
         at = project(q._replace(loc=loc), structure)
         runner.gaussian, runner.evals = at, passes.num
-        stages = _FewDraws(structure, rng, held_out, float(eps), runner.accepted)
+        stages = _FewDraws(structure, rng, held_out, eps, runner.accepted)
         ended = runner.run(remembering(stages.run(at, float(last.value)), density.dtype))[0]
         if not ended.settled:
             return None
         [status] = runner.run(Ending(ended, first.loc, structure, held_out, runner).status())
+        converged = status == "converged"
     except (StopError, KeyboardInterrupt) as stop:
         status, trace = runner.stopped(stop), runner.trace
         elbo = Estimate(trace[-1].elbo if trace else np.nan, np.nan)
@@ -126,11 +131,15 @@ def _on_all(
             unfinished = fresh_elbo(runner.gaussian, structure, held_out)
             elbo = run_batched([unfinished], density.value_and_grad)[0].elbo
         return PlanResult(runner.gaussian, elbo, status, trace, np.nan, ())
-    if status != "converged":
+    if not converged:
         return None
-    fresh = ended.fresh
-    gap = ended.fitted.elbo - fresh.elbo.value
+    fitted, fresh = ended
+    gap = fitted.elbo - fresh.elbo.value
     return PlanResult(fresh.gaussian, fresh.elbo, status, runner.trace, gap, ())
+
+
+def _eps(density: Density) -> float:
+    return float(np.finfo(density.dtype).eps)
 
 
 class _FewDraws:

@@ -140,13 +140,14 @@ def _planned(
     **settings: Any,
 ) -> PlanResult:
     """Run the plan, with a sparse Hessian the sparse one; ValueError if no start is finite."""
-    if hessian is None and _is_plain(of_gaussian, settings):
-        if takes_row_plan(density, guide.structure):
-            by_rows = {k: v for k, v in settings.items() if k != "max_evals"}
-            own = independent(rng, 0)
-            found = run_row_plan(density, guide.structure, own, first, **by_rows)
-            if found is not None:
-                return found
+    one = of_gaussian.get("restarts", 1) == 1 and not of_gaussian.get("known")
+    to_the_end = settings.get("max_evals") is None
+    if hessian is None and one and to_the_end and takes_row_plan(density, guide.structure):
+        by_rows = {name: value for name, value in settings.items() if name != "max_evals"}
+        own = independent(rng, 0)
+        found = run_row_plan(density, guide.structure, own, first, **by_rows)
+        if found is not None:
+            return found
     settings["candidates"] = lambda: prior_starts(density, first.loc)
     try:
         if hessian is not None:
@@ -154,12 +155,6 @@ def _planned(
         return run_plan(density, guide.structure, rng, first, **of_gaussian, **settings)
     except NotFiniteError as error:
         raise not_finite_at_start(density, first.loc, error.tried) from None
-
-
-def _is_plain(of_gaussian: dict[str, Any], settings: dict[str, Any]) -> bool:
-    """Return whether one fit is to run to its end, near one optimum."""
-    one = of_gaussian.get("restarts", 1) == 1 and not of_gaussian.get("known")
-    return one and settings.get("max_evals") is None
 
 
 def _beyond_gaussian(
