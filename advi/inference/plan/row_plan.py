@@ -123,7 +123,7 @@ def _on_all(
         if not ended.settled:
             return None
         [status] = runner.run(Ending(ended, first.loc, structure, held_out, runner).status())
-        converged = status == "converged"
+        converged = str(status) == "converged"
     except (StopError, KeyboardInterrupt) as stop:
         status, trace = runner.stopped(stop), runner.trace
         elbo = Estimate(trace[-1].elbo if trace else np.nan, np.nan)
