@@ -23,9 +23,9 @@ from advi.model.model import Model
 from advi.model.trace import LogJoint, trace_anew
 
 MIN_ROWS = 100_000  # fewer are evaluated together
-# Rows of a block: fewer where a row is costly. Points of one call: with more, what the rows make of
-# them leaves the fast memory of a core.
-BLOCK_ROWS, MIN_BLOCK_ROWS, BLOCK_POINTS = 2**14, 2**11, 8
+# Rows of a block: fewer where a row is costly, more where a call waits for another device. Points
+# of one call: with more, what the rows make of them leaves the fast memory of a core.
+BLOCK_ROWS, DEVICE_BLOCK_ROWS, MIN_BLOCK_ROWS, BLOCK_POINTS = 2**14, 2**18, 2**11, 8
 WORK = 2**24  # elements read for the points of one call
 MAX_DIM = 2048  # a gradient of many coordinates costs as much as the rows of a block
 
@@ -91,13 +91,16 @@ def row_blocks(model: Model, log_joint: LogJoint, spec: DataSpec) -> RowBlocks |
     traces.
     """
     total = log_joint.num_rows
-    if total is None or total < max(MIN_ROWS, BLOCK_ROWS) or not spec.leaves:
+    if total is None or total < MIN_ROWS or not spec.leaves:
         return None
     if model.local or model.size > MAX_DIM or log_joint.forward:
         return None
     by_row = spec.by_row(total)
     fitting = WORK // BLOCK_POINTS // max(log_joint.cost // total, 1)
-    num = int(np.clip(2 ** int(np.log2(max(fitting, 1))), MIN_BLOCK_ROWS, BLOCK_ROWS))
+    most = BLOCK_ROWS if jax.default_backend() == "cpu" else DEVICE_BLOCK_ROWS
+    num = int(np.clip(2 ** int(np.log2(max(fitting, 1))), MIN_BLOCK_ROWS, most))
+    if num > total:
+        return None
     axes = [None] * len(model.latents) + [0 if row else None for row in by_row.per_row]
     try:
         block = trace_anew(model, by_row.with_length(num))
