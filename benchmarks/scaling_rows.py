@@ -1,18 +1,17 @@
 """Many rows: what a fit costs as they grow, beside minibatches and Newton's method.
 
-Logistic regression with ten coefficients, in memory. Every cell is a process of its own: CPU
-seconds of a first fit with its compilation and of the next one, gradients of all rows, and the peak
-of memory above that of the data. The floor is what a user would write by hand for this model:
-Newton's method and Laplace's approximation in NumPy. Errors are against it, in its sds: a Laplace
-approximation is right to the order of 1/N.
+A part of ``python -m benchmarks.scaling``. Logistic regression with ten coefficients, in memory.
+Every cell is a process of its own: CPU seconds of a first fit with its compilation and of the next
+one, gradients of all rows, and the peak of memory above that of the data. The floor is what a user
+would write by hand for this model: Newton's method and Laplace's approximation in NumPy. Errors are
+against it, in its sds: a Laplace approximation is right to the order of 1/N.
 """
 
 import argparse
 import json
 import resource
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,9 +20,9 @@ import numpy as np
 import numpyro.distributions as dist
 
 import advi
-from benchmarks.common import print_header, print_table, run_fresh, save
+from benchmarks.common import print_table, run_fresh
 
-SIZES = (10**4, 10**5, 10**6, 10**7)
+SIZES = (10**4, 10**5, 10**6)
 DIM, PRIOR_SD, BLOCK = 10, 2.5, 2**16
 WAYS = ("advi.fit", "advi.fit with verdict", "advi.fit, batch_size=256", "Newton and Laplace")
 NEWTON_STEPS = 20
@@ -127,12 +126,12 @@ def measured(sizes: Sequence[int], ways: Sequence[str] = WAYS) -> list[Cell]:
     return found
 
 
-def slopes(cells: Sequence[Cell], value: Callable[[Cell], float]) -> dict[str, float]:
-    """Return every way's slope of the log of a value against the log of the rows."""
+def slopes(cells: Sequence[Cell]) -> dict[str, float]:
+    """Return every way's slope of the log of the next fit's seconds against the log of the rows."""
     found = {}
     for way in dict.fromkeys(c.way for c in cells):
         of = [c for c in cells if c.way == way]
-        rows, values = np.log([c.rows for c in of]), np.log([max(value(c), 1e-6) for c in of])
+        rows, values = np.log([c.rows for c in of]), np.log([max(c.again, 1e-3) for c in of])
         found[way] = float(np.polyfit(rows, values, 1)[0]) if len(of) > 1 else float("nan")
     return found
 
@@ -149,35 +148,27 @@ def print_cells(cells: Sequence[Cell]) -> None:
         header = ["", "first, CPU s", "next", "gradients", "MB above", "mean off, sds", "sd off"]
         print_table(header, rows)
     print("\nslope of the log of CPU seconds of the next fit against the log of the rows\n")
-    print_table(["", "slope"], [[k, f"{v:.2f}"] for k, v in slopes(cells, _again).items()])
+    print_table(["", "slope"], [[way, f"{slope:.2f}"] for way, slope in slopes(cells).items()])
 
 
-def _again(found: Cell) -> float:
-    return found.again
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this part."""
+    parser.add_argument("--rows", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--row-ways", nargs="+", choices=WAYS, default=list(WAYS))
 
 
-def draw(axes: Any, cells: Sequence[Cell]) -> None:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure all numbers of rows; print the tables."""
+    cells = measured(args.rows, args.row_ways)
+    print_cells(cells)
+    return {"cells": [c._asdict() for c in cells], "slopes": slopes(cells)}
+
+
+def draw(axes: Any, found: dict[str, Any]) -> None:
     """Draw the seconds of the next fit against the rows."""
+    cells = [Cell(**c) for c in found["cells"]]
     for way in dict.fromkeys(c.way for c in cells):
         of = [c for c in cells if c.way == way]
         axes.loglog([c.rows for c in of], [c.again for c in of], "o-", label=way)
     axes.set(xlabel="rows", ylabel="CPU seconds", title="Logistic regression, ten coefficients")
     axes.legend()
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Measure, print the tables and write them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--rows", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--out", type=Path, help="folder for the results")
-    args = parser.parse_args(arguments)
-    print_header("What a fit costs as the rows grow")
-    cells = measured(args.rows, args.ways)
-    print_cells(cells)
-    found = [c._asdict() for c in cells]
-    save("scaling_rows", {"cells": found}, lambda axes: draw(axes, cells), args.out)
-
-
-if __name__ == "__main__":
-    main()
