@@ -108,7 +108,8 @@ def cell(way: str, num: int) -> None:
     (mean, sd), _ = by_newton(data)
     mean_off = float((np.abs(moments[0] - mean) / sd).max())
     sd_off = float(np.abs(moments[1] / sd - 1).max())
-    print(json.dumps(Cell(way, num, *seconds, gradients, memory, mean_off, sd_off)))
+    first, again = seconds
+    print(json.dumps(Cell(way, num, first, again, gradients, memory, mean_off, sd_off)))
 
 
 def _peak() -> float:
@@ -122,7 +123,7 @@ def measured(sizes: Sequence[int], ways: Sequence[str] = WAYS) -> list[Cell]:
     for num in sizes:
         for way in ways:
             code = f"from benchmarks.scaling_rows import cell\ncell({way!r}, {num})"
-            found.append(Cell(*json.loads(run_fresh(code).splitlines()[-1])))
+            found.append(Cell._make(json.loads(run_fresh(code).splitlines()[-1])))
     return found
 
 
