@@ -1,5 +1,6 @@
 """The benchmarks run and write what they print; how fast they are is never asserted here."""
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -23,6 +24,7 @@ from benchmarks import (
     refit,
     rows,
     same_fits,
+    scaling_rows,
     streams,
     vae,
     verdict,
@@ -49,6 +51,25 @@ def test_overhead_smoke(tmp_path, capsys):
     assert result["settings"]["rows"] == 50
     assert len(result["ms_per_step"]) == 1
     assert result["machine"]["device"]
+
+
+def test_newton_and_a_fit_agree_on_simulated_rows():
+    data = scaling_rows.simulated(3000)
+    (mean, sd), passes = scaling_rows.by_newton(data)
+    (ours, our_sd), _ = scaling_rows.by_fit(data, diagnose=False)
+    assert passes < 8
+    np.testing.assert_allclose(ours, mean, atol=0.1 * sd.max())
+    np.testing.assert_allclose(our_sd, sd, rtol=0.03)
+
+
+@pytest.mark.slow
+def test_fits_of_more_and_more_rows_are_measured(capsys):
+    ways = ["advi.fit", "advi.fit, batch_size=256", "Newton and Laplace"]
+    args = argparse.Namespace(rows=[2000, 4000], row_ways=ways)
+    found = scaling_rows.measure(args)
+    assert "4,000 rows of 10 predictors" in capsys.readouterr().out
+    assert set(found["slopes"]) == set(ways)
+    assert all(c["mean_off"] < 0.1 for c in found["cells"])
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from advi.core.types import Floats
 from advi.data.spec import DataSpec, check_static, prepare
 from advi.model.indices import check_data_indices
 from advi.model.model import Model
+from advi.model.row_blocks import BLOCK_POINTS, RowBlocks, row_blocks
 from advi.model.rows import for_rows
 from advi.model.terms import Terms
 from advi.model.trace import LogJoint, trace
@@ -65,15 +66,17 @@ def _compiled(
 ) -> Callable[..., Any]:
     """Return the compiled function of points (n, D), further arrays (n, D) and data.
 
-    `scale` is the factor of the rows; None: the data are a pair with their weights (N,).
+    `scale` is the factor of the rows; None: the data come with their weights (N,), and those of a
+    block of the rows with its share of the shared terms as well.
     """
     log_p = real_log_density(model, log_joint, estimated)
 
     def value(x: Array, data: Any) -> Array:
         if scale is not None:
             return log_p(model.split(x), data).total(scale)
-        data, weights = data
-        return log_p(model.split(x), data).weighted(weights)
+        data, weights, *share = data
+        terms = log_p(model.split(x), data)
+        return terms.of_block(weights, *share) if share else terms.weighted(weights)
 
     def hessian_vector(x: Array, direction: Array, data: Any) -> Array:
         if "custom_vjp_call" in log_joint.flat.primitives:  # which has no forward derivative
@@ -114,7 +117,7 @@ class Density:
             self._given = self.data
             if weights is not None:
                 self._given = self.data, jax.device_put(weights.astype(spec.float_dtype))
-        self.scale, self.by_gradient = scale, by_gradient
+        self.scale, self.by_gradient, self._weights = scale, by_gradient, weights
         self.dtype = np.dtype(spec.float_dtype)
         self.num_gradients = self.num_values = self.num_hessian_vectors = 0
         self._programs: dict[Quantity, Callable[..., Any]] = {}
@@ -129,6 +132,11 @@ class Density:
     def log_joint(self) -> LogJoint:
         """The traced log-joint; a loaded fit has none to trace."""
         return trace(self.model, self.spec)
+
+    @cached_property
+    def blocks(self) -> RowBlocks | None:
+        """The log-joint for blocks of rows, where these are many and known to be independent."""
+        return row_blocks(self.model, self.log_joint, self.spec)
 
     @cached_property
     def _points(self) -> int:
@@ -241,17 +249,31 @@ class Density:
     def _evaluate(
         self, quantity: Quantity, *arrays: Floats, size: int | None = None
     ) -> list[Floats]:
-        interrupts.check()
-        program, size, num = self._program(quantity), size or self._points, len(arrays[0])
         # a point beyond the float type becomes infinite, and its density is not finite
         with precision(self.spec.float_dtype), np.errstate(over="ignore"):
-            # all calls are dispatched before the first result is waited for
-            calls = [
-                program(*(self._part(a, start, size) for a in arrays), self._given)
-                for start in range(0, num, size)
+            if self.blocks is None:
+                return self._called(self._program(quantity), self._given, size, *arrays)
+            of_what = self.model, self.blocks.log_joint, self.estimated, None
+            program, weights = _compiled(*of_what, quantity), self._weights
+            found = [
+                self._called(program, given, BLOCK_POINTS, *arrays)
+                for given in self.blocks.of(self.data, self.scale if weights is None else weights)
             ]
-            columns = zip(*calls, strict=True) if isinstance(calls[0], tuple) else [calls]
-            return [_joined(parts)[:num].astype(np.float64) for parts in columns]
+            return [np.sum(parts, axis=0) for parts in zip(*found, strict=True)]
+
+    def _called(
+        self, program: Callable[..., Any], given: Any, size: int | None, *arrays: Floats
+    ) -> list[Floats]:
+        """Return the results of calls of a program with up to `size` points each."""
+        interrupts.check()
+        size, num = size or self._points, len(arrays[0])
+        # all calls are dispatched before the first result is waited for
+        calls = [
+            program(*(self._part(a, start, size) for a in arrays), given)
+            for start in range(0, num, size)
+        ]
+        columns = zip(*calls, strict=True) if isinstance(calls[0], tuple) else [calls]
+        return [_joined(parts)[:num].astype(np.float64) for parts in columns]
 
     def _program(self, quantity: Quantity) -> Callable[..., Any]:
         if quantity not in self._programs:

@@ -43,6 +43,10 @@ class Terms(NamedTuple):
         """Return ``shared + weights @ per_row`` for weights (B,) of the rows."""
         return self.shared + jnp.vdot(weights, self.per_row)
 
+    def of_block(self, weights: Array, share: Array) -> Array:
+        """Return what a block of rows with weights (B,) adds, and a share of the shared term."""
+        return share * self.shared + (weights * self.per_row).sum()
+
 
 def as_terms(out: Any) -> Terms:
     """Return a log-joint's result as `Terms`, or raise TypeError or ValueError."""

@@ -86,6 +86,15 @@ def trace(model: Model, spec: DataSpec) -> LogJoint:
         return model.traces[key][2]
 
 
+def trace_anew(model: Model, spec: DataSpec) -> LogJoint:
+    """Return the trace of a model's log-joint for data of given shapes, which the model forgets.
+
+    It may differ from those for other shapes. Errors are those of `trace`, and any of the user's.
+    """
+    with trace_lock:
+        return _trace(model, spec._replace(per_row=()))
+
+
 def trace_deterministic(model: Model, spec: DataSpec) -> tuple[Traced, Any]:
     """Return the trace of a model's deterministic quantities and their tree, made once for a model.
 

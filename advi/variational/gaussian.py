@@ -9,7 +9,7 @@ import numpy as np
 
 from advi.core.types import Floats, Indices
 from advi.variational import draws
-from advi.variational.scale import DiagonalScale, Scale
+from advi.variational.scale import DiagonalScale, Scale, TriangularScale
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -126,6 +126,22 @@ class Structure(NamedTuple):
 def full_structure(dim: int) -> Structure:
     """Return the structure of a Gaussian of full rank."""
     return Structure(np.ones(dim, bool), np.zeros(dim, int), np.zeros((dim, 0), bool))
+
+
+def project(gaussian: Gaussian, structure: Structure) -> Gaussian:
+    """Return the best approximation with a structure to a Gaussian of full rank.
+
+    The precision of coupled coordinates is kept, so that uncoupled ones have their conditional sds
+    (Bishop 2006, eq. 10.13). Families of low rank choose for themselves.
+    """
+    coupled = structure.same_block()
+    if structure.rank or coupled.all():
+        return gaussian
+    sds = gaussian.sds  # units in which the matrices below are well conditioned
+    inverse = np.linalg.inv(gaussian.scale.tril() / sds[:, None])
+    precision = np.where(coupled, inverse.T @ inverse, 0.0)
+    scale = sds[:, None] * np.linalg.cholesky(np.linalg.inv(precision))
+    return Gaussian(gaussian.loc, TriangularScale(scale))
 
 
 def block_structure(

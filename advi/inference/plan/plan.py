@@ -27,7 +27,8 @@ from advi.variational.gaussian import Gaussian, Structure
 
 FRESH_DRAWS = 256
 SCREEN_EVALS = 20  # mean-field evaluations of every start that may still win
-RESTART_KEY = 2**31  # of a restart's draws, far from the numbers of other generators
+# Of a restart's draws, far from the numbers of other generators; 0 is that of the plan by rows.
+RESTART_KEY = 2**31
 # Where climbs disagree the plan is repeated until its two best attempts agree to this.
 MAX_ATTEMPTS, SAME_ELBO_NATS = 4, 0.5
 LABEL_POINTS = 3  # where exchanges of labels are tried
@@ -83,11 +84,11 @@ def run_plan(
                 if candidates is not None:
                     further = candidates()
                 first = start_at_mode(density, first, rng, plan.eps, runner.run)
-                rngs = [rng, *(_independent(rng, k) for k in range(1, restarts))]
+                rngs = [rng, *(independent(rng, k) for k in range(1, restarts))]
                 attempts = [plan.attempt(first, further, own, shown=own is rng) for own in rngs]
                 found = runner.run(*attempts)
                 while plan.is_unsure(found):
-                    own = _independent(rng, len(found))
+                    own = independent(rng, len(found))
                     found += runner.run(plan.attempt(first, further, own, shown=False))
                 ends = [end for attempt in found for end in attempt]
             if not ends:
@@ -228,7 +229,7 @@ def _may_be_a_copy(density: Density, less: float, other: Gaussian, q: Gaussian) 
     return abs(less) < SAME_ELBO_NATS and bool(distance(density, other, q).max() > SAME_SDS)
 
 
-def _independent(rng: np.random.Generator, k: int) -> np.random.Generator:
+def independent(rng: np.random.Generator, k: int) -> np.random.Generator:
     """Return the k-th further generator, which leaves the draws of the first one as they are."""
     seeds = rng.bit_generator.seed_seq
     key = (*seeds.spawn_key, RESTART_KEY, k)  # type: ignore[attr-defined]

@@ -44,6 +44,16 @@ class FreshElbo(NamedTuple):
     elbos: Floats  # (n,) log p - log q, means of antithetic pairs
     roughness: float  # summed variance of the gradient's even part, zero for a Gaussian target
 
+    @classmethod
+    def of(
+        cls, q: Gaussian, log_p: Floats, gradients: Floats, E: Floats, structure: Structure
+    ) -> "FreshElbo":
+        """Return the figures of a Gaussian from the log densities (n,) and gradients (n, D)."""
+        elbos = structure.paired_elbos(log_p, E, q)
+        even = q.scale.rmv(gradients.reshape(2, len(elbos), -1).mean(0))
+        roughness = float((even - even.mean(0))[:, structure.random].var(0).sum())
+        return cls(q, elbos, roughness)
+
     @property
     def elbo(self) -> Estimate:
         return Estimate.of(self.elbos)
@@ -140,7 +150,7 @@ class Refinement(NamedTuple):
         num, doublings = max(MIN_DRAWS, (4 if structure.coupled else 2) * structure.dim), 0
         while True:
             E = structure.fixed_draws(self.rng, even_draws(num, len(gaussian.loc)))
-            stage = partial(self._richer_stage, E)
+            stage = partial(self.on_draws, E)
             fitted = yield from stage(gaussian)
             fitted = yield from _repeated(stage, fitted)
             gaussian = fitted.gaussian
@@ -151,7 +161,7 @@ class Refinement(NamedTuple):
                 return fitted, fresh
             num, doublings = 2 * num, doublings + 1
 
-    def _richer_stage(self, E: Floats, q: Gaussian) -> Stage[StageResult]:
+    def on_draws(self, E: Floats, q: Gaussian) -> Stage[StageResult]:
         """Maximise the ELBO over a full or low-rank scale, from Newton steps or a closed form."""
         structure = self.structure
         if structure.coupled:
@@ -177,10 +187,7 @@ def mean_field_draws(structure: Structure, rng: np.random.Generator) -> Floats:
 def fresh_elbo(gaussian: Gaussian, structure: Structure, E: Floats) -> Stage[FreshElbo]:
     """Evaluate a Gaussian on antithetic draws E (n, D)."""
     log_p, gradients = yield gaussian.points(E)
-    elbos = structure.paired_elbos(log_p, E, gaussian)
-    even = gaussian.scale.rmv(gradients.reshape(2, len(elbos), -1).mean(0))
-    roughness = float((even - even.mean(0))[:, structure.random].var(0).sum())
-    return FreshElbo(gaussian, elbos, roughness)
+    return FreshElbo.of(gaussian, log_p, gradients, E, structure)
 
 
 def _repeated(

@@ -12,7 +12,8 @@ from advi.core.status import Progress, Status
 from advi.data.source import Source
 from advi.inference.plan.bend import bent
 from advi.inference.plan.mixed import mixed
-from advi.inference.plan.plan import NotFiniteError, PlanResult, run_plan
+from advi.inference.plan.plan import NotFiniteError, PlanResult, independent, run_plan
+from advi.inference.plan.row_plan import run_row_plan, takes_row_plan
 from advi.inference.plan.sparse_plan import run_sparse_plan
 from advi.model.checks.first_points import FirstPoints
 from advi.model.density import Density
@@ -139,6 +140,14 @@ def _planned(
     **settings: Any,
 ) -> PlanResult:
     """Run the plan, with a sparse Hessian the sparse one; ValueError if no start is finite."""
+    one = of_gaussian.get("restarts", 1) == 1 and not of_gaussian.get("known")
+    to_the_end = settings.get("max_evals") is None
+    if hessian is None and one and to_the_end and takes_row_plan(density, guide.structure):
+        by_rows = {name: value for name, value in settings.items() if name != "max_evals"}
+        own = independent(rng, 0)
+        found = run_row_plan(density, guide.structure, own, first, **by_rows)
+        if found is not None:
+            return found
     settings["candidates"] = lambda: prior_starts(density, first.loc)
     try:
         if hessian is not None:

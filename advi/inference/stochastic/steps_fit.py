@@ -32,12 +32,13 @@ from advi.inference.stochastic.loop import (
 )
 from advi.inference.stochastic.steps import State, Steps, step_key
 from advi.inference.stochastic.validation import Best, Validation, with_kept
-from advi.inference.stochastic.warm_start import Found, project
+from advi.inference.stochastic.warm_start import Found
 from advi.model.checks.first_points import refuse_unmoved
 from advi.model.density import Density
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.local_posterior import LocalPosterior
 from advi.posterior.record import FitRecord, Outcome
+from advi.variational.gaussian import project
 from advi.variational.objective import Elbo
 
 WORSE_NATS = 0.1  # of the ELBO, per coordinate, by which steps may end below their start

@@ -4,7 +4,6 @@ Some rows n, weighted by N/n, have a posterior of the right width, about sqrt(N/
 that of all rows. Gradients of all rows at a few points correct for that distance.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,11 +11,9 @@ import numpy as np
 from advi.core.errors import describe_error
 from advi.core.keys import Stream, host_rng
 from advi.core.status import Status
-from advi.core.types import Floats
 from advi.data.reader import BrokenStreamError, EndlessError, StreamError
 from advi.data.source import MAX_PASSES, Source
-from advi.inference.plan.batched_calls import Stage, run_batched
-from advi.inference.plan.lbfgs import Minimum, finite_start, minimise
+from advi.inference.plan.passes import STEP_CAP, passes_over
 from advi.inference.plan.plan import NotFiniteError, run_plan
 from advi.inference.stochastic.control_variate import Control, ControlVariate
 from advi.inference.stochastic.steps import Steps
@@ -26,19 +23,15 @@ from advi.model.density import Density
 from advi.model.source_density import SourceDensity
 from advi.posterior.initial import initial
 from advi.posterior.nonfinite import not_finite_at_start
-from advi.variational.draws import MIN_DRAWS
 from advi.variational.family import Family
-from advi.variational.gaussian import Gaussian, Structure, full_structure
+from advi.variational.gaussian import Gaussian, full_structure
 from advi.variational.guide import Guide
 from advi.variational.point import Point
-from advi.variational.scale import TriangularScale
 
 MAX_DIM = 256  # beyond, the plan would cost more than the steps it saves
 NUM_ROWS, ROWS_PER_DIM = 2048, 20  # rows to run the plan on
 ENDLESS_FACTOR = 16  # times as many rows for the plan on a stream without an end
-NEAR = 0.02  # sds: remaining distance of the mean at convergence
 FAR = 0.5  # sds: remaining distance from which on the start has failed
-STEP_CAP = 1000.0  # sds; some rows may be off by sqrt(N/n)
 
 
 class WarmStart(NamedTuple):
@@ -154,75 +147,19 @@ def toward_all_rows(
 ) -> WarmStart | None:
     """Return a Gaussian near the posterior of all rows, and a control variate near its mean.
 
-    The Gaussian `q` of some rows is moved to the posterior of all rows by L-BFGS in coordinates
-    whitened by it, with at most `max_passes` gradients of all rows. The objective is the ELBO on
-    some rows plus the difference of all rows from these at the mean (Shamir, Srebro & Zhang 2014,
-    section 3): the first step leaves a distance of about sqrt(D/n), or more if some rows have
-    little information on a latent, such as that of a rare group. If it does not converge, there is
-    no control variate; if the log density of all rows is not finite where that of some is, no
-    start: None.
+    The Gaussian `q` of some rows is moved by at most `max_passes` gradients of all rows. If they do
+    not converge, there is no control variate; if the log density of all rows is not finite where
+    that of some is, no start: None.
     """
-    structure = full_structure(len(q.loc))
-    E = structure.fixed_draws(rng, max(MIN_DRAWS, 2 * structure.dim))
-    seen: list[tuple[ControlVariate, Floats]] = []  # the last evaluation, its whitened gradient
-    reached: list[tuple[Floats, ControlVariate, Floats]] = []
-    evals = 0
-
-    def evaluate(X: Floats) -> tuple[Floats, Floats]:
-        nonlocal evals
-        evals += 1
-        x = X.astype(density.dtype)
-        value, gradient = density.value_and_grad(x)
-        values, gradients = some.value_and_grad(np.concatenate([x, q._replace(loc=x[0]).points(E)]))
-        control = ControlVariate(x[0], value[0], gradient[0])  # type: ignore[arg-type]
-        gradient = gradient - gradients[0] + gradients[1:].mean(0)
-        seen[:] = [(control, q.scale.rmv(gradient)[0])]
-        return value - values[0] + values[1:].mean(), gradient
-
-    def objective(points: Sequence[Floats]) -> Stage[tuple[Floats, Floats]]:
-        values, gradients = yield points[0][None]
-        return -values, -q.scale.rmv(gradients)
-
-    def stage() -> Stage[Minimum | None]:
-        start = yield from finite_start([q.loc], objective, lambda x: x, most=1)
-        [end] = yield from minimise(
-            start,
-            objective,
-            retract=lambda x, step: x + q.scale.mv(step[None])[0],
-            metric=lambda x: np.ones(len(x)),
-            cap=STEP_CAP,
-            max_evals=max_passes,
-            done=lambda measure: not measure.gradient > NEAR,
-            eps=float(np.finfo(density.dtype).eps),
-            accepted=lambda _, x, value: reached.append((x, *seen[-1])),
-        )
-        return end
-
-    [minimum] = run_batched([stage()], evaluate)
-    if minimum is None:
+    found = passes_over(density, some, rng, q, max_passes)
+    if found is None:
         return None
-    x, control, gradient = reached[-1]
-    far = minimum.measure.gradient >= FAR
-    if far and max_passes < MAX_PASSES and evals == len(reached):
+    x, at = found.points[-1]
+    distance = found.minimum.measure.gradient
+    if distance >= FAR and max_passes < MAX_PASSES and found.num == len(found.points):
         # no passes are left: a step without a further one leaves about sqrt(D/n)
-        length = min(1.0, STEP_CAP / minimum.measure.gradient)
-        x = x + q.scale.mv(length * gradient[None])[0]
-    elif far:
+        x = x + q.scale.mv(min(1.0, STEP_CAP / distance) * at.slope[None])[0]
+    elif distance >= FAR:
         return WarmStart(q._replace(loc=x), ())
+    control = ControlVariate(at.x, at.value, at.gradient)  # type: ignore[arg-type]
     return WarmStart(q._replace(loc=x), control)
-
-
-def project(gaussian: Gaussian, structure: Structure) -> Gaussian:
-    """Return the best approximation with a structure to a Gaussian of full rank.
-
-    The precision of coupled coordinates is kept, so that uncoupled ones have their conditional sds
-    (Bishop 2006, eq. 10.13). Families of low rank choose for themselves.
-    """
-    coupled = structure.same_block()
-    if structure.rank or coupled.all():
-        return gaussian
-    sds = gaussian.sds  # units in which the matrices below are well conditioned
-    inverse = np.linalg.inv(gaussian.scale.tril() / sds[:, None])
-    precision = np.where(coupled, inverse.T @ inverse, 0.0)
-    scale = sds[:, None] * np.linalg.cholesky(np.linalg.inv(precision))
-    return Gaussian(gaussian.loc, TriangularScale(scale))

@@ -12,20 +12,14 @@ import advi
 from advi.data.source import InMemory
 from advi.data.spec import prepare
 from advi.inference.stochastic.control_variate import ControlVariate, controlled
-from advi.inference.stochastic.warm_start import (
-    NUM_ROWS,
-    can_start,
-    plan_on,
-    project,
-    toward_all_rows,
-)
+from advi.inference.stochastic.warm_start import NUM_ROWS, can_start, plan_on, toward_all_rows
 from advi.inference.stochastic.whitening import whiten
 from advi.model.density import real_log_density
 from advi.model.source_density import SourceDensity
 from advi.model.terms import Terms
 from advi.model.trace import trace
 from advi.variational.full_rank import FullRank
-from advi.variational.gaussian import Gaussian
+from advi.variational.gaussian import Gaussian, project
 from advi.variational.resolve_family import resolve_family
 from advi.variational.scale import TriangularScale
 from models import logistic_regression as logistic
