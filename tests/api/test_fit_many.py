@@ -258,3 +258,28 @@ def test_verdicts_are_by_the_programs_importance_sampling_where_it_suffices(
     one = advi.fit(model, data[0], family="full_rank")
     known, own = (fit.diagnostics["mean_shift"]["s"] for fit in (fits[0], one))
     assert abs(known - own) < 0.05
+
+
+def test_one_fit_by_the_compiled_plan_has_the_bits_of_many(fits):
+    one = advi.fit(MODEL, SETS[0], family="full_rank", compile=True)
+    assert one.status == "converged"
+    assert one.verdict.level == "good"
+    np.testing.assert_array_equal(one.posterior.gaussian.loc, fits[0].posterior.gaussian.loc)
+    again = advi.fit(MODEL, SETS[0], compile=True, diagnose=False, init=one)
+    np.testing.assert_allclose(again.mean()["w"], one.mean()["w"], atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("compile: got 1 .*expected True or False", {"compile": 1}),
+        ("leave out `restarts`", {"restarts": 2}),
+        ("leave out `restarts` and `max_steps`", {"max_steps": 20}),
+        ("callback: the compiled plan calls none", {"callback": print}),
+        ("compile: steps of an optimiser", {"batch_size": 4}),
+        ("compile: got .*low.*rank.*Leave compile out", {"family": "low_rank"}),
+    ],
+)
+def test_what_the_compiled_plan_refuses(message, options):
+    with pytest.raises((TypeError, ValueError), match=message):
+        advi.fit(MODEL, SETS[0], **{"compile": True, **options})
