@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 import advi
-from advi.core.keys import Stream, device_key
+from advi.core.step_keys import step_key
 from advi.data.source import InMemory
 from advi.data.spec import prepare
 from advi.inference.stochastic.control_variate import ControlVariate
@@ -45,7 +45,7 @@ def step_tasks(rows: Any, num_predictors: int, batch_size: int) -> tuple[Any, An
     zeros = np.zeros(model.size)
     params = guide.from_gaussian(Gaussian.diagonal(zeros, 0.1))
     control = ControlVariate(zeros, np.zeros(()), zeros)  # type: ignore[arg-type]
-    state = steps.init(params, device_key(0, Stream.STEPS), np.random.default_rng(0), control)
+    state = steps.init(params, step_key(0), np.random.default_rng(0), control)
 
     @jax.jit
     def read(data: Any, key: Array) -> Array:

@@ -12,6 +12,7 @@ from advi.core.errors import describe_error
 from advi.core.keys import Stream, host_rng
 from advi.core.progress_bar import ProgressBar
 from advi.core.status import MAX_DRIFT, Estimate, Progress, Snapshot, Status
+from advi.core.step_keys import step_key
 from advi.data.batching import Batching
 from advi.data.reader import BrokenStreamError
 from advi.data.source import Blocks
@@ -30,7 +31,7 @@ from advi.inference.stochastic.loop import (
     stopped,
     windows,
 )
-from advi.inference.stochastic.steps import State, Steps, step_key
+from advi.inference.stochastic.steps import State, Steps
 from advi.inference.stochastic.validation import Best, Validation, with_kept
 from advi.inference.stochastic.warm_start import Found
 from advi.model.checks.first_points import refuse_unmoved
