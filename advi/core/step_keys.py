@@ -37,7 +37,8 @@ def _numbers(words: Array, start: Array, shape: tuple[int, ...], dtype: str) -> 
     @sequential_vmap
     def numbers(words: Array, start: Array) -> Array:
         state = jnp.concatenate([words, start])
-        return jax.lax.rng_bit_generator(state, shape, np.dtype(dtype), algorithm=ALGORITHM)[1]
+        kind: Any = np.dtype(dtype)
+        return jax.lax.rng_bit_generator(state, shape, kind, algorithm=ALGORITHM)[1]
 
     return numbers(words, start)
 
@@ -50,7 +51,7 @@ def _split(words: Array, shape: tuple[int, ...]) -> Array:
     return _numbers(words, jnp.zeros(2, jnp.uint32), (*shape, 2), "uint32")
 
 
-def _fold_in(words: Array, number: Array) -> Array:
+def _fold_in(words: Array, number: Any) -> Array:
     start = jnp.stack([jnp.zeros((), jnp.uint32), number.astype(jnp.uint32)])
     return _numbers(words, start, (2,), "uint32")
 
