@@ -43,6 +43,7 @@ def test_any_optimiser_reaches_the_conjugate_posterior(name, family):
         family=family,
         optimizer=OPTIMISERS[name],
         max_steps=steps,
+        key=1,
         diagnose=False,
     )
     sd = np.sqrt(target.cov[0, 0])
