@@ -155,8 +155,7 @@ class StepsFit:
                 drift = last_drift(self.steps, state, history)
             if batching is not None:
                 # one of some rows is right for these alone
-                known = self.found.seen == batching.num_rows
-                control = jax.device_get(state.control) if known else ()
+                control = state.control if self.found.seen == batching.num_rows else ()
                 self.ends = self.ends.in_batches(kept, self.steps.spec, batching.scale, control)
             if not isinstance(status.cause, KeyboardInterrupt):
                 try:
