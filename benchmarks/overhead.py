@@ -22,7 +22,7 @@ import optax
 from jax import Array
 
 import advi
-from advi.core.keys import Stream, device_key
+from advi.core.step_keys import step_key
 from advi.data.spec import prepare
 from advi.inference.stochastic.loop import CHUNK, take_chunk
 from advi.inference.stochastic.steps import Steps
@@ -56,7 +56,7 @@ def engine(data: Any, dim: int, draws: int, seed: int) -> Callable[[], object]:
     guide = resolve_family(model, "mean_field")
     steps = Steps(guide, spec, advi.Elbo(draws=draws), optax.adam(1e-3), None, (True,))
     params = guide.from_gaussian(Gaussian.diagonal(np.zeros(dim), 0.1))
-    state = steps.init(params, device_key(seed, Stream.STEPS), np.random.default_rng(seed))
+    state = steps.init(params, step_key(seed), np.random.default_rng(seed))
     return lambda: take_chunk(steps, state, data, CHUNK)  # returns host arrays: it has waited
 
 

@@ -1,7 +1,9 @@
 """Many rows: what a minibatch step costs as the data grow, and whether it ends where all rows do.
 
 A step sees as many rows whatever their number, so that its cost may grow only by what it takes to
-find them: the entries of a random permutation, and rows that lie farther apart in memory.
+find them: the entries of a random permutation, and rows that lie farther apart in memory. A fit
+also looks for a start on some rows, and ends with an ELBO of all: a second fit tells what both
+cost, a first one what is compiled.
 """
 
 import argparse
@@ -15,13 +17,14 @@ import numpy as np
 from jax import Array
 
 import advi
-from advi.core.keys import Stream, device_key
+from advi.core.step_keys import step_key
 from advi.data.source import InMemory
 from advi.data.spec import prepare
 from advi.inference.stochastic.control_variate import ControlVariate
 from advi.inference.stochastic.defaults import default_optimizer
 from advi.inference.stochastic.loop import CHUNK, take_chunk
 from advi.inference.stochastic.steps import Steps
+from advi.inference.stochastic.steps_fit import StepsFit
 from advi.model.trace import trace
 from advi.variational.gaussian import Gaussian
 from advi.variational.resolve_family import resolve_family
@@ -45,7 +48,7 @@ def step_tasks(rows: Any, num_predictors: int, batch_size: int) -> tuple[Any, An
     zeros = np.zeros(model.size)
     params = guide.from_gaussian(Gaussian.diagonal(zeros, 0.1))
     control = ControlVariate(zeros, np.zeros(()), zeros)  # type: ignore[arg-type]
-    state = steps.init(params, device_key(0, Stream.STEPS), np.random.default_rng(0), control)
+    state = steps.init(params, step_key(0), np.random.default_rng(0), control)
 
     @jax.jit
     def read(data: Any, key: Array) -> Array:
@@ -88,6 +91,53 @@ def agreement(num_rows: int, num_predictors: int, batch_size: int) -> dict[str, 
     }
 
 
+def refits(num_rows: int, num_predictors: int, batch_size: int, repeats: int) -> dict[str, Any]:
+    """Return CPU seconds of a first fit and of refits, with the part of their last evaluation.
+
+    And how many programs the first one compiles, and the seconds that takes.
+    """
+    rows, model = logistic.data(num_rows, num_predictors).rows, logistic.model(num_predictors)
+    compiled: list[float] = []
+    ending: list[float] = []
+    finished = StepsFit.finished
+
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration_secs)
+
+    def timed(self: StepsFit, *args: Any) -> Any:
+        begin = time.process_time()
+        try:
+            return finished(self, *args)
+        finally:
+            ending.append(time.process_time() - begin)
+
+    def fit(key: int) -> float:
+        begin = time.process_time()
+        advi.fit(model, rows, batch_size=batch_size, key=key, diagnose=False, progress=False)
+        return time.process_time() - begin
+
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    StepsFit.finished = timed  # type: ignore[method-assign]
+    try:
+        first = fit(0)
+        programs, compiling = len(compiled), sum(compiled)
+        ending.clear()
+        warm = float(np.median([fit(key) for key in range(1, repeats + 1)]))
+    finally:
+        StepsFit.finished = finished  # type: ignore[method-assign]
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return {
+        "rows": num_rows,
+        "first": first,
+        "programs": programs,
+        "compiling": compiling,
+        "again": warm,
+        "ending": float(np.median(ending)),
+    }
+
+
 def _judged(passed: bool) -> str:
     return "met" if passed else "missed"
 
@@ -100,6 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--predictors", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=25)
+    parser.add_argument("--refits", type=int, default=5)
     parser.add_argument("--out", type=Path, help="folder for the results")
     args = parser.parse_args(arguments)
 
@@ -128,6 +179,23 @@ def main(arguments: list[str] | None = None) -> None:
         f"{_judged(worst <= BAR)}, and {_judged(own <= BAR)} by what reading does not explain"
     )
 
+    print("\nWhole fits by minibatches, mean field, CPU seconds\n")
+    whole = [refits(n, *size, args.refits) for n in args.agree]
+    print_table(
+        ["rows", "first fit", "programs", "seconds to compile", "fitted again", "last evaluation"],
+        [
+            [
+                f"{w['rows']:,}",
+                f"{w['first']:.2f}",
+                str(w["programs"]),
+                f"{w['compiling']:.2f}",
+                f"{w['again']:.3f}",
+                f"{w['ending']:.3f} ({w['ending'] / w['again']:.0%})",
+            ]
+            for w in whole
+        ],
+    )
+
     print("\nMinibatches until they settle against the automatic plan on all rows, full rank\n")
     found = [agreement(n, *size) for n in args.agree]
     table = [
@@ -146,7 +214,8 @@ def main(arguments: list[str] | None = None) -> None:
         axes.set(xlabel="rows", ylabel="microseconds a step", ylim=(0, None))
 
     settings = {k: v for k, v in vars(args).items() if k != "out"}
-    save("rows", {"settings": settings, "us_per_step": us, "agreement": found}, draw, args.out)
+    results = {"settings": settings, "us_per_step": us, "refits": whole, "agreement": found}
+    save("rows", results, draw, args.out)
 
 
 if __name__ == "__main__":

@@ -141,9 +141,10 @@ def test_iwae_smoke(tmp_path, capsys):
 @pytest.mark.slow  # its parts run in test_local_posterior and test_row_models
 def test_rows_smoke(tmp_path, capsys):
     size = ["--rows", "300", "600", "--agree", "300", "--predictors", "2", "--repeats", "2"]
-    rows.main([*size, "--batch-size", "100", "--out", str(tmp_path)])
+    rows.main([*size, "--batch-size", "100", "--refits", "1", "--out", str(tmp_path)])
     text = capsys.readouterr().out
     assert "the bar of 1.25 is" in text
+    assert "last evaluation" in text
     assert "sd for means" in text
     result = json.loads((tmp_path / "rows.json").read_text())
     assert {"300", "600", "300, reading"} < set(result["us_per_step"])

@@ -14,13 +14,14 @@ from advi.core.errors import describe
 from advi.core.jax_config import default_float, precision
 from advi.core.keys import is_key
 from advi.core.status import Progress, Status
+from advi.core.step_keys import as_step_key, step_key
 from advi.data.open_source import open_source
 from advi.data.tables import without_tables
 from advi.inference.stochastic.checkpoint import Checkpoint
 from advi.inference.stochastic.defaults import default_optimizer
 from advi.inference.stochastic.loop import History, diverged, skipped_note
 from advi.inference.stochastic.run import StochasticSteps, prepare_steps
-from advi.inference.stochastic.steps import State, StepInfo, initial_state, make_step, step_key
+from advi.inference.stochastic.steps import State, StepInfo, initial_state, make_step
 from advi.inference.stochastic.steps_fit import StepsFit
 from advi.inference.stochastic.validation import EvalSettings
 from advi.inference.stochastic.warm_start import Found
@@ -64,7 +65,7 @@ class SVI:
             self._steps.optimizer,
             self._steps.averaged,
             params,
-            key if is_key(key) else step_key(key),
+            as_step_key(key) if is_key(key) else step_key(key),
             fixed,
         )
 

@@ -37,11 +37,14 @@ def shuffled(index: Array, num: int, key: Array) -> Array:
             along = _rotated(along, width, up ^ along_key)
         return up * width + along
 
-    walked = jax.lax.while_loop(
-        lambda x: jnp.any(x >= num),
-        lambda x: jnp.where(x >= num, permute(x), x),
-        permute(index.astype(jnp.uint32)),
-    )
+    # the first round is one of the loop, so that it is compiled once
+    def walk(walked: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, beyond = walked
+        x = jnp.where(beyond, permute(x), x)
+        return x, x >= num
+
+    start = index.astype(jnp.uint32), jnp.ones(index.shape, bool)
+    walked, _ = jax.lax.while_loop(lambda walked: jnp.any(walked[1]), walk, start)
     return walked.astype(jnp.int32)
 
 

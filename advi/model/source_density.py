@@ -22,18 +22,21 @@ class SourceDensity:
         self, model: Model, source: Source, estimated: frozenset[str], most: int, seed: int = 0
     ) -> None:
         self._model, self._source, self._estimated = model, source, estimated
-        self._most, self._seed = most, seed
+        self.most, self._seed = most, seed
         self.dtype = np.dtype(source.spec.float_dtype)
         self._last: tuple[Any, Density] | None = None  # of the same block again
 
     def sample(self, num: int, rng: np.random.Generator) -> Density:
         """Return the log density of a sample of the rows, which stand for all."""
-        return self._density(self._source.sample(num, self._most, rng))
+        return self._density(self._source.sample(num, self.most, rng))
 
     def value_and_grad(self, X: Floats) -> tuple[Floats, Floats]:
         """Return log densities (n,) in nats and gradients (n, D) at points X (n, D)."""
-        with self._source.epoch(self._most, self._seed) as blocks:
-            parts = [(self._density(rows).value_and_grad(X), rows[1]) for rows in blocks]
+        with self._source.epoch(self.most, self._seed) as blocks:
+            # of one point mostly, and the same size again: padding would cost more than a program
+            parts = [
+                (self._density(rows).value_and_grad(X, repeated=True), rows[1]) for rows in blocks
+            ]
         values, gradients = _of_all(parts)
         return values, gradients
 
@@ -90,4 +93,4 @@ def rows_density(
     if source.batching is None:
         return Density(model, data, source.spec, estimated)
     spec, scale = source.spec.with_length(num), source.batching.num_rows / num
-    return Density(model.with_rows(num), data, spec, estimated, scale)
+    return Density(model.with_rows(num), data, spec, estimated, scale, by_gradient=True)

@@ -49,6 +49,15 @@ def test_scanned_steps_over_several_keys_reach_the_posterior():
         np.testing.assert_allclose(fit.sd()["mu"], POSTERIOR[1], rtol=0.2)
 
 
+def test_steps_of_several_keys_are_those_of_each_alone():
+    """A generator that takes the first key of a batch for all would give others."""
+    keys = jax.random.split(jax.random.key(5), 3)
+    _, infos = jax.vmap(STEPS.step, (0, None))(jax.vmap(STEPS.init)(keys), BATCHES[0])
+    alone = [STEPS.step(STEPS.init(key), BATCHES[0])[1].elbo for key in keys]
+    np.testing.assert_allclose(infos.elbo, alone, rtol=1e-5)
+    assert len(np.unique(alone)) == 3
+
+
 def test_a_result_is_a_function_of_its_state():
     state, _ = epochs(STEPS, START, 3)
     first, second = STEPS.result(state), STEPS.result(state)

@@ -219,10 +219,12 @@ def test_a_start_reads_a_stream_as_often_as_the_steps_do(steps, monkeypatch):
 
 
 def test_the_elbo_of_a_stream_has_the_error_of_its_rows():
-    found = fit(cut(6), max_steps=2048)
+    found = fit(cut(6), max_steps=2048, optimizer=optax.adam(0.02))
     assert abs(found.elbo.value - TARGET.log_evidence) < 4 * found.elbo.mcse
     # 32 batches of 6 rows scaled by ten: an sd of about 10 sqrt(6 / 2) nats each
     assert found.elbo.mcse == pytest.approx(10 * np.sqrt(3 / 32), rel=0.6)
+    # all rows have the same curvature, so that a control variate of all takes the whole error
+    assert abs(fit(cut(6), max_steps=2048).elbo.value - TARGET.log_evidence) < 0.01
 
 
 def test_batch_size_cuts_a_stream_anew():
@@ -395,7 +397,8 @@ def test_mapped_rows_give_the_bits_of_rows_in_memory(mapped):
     )
     data = {"x": x, "y": 2 * x, "weight": np.array([0.0, 1.0]), "n": counts}
     on_disk = data | {"y": mapped(2 * x, "y"), "n": mapped(counts, "n")}
-    arguments = {"num_rows": None, "batch_size": 7, "max_steps": 300, "optimizer": optax.adam(0.02)}
+    # so few that the last ones are clearly the best, by all rows as well as by those that were kept
+    arguments = {"num_rows": None, "batch_size": 7, "max_steps": 200, "optimizer": optax.adam(0.02)}
     a, b = fit(data, model, **arguments), fit(on_disk, model, **arguments)
     np.testing.assert_array_equal(a.elbo_trace, b.elbo_trace)
     assert a.posterior.params[0].loc.tobytes() == b.posterior.params[0].loc.tobytes()

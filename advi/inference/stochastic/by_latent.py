@@ -124,7 +124,9 @@ def by_latent(
     start = guide.unit_params(float_dtype)
     try:
         with mixed_dtypes():
-            flat, out = traced(lambda p: first_update(outer, p, total), start)
+            first, opt_state = traced(outer.init, start)
+            # apart from `init`, or a rate that falls would be seen at the first step alone
+            later, out = traced(lambda p, s: _update(outer, p, s, total), start, opt_state)
     except (ValueError, TypeError, KeyError) as error:
         entries = named(guide, start)
         raise ValueError(
@@ -133,7 +135,7 @@ def by_latent(
             "rates with these names: one for each latent, a nested one by its path; one for all "
             f"coupled latents; none for a latent that is held. {_in_short(error, entries)}"
         ) from error
-    key = guide, flat, jax.tree.structure(out)
+    key = guide, first, later, jax.tree.structure((opt_state, out))
     return optax.GradientTransformationExtraArgs(
         init=_Keyed(init, (*key, "init")),  # type: ignore[arg-type]
         update=_Keyed(update, (*key, "update")),  # type: ignore[arg-type]
@@ -156,8 +158,18 @@ def first_update(
 ) -> tuple[Any, Any]:
     """Return an optimiser's initial state and first update, with the parameters as gradient."""
     state = optimizer.init(params)
+    return state, _update(optimizer, params, state, value_fn)
+
+
+def _update(
+    optimizer: optax.GradientTransformationExtraArgs,
+    params: Any,
+    state: Any,
+    value_fn: Callable[[Any], Array],
+) -> Any:
+    """Return the update and the next state, with the parameters as gradient."""
     extra = {"value": jnp.zeros(()), "grad": params, "value_fn": value_fn}
-    return state, optimizer.update(params, state, params, **extra)
+    return optimizer.update(params, state, params, **extra)
 
 
 def total(params: Any) -> Array:

@@ -29,6 +29,7 @@ HALF_WRITTEN = re.compile(r"\.advi-[0-9a-f]{32}")  # as `archive.write` names fi
 EVERY = 10.0  # seconds between two writes
 MAX_SHARE = 0.05  # of the time, for writing
 NAMED = 4  # differences named in an error
+NOISE, OF_VERSION = "random numbers of the steps", "2"  # which a version of advi may change
 
 
 class Checkpoint:
@@ -84,7 +85,7 @@ class Checkpoint:
         """Return where the fit goes on, its start if the folder is empty, and why it had ended.
 
         ArchiveError if the file is damaged; ValueError if it is of another fit, apart from a larger
-        `max_steps`, or has taken more steps.
+        `max_steps`, or of another version's steps, or has taken more steps.
         """
         if self.folder is None:
             return start, history, None
@@ -96,7 +97,14 @@ class Checkpoint:
         self._due = time.monotonic() + EVERY
         document, arrays, _ = read(path, KIND, VERSION)
         with refused(path, KIND):
+            earlier = document["run"]["words"].get(NOISE) != OF_VERSION
             differences = _differences(document["run"], self._run)
+        if earlier:
+            raise ValueError(
+                f"checkpoint: {self.folder} is of another version of advi, whose steps have other "
+                "random numbers, so that this one cannot go on with them. Finish the fit with that "
+                "version, or give another folder, or remove this one to begin anew."
+            )
         if differences:
             raise ValueError(
                 f"checkpoint: {self.folder} is of another fit. What differs: "
@@ -186,6 +194,7 @@ def _fingerprint(
         "batch_size": str(None if batching is None else batching.batch_size),
         "key": str(key_words(key)),
         "float type": spec.float_dtype,
+        NOISE: OF_VERSION,
         "max_steps": "None" if until_converged else "a number",
     }
     digests = {

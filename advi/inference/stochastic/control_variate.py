@@ -4,8 +4,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax import Array
 
+from advi.core.types import Floats
+from advi.model.density import Density, Quantity
 from advi.model.model import Model
 from advi.model.terms import Terms
 
@@ -49,3 +52,23 @@ def controlled(log_p: LogDensity, model: Model, control: Control, scale: float) 
         return p._replace(shared=p.shared - (value - control.value) - off)
 
     return difference
+
+
+class ControlledDensity(Density):
+    """Log density of some rows, which stand for all, less a control variate of all rows."""
+
+    def __init__(self, rows: Density, control: ControlVariate) -> None:
+        super().__init__(rows.model, rows.data, rows.spec, rows.estimated, rows.scale)
+        self._center, self._value, self._gradient = map(np.asarray, control)
+
+    def _evaluate(
+        self, quantity: Quantity, *arrays: Floats, size: int | None = None
+    ) -> list[Floats]:
+        """Values come from the program of the gradients, which the control variate needs anyway."""
+        if quantity != "value":
+            return super()._evaluate(quantity, *arrays, size=size)
+        [X] = arrays
+        points = np.concatenate([self._center[None], X])
+        values, gradients = super()._evaluate("value_and_grad", points)
+        off = (X - self._center) @ (gradients[0] - self._gradient)
+        return [values[1:] - (values[0] - self._value) - off]

@@ -5,10 +5,9 @@ Both need ELBOs on common draws, which differ between global and local latents.
 
 from typing import Any, Protocol, Self
 
-import numpy as np
-
 from advi.core.status import Estimate
 from advi.data.spec import DataSpec
+from advi.inference.stochastic.control_variate import Control
 
 START_SDS = (0.1, 0.01, 0.001, 1e-4, 1e-6)
 GAIN_ERRORS = 2.0  # standard errors beyond which a difference of ELBOs counts
@@ -23,8 +22,11 @@ class Ends(Protocol):
     average is, by less than the noise of the comparison.
     """
 
-    # the ends of a fit of which only some batches were kept
-    def on_batches(self, batches: list[Any], spec: DataSpec, scale: float) -> Self: ...
+    # the ends of a fit in batches, of which some were kept unless all rows are in memory; `control`
+    # is of all rows, or ()
+    def in_batches(
+        self, kept: list[Any], spec: DataSpec, scale: float, control: Control
+    ) -> Self: ...
     # the parameters to start from, whatever the log density there
     def initial_params(self, init: Any) -> Any: ...
     # the same with a scale small enough for finite values
@@ -33,13 +35,13 @@ class Ends(Protocol):
     def elbo(self, params: Any) -> Estimate: ...
     # the average, if there is one, or the last if common draws show them to be better
     def select(self, average: Any, last: Any) -> tuple[Any, Estimate]: ...
-    # the ELBO of `after` less that of `before`, nats
-    def gain(self, before: Any, after: Any) -> Estimate: ...
+    # the ELBO of `after` less that of `before`, nats, on as many common draws as tell it from a
+    # threshold
+    def gain(self, before: Any, after: Any, threshold: float) -> Estimate: ...
     # the cause of a non-finite log density or gradient, in words
     def nonfinite(self, params: Any) -> str: ...
 
 
-def last_is_better(gain: Estimate, average_elbos: Any) -> bool:
+def last_is_better(gain: Estimate) -> bool:
     """Return whether the last parameters are better, by their gain over the average."""
-    finite = np.all(np.isfinite(average_elbos))
-    return bool(gain.value > GAIN_ERRORS * gain.mcse or not finite)
+    return gain.value > GAIN_ERRORS * gain.mcse

@@ -11,6 +11,7 @@ from advi.core.status import Estimate
 from advi.core.types import Floats
 from advi.data.row_subset import RowSubset
 from advi.data.spec import DataSpec, find_nan
+from advi.inference.stochastic.control_variate import Control
 from advi.inference.stochastic.ends import NOTHING_FOUND, START_SDS, last_is_better
 from advi.model.density import Density
 from advi.posterior.initial import check_same_latents, initial
@@ -39,8 +40,10 @@ class LocalEnds(NamedTuple):
         rows = RowSubset.of(density.data, density.spec, density.model.num_rows or 1)
         return cls(guide, rows, int(host_rng(key, Stream.ROW_ENDS).integers(2**32)))
 
-    def on_batches(self, batches: list[Any], spec: DataSpec, scale: float) -> "LocalEnds":
-        return self._replace(rows=self.rows.joined(batches))
+    def in_batches(
+        self, kept: list[Any], spec: DataSpec, scale: float, control: Control
+    ) -> "LocalEnds":
+        return self._replace(rows=self.rows.joined(kept)) if kept else self
 
     def initial_params(self, init: Any) -> Any:
         if isinstance(init, FitRecord):
@@ -83,7 +86,8 @@ class LocalEnds(NamedTuple):
             if average is None:
                 return last, of_last.estimate()
             of_average = self._elbos(average)
-            if last_is_better(_difference(of_last, of_average), of_average.totals):
+            gain = _difference(of_last, of_average)
+            if last_is_better(gain) or not np.isfinite(of_average.totals).all():
                 return last, of_last.estimate()
             return average, of_average.estimate()
 
@@ -91,7 +95,7 @@ class LocalEnds(NamedTuple):
         with np.errstate(all="ignore"):
             return self._elbos(params).estimate()
 
-    def gain(self, before: Any, after: Any) -> Estimate:
+    def gain(self, before: Any, after: Any, threshold: float) -> Estimate:
         return _difference(self._elbos(after), self._elbos(before))
 
     def nonfinite(self, params: Any) -> str:

@@ -14,7 +14,6 @@ from advi.core.arrays import on_host
 from advi.core.identity import is_of_advi
 from advi.core.jax_config import mixed_dtypes, precision
 from advi.core.jaxprs.traced import Traced, traced
-from advi.core.keys import Stream, device_key
 from advi.data.batching import Batching
 from advi.data.spec import DataSpec
 from advi.inference.stochastic.averaging import TailAverage, averaged_only, with_step
@@ -117,11 +116,6 @@ class Steps(NamedTuple):
         if OWN not in traces:
             traces[OWN] = _trace_own(self, log_joint)
         return log_joint, traces[OWN]
-
-
-def step_key(key: Any) -> Array:
-    """Return the key of the order of the rows and the draws of the steps."""
-    return device_key(key, Stream.STEPS)
 
 
 def initial_state(

@@ -12,6 +12,7 @@ from advi.core.errors import describe_error
 from advi.core.keys import Stream, host_rng
 from advi.core.progress_bar import ProgressBar
 from advi.core.status import MAX_DRIFT, Estimate, Progress, Snapshot, Status
+from advi.core.step_keys import step_key
 from advi.data.batching import Batching
 from advi.data.reader import BrokenStreamError
 from advi.data.source import Blocks
@@ -30,7 +31,7 @@ from advi.inference.stochastic.loop import (
     stopped,
     windows,
 )
-from advi.inference.stochastic.steps import State, Steps, step_key
+from advi.inference.stochastic.steps import State, Steps
 from advi.inference.stochastic.validation import Best, Validation, with_kept
 from advi.inference.stochastic.warm_start import Found
 from advi.model.checks.first_points import refuse_unmoved
@@ -67,7 +68,7 @@ class StepsFit:
         self.guide = steps.guide  # for all rows, not those of a batch
         if steps.guide.local and steps.batching is not None:
             self.guide = steps.guide.with_rows(steps.batching.num_rows)
-        self.ends: Ends = GlobalEnds((density,), self.guide, self.rng)
+        self.ends: Ends = GlobalEnds((density,), self.guide, self.rng, found.sampler)
         if self.guide.local:
             self.ends = LocalEnds.of(density, self.guide, key)
         self.start, self.control = None, ()
@@ -152,8 +153,10 @@ class StepsFit:
             checkpoint.save(state, history, None if status == "interrupted" else status)
             if step:
                 drift = last_drift(self.steps, state, history)
-            if kept and batching is not None:
-                self.ends = self.ends.on_batches(kept, self.steps.spec, batching.scale)
+            if batching is not None:
+                # one of some rows is right for these alone
+                control = state.control if self.found.seen == batching.num_rows else ()
+                self.ends = self.ends.in_batches(kept, self.steps.spec, batching.scale, control)
             if not isinstance(status.cause, KeyboardInterrupt):
                 try:
                     params, elbo, status = self._selected(state, status)
@@ -208,14 +211,20 @@ class StepsFit:
         moved = _num_steps(state) > 0 and any(self.steps.averaged)
         average = jax.device_get(averaged_params(self.steps, state)) if moved else None
         params, elbo = self.ends.select(average, jax.device_get(state.params))
-        before = None if self.start is None else self.ends.elbo(self.start)
-        if before is not None and _is_worse(before, elbo, self.steps.guide.structure.dim):
+        if self.start is not None and self._fell(params):
+            before = self.ends.elbo(self.start)
             why = "the steps led away from where the plan on some rows had ended, which is kept; "
             return self.start, before, Status("diverged", why + status.message, status.cause)
         if status == "diverged":
             found = self.ends.nonfinite(params)
             status = Status("diverged", f"{status.message}; {found}")
         return params, elbo, status
+
+    def _fell(self, params: Any) -> bool:
+        """Return whether the ELBO is lower than at the start, beyond the noise of the steps."""
+        nats = -WORSE_NATS * (1 + self.guide.structure.dim)
+        gain = self.ends.gain(self.start, params, threshold=nats)
+        return not gain.value > nats - GAIN_ERRORS * gain.mcse
 
     def _better(
         self, best: Best, params: Any, elbo: Estimate, status: Status
@@ -262,9 +271,9 @@ class StepsFit:
         trained = self.guide.estimated or self.guide.local
         if not self._maximises_elbo or both is None or known or trained:
             return 0.0
-        gain = self.ends.gain(*both)
-        nats = GAIN_NATS * self.guide.structure.dim + GAIN_ERRORS * gain.mcse
-        return gain.value if gain.value > nats else 0.0
+        nats = GAIN_NATS * self.guide.structure.dim
+        gain = self.ends.gain(*both, threshold=nats)
+        return gain.value if gain.value > nats + GAIN_ERRORS * gain.mcse else 0.0
 
 
 def _num_steps(state: State | None) -> int:
@@ -289,9 +298,3 @@ def _with_drift(
     if not told or status == "diverged":
         return status
     return Status(str(status), "; ".join([status.message, *told, "give more steps"]), status.cause)
-
-
-def _is_worse(before: Estimate, after: Estimate, dim: int) -> bool:
-    """Return whether an ELBO is lower than before, beyond the noise of the steps."""
-    errors = GAIN_ERRORS * math.hypot(before.mcse, after.mcse)
-    return not before.value - after.value < WORSE_NATS * (1 + dim) + errors

@@ -42,11 +42,28 @@ class WarmStart(NamedTuple):
     alarms: tuple[str, ...] = ()  # faults of the log density
 
 
+class RowSampler(NamedTuple):
+    """Random samples of rows in memory, each of which stands for all."""
+
+    rows: SourceDensity
+    num: int  # rows of a sample
+
+    def draw(self, rng: np.random.Generator) -> Density:
+        """Return the log density of one."""
+        return self.rows.sample(self.num, rng)
+
+    @property
+    def most(self) -> int:
+        """Number of samples that have half as many rows as there are."""
+        return self.rows.most // (2 * self.num)
+
+
 class Found(NamedTuple):
     """The result of the search for a start."""
 
     start: WarmStart | None = None
     seen: int = 0  # rows that the control variate has seen
+    sampler: RowSampler | None = None  # of rows in memory, as many as the plan had
     stopped: Status | None = None  # if it was interrupted: no step is taken
 
 
@@ -75,7 +92,7 @@ def find_start(steps: Steps, source: Source, init: Any, key: Any, num_steps: int
     first, warm = initial(guide.model, init)
     rng, found = host_rng(key, Stream.START), Found()
     try:
-        rows, some, passes, seen = _sampled(steps, source, num_steps, rng)
+        rows, some, passes, seen, num = _sampled(steps, source, num_steps, rng)
         first = first if warm else first._replace(loc=prior_starts.finite_start(some, first.loc))
         inspect = FirstPoints(some, lambda X: rows.value_and_grad(X)[0])
         q, status = plan_on(some, rng, first, warm, inspect)
@@ -84,7 +101,8 @@ def find_start(steps: Steps, source: Source, init: Any, key: Any, num_steps: int
             raise status.cause
         if passes:
             start = toward_all_rows(rows, some, rng, q, passes)
-            found = Found(start and start._replace(alarms=inspect.alarms), seen)
+            sampler = None if source.streamed else RowSampler(rows, num)
+            found = Found(start and start._replace(alarms=inspect.alarms), seen, sampler)
     except (NotFiniteError, UsedElsewhereError):
         return Found()
     except KeyboardInterrupt:
@@ -100,20 +118,20 @@ def find_start(steps: Steps, source: Source, init: Any, key: Any, num_steps: int
 
 def _sampled(
     steps: Steps, source: Source, num_steps: int, rng: np.random.Generator
-) -> tuple[SourceDensity, Density, int, int]:
-    """Return the densities of all rows and of some, the passes over all, and how many these are."""
+) -> tuple[SourceDensity, Density, int, int, int]:
+    """Return the densities of all rows and of some, the passes, and the numbers of both rows."""
     model, estimated, batching = steps.guide.model, steps.guide.estimated, steps.batching
     assert batching is not None
     num = min(batching.num_rows, max(NUM_ROWS, ROWS_PER_DIM * model.size))
     passes = source.passes(num_steps, num, rng)
     rows = SourceDensity(model, source, estimated, passes.rows, passes.seed)
     try:
-        return rows, rows.sample(num, rng), passes.num, passes.rows
+        return rows, rows.sample(num, rng), passes.num, passes.rows, num
     except EndlessError:
         # without passes more rows are needed; asking for all would search the end of the stream
         num = min(ENDLESS_FACTOR * num, batching.num_rows - 1)
         rows = SourceDensity(model, source, estimated, num)
-        return rows, rows.sample(num, rng), 0, num
+        return rows, rows.sample(num, rng), 0, num, num
 
 
 def plan_on(

@@ -163,6 +163,12 @@ def test_another_fit_is_refused(run, model, arguments, message):
     assert (run / FILE).read_bytes() == before
 
 
+def test_steps_of_another_version_are_refused(run, monkeypatch):
+    monkeypatch.setattr(checkpoint, "OF_VERSION", "3")
+    with pytest.raises(ValueError, match=r"run is of another version of advi, .*to begin anew"):
+        fit(checkpoint=run)
+
+
 def test_what_a_log_joint_closes_over_counts(monkeypatch, tmp_path):
     def around_offset():
         return advi.Model(lambda z, d: -((z["w"] - OFFSET) ** 2).sum(), {"w": advi.real(2)})

@@ -8,7 +8,9 @@ import pytest
 
 import advi
 from advi.inference.stochastic import averaging, loop
+from advi.inference.stochastic.by_latent import by_latent
 from advi.inference.stochastic.loop import CHUNK, MAX_BAD_RUN
+from advi.variational.resolve_family import resolve_family
 from tests import targets
 
 OPTIMISERS = {
@@ -41,6 +43,7 @@ def test_any_optimiser_reaches_the_conjugate_posterior(name, family):
         family=family,
         optimizer=OPTIMISERS[name],
         max_steps=steps,
+        key=1,
         diagnose=False,
     )
     sd = np.sqrt(target.cov[0, 0])
@@ -306,7 +309,6 @@ def test_gradient_of_both_estimators_is_unbiased():
     from advi.model.terms import Terms
     from advi.variational.draws import fresh
     from advi.variational.gaussian import Gaussian
-    from advi.variational.resolve_family import resolve_family
     from advi.variational.scale import TriangularScale
 
     precision = np.float32([[2.0, 0.5], [0.5, 1.0]])
@@ -361,3 +363,41 @@ def test_numbers_of_different_kinds_are_not_mixed(arguments):
         fit = advi.fit(target.model, data, max_steps=200, diagnose=False, **arguments)
     assert fit.status == "max_steps"
     assert np.isfinite(fit.elbo.value)
+
+
+def own(rate):
+    """An optimiser whose state begins with a Python number."""
+
+    def update(updates, step, params=None):
+        return jax.tree.map(lambda leaf: -rate(step) * leaf, updates), step + 1
+
+    return optax.GradientTransformation(lambda params: 0, update)
+
+
+def by_name(slow, fast):
+    label = {"a": "slow", "b": "fast"}
+    return optax.partition({"slow": optax.sgd(slow), "fast": optax.sgd(fast)}, label)
+
+
+RATES = {  # what makes an optimiser from a setting, and two settings
+    "rate": (optax.adam, 1e-2, 2e-2),
+    "schedule": (lambda n: optax.adam(optax.cosine_decay_schedule(1e-2, n)), 100, 200),
+    "boundary": (lambda n: optax.sgd(optax.piecewise_constant_schedule(0.1, {n: 0.5})), 10, 20),
+    "chain": (lambda most: optax.chain(optax.clip(most), optax.adam(1e-2)), 1.0, 2.0),
+    "masked": (lambda which: optax.masked(optax.sgd(0.1), {"a": which, "b": not which}), 0, 1),
+    "partition": (lambda slow: by_name(slow, 0.3 - slow), 0.1, 0.2),
+    "injected": (lambda rate: optax.inject_hyperparams(optax.adam)(learning_rate=rate), 0.1, 0.2),
+    "array": (lambda rate: optax.scale_by_learning_rate(np.float32(rate)), 0.1, 0.2),
+    "number": (lambda fall: own(lambda step: 0.1 / (1 + fall * step)), 0, 1),
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_optimisers_are_one_only_if_they_take_the_same_steps(name):
+    model = advi.Model(lambda z, d: z["a"] + z["b"].sum(), {"a": advi.real(), "b": advi.real(2)})
+    guide = resolve_family(model, "mean_field")
+    make, *settings = RATES[name]
+    one, other = (by_latent(make(setting), guide, "float32") for setting in settings)
+    again = by_latent(make(settings[0]), guide, "float32")
+    assert (one, hash(one)) == (again, hash(again))
+    assert one != other

@@ -23,6 +23,7 @@ from advi.variational.gaussian import Gaussian, project
 from advi.variational.resolve_family import resolve_family
 from advi.variational.scale import TriangularScale
 from models import logistic_regression as logistic
+from tests.compiling import compiled
 
 MAX_SHIFT, MAX_STRETCH = 0.05, 0.03  # what a minibatch fit is held to, as by benchmarks.rows
 
@@ -321,3 +322,22 @@ def test_projection_keeps_the_precision_of_coupled_latents():
     np.testing.assert_allclose(np.diag(L)[2:], np.diag(precision)[2:] ** -0.5)
     guide = resolve_family(model, "full_rank")
     assert project(full, guide.structure) is full
+
+
+def test_a_first_fit_on_minibatches_compiles_few_programs():
+    """Of rows: a sample, gradients of it and of all; of steps: the first state, and a chunk."""
+
+    def log_joint(z, y):
+        return advi.Terms(-0.5 * z["m"] ** 2, rows=-0.5 * jnp.cosh(y - z["m"]))
+
+    y = np.random.default_rng(0).standard_normal(5_000)
+    with compiled() as programs:
+        fit = advi.fit(
+            advi.Model(log_joint, {"m": advi.real()}),
+            y,
+            batch_size=64,
+            max_steps=128,
+            diagnose=False,
+        )
+    assert fit.status == "max_steps"
+    assert len(programs) <= 6
