@@ -5,13 +5,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+from advi.api.arguments import check_arguments
 from advi.core import interrupts
 from advi.core.archive import Name
 from advi.core.axes import check_coords
-from advi.core.errors import check_bool, check_count, describe, unknown
+from advi.core.errors import check_bool, check_count, unknown
 from advi.core.jax_config import default_float, precision
 from advi.core.keys import key_words
-from advi.core.lazy import known_class
 from advi.core.progress_bar import ProgressBar
 from advi.core.status import Progress
 from advi.data.open_source import open_source
@@ -26,7 +26,6 @@ from advi.posterior.record import FitRecord
 from advi.results.fit import Fit
 from advi.results.improve import improved
 from advi.variational.objective import Objective
-from advi.variational.objective_check import check_objective
 from advi.variational.resolve_family import has_row_family
 
 if TYPE_CHECKING:
@@ -281,30 +280,3 @@ def _diagnosed(record: FitRecord, bar: ProgressBar) -> FitRecord:
         return examined(record)
     except KeyboardInterrupt:
         return record
-
-
-def check_arguments(objective: Any, optimizer: Any, callback: Any) -> None:
-    """Raise TypeError or ValueError for a wrong objective, optimiser or callback."""
-    if objective is not None:
-        check_objective(objective)
-    known = known_class("optax.GradientTransformation")
-    if optimizer is not None and not isinstance(optimizer, known):
-        raise TypeError(
-            f"optimizer: got {describe(optimizer)}; expected an Optax optimiser such as "
-            "optax.adam(1e-2), or None."
-        )
-    if callback is not None and not _takes_one(callback):
-        raise TypeError(
-            f"callback: got {describe(callback)}; expected a function of one argument, a Progress."
-        )
-
-
-def _takes_one(function: Any) -> bool:
-    """Return whether a callable accepts one argument, by its signature."""
-    try:
-        inspect.signature(function).bind(None)
-    except TypeError:
-        return False
-    except ValueError:
-        pass  # a built-in without a signature
-    return True

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from advi.api.fit import check_arguments, record_of
+from advi.api.arguments import check_arguments
+from advi.api.fit import record_of
 from advi.core.axes import check_coords
 from advi.core.errors import describe
 from advi.core.jax_config import default_float, precision
