@@ -17,6 +17,7 @@ from advi.core.types import Floats
 from advi.data.spec import DataSpec, check_static, prepare
 from advi.model.indices import check_data_indices
 from advi.model.model import Model
+from advi.model.one_by_one import in_turn, is_faster_in_turn
 from advi.model.rows import for_rows
 from advi.model.terms import Terms
 from advi.model.trace import LogJoint, trace
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 
-Quantity = Literal["value", "value_and_grad", "hessian_vector", "hessian_products"]
+Quantity = Literal[
+    "value", "value_and_grad", "gradients_in_turn", "hessian_vector", "hessian_products"
+]
 
 # Points of one call of the compiled function: as many as keep its work near WORK elements, so that
 # cheap models are not all dispatch and a costly one does not pay for padding of few points.
@@ -65,7 +68,7 @@ def _compiled(
 ) -> Callable[..., Any]:
     """Return the compiled function of points (n, D), further arrays (n, D) and data.
 
-    `scale` is the factor of the rows; None: the data are a pair with their weights (N,).
+    That of gradients in turn takes the number of points as well, before the data. `scale` is the factor of the rows; None: the data are a pair with their weights (N,).
     """
     log_p = real_log_density(model, log_joint, estimated)
 
@@ -84,6 +87,8 @@ def _compiled(
         return jax.jit(jax.vmap(hessian_vector, in_axes=(0, 0, None)))
     if quantity == "hessian_products":
         return jax.jit(jax.vmap(hessian_vector, in_axes=(None, 0, None)))
+    if quantity == "gradients_in_turn":
+        return in_turn(jax.value_and_grad(value))
     one = jax.value_and_grad(value) if quantity == "value_and_grad" else value
     return jax.jit(jax.vmap(one, in_axes=(0, None)))
 
@@ -135,6 +140,11 @@ class Density:
         fitting = WORK // max(self.log_joint.cost, 1)
         return int(np.clip(2 ** int(np.log2(max(fitting, 1))), MIN_POINTS, MAX_POINTS))
 
+    @cached_property
+    def _gradients(self) -> Quantity:
+        in_turn = is_faster_in_turn(self.log_joint, self.model.size)
+        return "gradients_in_turn" if in_turn else "value_and_grad"
+
     def on(self, data: Any) -> Density:
         """Return the log density on other data of its form but any rows, or if None on its own.
 
@@ -171,9 +181,11 @@ class Density:
         `repeated` says that thousands of calls with as many points follow, for which a costly
         density is compiled once more rather than pay for padding.
         """
-        own_size = repeated and self.log_joint.cost >= COSTLY and len(X) < self._points
+        quantity = self._gradients
+        padded = quantity == "value_and_grad" and len(X) < self._points
+        own_size = repeated and self.log_joint.cost >= COSTLY and padded
         size = len(X) if own_size else self._points
-        values, gradients = self._evaluate("value_and_grad", X, size=size)
+        values, gradients = self._evaluate(quantity, X, size=size)
         self.num_gradients += len(X)
         if len(self.window.angles):
             added, removed = self.window.log_weight(X), self._own_window.log_weight(X)
@@ -185,7 +197,7 @@ class Density:
         """Return log densities (n,) in nats at points X (n, D)."""
         self.num_values += len(X)
         cheap = self.by_gradient and self.log_joint.cost <= CHEAP
-        values = self._evaluate("value_and_grad" if cheap else "value", X)[0]
+        values = self._evaluate(self._gradients if cheap else "value", X)[0]
         if len(self.window.angles):
             values += self.window.log_weight(X).value - self._own_window.log_weight(X).value
         return values
@@ -246,12 +258,14 @@ class Density:
         # a point beyond the float type becomes infinite, and its density is not finite
         with precision(self.spec.float_dtype), np.errstate(over="ignore"):
             # all calls are dispatched before the first result is waited for
-            calls = [
-                program(*(self._part(a, start, size) for a in arrays), self._given)
-                for start in range(0, num, size)
-            ]
+            calls = []
+            for start in range(0, num, size):
+                parts = [self._part(array, start, size) for array in arrays]
+                if quantity == "gradients_in_turn":
+                    parts.append(np.array(min(size, num - start), np.int32))
+                calls.append(program(*parts, self._given))
             columns = zip(*calls, strict=True) if isinstance(calls[0], tuple) else [calls]
-            return [_joined(parts)[:num].astype(np.float64) for parts in columns]
+            return [_joined(parts, num) for parts in columns]
 
     def _program(self, quantity: Quantity) -> Callable[..., Any]:
         if quantity not in self._programs:
@@ -270,5 +284,11 @@ class Density:
         return part
 
 
-def _joined(parts: Sequence[Array]) -> NDArray[Any]:
-    return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
+def _joined(parts: Sequence[Array], num: int) -> Floats:
+    """Return the first `num` results of several calls, in double precision."""
+    found, start = np.empty((num, *parts[0].shape[1:])), 0
+    for part in parts:
+        rows = np.asarray(part)[: num - start]
+        found[start : start + len(rows)] = rows
+        start += len(rows)
+    return found

@@ -26,10 +26,12 @@ from advi.posterior.record import SAME_SDS, OtherMode
 from advi.variational.gaussian import Gaussian, Structure
 
 FRESH_DRAWS = 256
+MIN_FRESH_DRAWS, FRESH_ELEMENTS = 32, 2**24  # where these are too many numbers
 SCREEN_EVALS = 20  # mean-field evaluations of every start that may still win
 RESTART_KEY = 2**31  # of a restart's draws, far from the numbers of other generators
 # Where climbs disagree the plan is repeated until its two best attempts agree to this.
 MAX_ATTEMPTS, SAME_ELBO_NATS = 4, 0.5
+ATTEMPTS_DIM = 2**12  # up to which it is: an attempt costs as much as the fit
 LABEL_POINTS = 3  # where exchanges of labels are tried
 SECOND_NATS = 3.0  # another start this close to the best is fitted too
 
@@ -71,7 +73,8 @@ def run_plan(
 
     NotFiniteError if no start has a finite log density and gradient.
     """
-    fresh_draws = structure.antithetic_draws(rng, FRESH_DRAWS)
+    fitting = FRESH_ELEMENTS // max(len(structure.random), 1) // 2 * 2
+    fresh_draws = structure.antithetic_draws(rng, max(MIN_FRESH_DRAWS, min(FRESH_DRAWS, fitting)))
     plan = _Plan(Runner(density, first, max_evals, callback), structure, fresh_draws, inspect)
     runner, ended, gap, other_modes, further = plan.runner, None, 0.0, (), None
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -166,6 +169,8 @@ class _Plan:
         """Return whether another attempt is due: climbs disagree, and no two attempts agree."""
         elbos = sorted((max(map(self.elbo, ends)) for ends in attempts if ends), reverse=True)
         if not (self.ambiguous and elbos and len(attempts) < MAX_ATTEMPTS):
+            return False
+        if len(self.structure.random) > ATTEMPTS_DIM:
             return False
         return len(elbos) < 2 or not elbos[0] - elbos[1] <= SAME_ELBO_NATS
 

@@ -16,7 +16,7 @@ from advi.variational.gaussian import Gaussian, Structure
 
 # Random points in two boxes are screened by their log density, and the best of each are climbed
 # from: most optima lie in the small box, some only in the large one.
-SCREENED = 32
+SCREENED, SCREENED_ELEMENTS = 32, 2**23  # of each box; points times dimension
 NUM_CLIMBS = 8
 NUM_STARTS = 3  # climbs for which a scale is chosen
 START_RADIUS, WIDE_RADIUS = 2.0, 6.0
@@ -33,7 +33,9 @@ WIDER_PER_DIM, MAX_WIDER = 8, 128  # points to climb from
 WIDER_ROUNDS = ((8, 0.25), (30, 0.25), (100, 1.0))  # evaluations of a round, share that goes on
 ASCENTS_PER_DIM, MAX_ASCENTS, ASCENT_SD = 2, 30, 0.1  # from random points
 ASCENT_DRAWS, ASCENT_EVALS = 4, 120
-MAX_ELEMENTS = 2**20  # memory cap of either: points times dimension
+# Points times dimension of all climbs, and of all ascents: in many dimensions a search costs as much
+# as the fit, and a few points tell as much as many.
+MAX_ELEMENTS, ASCENT_ELEMENTS = 2**16, 2**14
 SCREEN_DRAWS, SCREEN_EVALS = 32, 60  # of the best of these, and the best start beside them
 LAST_RADII = (0.1, 0.5, 1.0, 2.0, 6.0, 20.0)  # boxes of the last search for a finite value
 LAST_POINTS = 50  # in each of these boxes
@@ -105,17 +107,18 @@ class Search(NamedTuple):
     def _climbs(self) -> Stage[tuple[list[Climb], list[Climb]]]:
         """Climb from the best points of both boxes; return all climbs, and those of the large."""
         dim = len(self.center)
+        screened, num = self._num_screened, _fitting(MAX_ELEMENTS // 2, dim, 1, NUM_CLIMBS)
         near, wide = (
-            self.center + self.rng.uniform(-radius, radius, (SCREENED, dim))
+            self.center + self.rng.uniform(-radius, radius, (screened, dim))
             for radius in (START_RADIUS, WIDE_RADIUS)
         )
         points = np.concatenate([near, wide, self.candidates])
         log_p, gradients = yield points
         if self.inspect is not None:
             self.inspect(points, log_p, gradients)
-        of_near, of_wide, given = np.split(log_p, [SCREENED, 2 * SCREENED])
-        near, wide = near[_highest(of_near, NUM_CLIMBS)], wide[_highest(of_wide, NUM_CLIMBS)]
-        given = self.candidates[_highest(given, NUM_CLIMBS)]
+        of_near, of_wide, given = np.split(log_p, [screened, 2 * screened])
+        near, wide = near[_highest(of_near, num)], wide[_highest(of_wide, num)]
+        given = self.candidates[_highest(given, num)]
         points = np.concatenate([self.center[None], near, wide, given, self._unscreened()])
         climbs = yield from climb(points, self.center, self.eps)
         if not any(c.path for c in climbs):
@@ -138,11 +141,19 @@ class Search(NamedTuple):
 
     def finite_points(self) -> Stage[Floats]:
         """Return the highest finite points (n, D) of many in smaller and larger boxes."""
-        points = np.concatenate([self._scattered(LAST_POINTS, r) for r in self._last_radii])
+        points = np.concatenate([self._scattered(self._num_last, r) for r in self._last_radii])
         log_p, gradients = yield points
         finite = np.isfinite(log_p) & np.isfinite(gradients).all(1)
         best = _highest(np.where(finite, log_p, -np.inf), min(NUM_CLIMBS, int(finite.sum())))
         return points[best]
+
+    @property
+    def _num_screened(self) -> int:
+        return _fitting(SCREENED_ELEMENTS, len(self.center), NUM_CLIMBS, SCREENED)
+
+    @property
+    def _num_last(self) -> int:
+        return _fitting(SCREENED_ELEMENTS, len(self.center), NUM_CLIMBS, LAST_POINTS)
 
     @property
     def _last_radii(self) -> list[float]:
@@ -151,7 +162,7 @@ class Search(NamedTuple):
     @property
     def tried(self) -> str:
         """The points of the search, in words."""
-        num = 2 * SCREENED + LAST_POINTS * len(self._last_radii)
+        num = 2 * self._num_screened + self._num_last * len(self._last_radii)
         given = f", {len(self.candidates)} candidates" if len(self.candidates) else ""
         farthest = self._last_radii[-1]
         return (
@@ -196,7 +207,7 @@ class Search(NamedTuple):
     def _ascents(self, scaled: list[Start], num: int) -> Stage[list[StageResult]]:
         """Climb the ELBO on a few draws instead: it has no poles and a slope on plateaus."""
         structure = self.structure.uncoupled()
-        num = max(min(num, MAX_ELEMENTS // len(self.center)), 1)
+        num = max(min(num, ASCENT_ELEMENTS // len(self.center)), 1)
         starts = [s.gaussian for s in scaled]
         starts += [Gaussian.diagonal(x, ASCENT_SD) for x in self._scattered(num, WIDE_RADIUS)]
         E = structure.fixed_draws(self.rng, ASCENT_DRAWS)
@@ -228,6 +239,11 @@ def start_search(
     search = Search(center, candidates, shapes, structure, rng, eps)
     # far out, such as where an equation is stiff, a loop until convergence may not end
     return search._replace(farthest=WIDE_RADIUS) if density.log_joint.open_ended else search
+
+
+def _fitting(elements: int, dim: int, least: int, most: int) -> int:
+    """Return a number of points that hold about as many elements."""
+    return max(least, min(most, elements // max(dim, 1)))
 
 
 def _distinct(fits: list[StageResult]) -> list[StageResult]:
