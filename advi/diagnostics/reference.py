@@ -46,7 +46,7 @@ class ReferenceMoments(NamedTuple):
             steps, chains, _ = self.chains.points.shape
             return f"{chains} chains of {steps:,} steps, R-hat {self.chains.convergence.rhat:.3f}"
         if self.method == "HMC":
-            return f"{num} draws of {num // (hmc.STEPS // 2)} chains"
+            return f"{num} draws of {len(self.states)} chains"
         return f"{self.draws.ess:.0f} effective of {num} draws, k-hat {self.khat:.2f}"
 
 

@@ -29,7 +29,7 @@ from advi.variational.transport import Transport
 MOMENT_DRAWS, FEW_DRAWS = 4000, 100
 MOMENT_ELEMENTS = 2**27  # of all draws that moments come from
 SPARSE_ELEMENTS = 2**24  # of those whose sds are made exact,
-STRATIFIED_ELEMENTS = 2**23  # and of those whose quantiles are exact as well
+STRATIFIED_ELEMENTS = 2**22  # and of those whose quantiles are exact as well
 ELBO_DRAWS = 256
 ORTHOGONAL_DIM = 512  # above it orthogonal draws cost more than they save
 

@@ -1,6 +1,7 @@
 """The automatic plan: a search for starts, short fits from them, and the best to the end."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from advi.inference.plan.search import Inspect, start_search
 from advi.model.checks.labels import exchangeable, is_a_copy
 from advi.model.density import Density
 from advi.posterior.record import SAME_SDS, OtherMode
-from advi.variational.gaussian import Gaussian, Structure
+from advi.variational.gaussian import MANY, Gaussian, Structure
 
 FRESH_DRAWS = 256
 MIN_FRESH_DRAWS, FRESH_ELEMENTS = 32, 2**24  # where these are too many numbers
@@ -65,6 +66,7 @@ def run_plan(
     restarts: int = 1,  # runs of the plan with different draws; the best ELBO is kept
     max_evals: int | None = None,  # batched evaluations
     callback: Callable[[Progress], object] | None = None,  # at accepted steps; if true, stop
+    evaluated: Callable[[str, int], None] | None = None,  # stage and number of every evaluation
     inspect: Inspect | None = None,  # called with random points around the start
     candidates: Callable[[], Floats | None] | None = None,  # further points (n, D) to start from
     known: Sequence[Gaussian] = (),  # at other optima; with `warm` each is fitted too
@@ -75,8 +77,9 @@ def run_plan(
     """
     fitting = FRESH_ELEMENTS // max(len(structure.random), 1) // 2 * 2
     fresh_draws = structure.antithetic_draws(rng, max(MIN_FRESH_DRAWS, min(FRESH_DRAWS, fitting)))
-    plan = _Plan(Runner(density, first, max_evals, callback), structure, fresh_draws, inspect)
-    runner, ended, gap, other_modes, further = plan.runner, None, 0.0, (), None
+    runner = Runner(density, first, max_evals, callback, evaluated)
+    plan = _Plan(runner, structure, fresh_draws, inspect)
+    ended, gap, other_modes, further = None, 0.0, (), None
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         try:
             if warm:
@@ -138,6 +141,8 @@ class _Plan:
         search = start_search(self.runner.density, self.structure, first.loc, rng, candidates)
         if shown:
             search = search._replace(inspect=self.inspect)
+            if len(first.loc) > MANY:  # whose search takes as long as the fit
+                search = search._replace(show=partial(self.runner.accepted, "start"))
         starts, ambiguous = yield from search.run()
         self.ambiguous |= ambiguous
         if not starts:

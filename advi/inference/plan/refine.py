@@ -21,9 +21,9 @@ from advi.inference.plan.maximise_elbo import (
 from advi.inference.plan.newton import newton
 from advi.inference.plan.polish import polish
 from advi.variational.draws import MIN_DRAWS, even_draws
-from advi.variational.gaussian import Gaussian, Structure
+from advi.variational.gaussian import MANY, Gaussian, Structure
 
-NEWTON_DIM = 512  # the Newton steps hold a few D x D matrices
+NEWTON_DIM = MANY  # the Newton steps hold a few D x D matrices
 NEAR_EVALS, LONG_EVALS = 8, 300  # of L-BFGS before the Newton steps, and instead of them
 NEAR_DRAWS = 16  # of a first mean field of many coordinates, from which one on more is soon reached
 MAX_ROUNDS = 6  # of a stage that has used all its evaluations
@@ -140,14 +140,16 @@ class Refinement(NamedTuple):
         A few draws suffice where each coordinate meets few others closely, whatever their number:
         they give sds with errors of the size of its correlations, over the root of the draws.
         """
-        structure = self.structure.uncoupled()
+        structure, dim = self.structure.uncoupled(), len(gaussian.loc)
         accepted = partial(self.accepted, "mean_field")
 
         def stage(E: Floats, q: Gaussian) -> Stage[StageResult]:
             chart = DiagonalChart(E, structure)
             return maximise_elbo(q, chart, structure, self.eps, accepted, LONG_EVALS)
 
-        near = yield from stage(structure.fixed_draws(self.rng, NEAR_DRAWS), gaussian)
+        near = yield from stage(
+            structure.fixed_draws(self.rng, even_draws(NEAR_DRAWS, dim)), gaussian
+        )
         gaussian = near.gaussian
         if final:
             most = max(MIN_DRAWS, 2 * structure.dim)  # where second moments are exact

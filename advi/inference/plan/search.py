@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from advi.core.types import Floats
 from advi.inference.plan.batched_calls import Stage, together
-from advi.inference.plan.maximise_elbo import StageResult, fit_mean_fields
+from advi.inference.plan.maximise_elbo import Accepted, StageResult, fit_mean_fields, ignore
 from advi.inference.plan.mode_search import Climb, climb
 from advi.inference.plan.start import Start, basins, select
 from advi.model.density import Density
+from advi.variational.draws import even_draws
 from advi.variational.gaussian import Gaussian, Structure
 
 # Random points in two boxes are screened by their log density, and the best of each are climbed
@@ -61,6 +62,7 @@ class Search(NamedTuple):
     rng: np.random.Generator
     eps: float  # machine epsilon of the log density
     inspect: Inspect | None = None  # called with the first random points
+    show: Accepted = ignore  # called with Gaussians on the way
     farthest: float = LAST_RADII[-1]  # largest radius of the last search for a finite value
 
     def run(self) -> Stage[Found]:
@@ -74,6 +76,8 @@ class Search(NamedTuple):
             wide = yield from self._wider(min(WIDER_PER_DIM * more, MAX_WIDER))
             found = yield from basins(climbs + wide, NUM_STARTS)
         scaled = yield from self._scaled(found)
+        if scaled:
+            self.show(scaled[0].gaussian, scaled[0].elbo)
         starts = [StageResult(s.gaussian, s.elbo, "started", np.inf) for s in _plausible(scaled)]
         if ambiguous and (len(starts) > 1 or _share_at_best(found[0], wide) < 0.5):
             ascended = yield from self._ascents(scaled, min(ASCENTS_PER_DIM * more, MAX_ASCENTS))
@@ -207,8 +211,11 @@ class Search(NamedTuple):
     def _ascents(self, scaled: list[Start], num: int) -> Stage[list[StageResult]]:
         """Climb the ELBO on a few draws instead: it has no poles and a slope on plateaus."""
         structure = self.structure.uncoupled()
-        num = max(min(num, ASCENT_ELEMENTS // len(self.center)), 1)
-        starts = [s.gaussian for s in scaled]
+        most = ASCENT_ELEMENTS // len(self.center)
+        if most == 0 and scaled:
+            return []
+        num = max(min(num, most), 1)
+        starts = [s.gaussian for s in scaled[: max(most, 1)]]
         starts += [Gaussian.diagonal(x, ASCENT_SD) for x in self._scattered(num, WIDE_RADIUS)]
         E = structure.fixed_draws(self.rng, ASCENT_DRAWS)
         fits = yield from fit_mean_fields(starts, E, structure, self.eps, ASCENT_EVALS)
@@ -218,9 +225,11 @@ class Search(NamedTuple):
     def _screened(self, starts: list[StageResult]) -> Stage[list[StageResult]]:
         """Return short mean-field fits from the starts on common draws, the best first."""
         structure = self.structure.uncoupled()
-        E = structure.fixed_draws(self.rng, SCREEN_DRAWS)
+        E = structure.fixed_draws(self.rng, even_draws(SCREEN_DRAWS, len(self.center)))
         gaussians = [s.gaussian for s in starts]
-        fits = yield from fit_mean_fields(gaussians, E, structure, self.eps, SCREEN_EVALS)
+        fits = yield from fit_mean_fields(
+            gaussians, E, structure, self.eps, SCREEN_EVALS, self.show
+        )
         return _distinct(fits)
 
 
