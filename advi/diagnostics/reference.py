@@ -7,7 +7,6 @@ import numpy as np
 
 from advi.core.draw_set import WeightedDraws, weighted_moments
 from advi.core.types import Floats
-from advi.diagnostics import hmc
 from advi.diagnostics.long_hmc import Segment
 from advi.diagnostics.monte_carlo_error import MonteCarloError
 from advi.diagnostics.target import Moments, Target

@@ -68,7 +68,8 @@ def _compiled(
 ) -> Callable[..., Any]:
     """Return the compiled function of points (n, D), further arrays (n, D) and data.
 
-    That of gradients in turn takes the number of points as well, before the data. `scale` is the factor of the rows; None: the data are a pair with their weights (N,).
+    That of gradients in turn takes the number of points as well, before the data. `scale` is the
+    factor of the rows; None: the data are a pair with their weights (N,).
     """
     log_p = real_log_density(model, log_joint, estimated)
 

@@ -39,7 +39,7 @@ class GlobalPosterior:
     """A posterior approximation without local latents, on the constrained scale.
 
     Moments come from the weighted draws, if any, or else from 4,000 orthogonal antithetic draws
-    (fewer above 30,000 coordinates), the same at every call.
+    (fewer above 1,000 coordinates), the same at every call.
     """
 
     guide: Guide  # q

@@ -22,6 +22,7 @@ from advi.inference.plan.newton import newton
 from advi.inference.plan.polish import polish
 from advi.variational.draws import MIN_DRAWS, even_draws
 from advi.variational.gaussian import MANY, Gaussian, Structure
+from advi.variational.scale import DiagonalScale
 
 NEWTON_DIM = MANY  # the Newton steps hold a few D x D matrices
 NEAR_EVALS, LONG_EVALS = 8, 300  # of L-BFGS before the Newton steps, and instead of them
@@ -159,10 +160,15 @@ class Refinement(NamedTuple):
         return (yield from _repeated(fixed, fitted)), None
 
     def _richer(self, gaussian: Gaussian) -> Stage[tuple[StageResult, FreshElbo]]:
-        """Fit a full or low-rank scale. The more parameters it has, the more draws it needs."""
+        """Fit a full or low-rank scale. The more parameters it has, the more draws it needs.
+
+        Those of a low-rank scale of many coordinates begin as few, without its directions' steps.
+        """
         structure = self.structure
         num = max(MIN_DRAWS, (4 if structure.coupled else 2) * structure.dim)
         most = 2**MAX_DOUBLINGS * num
+        if len(gaussian.loc) > NEWTON_DIM and not structure.coupled:
+            num = MIN_DRAWS
         return (yield from self._enough_draws(self._richer_stage, gaussian, num, most))
 
     def _enough_draws(
@@ -208,7 +214,31 @@ class Refinement(NamedTuple):
             if rank != structure.rank:
                 q = yield from low_rank_start(q.mean_field(), chart, self.rng)
         show = partial(self.accepted, stage)
-        return (yield from maximise_elbo(q, chart, structure, self.eps, show, max_evals))
+        fitted = yield from maximise_elbo(q, chart, structure, self.eps, show, max_evals)
+        if isinstance(chart, LowRankChart) and not chart.turns.any():
+            fitted = yield from self._redirected(fitted, chart, show)
+        return fitted
+
+    def _redirected(
+        self, fitted: StageResult, chart: LowRankChart, show: Callable[[Gaussian, float], None]
+    ) -> Stage[StageResult]:
+        """Choose the directions anew in closed form, for the scales found, while the ELBO gains.
+
+        In their units the best directions are the eigenvectors of the expected Hessian again, where
+        the draws are too few for steps of the directions.
+        """
+        for _ in range(MAX_ROUNDS - 1):
+            q, before = fitted.gaussian, fitted
+            diagonal = Gaussian(q.loc, DiagonalScale(q.scale.low_rank().sd))
+            start = yield from low_rank_start(diagonal, chart, self.rng)
+            found = yield from maximise_elbo(
+                start, chart, self.structure, self.eps, show, MAX_LOW_RANK_EVALS
+            )
+            if found.elbo > before.elbo:
+                fitted = found
+            if not found.elbo - before.elbo > ROUND_NATS:
+                break
+        return fitted
 
 
 def mean_field_draws(structure: Structure, rng: np.random.Generator) -> Floats:

@@ -34,8 +34,8 @@ WIDER_PER_DIM, MAX_WIDER = 8, 128  # points to climb from
 WIDER_ROUNDS = ((8, 0.25), (30, 0.25), (100, 1.0))  # evaluations of a round, share that goes on
 ASCENTS_PER_DIM, MAX_ASCENTS, ASCENT_SD = 2, 30, 0.1  # from random points
 ASCENT_DRAWS, ASCENT_EVALS = 4, 120
-# Points times dimension of all climbs, and of all ascents: in many dimensions a search costs as much
-# as the fit, and a few points tell as much as many.
+# Points times dimension of all climbs, and of all ascents: in many dimensions a search costs as
+# much as the fit, and a few points tell as much as many.
 MAX_ELEMENTS, ASCENT_ELEMENTS = 2**16, 2**14
 SCREEN_DRAWS, SCREEN_EVALS = 32, 60  # of the best of these, and the best start beside them
 LAST_RADII = (0.1, 0.5, 1.0, 2.0, 6.0, 20.0)  # boxes of the last search for a finite value
