@@ -141,6 +141,22 @@ def test_many_sds_are_compared_beyond_chance():
     assert 1.02 < ratios.max() < 1.08
 
 
+def test_directions_of_many_latents_are_chosen_anew_on_few_draws(used):
+    # a spiked precision: the mean field's coordinates are not those of the best directions
+    rng = np.random.default_rng(0)
+    data = {"w": rng.standard_normal((520, 2)).astype(np.float32)}
+
+    def spiked(z, d):
+        return -0.5 * ((z["x"] ** 2).sum() + ((z["x"] @ d["w"]) ** 2).sum())
+
+    model = advi.Model(spiked, {"x": advi.real(520)})
+    fit = advi.fit(model, data, family=advi.LowRank(2), diagnose=False)
+    assert max(used) < 2 * 520
+    precision = np.eye(520) + data["w"].astype(float) @ data["w"].T
+    exact = 260 * np.log(2 * np.pi) - 0.5 * np.linalg.slogdet(precision)[1]
+    assert exact - 4 < fit.elbo.value < exact + 3 * fit.elbo.mcse
+
+
 @pytest.mark.slow  # short: test_draws_are_doubled_while_they_are_overfitted
 @pytest.mark.parametrize("key", range(3))
 def test_few_draws_are_as_good_as_many(monkeypatch, key):
