@@ -64,7 +64,7 @@ def numpyro_hierarchy(size: int, g: Any, y: Any) -> None:
     tau = numpyro.sample("tau", dist.HalfNormal(1))
     s = numpyro.sample("s", dist.HalfNormal(1))
     with numpyro.plate("groups", size):
-        a = numpyro.sample("a", dist.Normal(mu, tau))
+        a: Any = numpyro.sample("a", dist.Normal(mu, tau))
     with numpyro.plate("rows", len(y)):
         numpyro.sample("y", dist.Normal(a[g], s), obs=y)
 
@@ -105,7 +105,7 @@ def by_svi(size: int, data: Any, steps: int) -> Record:
 
     params = run(data)
     found = Estimate.of(np.asarray(elbos(params, data), float))
-    draws = guide.sample_posterior(jax.random.key(2), params, sample_shape=(1000,))
+    draws: Any = guide.sample_posterior(jax.random.key(2), params, sample_shape=(1000,))
     sds = [float(np.std(draws[name])) for name in SHARED]
     return {"elbo": list(found), "gradients": steps, "gap": None, "sds": sds}
 

@@ -104,8 +104,8 @@ def test_gradients_are_taken_in_turn_where_indices_outweigh_products(grouped):
 def test_a_path_of_many_points_keeps_some_evenly_and_the_last():
     path = _Path(4)
     for k in range(19):
-        path.append(k)
-    assert path.points == [0, 8, 16, 18]
+        path.append(np.array([float(k)]))
+    assert np.concatenate(path.points).tolist() == [0, 8, 16, 18]
     assert _Path(4).points == []
 
 
