@@ -77,14 +77,14 @@ def antithetic(rng: np.random.Generator, num: int, dim: int) -> Float[ndarray, "
 def stratified(rng: np.random.Generator, num: int, dim: int) -> Float[ndarray, "num dim"]:
     """Return antithetic draws (num, dim) with the quantiles of a standard normal in every column.
 
-    A few hundred then give quantiles as tens of thousands of independent draws do. The columns,
+    A few hundred then give quantiles as many thousands of independent draws do. The columns,
     each in an order of its own, have mean zero and unit second moments; `num` is even.
 
     Examples
     --------
     >>> E = stratified(np.random.default_rng(0), 100, 3)
     >>> np.quantile(E, 0.95, axis=0).round(2)
-    array([1.63, 1.63, 1.63])
+    array([1.61, 1.61, 1.61])
     """
     half = num // 2
     levels = ndtri(0.5 + (np.arange(half) + 0.5) / num)
