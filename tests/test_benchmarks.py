@@ -24,6 +24,7 @@ from benchmarks import (
     refit,
     rows,
     same_fits,
+    scaling,
     scaling_rows,
     streams,
     vae,
@@ -79,6 +80,20 @@ def test_many_fits_are_measured_three_ways(tmp_path, capsys):
     found = json.loads((tmp_path / "many.json").read_text())["found"]["logistic 200 x 5"]
     assert found["advi.fit_many"]["mean"][1] < 0.05
     assert found["advi.fit in a loop"]["mean"] == [0, 0]
+
+
+@pytest.mark.slow
+def test_scaling_with_latents_is_measured_beside_svi(tmp_path, capsys):
+    sizes = ["--groups", "20", "40", "--steps", "30", "--draws", "16", "64", "--draws-groups", "30"]
+    scaling.main(["--what", "latents", *sizes, "--repeats", "1", "--out", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "slope of log CPU seconds on log groups, advi" in text
+    assert "slope of log CPU seconds on log draws" in text
+    found = json.loads((tmp_path / "scaling_latents.json").read_text())
+    assert (
+        found["sizes"]["20"]["advi"]["elbo"][0]
+        > found["sizes"]["20"]["NumPyro, 30 steps"]["elbo"][0]
+    )
 
 
 @pytest.mark.slow

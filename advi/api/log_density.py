@@ -10,8 +10,8 @@ from jax import Array
 from advi.core.errors import describe
 from advi.core.jax_config import default_float, precision
 from advi.data.open_source import open_source
-from advi.model.density import real_log_density
 from advi.model.model import Model
+from advi.model.real_density import real_log_density
 from advi.model.resolve import ModelFactory, check_model, check_on_host, resolve_model, traced_model
 from advi.model.trace import LogJoint
 from advi.posterior.initial import initial

@@ -74,6 +74,12 @@ class ProgressBar:
             ) from None
         return answer
 
+    def reached(self, stage: str, step: int) -> None:
+        """Show the number of steps, between two reports of progress."""
+        if self._bar is not None and step > self._bar.n:
+            self._bar.set_description_str(stage, refresh=False)
+            self._draw(lambda: self._bar.update(step - self._bar.n))
+
     def _of_users(self, snapshot: Snapshot) -> Snapshot:
         fit_of = self._fit_of or (lambda record: record)
         return snapshot._replace(fit=lambda: fit_of(snapshot.fit()))

@@ -17,7 +17,7 @@ from advi.core.errors import check_count, describe
 from advi.core.jax_config import compiled, mixed_dtypes, precision
 from advi.core.keys import Stream, device_key, host_rng
 from advi.core.status import Estimate, RowValues
-from advi.model.density import real_log_density
+from advi.model.real_density import real_log_density
 from advi.model.trace import LogJoint, trace
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.local_posterior import LocalPosterior

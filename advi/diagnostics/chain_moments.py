@@ -43,22 +43,37 @@ def by_hmc(target: Target, adapted: Adapted, rng: np.random.Generator) -> Refere
     They begin at importance draws, or at the first proposal's if the weights have collapsed.
     """
     fitting = MAX_ELEMENTS // (hmc.STEPS * len(adapted.proposal.loc))
+    if target.many is not None:
+        fitting //= 2
     costly = target.density.log_joint.cost > COSTLY
     num = FEW_CHAINS if costly else int(np.clip(fitting, FEW_CHAINS, hmc.CHAINS))
     start = adapted.first_draws(num, rng) if adapted.collapsed else adapted.draws.resample(num, rng)
+    many = target.many
+
+    def watch(Z: Floats) -> Floats:
+        assert many is not None
+        return many.reduced(target.columns(target.points(Z)))
+
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        chains = hmc.short_hmc(target.value_and_grad, start, adapted.proposal, rng)
+        chains = hmc.short_hmc(
+            target.value_and_grad, start, adapted.proposal, rng, watch=watch if many else None
+        )
         steps, num, dim = chains.points.shape
         points = target.points(chains.points.reshape(-1, dim))
-        columns = target.columns(points)
-        converged = hmc.converged(columns.reshape(steps, num, -1))
-        half = steps // 2 * num
-        late, kept = columns[half:], points[half:]
-        draws = WeightedDraws(kept, np.full(len(kept), 1 / len(kept)))
-        found = Moments(late.mean(0), late.std(0))
+        columns, error = target.columns(points), None
+        if many is None or chains.watched is None:
+            converged, half = hmc.converged(columns.reshape(steps, num, -1)), steps // 2 * num
+            columns, points = columns[half:], points[half:]
+        else:
+            converged = hmc.converged(chains.watched)
+            by_chain, sd = columns.reshape(steps, num, -1).swapaxes(0, 1), columns.std(0)
+            others = len(target.own_columns())
+            error = MonteCarloError.of_batches(by_chain, np.where(sd > 0, sd, 1.0), others)
+        draws = WeightedDraws(points, np.full(len(points), 1 / len(points)))
+        found = Moments(columns.mean(0), columns.std(0))
         return ReferenceMoments(
             "HMC", draws, found, lambda: target.moments, -np.inf, converged, not converged,
-            chains.points[-1],
+            chains.points[-1], error=error,
         )  # fmt: skip
 
 

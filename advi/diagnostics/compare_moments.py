@@ -66,10 +66,11 @@ def compare_with_reference(
     dense = target.hessian is None
     if dense and len(found) == 1 and unreliable(target.structure.full, comparison, khat):
         found.append(by_hmc(target, adapted, rng))
-        comparison = compare_moments(found)
+        comparison = compare_moments(found, target.many)
     reliable = [b for b in found if b.confident]
     if comparison is None or not reliable:
-        return Examination(unchecked(found, alarms, target.structure.full, offer), khat, None)
+        why = unchecked(found, alarms, target.structure.full, len(names), offer)
+        return Examination(why, khat, None)
     off = frozenset(np.array(names)[comparison.off_mean | comparison.off_sd].tolist())
     how = offer or (advice(reliable[-1], off) if off else "")
     caveat = _caveat(target, reliable[-1]) or heavy_tail(target, names, reliable[-1])

@@ -33,6 +33,7 @@ from advi.posterior.nonfinite import nonfinite_share
 from advi.posterior.record import Examination, FitRecord
 from advi.transforms.base import Identity, base_of
 from advi.transforms.scalars import HalfLine
+from advi.variational.gaussian import MANY
 from advi.variational.sparse_precision import is_sparse
 
 MIN_ADVICE_DRAWS, ADVICE_DRAWS, ADVICE_COORDINATES = 64, 500, 2**22
@@ -141,5 +142,5 @@ def target_of(posterior: GlobalPosterior, density: Density) -> Target:
         columns_of=lambda q: quantities(posterior, posterior.constrain(posterior.moment_points(q))),
         transport=None if posterior.guide.is_gaussian else posterior.transport,
         hessian=require_sparse(density) if sparse else None,
-        many=many_columns(posterior) if sparse else None,
+        many=many_columns(posterior) if sparse or posterior.structure.dim > MANY else None,
     )

@@ -19,7 +19,8 @@ CHANCE = 0.05  # probability that the means of converged chains differ by more t
 class Chains(NamedTuple):
     """The chains after every step."""
 
-    points: Floats  # (STEPS, chains, D)
+    points: Floats  # (STEPS, chains, D); beside `watched` some of the second half
+    watched: Floats | None  # (STEPS, chains, K)
     acceptance: float  # mean over the second half
 
 
@@ -29,9 +30,12 @@ def short_hmc(
     gaussian: Gaussian,
     rng: np.random.Generator,
     steps: int = STEPS,
+    watch: Callable[[Floats], Floats] | None = None,
 ) -> Chains:
     """Run parallel chains from `start` (chains, D), whitened by the scale of a Gaussian.
 
+    With `watch`, a function of points (n, D), its columns (n, K) are kept of every step, and the
+    points of every other one of the second half.
     Each of the proposals has `LEAPFROGS` leapfrog steps. Neal (2011), MCMC using Hamiltonian
     dynamics, section 5.3.2.
     """
@@ -39,8 +43,8 @@ def short_hmc(
     z, (value, gradient) = start, value_and_grad(start)
     gradient = gaussian.scale.rmv(gradient)
     step = min(MAX_STEP, 1.2 * dim**-0.25)
-    points, accepted_share = [], []
-    for _ in range(steps):
+    points, watched, accepted_share = [], [], []
+    for k in range(steps):
         sizes = step * rng.uniform(0.6, 1.2, (chains, 1))
         momentum = rng.standard_normal((chains, dim))
         energy = value - 0.5 * (momentum**2).sum(1)
@@ -59,10 +63,14 @@ def short_hmc(
         value = np.where(accept, proposed_value, value)
         gradient = np.where(accept[:, None], force, gradient)
         step = min(MAX_STEP, step * np.exp(0.7 * (acceptance.mean() - TARGET_ACCEPTANCE)))
-        points.append(z)
+        if watch is not None:
+            watched.append(watch(z))
+        if watch is None or (k >= steps // 2 and (steps - k) % 2):
+            points.append(z)
         accepted_share.append(acceptance.mean())
     half = len(accepted_share) // 2
-    return Chains(np.stack(points), float(np.mean(accepted_share[half:])))
+    of_steps = None if watch is None else np.stack(watched)
+    return Chains(np.stack(points), of_steps, float(np.mean(accepted_share[half:])))
 
 
 def converged(columns: Floats) -> bool:

@@ -22,6 +22,8 @@ FIRST_DRAWS, FIRST_OF_FEW = 256, 128
 # A covariance is adapted only with twenty draws for every dimension in a round: estimated from
 # fewer than some ten effective draws for each, it makes all later weights collapse.
 MAX_ADAPTED_DIM = 50
+# In very many dimensions a share of the first draws below this ends it: more would not be reliable.
+MANY_DIM, HOPELESS_SHARE, MAX_ELEMENTS = 512, 0.3, 2**24
 COLLAPSED_SHARE = 0.1  # effective share below which moments of weighted draws are useless
 RADII = 1000  # of the quadrature in `gaussian_share`
 
@@ -87,6 +89,8 @@ def importance_sampling(
     found = weighted(sample, gaussian)
     if early and even(found, FIRST_SHARE):
         return found
+    if len(gaussian.loc) > MANY_DIM and not found.share >= HOPELESS_SHARE:
+        return found
     sample = sample.joined(drawn(log_p, gaussian, rng, num - num_first))
     found = weighted(sample, gaussian)
     if early and even(found, NEAR_SHARE):
@@ -95,7 +99,8 @@ def importance_sampling(
         return adaptive(log_p, gaussian, sample, found.khat, rng, rounds)
     if found.share < MIN_SHARE:
         return found
-    sample = sample.joined(drawn(log_p, gaussian, rng, (rounds - 1) * num))
+    fitting = max(num, MAX_ELEMENTS // max(len(gaussian.loc), 1) // 2 * 2)
+    sample = sample.joined(drawn(log_p, gaussian, rng, min((rounds - 1) * num, fitting)))
     return weighted(sample, gaussian)
 
 

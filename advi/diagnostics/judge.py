@@ -8,6 +8,7 @@ from advi.core.types import Bools, Floats
 from advi.core.verdict import REMEDIES, Alarm, Verdict
 from advi.diagnostics.reference import ReferenceMoments
 from advi.posterior.record import Comparison
+from advi.variational.gaussian import MANY
 
 NAMED = 3  # columns named in a reason
 
@@ -43,7 +44,7 @@ def judge(
         return Verdict("good", (closest,))
     action = "use fit.corrected()"
     if not full:
-        action += ", or a family with correlations, such as family='full_rank'"
+        action += f", or a family with correlations, such as {_richer(len(names))}"
         action += "" if off_mean.any() else ", or fit.linear_response()"
     action += f", or reparameterise: {how}" if how else ""
     action += "." if how or not full else ", or reparameterise the latents named."
@@ -88,9 +89,12 @@ def unresolved(resolution: float, alarms: tuple[Alarm, ...], kind: str) -> Verdi
 
 
 def unchecked(
-    found: list[ReferenceMoments], alarms: tuple[Alarm, ...], full: bool, how: str = ""
+    found: list[ReferenceMoments], alarms: tuple[Alarm, ...], full: bool, num: int, how: str = ""
 ) -> Verdict:
-    """Return the verdict without reliable reference moments; `how` is as for `judge`."""
+    """Return the verdict on `num` columns without reliable reference moments.
+
+    `how` is as for `judge`.
+    """
     why = [] if found[0].confident else [f"importance weights are too uneven ({found[0].size})"]
     if found[-1].method == "HMC":
         why.append(f"HMC had not converged after {found[-1].size}")
@@ -101,9 +105,14 @@ def unchecked(
         "map and a correction by itself."
     )
     if not full:
-        action = f"fit with correlations, such as family='full_rank'; or {action}"
+        action = f"fit with correlations, such as {_richer(num)}; or {action}"
     action = REMEDIES[alarms[0].cause] if alarms else action
     return Verdict("poor", (*(a.reason for a in alarms), reason), action)
+
+
+def _richer(dim: int) -> str:
+    """Return the families with correlations for a number of latents."""
+    return "family='full_rank'" if dim <= MANY else "family='sparse' or 'low_rank'"
 
 
 def _too_small(log_ratio: float) -> str:

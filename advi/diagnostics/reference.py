@@ -7,7 +7,6 @@ import numpy as np
 
 from advi.core.draw_set import WeightedDraws, weighted_moments
 from advi.core.types import Floats
-from advi.diagnostics import hmc
 from advi.diagnostics.long_hmc import Segment
 from advi.diagnostics.monte_carlo_error import MonteCarloError
 from advi.diagnostics.target import Moments, Target
@@ -46,7 +45,7 @@ class ReferenceMoments(NamedTuple):
             steps, chains, _ = self.chains.points.shape
             return f"{chains} chains of {steps:,} steps, R-hat {self.chains.convergence.rhat:.3f}"
         if self.method == "HMC":
-            return f"{num} draws of {num // (hmc.STEPS // 2)} chains"
+            return f"{num} draws of {len(self.states)} chains"
         return f"{self.draws.ess:.0f} effective of {num} draws, k-hat {self.khat:.2f}"
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -17,9 +17,10 @@ from advi.core.types import Floats
 from advi.data.spec import DataSpec, check_static, prepare
 from advi.model.indices import check_data_indices
 from advi.model.model import Model
+from advi.model.one_by_one import is_faster_in_turn
+from advi.model.real_density import Quantity, compiled_density, real_log_density
 from advi.model.row_blocks import BLOCK_POINTS, RowBlocks, row_blocks
 from advi.model.rows import for_rows
-from advi.model.terms import Terms
 from advi.model.trace import LogJoint, trace
 from advi.transforms import Window, is_angle
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 
-Quantity = Literal["value", "value_and_grad", "hessian_vector", "hessian_products"]
-
 # Points of one call of the compiled function: as many as keep its work near WORK elements, so that
 # cheap models are not all dispatch and a costly one does not pay for padding of few points.
 MIN_POINTS, MAX_POINTS, WORK = 8, 64, 2**24
@@ -37,58 +36,6 @@ COSTLY = 2**12  # elements read by a density, above which padding costs more tha
 CHEAP = 2**22  # elements read by a density whose gradients cost no more than compiling its values
 
 SOME_ROWS = "the fit read its rows a few at a time and holds only some of them"
-
-
-def real_log_density(model: Model, log_joint: LogJoint, estimated: frozenset[str]) -> Any:
-    """Return the function (real values by latent, data) -> `Terms` of the log density on R^D.
-
-    The log-Jacobian of every latent's transform is added to the shared term, of a local latent to
-    its rows, except for latents that are `estimated` as a point: a maximum is taken on the
-    constrained scale.
-    """
-
-    def function(real: dict[str, Array], data: Any) -> Terms:
-        values, log_dets = model.constrain(real)
-        shared, rows, prior = log_joint(values, data)
-        inferred = {name: v for name, v in log_dets.items() if name not in estimated}
-        shared += sum(v for name, v in inferred.items() if name not in model.local)
-        of_rows = sum(v for name, v in inferred.items() if name in model.local)
-        if prior is None:
-            return Terms(shared, rows + of_rows)
-        return Terms(shared, rows, prior + of_rows)
-
-    return function
-
-
-@lru_cache(maxsize=64)
-def _compiled(
-    model: Model, log_joint: LogJoint, estimated: frozenset[str], scale: Any, quantity: Quantity
-) -> Callable[..., Any]:
-    """Return the compiled function of points (n, D), further arrays (n, D) and data.
-
-    `scale` is the factor of the rows; None: the data come with their weights (N,), and those of a
-    block of the rows with its share of the shared terms as well.
-    """
-    log_p = real_log_density(model, log_joint, estimated)
-
-    def value(x: Array, data: Any) -> Array:
-        if scale is not None:
-            return log_p(model.split(x), data).total(scale)
-        data, weights, *share = data
-        terms = log_p(model.split(x), data)
-        return terms.of_block(weights, *share) if share else terms.weighted(weights)
-
-    def hessian_vector(x: Array, direction: Array, data: Any) -> Array:
-        if "custom_vjp_call" in log_joint.flat.primitives:  # which has no forward derivative
-            return jax.grad(lambda point: jax.grad(value)(point, data) @ direction)(x)
-        return jax.jvp(lambda point: jax.grad(value)(point, data), (x,), (direction,))[1]
-
-    if quantity == "hessian_vector":
-        return jax.jit(jax.vmap(hessian_vector, in_axes=(0, 0, None)))
-    if quantity == "hessian_products":
-        return jax.jit(jax.vmap(hessian_vector, in_axes=(None, 0, None)))
-    one = jax.value_and_grad(value) if quantity == "value_and_grad" else value
-    return jax.jit(jax.vmap(one, in_axes=(0, None)))
 
 
 class Density:
@@ -143,6 +90,11 @@ class Density:
         fitting = WORK // max(self.log_joint.cost, 1)
         return int(np.clip(2 ** int(np.log2(max(fitting, 1))), MIN_POINTS, MAX_POINTS))
 
+    @cached_property
+    def _gradients(self) -> Quantity:
+        in_turn = self.blocks is None and is_faster_in_turn(self.log_joint, self.model.size)
+        return "gradients_in_turn" if in_turn else "value_and_grad"
+
     def on(self, data: Any) -> Density:
         """Return the log density on other data of its form but any rows, or if None on its own.
 
@@ -179,9 +131,11 @@ class Density:
         `repeated` says that thousands of calls with as many points follow, for which a costly
         density is compiled once more rather than pay for padding.
         """
-        own_size = repeated and self.log_joint.cost >= COSTLY and len(X) < self._points
+        quantity = self._gradients
+        padded = quantity == "value_and_grad" and len(X) < self._points
+        own_size = repeated and self.log_joint.cost >= COSTLY and padded
         size = len(X) if own_size else self._points
-        values, gradients = self._evaluate("value_and_grad", X, size=size)
+        values, gradients = self._evaluate(quantity, X, size=size)
         self.num_gradients += len(X)
         if len(self.window.angles):
             added, removed = self.window.log_weight(X), self._own_window.log_weight(X)
@@ -193,7 +147,7 @@ class Density:
         """Return log densities (n,) in nats at points X (n, D)."""
         self.num_values += len(X)
         cheap = self.by_gradient and self.log_joint.cost <= CHEAP
-        values = self._evaluate("value_and_grad" if cheap else "value", X)[0]
+        values = self._evaluate(self._gradients if cheap else "value", X)[0]
         if len(self.window.angles):
             values += self.window.log_weight(X).value - self._own_window.log_weight(X).value
         return values
@@ -252,34 +206,41 @@ class Density:
         # a point beyond the float type becomes infinite, and its density is not finite
         with precision(self.spec.float_dtype), np.errstate(over="ignore"):
             if self.blocks is None:
-                return self._called(self._program(quantity), self._given, size, *arrays)
+                return self._called(quantity, self._program(quantity), self._given, size, *arrays)
             of_what = self.model, self.blocks.log_joint, self.estimated, None
-            program, weights = _compiled(*of_what, quantity), self._weights
+            program, weights = compiled_density(*of_what, quantity), self._weights
             found = [
-                self._called(program, given, BLOCK_POINTS, *arrays)
+                self._called(quantity, program, given, BLOCK_POINTS, *arrays)
                 for given in self.blocks.of(self.data, self.scale if weights is None else weights)
             ]
             return [np.sum(parts, axis=0) for parts in zip(*found, strict=True)]
 
     def _called(
-        self, program: Callable[..., Any], given: Any, size: int | None, *arrays: Floats
+        self,
+        quantity: Quantity,
+        program: Callable[..., Any],
+        given: Any,
+        size: int | None,
+        *arrays: Floats,
     ) -> list[Floats]:
         """Return the results of calls of a program with up to `size` points each."""
         interrupts.check()
         size, num = size or self._points, len(arrays[0])
         # all calls are dispatched before the first result is waited for
-        calls = [
-            program(*(self._part(a, start, size) for a in arrays), given)
-            for start in range(0, num, size)
-        ]
+        calls = []
+        for start in range(0, num, size):
+            parts = [self._part(array, start, size) for array in arrays]
+            if quantity == "gradients_in_turn":
+                parts.append(np.array(min(size, num - start), np.int32))
+            calls.append(program(*parts, given))
         columns = zip(*calls, strict=True) if isinstance(calls[0], tuple) else [calls]
-        return [_joined(parts)[:num].astype(np.float64) for parts in columns]
+        return [_joined(parts, num) for parts in columns]
 
     def _program(self, quantity: Quantity) -> Callable[..., Any]:
         if quantity not in self._programs:
             scale = self.scale if self._given is self.data else None
             of_what = self.model, self.log_joint, self.estimated, scale
-            self._programs[quantity] = _compiled(*of_what, quantity)
+            self._programs[quantity] = compiled_density(*of_what, quantity)
         return self._programs[quantity]
 
     def _part(self, array: Floats, start: int, size: int) -> NDArray[Any]:
@@ -292,5 +253,11 @@ class Density:
         return part
 
 
-def _joined(parts: Sequence[Array]) -> NDArray[Any]:
-    return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
+def _joined(parts: Sequence[Array], num: int) -> Floats:
+    """Return the first `num` results of several calls, in double precision."""
+    found, start = np.empty((num, *parts[0].shape[1:])), 0
+    for part in parts:
+        rows = np.asarray(part)[: num - start]
+        found[start : start + len(rows)] = rows
+        start += len(rows)
+    return found

@@ -28,7 +28,8 @@ from advi.variational.transport import Transport
 
 MOMENT_DRAWS, FEW_DRAWS = 4000, 100
 MOMENT_ELEMENTS = 2**27  # of all draws that moments come from
-SPARSE_ELEMENTS = 2**24  # and of those whose sds are made exact
+SPARSE_ELEMENTS = 2**24  # of those whose sds are made exact,
+STRATIFIED_ELEMENTS = 2**22  # and of those whose quantiles are exact as well
 ELBO_DRAWS = 256
 ORTHOGONAL_DIM = 512  # above it orthogonal draws cost more than they save
 
@@ -38,7 +39,7 @@ class GlobalPosterior:
     """A posterior approximation without local latents, on the constrained scale.
 
     Moments come from the weighted draws, if any, or else from 4,000 orthogonal antithetic draws
-    (fewer above 30,000 coordinates), the same at every call.
+    (fewer above 1,000 coordinates), the same at every call.
     """
 
     guide: Guide  # q
@@ -141,8 +142,22 @@ class GlobalPosterior:
         away += q.loc
         return away
 
+    def _stratified_points(self) -> Floats:
+        """Return draws (n, D) of a Gaussian of many coordinates, with exact means and sds."""
+        q, random = self.gaussian, self.structure.random
+        num = int(np.clip(STRATIFIED_ELEMENTS // len(random), FEW_DRAWS, MOMENT_DRAWS)) // 2 * 2
+        E = draws.stratified(np.random.default_rng(0), num, self.structure.dim)
+        away = q.scale.mv(E if random.all() else self.structure.embed(E))
+        if q.scale.coupling != "none":
+            sds = np.sqrt(np.einsum("ij,ij->j", away, away) / num)
+            away *= np.where(random, q.sds / np.where(random, sds, 1), 0)
+        away += q.loc
+        return away
+
     def _moment_points(self) -> Floats:
         dim = self.guide.noise_dim
+        if dim > ORTHOGONAL_DIM and self.guide.is_gaussian:
+            return self._stratified_points()
         make = draws.fixed if 0 < dim <= ORTHOGONAL_DIM else draws.antithetic
         num = int(np.clip(MOMENT_ELEMENTS // max(dim, 1), FEW_DRAWS, MOMENT_DRAWS)) // 2 * 2
         return self.transport.draw(make(np.random.default_rng(0), num, dim)).points

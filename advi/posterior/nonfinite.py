@@ -7,7 +7,8 @@ from advi.core.errors import format_value
 from advi.core.jax_config import compiled
 from advi.core.types import Floats
 from advi.data.spec import find_infinite, find_nan
-from advi.model.density import Density, real_log_density
+from advi.model.density import Density
+from advi.model.real_density import real_log_density
 from advi.variational import draws
 from advi.variational.transport import Transport
 

@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 
 from advi.core.jax_config import compiled
 from advi.data.spec import DataSpec
-from advi.model.density import real_log_density
+from advi.model.real_density import real_log_density
 from advi.model.terms import Terms
 from advi.model.trace import LogJoint
 from advi.variational.amortised import Amortised

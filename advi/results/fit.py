@@ -49,7 +49,7 @@ class Fit:
     """A posterior approximation and how it was found.
 
     Moments and quantiles are those of q on the constrained scale, computed from 4,000 orthogonal
-    antithetic draws (fewer above 30,000 coordinates): they are the same at every call, and for
+    antithetic draws (fewer above 1,000 coordinates): they are the same at every call, and for
     real latents of a Gaussian exact. `fit`, `load` and the methods below make it.
     """
 

@@ -82,6 +82,26 @@ def student(rng: np.random.Generator, num: int, dim: int) -> Float[ndarray, "num
     return Z / np.sqrt(rng.chisquare(STUDENT_DEGREES, (num, 1)) / STUDENT_DEGREES)
 
 
+def stratified(rng: np.random.Generator, num: int, dim: int) -> Float[ndarray, "num dim"]:
+    """Return antithetic draws (num, dim) with the quantiles of a standard normal in every column.
+
+    A few hundred then give quantiles as many thousands of independent draws do. The columns,
+    each in an order of its own, have mean zero and unit second moments; `num` is even.
+
+    Examples
+    --------
+    >>> E = stratified(np.random.default_rng(0), 100, 3)
+    >>> np.quantile(E, 0.95, axis=0).round(2)
+    array([1.61, 1.61, 1.61])
+    """
+    half = num // 2
+    levels = normal_quantile(0.5 + (np.arange(half) + 0.5) / num)
+    levels /= np.sqrt(np.mean(levels**2))
+    H = rng.permuted(np.broadcast_to(levels, (dim, half)), axis=1).T
+    H *= rng.integers(0, 2, H.shape, np.int8) * 2.0 - 1
+    return np.concatenate([H, -H])
+
+
 def fresh(key: Array, num: int, dim: int) -> Float[Array, "num dim"]:
     """Return antithetic draws (num, dim), each N(0, I), orthogonal within groups of `dim`.
 

@@ -13,7 +13,7 @@ from advi.data.row_subset import CHUNK_ROWS
 from advi.data.spec import prepare
 from advi.inference.stochastic import loop
 from advi.inference.stochastic.steps import State, Steps
-from advi.model.density import real_log_density
+from advi.model.real_density import real_log_density
 from advi.model.trace import trace
 from advi.variational import draws
 from advi.variational.gaussian import Gaussian

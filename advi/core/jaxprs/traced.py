@@ -43,6 +43,10 @@ class Traced:
         """Array elements read and written by one evaluation: a measure of its work."""
         return _cost(self.jaxpr.jaxpr)
 
+    def cost_of(self, *names: str) -> int:
+        """Return the part of the cost that is of the operations so named."""
+        return _cost(self.jaxpr.jaxpr, frozenset(names))
+
     @cached_property
     def primitives(self) -> frozenset[str]:
         """Names of all operations, those of inner functions included."""
@@ -149,15 +153,18 @@ def _primitives(jaxpr: Any) -> Iterator[str]:
             yield from _primitives(getattr(inner, "jaxpr", inner))
 
 
-def _cost(jaxpr: Any) -> int:
-    """Return the work of a jaxpr: the largest operand or result of every operation, summed."""
+def _cost(jaxpr: Any, names: frozenset[str] | None = None) -> int:
+    """Return the work of a jaxpr: the largest operand or result of every operation, summed.
+
+    Of the operations with these names, or of all.
+    """
     total = 0
     for eqn in jaxpr.eqns:
         inner = list(inner_jaxprs(eqn))
         repeats = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
         if inner:
-            total += repeats * sum(_cost(getattr(sub, "jaxpr", sub)) for sub in inner)
-        else:
+            total += repeats * sum(_cost(getattr(sub, "jaxpr", sub), names) for sub in inner)
+        elif names is None or eqn.primitive.name in names:
             sizes = [math.prod(v.aval.shape) for v in (*eqn.invars, *eqn.outvars)]
             total += max(sizes, default=0)
     return total

@@ -24,8 +24,8 @@ from advi.inference.plan.refine import POLISH_ROUGHNESS
 from advi.inference.plan.search import SAME_START_SDS
 from advi.inference.plan.triangular_step import Blocks, polished
 from advi.model.checks.tails import NEAR
-from advi.model.density import real_log_density
 from advi.model.model import Model
+from advi.model.real_density import real_log_density
 from advi.model.trace import LogJoint
 from advi.posterior.record import MODE_NATS
 

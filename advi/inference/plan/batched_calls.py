@@ -51,7 +51,8 @@ def together(*stages: Stage[Any]) -> Stage[list[Any]]:
     for i in range(len(stages)):
         resume(i, None)
     while requests:
-        values, gradients = yield np.concatenate(list(requests.values()))
+        waiting = list(requests.values())
+        values, gradients = yield waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
         stop = 0
         for i, points in list(requests.items()):
             start, stop = stop, stop + len(points)

@@ -14,6 +14,8 @@ STEP_CAP = 5.0
 FIRST_STEP = 0.1  # along the gradient, whose size is unrelated to the distance
 GAIN_WINDOW, GAIN_NATS = 5, 0.5  # a climb ends when its last 5 steps gain less than half a nat
 MAX_TRIES = 10
+# Points of a path that are kept: all, or in many dimensions some, evenly spaced.
+PATH_ELEMENTS, MIN_PATH = 2**18, 12
 
 
 class Climb(NamedTuple):
@@ -21,6 +23,28 @@ class Climb(NamedTuple):
 
     path: list[Floats]  # (D,) each
     log_p: float
+
+
+class _Path:
+    """The points of a climb as they come: the first, the last, and up to `most` between."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._every, self._num = most, 1, 0
+        self._kept: list[Floats] = []
+        self._last: Floats | None = None
+
+    def append(self, x: Floats) -> None:
+        if self._num % self._every == 0:
+            self._kept.append(x)
+        if len(self._kept) > self._most:
+            self._kept, self._every = self._kept[::2], 2 * self._every
+        self._last, self._num = x, self._num + 1
+
+    @property
+    def points(self) -> list[Floats]:
+        if self._last is None or self._last is self._kept[-1]:
+            return self._kept
+        return [*self._kept, self._last]
 
 
 def climb(
@@ -37,7 +61,8 @@ def climb(
         return -log_p, -gradients
 
     start = yield from finite_start(list(points), objective, lambda x: (x + center) / 2, MAX_TRIES)
-    paths: list[list[Floats]] = [[] for _ in points]
+    most = max(MIN_PATH, PATH_ELEMENTS // max(len(center), 1))
+    paths = [_Path(most) for _ in points]
     ends = yield from minimise(
         start._replace(num_evals=1),
         objective,
@@ -51,7 +76,7 @@ def climb(
         accepted=lambda k, x, _: paths[k].append(x),
     )
     log_p = [-end.value if end else -np.inf for end in ends]
-    return [Climb(*climbed) for climbed in zip(paths, log_p, strict=True)]
+    return [Climb(path.points, end) for path, end in zip(paths, log_p, strict=True)]
 
 
 def _levelled_off(measure: Measure) -> bool:

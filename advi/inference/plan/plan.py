@@ -1,6 +1,7 @@
 """The automatic plan: a search for starts, short fits from them, and the best to the end."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,14 +24,16 @@ from advi.inference.plan.search import Inspect, start_search
 from advi.model.checks.labels import exchangeable, is_a_copy
 from advi.model.density import Density
 from advi.posterior.record import SAME_SDS, OtherMode
-from advi.variational.gaussian import Gaussian, Structure
+from advi.variational.gaussian import MANY, Gaussian, Structure
 
 FRESH_DRAWS = 256
+MIN_FRESH_DRAWS, FRESH_ELEMENTS = 32, 2**24  # where these are too many numbers
 SCREEN_EVALS = 20  # mean-field evaluations of every start that may still win
 # Of a restart's draws, far from the numbers of other generators; 0 is that of the plan by rows.
 RESTART_KEY = 2**31
 # Where climbs disagree the plan is repeated until its two best attempts agree to this.
 MAX_ATTEMPTS, SAME_ELBO_NATS = 4, 0.5
+ATTEMPTS_DIM = 2**12  # up to which it is: an attempt costs as much as the fit
 LABEL_POINTS = 3  # where exchanges of labels are tried
 SECOND_NATS = 3.0  # another start this close to the best is fitted too
 
@@ -64,6 +67,7 @@ def run_plan(
     restarts: int = 1,  # runs of the plan with different draws; the best ELBO is kept
     max_evals: int | None = None,  # batched evaluations
     callback: Callable[[Progress], object] | None = None,  # at accepted steps; if true, stop
+    evaluated: Callable[[str, int], None] | None = None,  # stage and number of every evaluation
     inspect: Inspect | None = None,  # called with random points around the start
     candidates: Callable[[], Floats | None] | None = None,  # further points (n, D) to start from
     known: Sequence[Gaussian] = (),  # at other optima; with `warm` each is fitted too
@@ -72,9 +76,11 @@ def run_plan(
 
     NotFiniteError if no start has a finite log density and gradient.
     """
-    fresh_draws = structure.antithetic_draws(rng, FRESH_DRAWS)
-    plan = _Plan(Runner(density, first, max_evals, callback), structure, fresh_draws, inspect)
-    runner, ended, gap, other_modes, further = plan.runner, None, 0.0, (), None
+    fitting = FRESH_ELEMENTS // max(len(structure.random), 1) // 2 * 2
+    fresh_draws = structure.antithetic_draws(rng, max(MIN_FRESH_DRAWS, min(FRESH_DRAWS, fitting)))
+    runner = Runner(density, first, max_evals, callback, evaluated)
+    plan = _Plan(runner, structure, fresh_draws, inspect)
+    ended, gap, other_modes, further = None, 0.0, (), None
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         try:
             if warm:
@@ -136,6 +142,8 @@ class _Plan:
         search = start_search(self.runner.density, self.structure, first.loc, rng, candidates)
         if shown:
             search = search._replace(inspect=self.inspect)
+            if len(first.loc) > MANY:  # whose search takes as long as the fit
+                search = search._replace(show=partial(self.runner.accepted, "start"))
         starts, ambiguous = yield from search.run()
         self.ambiguous |= ambiguous
         if not starts:
@@ -167,6 +175,8 @@ class _Plan:
         """Return whether another attempt is due: climbs disagree, and no two attempts agree."""
         elbos = sorted((max(map(self.elbo, ends)) for ends in attempts if ends), reverse=True)
         if not (self.ambiguous and elbos and len(attempts) < MAX_ATTEMPTS):
+            return False
+        if len(self.structure.random) > ATTEMPTS_DIM:
             return False
         return len(elbos) < 2 or not elbos[0] - elbos[1] <= SAME_ELBO_NATS
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from advi.inference.plan.batched_calls import Stage
 from advi.inference.plan.charts import chart_of
+from advi.variational.draws import even_draws
 from advi.variational.gaussian import Gaussian, Structure
 
 STEPS, DRAWS = 15, 64
@@ -24,7 +25,7 @@ def polish(gaussian: Gaussian, structure: Structure, rng: np.random.Generator) -
     chart = chart_of(structure, np.zeros((0, len(gaussian.loc))))
     total, q = None, gaussian
     for step in range(STEPS):
-        E = structure.antithetic_draws(rng, DRAWS)
+        E = structure.antithetic_draws(rng, even_draws(DRAWS, len(gaussian.loc)))
         _, gradients = yield q.points(E)
         if not np.all(np.isfinite(gradients)):
             return gaussian

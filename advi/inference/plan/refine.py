@@ -21,10 +21,12 @@ from advi.inference.plan.maximise_elbo import (
 from advi.inference.plan.newton import newton
 from advi.inference.plan.polish import polish
 from advi.variational.draws import MIN_DRAWS, even_draws
-from advi.variational.gaussian import Gaussian, Structure
+from advi.variational.gaussian import MANY, Gaussian, Structure
+from advi.variational.scale import DiagonalScale
 
-NEWTON_DIM = 512  # the Newton steps hold a few D x D matrices
+NEWTON_DIM = MANY  # the Newton steps hold a few D x D matrices
 NEAR_EVALS, LONG_EVALS = 8, 300  # of L-BFGS before the Newton steps, and instead of them
+NEAR_DRAWS = 16  # of a first mean field of many coordinates, from which one on more is soon reached
 MAX_ROUNDS = 6  # of a stage that has used all its evaluations
 ROUND_NATS = 1.0  # minimal gain of a round for another to follow
 MAX_DOUBLINGS = 3
@@ -88,17 +90,20 @@ class Refinement(NamedTuple):
         runs it to convergence in any case: it is the cheaper one for large distances.
         """
         structure = self.structure
-        fitted, richer = None, structure.coupled or structure.rank > 0
+        fitted, fresh, richer = None, None, structure.coupled or structure.rank > 0
         # a low-rank scale is made from a mean field, or from the diagonal of another scale
         begun = structure.coupled or gaussian.scale.coupling != "all"
         if not (warm and richer and begun):
-            # the Newton steps of a coupled scale converge from any point that is near enough
-            fitted = yield from self._mean_field(gaussian, settle or not structure.coupled)
+            if len(gaussian.loc) > NEWTON_DIM:
+                fitted, fresh = yield from self._mean_field_of_many(gaussian, final=not richer)
+            else:
+                # the Newton steps of a coupled scale converge from any point that is near enough
+                fitted = yield from self._mean_field(gaussian, settle or not structure.coupled)
             gaussian = fitted.gaussian
         if richer:
             fitted, fresh = yield from self._richer(gaussian)
-        else:
-            assert fitted is not None
+        assert fitted is not None
+        if fresh is None:
             fresh = yield from fresh_elbo(gaussian, structure, self.fresh_draws)
         if fresh.roughness > POLISH_ROUGHNESS:  # else the fixed draws' optimum is the optimum
             polished = yield from polish(fresh.gaussian, structure, self.rng)
@@ -131,9 +136,6 @@ class Refinement(NamedTuple):
             moved, _ = yield from by_newton(q)
             return (yield from stage(moved, MAX_EVALS))
 
-        if len(gaussian.loc) > NEWTON_DIM:
-            fitted = yield from stage(gaussian, LONG_EVALS)
-            return (yield from _repeated(lambda q: stage(q, LONG_EVALS), fitted))
         near = yield from stage(gaussian, NEAR_EVALS)
         moved, arrived = yield from by_newton(near.gaussian)
         if arrived and not settle:
@@ -141,25 +143,72 @@ class Refinement(NamedTuple):
         fitted = yield from stage(moved, MAX_EVALS)
         return (yield from _repeated(by_both, fitted))
 
-    def _richer(self, gaussian: Gaussian) -> Stage[tuple[StageResult, FreshElbo]]:
-        """Fit a full or low-rank scale, doubling the fixed draws while they are overfitted.
+    def _mean_field_of_many(
+        self, gaussian: Gaussian, *, final: bool
+    ) -> Stage[tuple[StageResult, FreshElbo | None]]:
+        """Fit a mean field of many coordinates by L-BFGS, if `final` with as many draws as it asks.
 
-        The more parameters a scale has, the more draws it needs.
+        A few draws suffice where each coordinate meets few others closely, whatever their number:
+        they give sds with errors of the size of its correlations, over the root of the draws.
+        """
+        structure, dim = self.structure.uncoupled(), len(gaussian.loc)
+        accepted = partial(self.accepted, "mean_field")
+
+        def stage(E: Floats, q: Gaussian) -> Stage[StageResult]:
+            chart = DiagonalChart(E, structure)
+            return maximise_elbo(q, chart, structure, self.eps, accepted, LONG_EVALS)
+
+        near = yield from stage(
+            structure.fixed_draws(self.rng, even_draws(NEAR_DRAWS, dim)), gaussian
+        )
+        gaussian = near.gaussian
+        if final:
+            most = max(MIN_DRAWS, 2 * structure.dim)  # where second moments are exact
+            return (yield from self._enough_draws(stage, gaussian, MIN_DRAWS, most))
+        fixed = partial(stage, mean_field_draws(structure, self.rng))
+        fitted = yield from fixed(gaussian)
+        return (yield from _repeated(fixed, fitted)), None
+
+    def _richer(self, gaussian: Gaussian) -> Stage[tuple[StageResult, FreshElbo]]:
+        """Fit a full or low-rank scale. The more parameters it has, the more draws it needs.
+
+        Those of a low-rank scale of many coordinates begin as few, without its directions' steps.
         """
         structure = self.structure
-        num, doublings = max(MIN_DRAWS, (4 if structure.coupled else 2) * structure.dim), 0
+        num = max(MIN_DRAWS, (4 if structure.coupled else 2) * structure.dim)
+        most = 2**MAX_DOUBLINGS * num
+        if len(gaussian.loc) > NEWTON_DIM and not structure.coupled:
+            num = MIN_DRAWS
+        return (yield from self._enough_draws(self.on_draws, gaussian, num, most))
+
+    def _enough_draws(
+        self,
+        stage: Callable[[Floats, Gaussian], Stage[StageResult]],
+        gaussian: Gaussian,
+        num: int,
+        most: int,
+    ) -> Stage[tuple[StageResult, FreshElbo]]:
+        """Repeat a stage on fixed draws, `num` to `most`, more of them while they are overfitted.
+
+        In many dimensions their number is doubled as often as the overfitting asks, which falls as
+        its inverse.
+        """
+        structure, dim = self.structure, len(gaussian.loc)
         while True:
-            E = structure.fixed_draws(self.rng, even_draws(num, len(gaussian.loc)))
-            stage = partial(self.on_draws, E)
-            fitted = yield from stage(gaussian)
-            fitted = yield from _repeated(stage, fitted)
+            E = structure.fixed_draws(self.rng, even_draws(num, dim))
+            fitted = yield from _repeated(partial(stage, E), (yield from stage(E, gaussian)))
             gaussian = fitted.gaussian
             fresh = yield from fresh_elbo(gaussian, structure, self.fresh_draws)
             bound = max(OVERFIT_NATS, OVERFIT_ERRORS * fresh.elbo.mcse)
-            overfitted = not fitted.elbo - fresh.elbo.value <= bound
-            if doublings == MAX_DOUBLINGS or _led_away(gaussian) or not overfitted:
+            gap = fitted.elbo - fresh.elbo.value
+            if num >= most or _led_away(gaussian) or gap <= bound:
                 return fitted, fresh
-            num, doublings = 2 * num, doublings + 1
+            num *= 2
+            if dim > NEWTON_DIM:
+                while num < most and not gap / 2 <= bound:
+                    num, gap = 2 * num, gap / 2
+                if even_draws(num, dim) <= len(E):  # no more fit into memory
+                    return fitted, fresh
 
     def on_draws(self, E: Floats, q: Gaussian) -> Stage[StageResult]:
         """Maximise the ELBO over a full or low-rank scale, from Newton steps or a closed form."""
@@ -175,13 +224,38 @@ class Refinement(NamedTuple):
             if rank != structure.rank:
                 q = yield from low_rank_start(q.mean_field(), chart, self.rng)
         show = partial(self.accepted, stage)
-        return (yield from maximise_elbo(q, chart, structure, self.eps, show, max_evals))
+        fitted = yield from maximise_elbo(q, chart, structure, self.eps, show, max_evals)
+        if isinstance(chart, LowRankChart) and not chart.turns.any():
+            fitted = yield from self._redirected(fitted, chart, show)
+        return fitted
+
+    def _redirected(
+        self, fitted: StageResult, chart: LowRankChart, show: Callable[[Gaussian, float], None]
+    ) -> Stage[StageResult]:
+        """Choose the directions anew in closed form, for the scales found, while the ELBO gains.
+
+        In their units the best directions are the eigenvectors of the expected Hessian again, where
+        the draws are too few for steps of the directions.
+        """
+        for _ in range(MAX_ROUNDS - 1):
+            q, before = fitted.gaussian, fitted
+            diagonal = Gaussian(q.loc, DiagonalScale(q.scale.low_rank().sd))
+            start = yield from low_rank_start(diagonal, chart, self.rng)
+            found = yield from maximise_elbo(
+                start, chart, self.structure, self.eps, show, MAX_LOW_RANK_EVALS
+            )
+            if found.elbo > before.elbo:
+                fitted = found
+            if not found.elbo - before.elbo > ROUND_NATS:
+                break
+        return fitted
 
 
 def mean_field_draws(structure: Structure, rng: np.random.Generator) -> Floats:
     """Return the fixed draws (M, D) of a mean-field stage."""
-    num = even_draws(max(MIN_DRAWS, 2 * structure.dim), len(structure.random))
-    return structure.fixed_draws(rng, num)
+    dim = len(structure.random)
+    num = MIN_DRAWS if dim > NEWTON_DIM else max(MIN_DRAWS, 2 * structure.dim)
+    return structure.fixed_draws(rng, even_draws(num, dim))
 
 
 def fresh_elbo(gaussian: Gaussian, structure: Structure, E: Floats) -> Stage[FreshElbo]:

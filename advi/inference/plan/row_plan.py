@@ -54,6 +54,7 @@ def run_row_plan(
     warm: bool,
     callback: Callable[[Progress], object] | None = None,
     inspect: FirstPoints | None = None,
+    evaluated: Callable[[str, int], None] | None = None,  # stage and number of every evaluation
 ) -> PlanResult | None:
     """Fit a Gaussian to the log density of many rows; the settings are those of `run_plan`.
 
@@ -63,13 +64,13 @@ def run_row_plan(
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         some, q = BlockSample(density, rng), first
         if not warm:
-            found = _on_some(density, some, rng, first, inspect)
+            found = _on_some(density, some, rng, first, inspect, evaluated)
             if found is None:
                 return None
             q = found.gaussian
             if found.status.cause is not None:
                 return found._replace(gaussian=project(q, structure))
-        return _on_all(density, some, structure, rng, first, q, callback)
+        return _on_all(density, some, structure, rng, first, q, callback, evaluated)
 
 
 def _on_some(
@@ -78,6 +79,7 @@ def _on_some(
     rng: np.random.Generator,
     first: Gaussian,
     inspect: FirstPoints | None,
+    evaluated: Callable[[str, int], None] | None,
 ) -> PlanResult | None:
     """Return the plan's fit of full rank to some rows, if it has one optimum or was interrupted."""
     look = FirstPoints(some, lambda X: density.value_and_grad(X)[0])
@@ -85,7 +87,14 @@ def _on_some(
     structure = full_structure(len(first.loc))
     try:
         found = run_plan(
-            some, structure, rng, first, warm=False, inspect=look, candidates=candidates
+            some,
+            structure,
+            rng,
+            first,
+            warm=False,
+            inspect=look,
+            candidates=candidates,
+            evaluated=evaluated,
         )
     except (NotFiniteError, UsedElsewhereError):
         return None
@@ -104,12 +113,11 @@ def _on_all(
     first: Gaussian,
     q: Gaussian,
     callback: Callable[[Progress], object] | None,
+    evaluated: Callable[[str, int], None] | None,
 ) -> PlanResult | None:
     """Return the fit to all rows from that of some, if it converges or is stopped."""
-    runner, eps = (
-        Runner(density, project(q, structure), None, callback),
-        np.finfo(density.dtype).eps,
-    )
+    runner = Runner(density, project(q, structure), None, callback, evaluated)
+    eps = float(np.finfo(density.dtype).eps)
     held_out = structure.antithetic_draws(rng, FEW_DRAWS)
     try:
         passes = passes_over(density, some, rng, q, MAX_PASSES)
@@ -136,10 +144,6 @@ def _on_all(
     fitted, fresh = ended
     gap = fitted.elbo - fresh.elbo.value
     return PlanResult(fresh.gaussian, fresh.elbo, status, runner.trace, gap, ())
-
-
-def _eps(density: Density) -> float:
-    return float(np.finfo(density.dtype).eps)
 
 
 class _FewDraws:

@@ -81,6 +81,7 @@ class Plan(NamedTuple):
             "warm": warm,
             "max_evals": self.max_evals,
             "callback": bar.update,
+            "evaluated": bar.reached,
             "inspect": inspect,
         }
         of_gaussian = {"restarts": self.restarts, "known": known}

@@ -28,9 +28,10 @@ class Runner:
         gaussian: Gaussian,
         max_evals: int | None,
         callback: Callable[[Progress], object] | None,
+        evaluated: Callable[[str, int], None] | None = None,  # told of every evaluation
     ) -> None:
         self.density, self.gaussian = density, gaussian
-        self.max_evals, self.callback = max_evals, callback
+        self.max_evals, self.callback, self.evaluated = max_evals, callback, evaluated
         self.evals = 0
         self.stage = "start"
         self.trace: list[Progress] = []
@@ -87,6 +88,8 @@ class Runner:
         if self.max_evals is not None and self.evals >= self.max_evals:
             raise StopError("max_steps", f"stopped after max_steps={self.max_evals} evaluations")
         self.evals += 1
+        if self.evaluated is not None:
+            self.evaluated(self.stage, self.evals)
         values, gradients = self.density.value_and_grad(points)
         # beyond, squares overflow
         values[~(np.abs(points).max(1, initial=0) < FARTHEST)] = np.nan

@@ -8,15 +8,16 @@ from numpy.typing import NDArray
 
 from advi.core.types import Floats
 from advi.inference.plan.batched_calls import Stage, together
-from advi.inference.plan.maximise_elbo import StageResult, fit_mean_fields
+from advi.inference.plan.maximise_elbo import Accepted, StageResult, fit_mean_fields, ignore
 from advi.inference.plan.mode_search import Climb, climb
 from advi.inference.plan.start import Start, basins, select
 from advi.model.density import Density
+from advi.variational.draws import even_draws
 from advi.variational.gaussian import Gaussian, Structure
 
 # Random points in two boxes are screened by their log density, and the best of each are climbed
 # from: most optima lie in the small box, some only in the large one.
-SCREENED = 32
+SCREENED, SCREENED_ELEMENTS = 32, 2**23  # of each box; points times dimension
 NUM_CLIMBS = 8
 NUM_STARTS = 3  # climbs for which a scale is chosen
 START_RADIUS, WIDE_RADIUS = 2.0, 6.0
@@ -33,7 +34,9 @@ WIDER_PER_DIM, MAX_WIDER = 8, 128  # points to climb from
 WIDER_ROUNDS = ((8, 0.25), (30, 0.25), (100, 1.0))  # evaluations of a round, share that goes on
 ASCENTS_PER_DIM, MAX_ASCENTS, ASCENT_SD = 2, 30, 0.1  # from random points
 ASCENT_DRAWS, ASCENT_EVALS = 4, 120
-MAX_ELEMENTS = 2**20  # memory cap of either: points times dimension
+# Points times dimension of all climbs, and of all ascents: in many dimensions a search costs as
+# much as the fit, and a few points tell as much as many.
+MAX_ELEMENTS, ASCENT_ELEMENTS = 2**16, 2**14
 SCREEN_DRAWS, SCREEN_EVALS = 32, 60  # of the best of these, and the best start beside them
 LAST_RADII = (0.1, 0.5, 1.0, 2.0, 6.0, 20.0)  # boxes of the last search for a finite value
 LAST_POINTS = 50  # in each of these boxes
@@ -59,6 +62,7 @@ class Search(NamedTuple):
     rng: np.random.Generator
     eps: float  # machine epsilon of the log density
     inspect: Inspect | None = None  # called with the first random points
+    show: Accepted = ignore  # called with Gaussians on the way
     farthest: float = LAST_RADII[-1]  # largest radius of the last search for a finite value
 
     def run(self) -> Stage[Found]:
@@ -72,6 +76,8 @@ class Search(NamedTuple):
             wide = yield from self._wider(min(WIDER_PER_DIM * more, MAX_WIDER))
             found = yield from basins(climbs + wide, NUM_STARTS)
         scaled = yield from self._scaled(found)
+        if scaled:
+            self.show(scaled[0].gaussian, scaled[0].elbo)
         starts = [StageResult(s.gaussian, s.elbo, "started", np.inf) for s in _plausible(scaled)]
         if ambiguous and (len(starts) > 1 or _share_at_best(found[0], wide) < 0.5):
             ascended = yield from self._ascents(scaled, min(ASCENTS_PER_DIM * more, MAX_ASCENTS))
@@ -105,17 +111,18 @@ class Search(NamedTuple):
     def _climbs(self) -> Stage[tuple[list[Climb], list[Climb]]]:
         """Climb from the best points of both boxes; return all climbs, and those of the large."""
         dim = len(self.center)
+        screened, num = self._num_screened, _fitting(MAX_ELEMENTS // 2, dim, 1, NUM_CLIMBS)
         near, wide = (
-            self.center + self.rng.uniform(-radius, radius, (SCREENED, dim))
+            self.center + self.rng.uniform(-radius, radius, (screened, dim))
             for radius in (START_RADIUS, WIDE_RADIUS)
         )
         points = np.concatenate([near, wide, self.candidates])
         log_p, gradients = yield points
         if self.inspect is not None:
             self.inspect(points, log_p, gradients)
-        of_near, of_wide, given = np.split(log_p, [SCREENED, 2 * SCREENED])
-        near, wide = near[_highest(of_near, NUM_CLIMBS)], wide[_highest(of_wide, NUM_CLIMBS)]
-        given = self.candidates[_highest(given, NUM_CLIMBS)]
+        of_near, of_wide, given = np.split(log_p, [screened, 2 * screened])
+        near, wide = near[_highest(of_near, num)], wide[_highest(of_wide, num)]
+        given = self.candidates[_highest(given, num)]
         points = np.concatenate([self.center[None], near, wide, given, self._unscreened()])
         climbs = yield from climb(points, self.center, self.eps)
         if not any(c.path for c in climbs):
@@ -138,11 +145,19 @@ class Search(NamedTuple):
 
     def finite_points(self) -> Stage[Floats]:
         """Return the highest finite points (n, D) of many in smaller and larger boxes."""
-        points = np.concatenate([self._scattered(LAST_POINTS, r) for r in self._last_radii])
+        points = np.concatenate([self._scattered(self._num_last, r) for r in self._last_radii])
         log_p, gradients = yield points
         finite = np.isfinite(log_p) & np.isfinite(gradients).all(1)
         best = _highest(np.where(finite, log_p, -np.inf), min(NUM_CLIMBS, int(finite.sum())))
         return points[best]
+
+    @property
+    def _num_screened(self) -> int:
+        return _fitting(SCREENED_ELEMENTS, len(self.center), NUM_CLIMBS, SCREENED)
+
+    @property
+    def _num_last(self) -> int:
+        return _fitting(SCREENED_ELEMENTS, len(self.center), NUM_CLIMBS, LAST_POINTS)
 
     @property
     def _last_radii(self) -> list[float]:
@@ -151,7 +166,7 @@ class Search(NamedTuple):
     @property
     def tried(self) -> str:
         """The points of the search, in words."""
-        num = 2 * SCREENED + LAST_POINTS * len(self._last_radii)
+        num = 2 * self._num_screened + self._num_last * len(self._last_radii)
         given = f", {len(self.candidates)} candidates" if len(self.candidates) else ""
         farthest = self._last_radii[-1]
         return (
@@ -196,8 +211,11 @@ class Search(NamedTuple):
     def _ascents(self, scaled: list[Start], num: int) -> Stage[list[StageResult]]:
         """Climb the ELBO on a few draws instead: it has no poles and a slope on plateaus."""
         structure = self.structure.uncoupled()
-        num = max(min(num, MAX_ELEMENTS // len(self.center)), 1)
-        starts = [s.gaussian for s in scaled]
+        most = ASCENT_ELEMENTS // len(self.center)
+        if most == 0 and scaled:
+            return []
+        num = max(min(num, most), 1)
+        starts = [s.gaussian for s in scaled[: max(most, 1)]]
         starts += [Gaussian.diagonal(x, ASCENT_SD) for x in self._scattered(num, WIDE_RADIUS)]
         E = structure.fixed_draws(self.rng, ASCENT_DRAWS)
         fits = yield from fit_mean_fields(starts, E, structure, self.eps, ASCENT_EVALS)
@@ -207,9 +225,11 @@ class Search(NamedTuple):
     def _screened(self, starts: list[StageResult]) -> Stage[list[StageResult]]:
         """Return short mean-field fits from the starts on common draws, the best first."""
         structure = self.structure.uncoupled()
-        E = structure.fixed_draws(self.rng, SCREEN_DRAWS)
+        E = structure.fixed_draws(self.rng, even_draws(SCREEN_DRAWS, len(self.center)))
         gaussians = [s.gaussian for s in starts]
-        fits = yield from fit_mean_fields(gaussians, E, structure, self.eps, SCREEN_EVALS)
+        fits = yield from fit_mean_fields(
+            gaussians, E, structure, self.eps, SCREEN_EVALS, self.show
+        )
         return _distinct(fits)
 
 
@@ -228,6 +248,11 @@ def start_search(
     search = Search(center, candidates, shapes, structure, rng, eps)
     # far out, such as where an equation is stiff, a loop until convergence may not end
     return search._replace(farthest=WIDE_RADIUS) if density.log_joint.open_ended else search
+
+
+def _fitting(elements: int, dim: int, least: int, most: int) -> int:
+    """Return a number of points that hold about as many elements."""
+    return max(least, min(most, elements // max(dim, 1)))
 
 
 def _distinct(fits: list[StageResult]) -> list[StageResult]:

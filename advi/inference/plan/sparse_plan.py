@@ -31,6 +31,7 @@ def run_sparse_plan(
     warm: bool,
     max_evals: int | None = None,  # batched evaluations
     callback: Callable[[Progress], object] | None = None,  # at accepted steps; if true, stop
+    evaluated: Callable[[str, int], None] | None = None,  # stage and number of every evaluation
     inspect: Inspect | None = None,  # called with random points around the start
     candidates: Callable[[], Floats | None] | None = None,  # further points (n, D) to start from
 ) -> PlanResult:
@@ -40,7 +41,7 @@ def run_sparse_plan(
     """
     num = int(np.clip(FRESH_COORDINATES // hessian.dim, MIN_FRESH_DRAWS, FRESH_DRAWS)) // 2 * 2
     fresh_draws = structure.antithetic_draws(rng, num)
-    runner = Runner(density, first, max_evals, callback)
+    runner = Runner(density, first, max_evals, callback, evaluated)
 
     def accepted(gaussian: Gaussian, elbo: float) -> None:
         runner.accepted("sparse", gaussian, elbo)

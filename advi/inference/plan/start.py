@@ -16,6 +16,7 @@ SHORT_NATS = 1.0  # climbs stop this far below their optimum
 BETWEEN = (0.25, 0.5, 0.75)
 SCREEN_DRAWS, SELECT_DRAWS = 4, 16
 MAX_HALVINGS = 10
+MAX_ELEMENTS = 2**22  # of the points of an evaluation
 
 
 class Start(NamedTuple):
@@ -83,17 +84,19 @@ def select(climb: Climb, structure: Structure, rng: np.random.Generator) -> Stag
 
 def _elbos(
     gaussians: list[Gaussian], structure: Structure, num: int, rng: np.random.Generator
-) -> Stage[tuple[Floats, Floats]]:
-    """Return every Gaussian's ELBO (n,), and the diagonal curvature of -log p there (n, D).
+) -> Stage[tuple[Floats, list[Floats]]]:
+    """Return every Gaussian's ELBO (n,), and the diagonal curvature of -log p there (D,).
 
     The curvature is Stein's identity, -E[g_k e_k] / s_k for antithetic draws e.
     """
     E = structure.fixed_draws(rng, num)
-    values, gradients = yield np.concatenate([q.points(E) for q in gaussians])
-    elbos, curvatures = [], []
-    for k, q in enumerate(gaussians):
-        part = slice(k * len(E), (k + 1) * len(E))
-        per_draw = structure.elbos(values[part], E, q)
-        elbos.append(per_draw.mean() if np.all(np.isfinite(per_draw)) else -np.inf)
-        curvatures.append(-(gradients[part] * E).mean(0) / q.sds)
-    return np.array(elbos), np.array(curvatures)
+    elbos, curvatures, together = [], [], max(1, MAX_ELEMENTS // E.size)
+    for first in range(0, len(gaussians), together):
+        some = gaussians[first : first + together]
+        values, gradients = yield np.concatenate([q.points(E) for q in some])
+        for k, q in enumerate(some):
+            part = slice(k * len(E), (k + 1) * len(E))
+            per_draw = structure.elbos(values[part], E, q)
+            elbos.append(per_draw.mean() if np.all(np.isfinite(per_draw)) else -np.inf)
+            curvatures.append(-(gradients[part] * E).mean(0) / q.sds)
+    return np.array(elbos), curvatures

@@ -20,7 +20,7 @@ from advi.inference.stochastic.averaging import TailAverage, averaged_only, with
 from advi.inference.stochastic.by_latent import first_update, total
 from advi.inference.stochastic.control_variate import Control, controlled
 from advi.inference.stochastic.sparse_updates import rows_of, tables_of, with_rows
-from advi.model.density import real_log_density
+from advi.model.real_density import real_log_density
 from advi.model.trace import LogJoint, trace
 from advi.variational import draws
 from advi.variational.guide import Guide

@@ -14,8 +14,8 @@ from advi.core.errors import check_bool, check_count, describe
 from advi.core.status import Status
 from advi.data.spec import DataSpec, converted, find_nan
 from advi.inference.stochastic.steps import Steps
-from advi.model.density import real_log_density
 from advi.model.indices import check_data_indices
+from advi.model.real_density import real_log_density
 from advi.model.rows import for_rows
 from advi.model.trace import LogJoint, trace
 from advi.variational import draws

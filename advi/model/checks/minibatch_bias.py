@@ -13,8 +13,8 @@ from advi.core.types import Floats
 from advi.data.batching import Batching, check_batch
 from advi.data.source import gather_program
 from advi.data.spec import DataSpec
-from advi.model.density import real_log_density
 from advi.model.model import Model
+from advi.model.real_density import real_log_density
 from advi.model.trace import LogJoint, trace
 
 Part = tuple[Model, LogJoint]  # for some number of rows

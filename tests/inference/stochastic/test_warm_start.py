@@ -14,7 +14,7 @@ from advi.data.spec import prepare
 from advi.inference.stochastic.control_variate import ControlVariate, controlled
 from advi.inference.stochastic.warm_start import NUM_ROWS, can_start, plan_on, toward_all_rows
 from advi.inference.stochastic.whitening import whiten
-from advi.model.density import real_log_density
+from advi.model.real_density import real_log_density
 from advi.model.source_density import SourceDensity
 from advi.model.terms import Terms
 from advi.model.trace import trace
