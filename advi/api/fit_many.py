@@ -20,7 +20,8 @@ from advi.data.spec import check_static
 from advi.diagnostics.by_weights import Known, by_weights
 from advi.diagnostics.examine import examined
 from advi.diagnostics.target import Moments
-from advi.inference.many.run import ROUNDS, ManyFits, Varied, fit_again, one_by_one, run, suits
+from advi.inference.many.many_fits import ManyFits, Varied
+from advi.inference.many.run import ROUNDS, fit_again, one_by_one, run, suits
 from advi.model.model import Model
 from advi.model.resolve import (
     ModelFactory,
@@ -150,7 +151,7 @@ def _examine(many: ManyFits) -> None:
                 continue
             found = None
             if index not in many.refitted:
-                end = many.end(index)
+                end = many.judged(index)
                 known = Known(
                     end.log_ratios, end.weighted.log_ratios, float(end.weighted.last_share),
                     Moments(end.mean, end.sd), Moments(end.weighted.mean, end.weighted.sd), end.far,

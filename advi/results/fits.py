@@ -13,7 +13,7 @@ from advi.core.errors import describe
 from advi.core.table import Table
 from advi.core.types import Floats
 from advi.diagnostics.alarms import verdict_on
-from advi.inference.many.run import ManyFits
+from advi.inference.many.many_fits import ManyFits
 from advi.results.fit import Fit
 
 

@@ -13,7 +13,8 @@ from advi.core.keys import Stream, host_rng
 from advi.core.types import Floats
 from advi.diagnostics.loo import Loo, log_mean
 from advi.diagnostics.reweighted import reweighted
-from advi.inference.many.run import Varied, fit_again, one_by_one, run, suits
+from advi.inference.many.many_fits import Varied
+from advi.inference.many.run import fit_again, one_by_one, run, suits
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.predict import row_terms
 from advi.posterior.record import FitRecord

@@ -4,7 +4,8 @@ from typing import Any
 
 from advi.core.progress_bar import ProgressBar
 from advi.data.source import Source
-from advi.inference.many.run import MAX_DIM, Varied, fit_again, run, suits
+from advi.inference.many.many_fits import Varied
+from advi.inference.many.run import MAX_DIM, fit_again, run, suits
 from advi.inference.plan.run import Plan
 from advi.model.model import Model
 from advi.model.resolve import traced_model
