@@ -50,7 +50,7 @@ def test_overhead_smoke(tmp_path, capsys):
     assert "the bar of 1.10 is" in text
     result = json.loads((tmp_path / "overhead.json").read_text())
     assert result["settings"]["rows"] == 50
-    assert len(result["ms_per_step"]) == 1
+    assert {name: len(of) for name, of in result["ms_per_step"].items()} == {"large": 1, "small": 1}
     assert result["machine"]["device"]
 
 
