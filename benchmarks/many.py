@@ -1,14 +1,15 @@
 """Many fits of one shape: one compiled program, a loop of fits, and NumPyro's SVI over data sets.
 
-All are full-rank Gaussians of the same log-joints. Errors are against the loop's fits, in their
-sds: of the mean farthest off in each data set, and of the sd. NumPyro's SVI is a scan of Adam with
-a cosine schedule, mapped over the data sets by `jax.vmap`, for several numbers of steps, since it
-has no stopping rule. Times are CPU seconds of this process, after compilation.
+All are full-rank Gaussians of the same log-joints, by advi without their verdicts and with. Errors
+are against the loop's fits, in their sds: of the mean farthest off in each data set, and of the sd.
+NumPyro's SVI is a scan of Adam with a cosine schedule, mapped over the data sets by `jax.vmap`, for
+several numbers of steps, since it has no stopping rule. Times are CPU seconds of this process, after compilation.
 """
 
 import argparse
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ import advi
 from benchmarks.common import print_header, print_table, save
 from models import eight_schools
 
+LOOP = "advi.fit in a loop"
 STEPS = (1000, 3000, 10_000)
 PARTICLES, RATE = 4, 0.02
 
@@ -81,16 +83,16 @@ def moments(fits: Iterable[advi.Fit]) -> Moments:
     return np.stack(locs), np.stack(sds)
 
 
-def by_loop(problem: Problem, data: list[Any]) -> Moments:
+def by_loop(problem: Problem, data: list[Any], *, diagnose: bool = False) -> Moments:
     """Fit one after another."""
     model = advi.from_numpyro(problem.model)
-    return moments(advi.fit(model, d, family="full_rank", diagnose=False) for d in data)
+    return moments(advi.fit(model, d, family="full_rank", diagnose=diagnose) for d in data)
 
 
-def by_program(problem: Problem, data: list[Any]) -> Moments:
+def by_program(problem: Problem, data: list[Any], *, diagnose: bool = False) -> Moments:
     """Fit all by one program."""
-    fits = advi.fit_many(advi.from_numpyro(problem.model), data, family="full_rank", diagnose=False)
-    return moments(fits)
+    model = advi.from_numpyro(problem.model)
+    return moments(advi.fit_many(model, data, family="full_rank", diagnose=diagnose))
 
 
 def by_svi(steps: int) -> Callable[[Problem, list[Any]], Moments]:
@@ -133,13 +135,19 @@ def main(arguments: list[str] | None = None) -> None:
     for name, problem in PROBLEMS.items():
         rng = np.random.default_rng(0)
         data = [problem.simulate(rng) for _ in range(args.sets)]
-        ways = {"advi.fit in a loop": by_loop, "advi.fit_many": by_program}
+        ways = {
+            LOOP: by_loop,
+            "advi.fit_many": by_program,
+            f"{LOOP}, verdicts": partial(by_loop, diagnose=True),
+            "advi.fit_many, verdicts": partial(by_program, diagnose=True),
+        }
         ways |= {f"NumPyro SVI, {steps:,} steps": by_svi(steps) for steps in args.steps}
         result[name] = measured(problem, ways, data, args.repeats)
         print(f"\n{name}\n")
-        base = result[name]["advi.fit in a loop"]["ms"]
+        base = {way: result[name][f"{LOOP}{way}"]["ms"] for way in ("", ", verdicts")}
         rows = [
-            [way, f"{r['first']:.1f}", f"{r['ms']:.2f}", f"{base / r['ms']:.1f}",
+            [way, f"{r['first']:.1f}", f"{r['ms']:.2f}",
+             f"{base[', verdicts' if 'verdicts' in way else ''] / r['ms']:.1f}",
              f"{r['mean'][0]:.3f}", f"{r['mean'][1]:.3f}", f"{r['sd'][0]:.2f}-{r['sd'][1]:.2f}"]
             for way, r in result[name].items()
         ]  # fmt: skip
