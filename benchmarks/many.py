@@ -3,7 +3,8 @@
 All are full-rank Gaussians of the same log-joints, by advi without their verdicts and with. Errors
 are against the loop's fits, in their sds: of the mean farthest off in each data set, and of the sd.
 NumPyro's SVI is a scan of Adam with a cosine schedule, mapped over the data sets by `jax.vmap`, for
-several numbers of steps, since it has no stopping rule. Times are CPU seconds of this process, after compilation.
+several numbers of steps, since it has no stopping rule. Times are CPU seconds of this process,
+after compilation.
 """
 
 import argparse
