@@ -56,6 +56,7 @@ PATHS = ["plan", "warm plan", "optimizer", "minibatches", "warm minibatches", "s
 PLANS, STEPS = PATHS[:2], PATHS[2:]
 REFUSED = {
     "restarts": (3, PATHS[1:]),
+    "compile": (True, STEPS),
     "objective": (advi.Elbo(), PLANS),
     "eval_data": ({"y": Y[:2]}, [*PLANS, "local"]),  # a table has no parameters for other rows
     "eval_every": (4, PATHS),  # without eval_data, as here; with it, tests of held-out rows
@@ -81,7 +82,7 @@ def test_an_argument_that_a_path_would_ignore_is_refused(path, name, mapped, bef
     def compiled(*_):
         raise AssertionError("nothing is to be compiled for a wrong argument")
 
-    monkeypatch.setattr("advi.model.density._compiled", compiled)
+    monkeypatch.setattr("advi.model.density.compiled_density", compiled)
     monkeypatch.setattr("advi.inference.stochastic.loop._chunk_program", compiled)
     arguments = {"model": MODEL, "diagnose": False, **call(path, mapped, before)}
     with pytest.raises(ValueError, match=f"^{name}: "):

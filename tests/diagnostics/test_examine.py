@@ -12,12 +12,13 @@ from advi.core.verdict import Verdict
 from advi.diagnostics import examine, linear_response
 from advi.diagnostics.chain_moments import Budget
 from advi.diagnostics.correct import corrected
-from advi.diagnostics.importance_sampling import DEGREES, gaussian_share, importance_sampling
+from advi.diagnostics.importance_sampling import gaussian_share, importance_sampling
 from advi.diagnostics.reference import Shift
 from advi.diagnostics.reference_moments import reference_moments
 from advi.diagnostics.target import Target
 from advi.model.checks.tails import growth
 from advi.results.fit import Fit
+from advi.variational.draws import STUDENT_DEGREES
 from advi.variational.gaussian import Gaussian
 from advi.variational.scale import TriangularScale
 from benchmarks import improper
@@ -498,9 +499,11 @@ def test_the_share_of_draws_is_measured_by_that_for_a_gaussian(dim):
         return -0.5 * (np.linalg.solve(scale, (X - 3).T) ** 2).sum(0)
 
     X = rng.standard_normal((100_000, dim)) / np.sqrt(
-        rng.chisquare(DEGREES, (100_000, 1)) / DEGREES
+        rng.chisquare(STUDENT_DEGREES, (100_000, 1)) / STUDENT_DEGREES
     )
-    log_w = -0.5 * (X**2).sum(1) + (DEGREES + dim) / 2 * np.log1p((X**2).sum(1) / DEGREES)
+    log_w = -0.5 * (X**2).sum(1) + (STUDENT_DEGREES + dim) / 2 * np.log1p(
+        (X**2).sum(1) / STUDENT_DEGREES
+    )
     w = np.exp(log_w - log_w.max())
     np.testing.assert_allclose(gaussian_share(dim), w.mean() ** 2 / (w**2).mean(), rtol=0.03)
 
