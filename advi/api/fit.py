@@ -141,7 +141,8 @@ def fit(
     compile
         Whether the plan of a Gaussian runs as one compiled program, that of `fit_many` with its
         bits. It takes some seconds to compile at first, and then a half or less of the time of a
-        fit to data of the same shape. For mean field and full rank, up to 256 coordinates.
+        fit to data of the same shape of some thousand rows. For mean field and full rank, up to 256
+        coordinates.
     key
         Integer or JAX key. The same key, data and kind of machine give the same bits; with
         `compile` these are others.

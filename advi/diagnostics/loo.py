@@ -11,6 +11,7 @@ from advi.core.errors import check_count
 from advi.core.keys import Stream, host_rng
 from advi.core.types import Floats
 from advi.diagnostics.psis import khat_threshold, pareto_smooth
+from advi.model.density import Density
 from advi.posterior.global_posterior import GlobalPosterior
 from advi.posterior.predict import row_terms
 
@@ -120,10 +121,20 @@ def error_of_sum(rows: Floats) -> float:
     return float(np.sqrt(len(rows) * rows.var(ddof=1)))
 
 
+def require_even_rows(density: Density, name: str) -> None:
+    """Raise ValueError if the rows have weights, where `name` takes each out once."""
+    if density.weights is not None:
+        raise ValueError(
+            f"{name}: the rows of this fit have weights, as fit_many(weights=...) gives them; "
+            "expected rows that count once. Fit them without weights."
+        )
+
+
 def psis_loo(posterior: GlobalPosterior, data: Any, n: int, key: Any) -> Loo:
     """Return the PSIS-LOO estimate from `n` draws; see `Fit.loo`."""
     check_count("n", n, MIN_DRAWS)
     posterior = posterior.on(data)
+    require_even_rows(posterior.density, "loo")
     density, rng = posterior.density, host_rng(key, Stream.LOO)
     if posterior.weighted is not None:
         X = posterior.weighted.resample(n, rng)

@@ -69,7 +69,7 @@ def nuts(record: FitRecord, settings: Settings, key: Any, progress: bool) -> Fit
         )
     with precision(posterior.float_dtype):
         potential = _potential(guide, density.log_joint)
-        arguments = posterior.params, density.data
+        arguments = posterior.params, density.data, density.weights
         kernel = NUTS(
             potential_fn=jax.jit(lambda e: potential(*arguments, e)),  # it is called eagerly, too
             target_accept_prob=settings.target_accept_prob,
@@ -131,9 +131,10 @@ def _potential(guide: Guide, log_joint: LogJoint) -> Any:
     """Return minus the log density of the noise of q under the posterior."""
     difference = log_difference(guide, log_joint)
 
-    def potential(params: Any, data: Any, eps: Any) -> Any:
+    def potential(params: Any, data: Any, weights: Any, eps: Any) -> Any:
         log_normal = -0.5 * (eps**2 + LOG_2PI).sum()
-        return -difference(params, data, eps).total() - log_normal
+        terms = difference(params, data, eps)
+        return -(terms.total() if weights is None else terms.weighted(weights)) - log_normal
 
     return potential
 

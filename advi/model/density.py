@@ -64,7 +64,7 @@ class Density:
             self._given = self.data
             if weights is not None:
                 self._given = self.data, jax.device_put(weights.astype(spec.float_dtype))
-        self.scale, self.by_gradient, self._weights = scale, by_gradient, weights
+        self.scale, self.by_gradient, self.weights = scale, by_gradient, weights
         self.dtype = np.dtype(spec.float_dtype)
         self.num_gradients = self.num_values = self.num_hessian_vectors = 0
         self._programs: dict[Quantity, Callable[..., Any]] = {}
@@ -98,8 +98,8 @@ class Density:
     def on(self, data: Any) -> Density:
         """Return the log density on other data of its form but any rows, or if None on its own.
 
-        ValueError if its own are only some of the rows, or an index in the data is outside of its
-        array.
+        Weights of the rows stay where there are as many rows; others count once. ValueError if its
+        own are only some of the rows, or an index in the data is outside of its array.
         """
         if data is None:
             self.require_all_rows()
@@ -107,7 +107,10 @@ class Density:
         with precision(self.spec.float_dtype):
             moved, spec = prepare(data, self.spec.float_dtype, self.model.known_names)
             check_static(self.model.program.static, moved, spec)
-            other = Density(for_rows(self.model, spec), moved, spec, self.estimated)
+            model, weights = for_rows(self.model, spec), self.weights
+            if weights is not None and trace(model, spec).num_rows != len(weights):
+                weights = None
+            other = Density(model, moved, spec, self.estimated, weights=weights)
             check_data_indices(other.model, other.log_joint, spec, moved)
             if other.model.size == self.model.size:
                 other.window = self.window
@@ -117,6 +120,11 @@ class Density:
     def is_partial(self) -> bool:
         """Whether there are only some of the rows, which stand for all."""
         return self.scale != 1
+
+    def of(self, model: Model, estimated: frozenset[str], *, by_gradient: bool = False) -> Density:
+        """Return the log density of another model on the same rows, with their weights."""
+        settings: Any = {"by_gradient": by_gradient, "weights": self.weights}
+        return Density(model, self.data, self.spec, estimated, **settings)
 
     def require_all_rows(self) -> None:
         """Raise ValueError if there are only some of the rows."""
@@ -208,7 +216,7 @@ class Density:
             if self.blocks is None:
                 return self._called(quantity, self._program(quantity), self._given, size, *arrays)
             of_what = self.model, self.blocks.log_joint, self.estimated, None
-            program, weights = compiled_density(*of_what, quantity), self._weights
+            program, weights = compiled_density(*of_what, quantity), self.weights
             found = [
                 self._called(quantity, program, given, BLOCK_POINTS, *arrays)
                 for given in self.blocks.of(self.data, self.scale if weights is None else weights)

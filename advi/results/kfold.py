@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from advi.core.errors import check_count, describe
 from advi.core.keys import Stream, host_rng
 from advi.core.types import Floats
-from advi.diagnostics.loo import Loo, log_mean
+from advi.diagnostics.loo import Loo, log_mean, require_even_rows
 from advi.diagnostics.reweighted import reweighted
 from advi.inference.many.many_fits import Varied
 from advi.inference.many.run import fit_again, one_by_one, run, suits
@@ -28,6 +28,7 @@ def kfold(record: FitRecord, k: Any, key: Any, show: Callable[[int], None]) -> L
     """Return the cross-validated log predictive density of every row; see `Fit.kfold`."""
     posterior = record.global_posterior.on(None)
     density = posterior.density
+    require_even_rows(density, "kfold")
     num = density.log_joint.num_rows
     if num is None:
         row_terms(density, posterior.model.to_tree(posterior.sample(1, 0)))  # which says why not

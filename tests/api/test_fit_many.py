@@ -283,3 +283,20 @@ def test_one_fit_by_the_compiled_plan_has_the_bits_of_many(fits):
 def test_what_the_compiled_plan_refuses(message, options):
     with pytest.raises((TypeError, ValueError), match=message):
         advi.fit(MODEL, SETS[0], **{"compile": True, **options})
+
+
+def test_weights_of_rows_stay_in_what_is_made_of_a_fit():
+    """Without weight the posterior is the prior, whatever goes on from the fit."""
+    weighted = advi.fit_many(MODEL, SETS[0], weights=np.zeros((2, ROWS)), diagnose=False)[0]
+    for found in (weighted, weighted.refine("mean_field"), weighted.nuts(num_samples=500)):
+        np.testing.assert_allclose(found.sd()["w"], 2, rtol=0.15)
+    assert weighted.diagnostics["num_gradients"] > 100
+    for alone in (weighted.loo, lambda: weighted.kfold(3)):
+        with pytest.raises(ValueError, match="the rows of this fit have weights"):
+            alone()
+
+
+def test_models_without_data_compile():
+    model = advi.Model(lambda z, _: -(z["a"] ** 2), {"a": advi.real()})
+    fit = advi.fit(model, compile=True, diagnose=False)
+    np.testing.assert_allclose(fit.sd()["a"], np.sqrt(0.5), rtol=1e-3)

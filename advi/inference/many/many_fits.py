@@ -128,15 +128,15 @@ class ManyFits:
 
     def _made(self, index: int) -> FitRecord:
         density, key = self.density_of(index), self.varied.key_of(index)
-        gaussian, elbo, gap = self.first, Estimate(np.nan, np.nan), np.nan
+        gaussian, elbo, gap, num = self.first, Estimate(np.nan, np.nan), np.nan, 0
         if self.ended is not None and index < self.num_run:
             of = self._end(index)
             coupled = self.guide.structure.coupled
             scale = TriangularScale(of.tril) if coupled else DiagonalScale(np.diag(of.tril))
             gaussian, elbo = Gaussian(of.loc, scale), Estimate.of(of.elbos)
-            gap = float(of.fixed_elbo) - elbo.value
+            gap, num = float(of.fixed_elbo) - elbo.value, int(of.num_gradients)
         params = self.guide.params_of(gaussian, density.dtype, key_words(key)[-1])
-        outcome = Outcome(self._status(index), elbo, [], 0, gap)
+        outcome = Outcome(self._status(index), elbo, [], num, gap)
         return FitRecord(GlobalPosterior(self.guide, params, density), outcome, key)
 
     def _status(self, index: int) -> Status:

@@ -43,6 +43,7 @@ class Ended(NamedTuple):
     fixed_elbo: Any  # on the fixed draws, nats
     arrived: Any  # whether no more was to be gained
     num_evals: Any  # of the fixed draws, by the last Newton steps
+    num_gradients: Any
     apart: Any  # whether another start ended nearly as high or higher, elsewhere
     log_ratios: Any  # (1000,) log p - log q of its draws
     mean: Any  # (K,) of these on the constrained scale
@@ -116,18 +117,18 @@ def _plan(
 
     steps = partial(newton, evaluated, noise.fixed, random)
 
-    def from_start(start: tuple[Array, Array]) -> At:
+    def from_start(start: tuple[Array, Array]) -> Search:
         loc, scale = start
         at = evaluated(loc, scale * jnp.eye(dim))
-        return steps(at, jnp.eye(dim, dtype=bool), "diagonal", host.GAIN_NATS, host.MAX_EVALS).at
+        return steps(at, jnp.eye(dim, dtype=bool), "diagonal", host.GAIN_NATS, host.MAX_EVALS)
 
     def to_end(given: tuple[At, Array]) -> Search:
         at, wanted = given
         return steps(at, same_block, blocks, GAIN_NATS, jnp.where(wanted, MAX_EVALS, 0))
 
     near = lax.map(from_start, _starts(values, noise, first, random))
-    differ = _best(near) | _apart(near)
-    ends = lax.map(to_end, (near, differ))
+    differ = _best(near.at) | _apart(near.at)
+    ends = lax.map(to_end, (near.at, differ))
     end = jax.tree.map(lambda leaf: leaf[jnp.argmin(ends.at.value)], ends)
     loc, tril, value, _ = end.at
     apart = (differ & _apart(ends.at)).any()
@@ -140,18 +141,19 @@ def _plan(
         better = after.mean() > elbos.mean()
         return jax.tree.map(partial(jnp.where, better), (ploc, ptril, after), (loc, tril, elbos))
 
-    loc, tril, elbos = lax.cond(
-        rough > POLISH_ROUGHNESS, by_polish, lambda _: (loc, tril, elbos), None
-    )
+    is_rough = rough > POLISH_ROUGHNESS
+    loc, tril, elbos = lax.cond(is_rough, by_polish, lambda _: (loc, tril, elbos), None)
     X = loc + noise.weighted @ tril.T
     log_p, log_q = values(X), _log_q(noise.weighted, tril, random)
     quantities = columns(X)
     found = weighted(values, columns, loc, tril, (X, log_p, log_q), noise.rounds)
     out = values(jnp.where(jnp.abs(loc) < NEAR, loc, generic) + far)
+    num_gradients = len(noise.fixed) * (near.num_evals.sum() + ends.num_evals.sum())
+    num_gradients += (1 + is_rough) * len(noise.fresh) + is_rough * noise.polish[..., 0].size
     constant = 0.5 * random.sum() * (1 + np.log(2 * np.pi))
     return Ended(
         loc, tril, elbos, constant - value, end.arrived & jnp.isfinite(value), end.num_evals,
-        apart, log_p - log_q, quantities.mean(0), quantities.std(0), found, out,
+        num_gradients, apart, log_p - log_q, quantities.mean(0), quantities.std(0), found, out,
     )  # fmt: skip
 
 

@@ -46,7 +46,8 @@ def run(
     structure, dtype, dim = guide.structure, np.dtype(spec.float_dtype), guide.model.size
     noises = [_noise_of(guide, key, dtype, rounds) for key in varied.keys]
     far = first_steps(guide.model) if rounds and not log_joint.open_ended else np.zeros((0, dim))
-    weighted, several = varied.weights is not None, len(noises) > 1
+    weighted = varied.weights is not None
+    several = len(noises) > 1 or not (weighted or spec.leaves)
     by = not (weighted or several), weighted, several
     same_block = structure.same_block()
     blocks = "whole" if same_block.all() else "several" if structure.coupled else "diagonal"
@@ -67,7 +68,9 @@ def run(
             if by[0]:
                 data = jax.tree.map(lambda *rows: np.stack(rows), *(varied.data[i] for i in index))
             weights = None if varied.weights is None else varied.weights[index].astype(dtype)
-            drawn = stacked([noises[i] for i in index]) if by[2] else noises[0]
+            drawn = (
+                stacked([noises[min(i, len(noises) - 1)] for i in index]) if by[2] else noises[0]
+            )
             with precision(spec.float_dtype):
                 parts.append(jax.device_get(compiled(data, weights, drawn, shared)))
             done = min(begin + size, varied.num)

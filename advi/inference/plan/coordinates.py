@@ -83,7 +83,7 @@ def reparametrised(record: FitRecord, reparam: Any, family: Any) -> FitRecord:
         start = trials.fitted(centred).gaussian if auto else trials.start(centred)
         if _is_multimodal(record):
             start = None  # for all modes to be found again
-        again = Density(guide.model, density.data, density.spec, guide.estimated, by_gradient=True)
+        again = density.of(guide.model, guide.estimated, by_gradient=True)
         again.num_gradients = trials.num_gradients
         found = refit(record, again, guide, start)
     return found.with_outcome(route=(_in_words(centred, gain), guide.description))
@@ -236,7 +236,10 @@ class _Trials:
     def _fit(self, to: Centredness) -> _Trial:
         guide, posterior = self.guide, self._record.global_posterior
         data = self._data, _arrays(to, posterior.density)
-        density = Density(self._model, data, self._spec, guide.estimated, by_gradient=True)
+        density = Density(
+            self._model, data, self._spec, guide.estimated, by_gradient=True,
+            weights=posterior.density.weights,
+        )  # fmt: skip
         start = self.start(to)
         first = initial(self._model, None)[0] if start is None else start
         try:

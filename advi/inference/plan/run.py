@@ -103,7 +103,7 @@ def refined(record: FitRecord, family: Any) -> FitRecord:
     posterior = record.global_posterior
     guide, whole = resolve_family(posterior.model, family), posterior.density.on(None)
     check_families(guide, any_scale=True)
-    density = Density(guide.model, whole.data, whole.spec, guide.estimated)
+    density = whole.of(guide.model, guide.estimated)
     return refit(record, density, guide, initial(guide.model, record)[0])
 
 

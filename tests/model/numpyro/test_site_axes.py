@@ -74,7 +74,7 @@ def test_the_log_joint_at_values_in_their_own_axes_is_numpyros(dim):
 @pytest.fixture(scope="module")
 def fits():
     """Fits with the rows along the last axis: of one Gaussian, and by row from a subsample."""
-    steps = {"batch_size": B, "max_steps": 200, "family": {("alone", "pair"): advi.PerRow()}}
+    steps = {"batch_size": B, "max_steps": 500, "family": {("alone", "pair"): advi.PerRow()}}
     return {
         "whole": advi.fit(own(-1), {"y": Y}, family="mean_field", diagnose=False),
         "by row": advi.fit(own(-1, subsample_size=B), {"y": Y}, diagnose=False, **steps),
