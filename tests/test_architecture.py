@@ -238,6 +238,7 @@ made = [advi.unit_interval(init=0.5), advi.ordered(2), advi.simplex(3), advi.cir
 latents = {"mu": advi.real(), "s": advi.positive(init=2.0)}
 fit = advi.fit(advi.Model(log_joint, latents), np.arange(3.0))
 fit.summary()
+repr(made)
 fit.save(sys.argv[1])
 print(fit.verdict.level, advi.load(sys.argv[1]).verdict.level)
 print([name for name in ("numpyro", "optax", "scipy.special") if name in sys.modules])

@@ -30,7 +30,7 @@ class _Support:
         vars(latent)["support"] = value
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Latent:
     """One latent: its support, its shape and the transform that maps it to the real line.
 
@@ -71,7 +71,7 @@ class Latent:
     local: bool = field(default=False, kw_only=True)
     transform: Any = field(default=None, kw_only=True)
     init: ArrayLike | None = field(default=None, kw_only=True)
-    bijection: Transform = field(init=False, repr=False)
+    bijection: Transform = field(init=False)
 
     def __post_init__(self) -> None:
         if not is_constraint(self.constraint):
@@ -116,6 +116,11 @@ class Latent:
             object.__setattr__(self, "init", init)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "bijection", bijection)
+
+    def __repr__(self) -> str:
+        names = ("shape", "local", "transform", "init")
+        rest = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"Latent(support={self.constraint!r}, {rest})"  # without an import of NumPyro
 
     @property
     def constraint(self) -> Any:
