@@ -235,9 +235,8 @@ class _Trials:
 
     def _fit(self, to: Centredness) -> _Trial:
         guide, posterior = self.guide, self._record.global_posterior
-        data = self._data, _arrays(to, posterior.density)
-        settings: Any = {"by_gradient": True, "weights": posterior.density.weights}
-        density = Density(self._model, data, self._spec, guide.estimated, **settings)
+        own, data = posterior.density, (self._data, _arrays(to, posterior.density))
+        density = Density(self._model, data, self._spec, guide.estimated, 1.0, True, own.weights)
         start = self.start(to)
         first = initial(self._model, None)[0] if start is None else start
         try:
