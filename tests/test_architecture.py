@@ -256,6 +256,6 @@ def test_a_plain_fit_imports_no_other_library(tmp_path):
 
 
 def test_names_that_are_imported_later_are_there():
-    assert set(advi.__all__) <= set(dir(advi))
+    assert set(dir(advi)) == {*advi.__all__, "__version__"}
     with pytest.raises(AttributeError, match="no attribute 'fitt'"):
         advi.fitt  # noqa: B018

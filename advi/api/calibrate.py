@@ -1,6 +1,6 @@
 """calibrate(): simulation-based calibration of a model and its fits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,12 +8,15 @@ import numpy as np
 
 from advi.api.fit_many import fit_many
 from advi.core.arrays import on_host, real_numbers
-from advi.core.errors import check_bool, check_count, describe, unknown
+from advi.core.errors import check_bool, check_count, describe, listed, unknown
 from advi.core.keys import Stream, device_key
 from advi.core.types import Floats
+from advi.data.several import check_same
 from advi.data.spec import converted, find_nan
+from advi.data.tables import tables_and_names
 from advi.diagnostics.quantities import quantities, quantity_names
 from advi.diagnostics.reweighted import reweighted
+from advi.inference.many.many_fits import ManyFits
 from advi.model.model import Model
 from advi.model.resolve import ModelFactory, check_model
 from advi.results.calibration import Calibration
@@ -99,6 +102,7 @@ def calibrate(
         )
     drawn = [_simulated(simulate, number, key) for number in range(n)]
     data = [data for _, data in drawn]
+    _check_alike(drawn)
     fits = fit_many(model, data, family=family, key=key, x64=x64, diagnose=False, progress=progress)
     names, ranks = _ranks(fits, [latents for latents, _ in drawn], corrected)
     reliable = np.isfinite(ranks).all(1)
@@ -118,6 +122,11 @@ def _simulated(simulate: Simulate, number: int, key: Any) -> tuple[dict[str, Any
             f"simulate: returned {describe(out)}; expected a pair of latents, a dict from names to "
             "values, and data."
         )
+    if not out[0]:
+        raise ValueError(
+            f"simulate: in data set {number} there are no latents; expected a dict from names to "
+            "values with one latent or more, which are ranked in their posteriors."
+        )
     latents = {k: on_host(real_numbers(f"latent {k!r}", v), float) for k, v in out[0].items()}
     data, spec = converted(out[1], "float64")
     if where := find_nan(data, spec):
@@ -129,6 +138,21 @@ def _simulated(simulate: Simulate, number: int, key: Any) -> tuple[dict[str, Any
                 "numbers inside of its support."
             )
     return latents, out[1]
+
+
+def _check_alike(drawn: Sequence[tuple[dict[str, Any], Any]]) -> None:
+    """Raise ValueError unless all simulations have the same latents, and data of one shape."""
+    (latents, data), first = drawn[0], None
+    names = tables_and_names(data)[1]
+    for number, (own, data) in enumerate(drawn):
+        if own.keys() != latents.keys():
+            raise ValueError(
+                f"simulate: in data set {number} the latents are {listed(list(own))}, in data set "
+                f"0 {listed(list(latents))}; expected the same in all."
+            )
+        _, spec = converted(data, "float64", names.categories)
+        first = first or spec
+        check_same("simulate: data set", number, spec, first)
 
 
 def _ranks(
@@ -168,6 +192,7 @@ def _by_name(model: Model, truth: dict[str, Any], number: int) -> dict[str, Any]
 def _draws(fits: Fits, number: int, corrected: bool) -> tuple[dict[str, Any], Floats] | None:
     """Return draws of a fit by latent and their weights, or None where it has failed."""
     many = fits._many
+    assert isinstance(many, ManyFits)
     record = many.record(number)
     if record.outcome.status != "converged":
         return None

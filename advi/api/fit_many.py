@@ -14,7 +14,7 @@ from advi.core.jax_config import default_float, precision
 from advi.core.keys import is_key, key_words
 from advi.core.progress_bar import ProgressBar
 from advi.core.types import Floats
-from advi.data.several import each, prepared
+from advi.data.several import each, explained, prepared
 from advi.data.source import InMemory
 from advi.data.spec import check_static
 from advi.diagnostics.by_weights import Known, by_weights
@@ -31,6 +31,7 @@ from advi.model.resolve import (
     traced_model,
 )  # fmt: skip
 from advi.posterior.initial import initial
+from advi.results.fit import Fit
 from advi.results.fits import Fits
 from advi.variational.family_check import check_families
 from advi.variational.resolve_family import resolve_family
@@ -62,8 +63,8 @@ def fit_many(
     model
         The model, or what `from_numpyro` returns.
     datasets
-        A list of data sets, or a pytree of arrays with one leading axis that runs over them. With
-        `weights` or `keys` one data set, as `fit` takes it.
+        A list of data sets, or a pytree of arrays with one leading axis that runs over them; a
+        tuple is such a pytree. With `weights` or `keys` one data set, as `fit` takes it.
     weights
         ``(n, N)``, at least 0: each fit multiplies the rows of `Terms` by its own, as the bootstrap
         and cross-validation do.
@@ -115,6 +116,7 @@ def fit_many(
     for name, flag in (("refit", refit), ("diagnose", diagnose)):
         check_bool(name, flag)
     key_words(key)
+    _check_init(init)
     float_dtype, labels = default_float(x64), check_coords(coords)
     with interrupts.held(), precision(float_dtype), ProgressBar(progress) as bar:
         check_on_host(datasets, weights, key)
@@ -122,10 +124,11 @@ def fit_many(
         given = [datasets] if alone else each(datasets)
         data, spec, names = prepared(given, float_dtype, labels)
         source = InMemory(data[0], spec, None, names=names)
-        resolved = resolve_model(model, source, labels)
-        for arrays in data:
-            check_static(resolved.program.static, arrays, spec)
-        of_rows, log_joint = traced_model(resolved, source)
+        with explained(None if alone else datasets):
+            resolved = resolve_model(model, source, labels)
+            for arrays in data:
+                check_static(resolved.program.static, arrays, spec)
+            of_rows, log_joint = traced_model(resolved, source)
         guide = resolve_family(of_rows, family)
         check_families(guide, any_scale=True)
         varied = _varied(data, weights, keys, key, log_joint.num_rows)
@@ -139,6 +142,16 @@ def fit_many(
         if diagnose:
             _examine(many)
         return Fits(many)
+
+
+def _check_init(init: Any) -> None:
+    """Raise TypeError unless `init` is None or a dict: a fit has the labels of its own data."""
+    if init is not None and not isinstance(init, Mapping):
+        got = "a Fit" if isinstance(init, Fit) else describe(init)
+        raise TypeError(
+            f"init: got {got}; expected a dict from latent names to constrained values, where "
+            "every fit starts, such as init=fit.mean()."
+        )
 
 
 def _examine(many: ManyFits) -> None:

@@ -19,7 +19,7 @@ def describe(value: Any) -> str:
     """
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"an array of shape {tuple(value.shape)} and dtype {value.dtype}"
-    text = repr(value)
+    text = " ".join(repr(value).split("\n"))
     if len(text) > 80:
         text = text[:77] + "..."
     return f"{text} ({type(value).__name__})"
@@ -80,7 +80,7 @@ def unknown(what: str, got: str, known: Iterable[str]) -> str:
     names = [str(name) for name in known]
     near = difflib.get_close_matches(str(got), names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"unknown {what} {got!r}{hint} Known: {', '.join(names)}."
+    return f"unknown {what} {got!r}{hint} Known: {', '.join(names) or 'none'}."
 
 
 def format_value(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Several data sets of one shape."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -53,15 +54,35 @@ def prepared(
     for number, data in enumerate([first, *datasets[1:]]):
         arrays, own = converted(data, float_dtype, names.categories)
         spec = spec or own
-        if own != spec:
-            raise ValueError(
-                f"datasets: number {number} has {_described(own)}, but number 0 has "
-                f"{_described(spec)}; expected the same in all. Pad rows and give them a weight of "
-                "zero in log_joint, or fit data sets of other shapes apart."
-            )
+        check_same("datasets:", number, own, spec)
         found.append(jax.tree.map(np.asarray, arrays))
     assert spec is not None
     return found, spec, names
+
+
+def check_same(what: str, number: int, spec: DataSpec, first: DataSpec) -> None:
+    """Raise ValueError unless a data set has the tree, shapes and dtypes of the first."""
+    if spec != first:
+        raise ValueError(
+            f"{what} number {number} has {_described(spec)}, but number 0 has "
+            f"{_described(first)}; expected the same in all. Pad rows and give them a weight of "
+            "zero in log_joint, or take data sets of other shapes apart."
+        )
+
+
+@contextmanager
+def explained(datasets: Any) -> Iterator[None]:
+    """Add a note to errors of the log-joint where data sets are given as a tuple."""
+    try:
+        yield
+    except Exception as error:
+        if type(datasets) is tuple:
+            error.add_note(
+                f"fit_many(): datasets is a tuple of {len(datasets)}, which is one pytree whose "
+                "leading axis runs over the data sets: log_joint gets a tuple. Give several data "
+                "sets as a list."
+            )
+        raise
 
 
 def _described(spec: DataSpec) -> str:

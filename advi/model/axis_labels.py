@@ -1,5 +1,7 @@
 """The labels of a fit: those that the user gives, and those that tables bring along."""
 
+from collections.abc import Iterable
+
 from advi.core.axes import Label, Labels, labels_of
 from advi.core.errors import unknown
 from advi.data.source import Source
@@ -26,9 +28,7 @@ def labelled(model: Model, source: Source, coords: Labels) -> Model:
                     "for each entry along that axis."
                 )
         elif axis not in names.categories:
-            raise ValueError(
-                f"coords: {unknown('axis', axis, lengths)}{_hint(model, source, axis)}"
-            )
+            raise ValueError(f"coords: {_unknown(model, source, axis, lengths)}")
     found: dict[str, tuple[Label, ...]] = {a: ls for a, ls in coords.items() if a in lengths}
     for axis in [*names.categories, *names.coords]:
         if axis in lengths and axis not in found:
@@ -80,8 +80,13 @@ def _of_data(axis: str, names: Names, length: int) -> tuple[Label, ...]:
     return labels
 
 
-def _hint(model: Model, source: Source, axis: str) -> str:
+def _unknown(model: Model, source: Source, axis: str, known: Iterable[str]) -> str:
+    message = unknown("axis", axis, known)
     if source.streamed and axis in model.row_dims:
-        return " The rows of a stream have no labels."
-    named = not model.axes.dims
-    return ' Name the axes: advi.Model(log_joint, latents, dims={"eta": ["county"]}).' * named
+        return f"{message} The rows of a stream have no labels."
+    if model.axes.dims:
+        return message
+    return (
+        f"{message} The model names no axes. Name them by dims, such as advi.Model(log_joint, "
+        'latents, dims={"eta": ["county"]}), or by the plates of a NumPyro model.'
+    )

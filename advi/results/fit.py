@@ -525,7 +525,8 @@ class Fit:
         ----------
         k
             Number of folds, to which rows are assigned at random, at most the number of rows; or
-            the fold of each row, (N,), such as its group.
+            the fold of each row, an array (N,) of numbers or texts. Groups that are left out as a
+            whole are given so: ``k=labels``, each row's group.
         key
             Integer or JAX key.
         progress

@@ -76,6 +76,14 @@ def test_bands_hold_uniform_values_as_often_as_they_say():
     assert abs(np.mean(inside) - 0.9) < 3 * np.sqrt(0.09 / 200)
 
 
+def ragged(key):
+    return {"mu": 0.0}, np.zeros(N + jax.random.randint(key, (), 0, 2))
+
+
+def of_turns(key):
+    return {"s" if jax.random.bernoulli(key) else "mu": 0.5}, np.zeros(N)
+
+
 @pytest.mark.parametrize(
     ("error", "message", "wrong"),
     [
@@ -84,6 +92,9 @@ def test_bands_hold_uniform_values_as_often_as_they_say():
         (ValueError, "data set 0 latent .mu. has shape", lambda key: ({"mu": X2}, np.zeros(N))),
         (ValueError, "data set 0 the data leaf", lambda key: ({"mu": 0.0}, np.full(N, np.nan))),
         (ValueError, "'mu' is not finite", lambda key: ({"mu": np.inf}, np.zeros(N))),
+        (ValueError, "simulate: in data set 0 there are no latents", lambda key: ({}, np.zeros(N))),
+        (ValueError, "simulate: data set number .* has data float64.[67].", ragged),
+        (ValueError, "simulate: in data set .* the latents are (s|mu), in data set 0", of_turns),
     ],
 )  # fmt: skip
 def test_wrong_simulations(error, message, wrong):

@@ -1,5 +1,8 @@
 """Many fits of one shape by one compiled program."""
 
+import copy
+import pickle
+
 import jax
 import numpy as np
 import numpyro
@@ -62,6 +65,29 @@ def test_each_is_an_ordinary_fit(fits):
     assert [fit.elbo.value for fit in fits[1:3]] == fits.elbo[1:3].tolist()
     assert "5 of full_rank" in repr(fits)
     assert "5 good" in repr(fits)
+
+
+def check_pickle(fits):
+    """Check that fits that were pickled once and again are the same."""
+    read = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(fits))))
+    assert len(read) == len(fits)
+    assert repr(read) == repr(fits)
+    assert (read.status, read.verdicts, read.refitted) == (
+        fits.status,
+        fits.verdicts,
+        fits.refitted,
+    )
+    np.testing.assert_array_equal(read.elbo, fits.elbo)
+    for ours, theirs in ((read.mean(), fits.mean()), (read.sd(), fits.sd())):
+        np.testing.assert_array_equal(ours["w"], theirs["w"])
+        assert ours["w"].dtype == theirs["w"].dtype
+    for ours, theirs in zip(read, fits, strict=True):
+        np.testing.assert_array_equal(ours.mean()["w"], theirs.mean()["w"])
+
+
+def test_fits_are_pickled_and_copied(fits):
+    check_pickle(fits)
+    assert copy.deepcopy(fits) is copy.copy(fits) is fits
 
 
 def test_a_leading_axis_is_a_list(fits):
@@ -153,6 +179,12 @@ def test_a_data_set_without_a_posterior_loses_no_other():
     assert "NaN" in done[1].status.message
     assert done.verdicts[0] == done.verdicts[2] == "good"
     assert done.verdicts[1] == "poor"
+    mean, sd = done.mean()["w"], done.sd()["w"]
+    assert np.isnan(mean[1]).all()
+    assert np.isnan(sd[1]).all()
+    np.testing.assert_allclose(done.summary()["mean"], mean[[0, 2]].mean(0), rtol=1e-6)
+    assert "summary: of 2 fits, without 1 interrupted or diverged" in repr(done)
+    check_pickle(done)
 
 
 def test_ctrl_c_keeps_those_that_have_ended(monkeypatch):
@@ -169,6 +201,15 @@ def test_ctrl_c_keeps_those_that_have_ended(monkeypatch):
     assert done.status == ("converged",) * 4 + ("interrupted",)
     assert np.isfinite(done.mean()["w"][:4]).all()
     assert np.isnan(done.mean()["w"][4]).all()
+    np.testing.assert_allclose(done.summary()["mean"], done.mean()["w"][:4].mean(0), rtol=1e-6)
+    assert "summary: of 4 fits, without 1 interrupted or diverged" in repr(done)
+    check_pickle(done)
+
+
+def test_a_summary_of_no_posterior_is_nan():
+    done = advi.fit_many(MODEL, {"x": X, "y": np.full((NUM, ROWS), np.nan)}, diagnose=False)
+    assert np.isnan(done.summary()["mean"]).all()
+    assert "summary: of 0 fits, without 5 interrupted or diverged" in repr(done)
 
 
 def test_numpyro_models_and_double_precision():
@@ -206,6 +247,20 @@ ROWLESS = advi.Model(lambda z, y: regression(z, y).total(), {"w": advi.real(2)})
 def test_wrong_data_sets(error, message, call):
     with pytest.raises(error, match=message):
         advi.fit_many(MODEL, call())
+
+
+def test_a_fit_is_no_start_of_many(fits):
+    with pytest.raises(TypeError, match=r"^init: got a Fit; expected a dict from [^\n]*\.$"):
+        advi.fit_many(MODEL, SETS, init=fits[0])
+
+
+def test_a_tuple_is_one_pytree(fits):
+    pairs = advi.Model(lambda z, d: regression(z, {"x": d[0], "y": d[1]}), {"w": advi.real(2)})
+    done = advi.fit_many(pairs, (X, Y), diagnose=False)
+    np.testing.assert_allclose(done.mean()["w"], fits.mean()["w"], atol=1e-5)
+    with pytest.raises(TypeError) as caught:
+        advi.fit_many(MODEL, tuple(SETS))
+    assert "Give several data sets as a list" in caught.value.__notes__[-1]
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,12 @@ def test_wrong_coords_are_told_before_anything_compiles(case):
     assert programs == []
 
 
+def test_coords_of_a_model_that_names_no_axes():
+    model = advi.Model(lambda z, d: -(z["mu"] ** 2), {"mu": advi.real()})
+    with pytest.raises(ValueError, match=r"Known: none\. The model names no axes.*dims.*plates"):
+        advi.fit(model, coords={"q": ["a"]})
+
+
 def test_rows_of_a_stream_have_no_labels():
     model = advi.Model(log_joint, LATENTS | {"h": advi.real(local=True)}, dims=DIMS)
     with pytest.raises(ValueError, match=r"unknown axis 'row'.* rows of a stream have no labels"):

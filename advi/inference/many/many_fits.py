@@ -57,6 +57,11 @@ class ManyFits:
     replaced: dict[int, FitRecord] = field(default_factory=dict)  # examined or fitted anew
     refitted: set[int] = field(default_factory=set)
 
+    @property
+    def num(self) -> int:
+        """Number of fits."""
+        return self.varied.num
+
     def record(self, index: int) -> FitRecord:
         """Return the record of one fit."""
         if index not in self.replaced:
@@ -131,10 +136,12 @@ class ManyFits:
         gaussian, elbo, gap, num = self.first, Estimate(np.nan, np.nan), np.nan, 0
         if self.ended is not None and index < self.num_run:
             of = self._end(index)
-            coupled = self.guide.structure.coupled
-            scale = TriangularScale(of.tril) if coupled else DiagonalScale(np.diag(of.tril))
-            gaussian, elbo = Gaussian(of.loc, scale), Estimate.of(of.elbos)
+            elbo = Estimate.of(of.elbos)
             gap, num = float(of.fixed_elbo) - elbo.value, int(of.num_gradients)
+            if np.isfinite(of.loc).all() and np.isfinite(of.tril).all():
+                coupled = self.guide.structure.coupled
+                scale = TriangularScale(of.tril) if coupled else DiagonalScale(np.diag(of.tril))
+                gaussian = Gaussian(of.loc, scale)
         params = self.guide.params_of(gaussian, density.dtype, key_words(key)[-1])
         outcome = Outcome(self._status(index), elbo, [], num, gap)
         return FitRecord(GlobalPosterior(self.guide, params, density), outcome, key)
