@@ -8,12 +8,19 @@ from numpy.typing import NDArray
 
 from advi.core.types import Floats
 from advi.inference.plan.batched_calls import Stage, together
-from advi.inference.plan.maximise_elbo import Accepted, StageResult, fit_mean_fields, ignore
+from advi.inference.plan.charts import DiagonalChart
+from advi.inference.plan.maximise_elbo import (
+    Accepted,
+    StageResult,
+    fit_mean_fields,
+    ignore,
+    maximise_in_rounds,
+)
 from advi.inference.plan.mode_search import Climb, climb
 from advi.inference.plan.start import Start, basins, select
 from advi.model.density import Density
 from advi.variational.draws import even_draws
-from advi.variational.gaussian import Gaussian, Structure
+from advi.variational.gaussian import MANY, Gaussian, Structure
 
 # Random points in two boxes are screened by their log density, and the best of each are climbed
 # from: most optima lie in the small box, some only in the large one.
@@ -34,6 +41,7 @@ WIDER_PER_DIM, MAX_WIDER = 8, 128  # points to climb from
 WIDER_ROUNDS = ((8, 0.25), (30, 0.25), (100, 1.0))  # evaluations of a round, share that goes on
 ASCENTS_PER_DIM, MAX_ASCENTS, ASCENT_SD = 2, 30, 0.1  # from random points
 ASCENT_DRAWS, ASCENT_EVALS = 4, 120
+RISE_EVALS = 300  # of the climb of the ELBO of many coordinates
 # Points times dimension of all climbs, and of all ascents: in many dimensions a search costs as
 # much as the fit, and a few points tell as much as many.
 MAX_ELEMENTS, ASCENT_ELEMENTS = 2**16, 2**14
@@ -76,6 +84,9 @@ class Search(NamedTuple):
             wide = yield from self._wider(min(WIDER_PER_DIM * more, MAX_WIDER))
             found = yield from basins(climbs + wide, NUM_STARTS)
         scaled = yield from self._scaled(found)
+        if len(self.center) > MANY:
+            risen = yield from self._risen()
+            scaled = sorted([*scaled, *risen], key=lambda s: -s.elbo)
         if scaled:
             self.show(scaled[0].gaussian, scaled[0].elbo)
         starts = [StageResult(s.gaussian, s.elbo, "started", np.inf) for s in _plausible(scaled)]
@@ -107,6 +118,24 @@ class Search(NamedTuple):
             *(select(group[0], self.structure, g) for group, g in zip(found, rngs, strict=True))
         )
         return sorted((s for s in starts if np.isfinite(s.elbo)), key=lambda s: -s.elbo)
+
+    def _risen(self) -> Stage[list[Start]]:
+        """Return the start that climbs the ELBO from the center; none if no value is finite.
+
+        Climbs of the log density of many coordinates end in its poles, such as where all effects
+        of a group are equal and their scale vanishes. The ELBO has none, but from there its slope
+        is slight: no few steps lead out. The first point has the scale of its own curvature.
+        """
+        [log_p], _ = yield self.center[None]
+        start = yield from select(Climb([self.center], float(log_p)), self.structure, self.rng)
+        if not np.isfinite(start.elbo):
+            return []
+        structure = self.structure.uncoupled()
+        chart = DiagonalChart(structure.fixed_draws(self.rng, ASCENT_DRAWS), structure)
+        risen = yield from maximise_in_rounds(
+            start.gaussian, chart, structure, self.eps, self.show, RISE_EVALS
+        )
+        return [start._replace(gaussian=risen.gaussian, elbo=risen.elbo)]
 
     def _climbs(self) -> Stage[tuple[list[Climb], list[Climb]]]:
         """Climb from the best points of both boxes; return all climbs, and those of the large."""
