@@ -8,16 +8,9 @@ from numpy.typing import NDArray
 
 from advi.core.types import Floats
 from advi.inference.plan.batched_calls import Stage, together
-from advi.inference.plan.charts import DiagonalChart
-from advi.inference.plan.maximise_elbo import (
-    Accepted,
-    StageResult,
-    fit_mean_fields,
-    ignore,
-    maximise_in_rounds,
-)
+from advi.inference.plan.maximise_elbo import Accepted, StageResult, fit_mean_fields, ignore
 from advi.inference.plan.mode_search import Climb, climb
-from advi.inference.plan.start import Start, basins, select
+from advi.inference.plan.start import Start, ascend, basins, best_first, select
 from advi.model.density import Density
 from advi.variational.draws import even_draws
 from advi.variational.gaussian import MANY, Gaussian, Structure
@@ -41,7 +34,6 @@ WIDER_PER_DIM, MAX_WIDER = 8, 128  # points to climb from
 WIDER_ROUNDS = ((8, 0.25), (30, 0.25), (100, 1.0))  # evaluations of a round, share that goes on
 ASCENTS_PER_DIM, MAX_ASCENTS, ASCENT_SD = 2, 30, 0.1  # from random points
 ASCENT_DRAWS, ASCENT_EVALS = 4, 120
-RISE_EVALS = 300  # of the climb of the ELBO of many coordinates
 # Points times dimension of all climbs, and of all ascents: in many dimensions a search costs as
 # much as the fit, and a few points tell as much as many.
 MAX_ELEMENTS, ASCENT_ELEMENTS = 2**16, 2**14
@@ -79,22 +71,24 @@ class Search(NamedTuple):
         found = yield from basins(climbs, NUM_STARTS)
         more = len(self.center) - FEW_DIMS
         agreeing = MIN_AGREEING / NUM_CLIMBS
-        ambiguous = len(found) > 1 and more > 0 and _share_at_best(found[0], wide) < agreeing
-        if ambiguous:
+        agree = len(found) <= 1 or more <= 0 or _share_at_best(found[0], wide) >= agreeing
+        searched = len(self.center) <= ASCENT_ELEMENTS  # else the climbs are too few to tell
+        disputed = searched and not agree
+        if disputed:
             wide = yield from self._wider(min(WIDER_PER_DIM * more, MAX_WIDER))
             found = yield from basins(climbs + wide, NUM_STARTS)
         scaled = yield from self._scaled(found)
         if len(self.center) > MANY:
-            risen = yield from self._risen()
-            scaled = sorted([*scaled, *risen], key=lambda s: -s.elbo)
+            start = yield from ascend(self.center, self.structure, self.rng, self.eps, self.show)
+            scaled = best_first([start, *scaled])
         if scaled:
             self.show(scaled[0].gaussian, scaled[0].elbo)
         starts = [StageResult(s.gaussian, s.elbo, "started", np.inf) for s in _plausible(scaled)]
-        if ambiguous and (len(starts) > 1 or _share_at_best(found[0], wide) < 0.5):
+        if disputed and (len(starts) > 1 or _share_at_best(found[0], wide) < 0.5):
             ascended = yield from self._ascents(scaled, min(ASCENTS_PER_DIM * more, MAX_ASCENTS))
             screened = yield from self._screened(ascended + starts[:1])
-            return Found(screened or starts, ambiguous)
-        return Found(starts, ambiguous)
+            return Found(screened or starts, ambiguous=True)
+        return Found(starts, disputed or not searched)
 
     def again(self) -> Stage[list[StageResult]]:
         """Return other starts, the best first, where those of a first search have failed."""
@@ -117,25 +111,7 @@ class Search(NamedTuple):
         starts = yield from together(
             *(select(group[0], self.structure, g) for group, g in zip(found, rngs, strict=True))
         )
-        return sorted((s for s in starts if np.isfinite(s.elbo)), key=lambda s: -s.elbo)
-
-    def _risen(self) -> Stage[list[Start]]:
-        """Return the start that climbs the ELBO from the center; none if no value is finite.
-
-        Climbs of the log density of many coordinates end in its poles, such as where all effects
-        of a group are equal and their scale vanishes. The ELBO has none, but from there its slope
-        is slight: no few steps lead out. The first point has the scale of its own curvature.
-        """
-        [log_p], _ = yield self.center[None]
-        start = yield from select(Climb([self.center], float(log_p)), self.structure, self.rng)
-        if not np.isfinite(start.elbo):
-            return []
-        structure = self.structure.uncoupled()
-        chart = DiagonalChart(structure.fixed_draws(self.rng, ASCENT_DRAWS), structure)
-        risen = yield from maximise_in_rounds(
-            start.gaussian, chart, structure, self.eps, self.show, RISE_EVALS
-        )
-        return [start._replace(gaussian=risen.gaussian, elbo=risen.elbo)]
+        return best_first(starts)
 
     def _climbs(self) -> Stage[tuple[list[Climb], list[Climb]]]:
         """Climb from the best points of both boxes; return all climbs, and those of the large."""
@@ -240,11 +216,9 @@ class Search(NamedTuple):
     def _ascents(self, scaled: list[Start], num: int) -> Stage[list[StageResult]]:
         """Climb the ELBO on a few draws instead: it has no poles and a slope on plateaus."""
         structure = self.structure.uncoupled()
-        most = ASCENT_ELEMENTS // len(self.center)
-        if most == 0 and scaled:
-            return []
-        num = max(min(num, most), 1)
-        starts = [s.gaussian for s in scaled[: max(most, 1)]]
+        most = max(ASCENT_ELEMENTS // len(self.center), 1)
+        num = min(num, most)
+        starts = [s.gaussian for s in scaled[:most]]
         starts += [Gaussian.diagonal(x, ASCENT_SD) for x in self._scattered(num, WIDE_RADIUS)]
         E = structure.fixed_draws(self.rng, ASCENT_DRAWS)
         fits = yield from fit_mean_fields(starts, E, structure, self.eps, ASCENT_EVALS)
