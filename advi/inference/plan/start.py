@@ -7,7 +7,7 @@ import numpy as np
 from advi.core.types import Floats
 from advi.inference.plan.batched_calls import Stage
 from advi.inference.plan.charts import DiagonalChart
-from advi.inference.plan.maximise_elbo import Accepted, maximise_in_rounds
+from advi.inference.plan.maximise_elbo import Accepted, StageResult, maximise_in_rounds
 from advi.inference.plan.mode_search import Climb
 from advi.variational.gaussian import Gaussian, Structure
 
@@ -15,6 +15,7 @@ SCALES = (1.0, 0.1, 0.01, 0.001)
 PATH_POINTS = 6
 SHORTLIST = 3
 SHORT_NATS = 1.0  # climbs stop this far below their optimum
+SAME_LOG_P_NATS = 2.0  # climbs that end this near are as high
 BETWEEN = (0.25, 0.5, 0.75)
 SCREEN_DRAWS, SELECT_DRAWS = 4, 16
 ASCENT_DRAWS, ASCENT_EVALS = 4, 300  # of a mean field of many coordinates
@@ -29,6 +30,10 @@ class Start(NamedTuple):
     gaussian: Gaussian
     elbo: float
     log_p: float  # at the end of the climb, nats
+
+    @property
+    def result(self) -> StageResult:
+        return StageResult(self.gaussian, self.elbo, "started", np.inf)
 
 
 def basins(climbs: list[Climb], num: int) -> Stage[list[list[Climb]]]:
@@ -53,6 +58,13 @@ def basins(climbs: list[Climb], num: int) -> Stage[list[list[Climb]]]:
             connected = low > min(c.log_p, best.log_p) - SHORT_NATS
             (found[-1] if connected else waiting).append(c)
     return found
+
+
+def share_at_best(best: list[Climb], climbs: list[Climb]) -> float:
+    """Return the share of climbs that ended at the best optimum, or as high."""
+    at_best = {id(c) for c in best}
+    same = [id(c) in at_best or c.log_p > best[0].log_p - SAME_LOG_P_NATS for c in climbs]
+    return sum(same) / max(len(same), 1)
 
 
 def select(climb: Climb, structure: Structure, rng: np.random.Generator) -> Stage[Start]:
