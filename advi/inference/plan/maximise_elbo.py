@@ -97,12 +97,15 @@ def maximise_in_rounds(
     Where the effects of a hierarchy and their scale move together, the few pairs of one search
     shrink the sds of the hyperparameters, and with these sds the steps, for hundreds of steps.
     """
-    for left in range(max_evals, 0, -ROUND_EVALS):
-        num = min(left, ROUND_EVALS)
-        fitted = yield from maximise_elbo(gaussian, chart, structure, eps, accepted, num)
+
+    def begun(q: Gaussian, left: int) -> Stage[StageResult]:
+        return maximise_elbo(q, chart, structure, eps, accepted, min(left, ROUND_EVALS))
+
+    fitted = yield from begun(gaussian, max_evals)
+    for left in range(max_evals - ROUND_EVALS, 0, -ROUND_EVALS):
         if fitted.reason != "budget":
             break
-        gaussian = fitted.gaussian
+        fitted = yield from begun(fitted.gaussian, left)
     return fitted
 
 
