@@ -16,6 +16,7 @@ MAX_TRIES = 21  # scales from which to start, each half of the one before
 STEP_CAP = 10.0
 GRADIENT_TOLERANCE, STEP_TOLERANCE = 3e-3, 0.02
 PLATEAU_STEPS, PLATEAU_NATS = 20, 1e-3
+ROUND_EVALS = 50  # after which a mean field of many coordinates forgets its curvature pairs
 
 Accepted = Callable[[Gaussian, float], None]  # a Gaussian and its ELBO in nats
 
@@ -81,6 +82,31 @@ def maximise_elbo(
         return StageResult(chart.gaussian(point), constant - value, "not finite", np.inf)
     gaussian, gradient = chart.gaussian(end.point), end.measure.gradient
     return StageResult(gaussian, constant - end.value, end.reason, gradient)
+
+
+def maximise_in_rounds(
+    gaussian: Gaussian,
+    chart: DiagonalChart,
+    structure: Structure,
+    eps: float,
+    accepted: Accepted,
+    max_evals: int,
+) -> Stage[StageResult]:
+    """Maximise the ELBO over a mean field of many coordinates, by L-BFGS begun anew now and then.
+
+    Where the effects of a hierarchy and their scale move together, the few pairs of one search
+    shrink the sds of the hyperparameters, and with these sds the steps, for hundreds of steps.
+    """
+
+    def begun(q: Gaussian, left: int) -> Stage[StageResult]:
+        return maximise_elbo(q, chart, structure, eps, accepted, min(left, ROUND_EVALS))
+
+    fitted = yield from begun(gaussian, max_evals)
+    for left in range(max_evals - ROUND_EVALS, 0, -ROUND_EVALS):
+        if fitted.reason != "budget":
+            break
+        fitted = yield from begun(fitted.gaussian, left)
+    return fitted
 
 
 def fit_mean_fields(

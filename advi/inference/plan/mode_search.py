@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from advi.core.types import Floats
 from advi.inference.plan.batched_calls import Stage
@@ -82,3 +83,9 @@ def climb(
 def _levelled_off(measure: Measure) -> bool:
     values = measure.values
     return len(values) > GAIN_WINDOW and values[-1 - GAIN_WINDOW] - values[-1] < GAIN_NATS
+
+
+def highest(log_p: Floats, num: int) -> NDArray[np.int_]:
+    """Return the indices of the highest of some log densities (n,), the best first."""
+    finite = np.where(np.isfinite(log_p), log_p, -np.inf)
+    return np.argsort(-finite, kind="stable")[:num]

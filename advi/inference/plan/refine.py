@@ -17,6 +17,7 @@ from advi.inference.plan.maximise_elbo import (
     MAX_LOW_RANK_EVALS,
     StageResult,
     maximise_elbo,
+    maximise_in_rounds,
 )
 from advi.inference.plan.newton import newton
 from advi.inference.plan.polish import polish
@@ -156,7 +157,7 @@ class Refinement(NamedTuple):
 
         def stage(E: Floats, q: Gaussian) -> Stage[StageResult]:
             chart = DiagonalChart(E, structure)
-            return maximise_elbo(q, chart, structure, self.eps, accepted, LONG_EVALS)
+            return maximise_in_rounds(q, chart, structure, self.eps, accepted, LONG_EVALS)
 
         near = yield from stage(
             structure.fixed_draws(self.rng, even_draws(NEAR_DRAWS, dim)), gaussian

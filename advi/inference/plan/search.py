@@ -4,16 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from advi.core.types import Floats
 from advi.inference.plan.batched_calls import Stage, together
 from advi.inference.plan.maximise_elbo import Accepted, StageResult, fit_mean_fields, ignore
-from advi.inference.plan.mode_search import Climb, climb
-from advi.inference.plan.start import Start, basins, select
+from advi.inference.plan.mode_search import Climb, climb, highest
+from advi.inference.plan.start import Start, ascend, basins, best_first, select, share_at_best
 from advi.model.density import Density
 from advi.variational.draws import even_draws
-from advi.variational.gaussian import Gaussian, Structure
+from advi.variational.gaussian import MANY, Gaussian, Structure
 
 # Random points in two boxes are screened by their log density, and the best of each are climbed
 # from: most optima lie in the small box, some only in the large one.
@@ -28,7 +27,7 @@ SAME_START_SDS = 2.0  # starts that are nearer count as one optimum
 # In few dimensions these climbs suffice. In more, the result is ambiguous if fewer of the climbs
 # from the large box end at the best optimum, and the search goes on, the longer the more
 # dimensions there are.
-FEW_DIMS, MIN_AGREEING, SAME_LOG_P_NATS = 10, 7, 2.0
+FEW_DIMS, MIN_AGREEING = 10, 7
 WIDER_RADII = (2.0, 6.0)
 WIDER_PER_DIM, MAX_WIDER = 8, 128  # points to climb from
 WIDER_ROUNDS = ((8, 0.25), (30, 0.25), (100, 1.0))  # evaluations of a round, share that goes on
@@ -67,21 +66,26 @@ class Search(NamedTuple):
 
     def run(self) -> Stage[Found]:
         """Return the starts that may win, the best first; none if no point was finite."""
+        dim = len(self.center)
+        alone = dim > ASCENT_ELEMENTS and not len(self.candidates)  # climbs are few and dear
+        ascended = (yield from self._ascended(alone)) if dim > MANY else []
+        if ascended and alone:
+            return Found([s.result for s in ascended], ambiguous=False)
         climbs, wide = yield from self._climbs()
         found = yield from basins(climbs, NUM_STARTS)
-        more = len(self.center) - FEW_DIMS
+        more = dim - FEW_DIMS
         agreeing = MIN_AGREEING / NUM_CLIMBS
-        ambiguous = len(found) > 1 and more > 0 and _share_at_best(found[0], wide) < agreeing
+        ambiguous = len(found) > 1 and more > 0 and share_at_best(found[0], wide) < agreeing
         if ambiguous:
             wide = yield from self._wider(min(WIDER_PER_DIM * more, MAX_WIDER))
             found = yield from basins(climbs + wide, NUM_STARTS)
-        scaled = yield from self._scaled(found)
+        scaled = best_first(ascended + (yield from self._scaled(found)))
         if scaled:
             self.show(scaled[0].gaussian, scaled[0].elbo)
-        starts = [StageResult(s.gaussian, s.elbo, "started", np.inf) for s in _plausible(scaled)]
-        if ambiguous and (len(starts) > 1 or _share_at_best(found[0], wide) < 0.5):
-            ascended = yield from self._ascents(scaled, min(ASCENTS_PER_DIM * more, MAX_ASCENTS))
-            screened = yield from self._screened(ascended + starts[:1])
+        starts = [s.result for s in _plausible(scaled)]
+        if ambiguous and (len(starts) > 1 or share_at_best(found[0], wide) < 0.5):
+            fits = yield from self._ascents(scaled, min(ASCENTS_PER_DIM * more, MAX_ASCENTS))
+            screened = yield from self._screened(fits + starts[:1])
             return Found(screened or starts, ambiguous)
         return Found(starts, ambiguous)
 
@@ -106,23 +110,28 @@ class Search(NamedTuple):
         starts = yield from together(
             *(select(group[0], self.structure, g) for group, g in zip(found, rngs, strict=True))
         )
-        return sorted((s for s in starts if np.isfinite(s.elbo)), key=lambda s: -s.elbo)
+        return best_first(starts)
+
+    def _ascended(self, first: bool) -> Stage[list[Start]]:
+        """Return the end of an ascent of the ELBO, `first` of all; none if no value is finite."""
+        if first and self.inspect is not None:
+            points = np.concatenate(self._boxes(self._num_screened))
+            self.inspect(points, *(yield points))
+        start = yield from ascend(self.center, self.structure, self.rng, self.eps, self.show)
+        return best_first([start])
 
     def _climbs(self) -> Stage[tuple[list[Climb], list[Climb]]]:
         """Climb from the best points of both boxes; return all climbs, and those of the large."""
         dim = len(self.center)
         screened, num = self._num_screened, _fitting(MAX_ELEMENTS // 2, dim, 1, NUM_CLIMBS)
-        near, wide = (
-            self.center + self.rng.uniform(-radius, radius, (screened, dim))
-            for radius in (START_RADIUS, WIDE_RADIUS)
-        )
+        near, wide = self._boxes(screened)
         points = np.concatenate([near, wide, self.candidates])
         log_p, gradients = yield points
         if self.inspect is not None:
             self.inspect(points, log_p, gradients)
         of_near, of_wide, given = np.split(log_p, [screened, 2 * screened])
-        near, wide = near[_highest(of_near, num)], wide[_highest(of_wide, num)]
-        given = self.candidates[_highest(given, num)]
+        near, wide = near[highest(of_near, num)], wide[highest(of_wide, num)]
+        given = self.candidates[highest(given, num)]
         points = np.concatenate([self.center[None], near, wide, given, self._unscreened()])
         climbs = yield from climb(points, self.center, self.eps)
         if not any(c.path for c in climbs):
@@ -130,6 +139,11 @@ class Search(NamedTuple):
             if len(points):
                 climbs = yield from climb(points, points[0], self.eps)
         return climbs, climbs[1 + len(near) : 1 + len(near) + len(wide)]
+
+    def _boxes(self, num: int) -> list[Floats]:
+        """Return random points (num, D) of the small box and of the large."""
+        size = num, len(self.center)
+        return [self.center + self.rng.uniform(-r, r, size) for r in (START_RADIUS, WIDE_RADIUS)]
 
     def _unscreened(self) -> Floats:
         """Return random points of two large boxes, high or not, in a middling number of dimensions.
@@ -148,7 +162,7 @@ class Search(NamedTuple):
         points = np.concatenate([self._scattered(self._num_last, r) for r in self._last_radii])
         log_p, gradients = yield points
         finite = np.isfinite(log_p) & np.isfinite(gradients).all(1)
-        best = _highest(np.where(finite, log_p, -np.inf), min(NUM_CLIMBS, int(finite.sum())))
+        best = highest(np.where(finite, log_p, -np.inf), min(NUM_CLIMBS, int(finite.sum())))
         return points[best]
 
     @property
@@ -211,11 +225,9 @@ class Search(NamedTuple):
     def _ascents(self, scaled: list[Start], num: int) -> Stage[list[StageResult]]:
         """Climb the ELBO on a few draws instead: it has no poles and a slope on plateaus."""
         structure = self.structure.uncoupled()
-        most = ASCENT_ELEMENTS // len(self.center)
-        if most == 0 and scaled:
-            return []
-        num = max(min(num, most), 1)
-        starts = [s.gaussian for s in scaled[: max(most, 1)]]
+        most = max(ASCENT_ELEMENTS // len(self.center), 1)
+        num = min(num, most)
+        starts = [s.gaussian for s in scaled[:most]]
         starts += [Gaussian.diagonal(x, ASCENT_SD) for x in self._scattered(num, WIDE_RADIUS)]
         E = structure.fixed_draws(self.rng, ASCENT_DRAWS)
         fits = yield from fit_mean_fields(starts, E, structure, self.eps, ASCENT_EVALS)
@@ -270,13 +282,6 @@ def is_apart(q: Gaussian, others: Sequence[Gaussian]) -> bool:
     return all(distance.max() > SAME_START_SDS for distance in distances)
 
 
-def _share_at_best(best: list[Climb], climbs: list[Climb]) -> float:
-    """Return the share of climbs that ended at the best optimum, or as high."""
-    at_best = {id(c) for c in best}
-    same = [id(c) in at_best or c.log_p > best[0].log_p - SAME_LOG_P_NATS for c in climbs]
-    return sum(same) / max(len(same), 1)
-
-
 def _plausible(starts: list[Start]) -> list[Start]:
     """Return the distinct starts that are high enough, the best ELBO first."""
     kept: list[Start] = []
@@ -289,8 +294,3 @@ def _plausible(starts: list[Start]) -> list[Start]:
         if high and is_apart(s.gaussian, [k.gaussian for k in kept]):
             kept.append(s)
     return kept
-
-
-def _highest(log_p: Floats, num: int) -> NDArray[np.int_]:
-    finite = np.where(np.isfinite(log_p), log_p, -np.inf)
-    return np.argsort(-finite, kind="stable")[:num]

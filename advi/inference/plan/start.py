@@ -6,6 +6,8 @@ import numpy as np
 
 from advi.core.types import Floats
 from advi.inference.plan.batched_calls import Stage
+from advi.inference.plan.charts import DiagonalChart
+from advi.inference.plan.maximise_elbo import Accepted, StageResult, maximise_in_rounds
 from advi.inference.plan.mode_search import Climb
 from advi.variational.gaussian import Gaussian, Structure
 
@@ -13,8 +15,11 @@ SCALES = (1.0, 0.1, 0.01, 0.001)
 PATH_POINTS = 6
 SHORTLIST = 3
 SHORT_NATS = 1.0  # climbs stop this far below their optimum
+SAME_LOG_P_NATS = 2.0  # climbs that end this near are as high
 BETWEEN = (0.25, 0.5, 0.75)
 SCREEN_DRAWS, SELECT_DRAWS = 4, 16
+ASCENT_DRAWS, ASCENT_EVALS = 4, 300  # of a mean field of many coordinates
+NEAR_RADIUS = 0.1
 MAX_HALVINGS = 10
 MAX_ELEMENTS = 2**22  # of the points of an evaluation
 
@@ -25,6 +30,10 @@ class Start(NamedTuple):
     gaussian: Gaussian
     elbo: float
     log_p: float  # at the end of the climb, nats
+
+    @property
+    def result(self) -> StageResult:
+        return StageResult(self.gaussian, self.elbo, "started", np.inf)
 
 
 def basins(climbs: list[Climb], num: int) -> Stage[list[list[Climb]]]:
@@ -49,6 +58,13 @@ def basins(climbs: list[Climb], num: int) -> Stage[list[list[Climb]]]:
             connected = low > min(c.log_p, best.log_p) - SHORT_NATS
             (found[-1] if connected else waiting).append(c)
     return found
+
+
+def share_at_best(best: list[Climb], climbs: list[Climb]) -> float:
+    """Return the share of climbs that ended at the best optimum, or as high."""
+    at_best = {id(c) for c in best}
+    same = [id(c) in at_best or c.log_p > best[0].log_p - SAME_LOG_P_NATS for c in climbs]
+    return sum(same) / max(len(same), 1)
 
 
 def select(climb: Climb, structure: Structure, rng: np.random.Generator) -> Stage[Start]:
@@ -80,6 +96,37 @@ def select(climb: Climb, structure: Structure, rng: np.random.Generator) -> Stag
     if elbos[0] > elbo:
         gaussian, elbo = tuned, float(elbos[0])
     return Start(gaussian, elbo, climb.log_p)
+
+
+def ascend(
+    x: Floats, structure: Structure, rng: np.random.Generator, eps: float, accepted: Accepted
+) -> Stage[Start]:
+    """Climb the ELBO of a mean field on few draws from near a point (D,), at the best scale there.
+
+    A climb of the log density of many coordinates ends at a pole, such as where the effects of a
+    hierarchy are equal and their scale vanishes, and no point of its path may be far enough from
+    it: the ELBO has no pole, but near that of the density so slight a slope that hundreds of steps
+    do not lead out. It begins off the point itself, where a slope may vanish by symmetry.
+    """
+    x = x + rng.uniform(-NEAR_RADIUS, NEAR_RADIUS, len(x))
+    [log_p], _ = yield x[None]
+    start = yield from select(Climb([x], float(log_p)), structure, rng)
+    if not np.isfinite(start.elbo):
+        return start
+    structure = structure.uncoupled()
+    chart = DiagonalChart(structure.fixed_draws(rng, ASCENT_DRAWS), structure)
+    end = yield from maximise_in_rounds(
+        start.gaussian, chart, structure, eps, accepted, ASCENT_EVALS
+    )
+    [elbo], _ = yield from _elbos([end.gaussian], structure, SELECT_DRAWS, rng)
+    if not elbo > start.elbo:  # its few draws may be overfitted
+        return start
+    return start._replace(gaussian=end.gaussian, elbo=float(elbo))
+
+
+def best_first(starts: list[Start]) -> list[Start]:
+    """Return the starts of finite ELBO, the best first."""
+    return sorted((s for s in starts if np.isfinite(s.elbo)), key=lambda s: -s.elbo)
 
 
 def _elbos(

@@ -5,9 +5,14 @@ import numpyro.distributions as dist
 import pytest
 
 import advi
+from advi.core.jax_config import precision
 from advi.core.progress_bar import ProgressBar
+from advi.data.spec import prepare
 from advi.inference.plan import refine
+from advi.inference.plan.batched_calls import run_batched
 from advi.inference.plan.mode_search import _Path
+from advi.inference.plan.start import ascend
+from advi.model.density import Density
 from advi.model.one_by_one import is_faster_in_turn
 from advi.variational.gaussian import Structure
 
@@ -118,8 +123,11 @@ def test_the_bar_moves_with_every_evaluation(monkeypatch):
 
 def test_ctrl_c_in_the_search_leaves_a_start_of_many():
     def interrupted(progress):
-        raise KeyboardInterrupt
+        best.append(progress.elbo)
+        if len(best) == 8:
+            raise KeyboardInterrupt
 
+    best = []
     model = advi.Model(by_group, GROUPED)
     settings = {"family": "mean_field", "diagnose": False, "callback": interrupted}
     fit = advi.fit(model, ROWS, **settings)
@@ -184,3 +192,51 @@ def test_few_draws_are_as_good_as_many(monkeypatch, key):
     (loc, scale), (other, of_many) = few.posterior.gaussian, many.posterior.gaussian
     np.testing.assert_allclose(np.log(scale.sds / of_many.sds)[:3], 0, atol=0.06)
     assert np.abs((loc - other) / of_many.sds).max() < 0.25
+
+
+def hierarchy(z, d):
+    """A centred hierarchy, whose log density grows without bound as tau vanishes."""
+    priors = dist.HalfNormal(1).log_prob(z["tau"]) + dist.HalfNormal(1).log_prob(z["s"])
+    priors += dist.Normal(0, 10).log_prob(z["mu"])
+    effects = dist.Normal(z["mu"], z["tau"]).log_prob(z["a"]).sum()
+    return priors + effects + dist.Normal(z["a"][d["g"]], z["s"]).log_prob(d["y"]).sum()
+
+
+def hierarchy_of(groups):
+    """Return the model of a centred hierarchy, and two rows for each group."""
+    rng, g = np.random.default_rng(0), np.repeat(np.arange(groups), 2).astype(np.int32)
+    y = 1 + 0.5 * rng.standard_normal(groups)[g] + rng.standard_normal(2 * groups)
+    scales = {name: advi.positive() for name in ("tau", "s")}
+    latents = {"mu": advi.real(), "a": advi.real(groups), **scales}
+    return advi.Model(hierarchy, latents), {"g": g, "y": y.astype(np.float32)}
+
+
+def test_an_ascent_of_the_elbo_keeps_away_from_the_pole_of_a_hierarchy():
+    model, data = hierarchy_of(DIM)
+    with precision("float32"):
+        density = Density(model, *prepare(data, "float32"), by_gradient=True)
+    dim, rng = model.size, np.random.default_rng(0)
+    structure = Structure(np.ones(dim, bool), np.arange(dim), np.zeros((dim, 0), bool))
+    taus, eps = [], float(np.finfo(np.float32).eps)
+    tau = model.spans["tau"][0]
+
+    def accepted(q, elbo):
+        taus.append(np.exp(q.loc[tau]))
+
+    ascent = ascend(np.zeros(dim), structure, rng, eps, accepted)
+    [start] = run_batched([ascent], density.value_and_grad)
+    assert min(taus) > 0.1
+    assert np.exp(start.gaussian.loc[tau]) == pytest.approx(0.5, abs=0.15)
+
+
+@pytest.mark.slow  # short: test_an_ascent_keeps_away_from_the_pole_of_a_hierarchy
+@pytest.mark.parametrize("key", [0, 1, 2])
+def test_a_hierarchy_of_many_groups_does_not_begin_at_its_pole(key):
+    model, data = hierarchy_of(30_000)
+    fit = advi.fit(model, data, family="mean_field", diagnose=False, key=key)
+    assert fit.status == "converged"
+    assert fit.diagnostics["num_gradients"] < 6000
+    mean = fit.mean()
+    found = [float(mean[name]) for name in ("mu", "tau", "s")]
+    np.testing.assert_allclose(found, [0.999, 0.502, 1.004], atol=0.003)
+    np.testing.assert_allclose(fit.elbo.value, -91491.6, atol=1)
