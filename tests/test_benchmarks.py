@@ -329,6 +329,7 @@ def test_real_models_smoke(tmp_path, capsys):
     assert [r["truth"] for r in result["fits"]] == ["good", "good"]
 
 
+@pytest.mark.slow  # short: the slope of seconds below, and tests of sparse fits
 def test_large_models_smoke(tmp_path, capsys):
     large_models.main(["grid", "--keys", "1", "--out", str(tmp_path)])
     assert "of 1, of these truly: " in capsys.readouterr().out

@@ -147,7 +147,8 @@ def test_angles_of_rows():
     np.testing.assert_allclose(turned(rows.mean()["phi"] - whole.mean()["phi"], 0), 0, atol=0.1)
 
 
-@pytest.mark.parametrize("concentration", [2.0, pytest.param(30.0, marks=pytest.mark.slow)])
+@pytest.mark.slow  # short: test_angles_of_rows and test_observations_of_a_direction
+@pytest.mark.parametrize("concentration", [2.0, 30.0])
 def test_two_angles(concentration):
     model = advi.from_numpyro(
         lambda: numpyro.sample(
