@@ -343,7 +343,8 @@ def test_what_the_compiled_plan_refuses(message, options):
 def test_weights_of_rows_stay_in_what_is_made_of_a_fit():
     """Without weight the posterior is the prior, whatever goes on from the fit."""
     weighted = advi.fit_many(MODEL, SETS[0], weights=np.zeros((2, ROWS)), diagnose=False)[0]
-    for found in (weighted, weighted.refine("mean_field"), weighted.nuts(num_samples=300, num_warmup=200)):
+    chains = weighted.nuts(num_samples=300, num_warmup=200)
+    for found in (weighted, weighted.refine("mean_field"), chains):
         np.testing.assert_allclose(found.sd()["w"], 2, rtol=0.15)
     assert weighted.diagnostics["num_gradients"] > 100
     for alone in (weighted.loo, lambda: weighted.kfold(3)):
