@@ -34,16 +34,16 @@ SHARED = ("mu", "tau", "s")
 Record = dict[str, Any]
 
 
-def simulate(size: int) -> dict[str, np.ndarray]:
-    """Return the rows of a number of groups."""
+def simulate(size: int, rows: int = ROWS) -> dict[str, np.ndarray]:
+    """Return the rows of a number of groups, as many of each."""
     rng = np.random.default_rng(0)
-    g = np.repeat(np.arange(size), ROWS).astype(np.int32)
+    g = np.repeat(np.arange(size), rows).astype(np.int32)
     y = 1 + 0.5 * rng.standard_normal(size)[g] + rng.standard_normal(len(g))
     return {"g": g, "y": y.astype(np.float32)}
 
 
 def hierarchy(size: int) -> advi.Model:
-    """Return the model of a number of groups."""
+    """Return the model of a number of groups, whose density has no bound as tau vanishes."""
 
     def log_joint(z: Any, d: Any) -> Array:
         return (

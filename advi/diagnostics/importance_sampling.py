@@ -9,7 +9,7 @@ from advi.core.draw_set import WeightedDraws
 from advi.core.types import Floats
 from advi.diagnostics.proposals import Student, log_standard
 from advi.diagnostics.psis import pareto_smooth
-from advi.variational.draws import STUDENT_DEGREES, antithetic
+from advi.variational.draws import MAX_ADAPTED_DIM, STUDENT_DEGREES, antithetic
 from advi.variational.gaussian import Gaussian
 from advi.variational.scale import TriangularScale
 
@@ -19,9 +19,6 @@ MIN_SHARE, MAX_KHAT = 0.6, 0.7
 # first draws, of a round, and in few dimensions, where adapted proposals reach farther out.
 FIRST_SHARE, NEAR_SHARE, EQUAL_SHARE, NEAR_KHAT = 0.9, 0.8, 0.995, 0.5
 FIRST_DRAWS, FIRST_OF_FEW = 256, 128
-# A covariance is adapted only with twenty draws for every dimension in a round: estimated from
-# fewer than some ten effective draws for each, it makes all later weights collapse.
-MAX_ADAPTED_DIM = 50
 # In very many dimensions a share of the first draws below this ends it: more would not be reliable.
 MANY_DIM, HOPELESS_SHARE, MAX_ELEMENTS = 512, 0.3, 2**24
 COLLAPSED_SHARE = 0.1  # effective share below which moments of weighted draws are useless

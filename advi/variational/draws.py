@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MIN_DRAWS = 64
 MAX_DRAW_ELEMENTS = 2**24  # memory cap: draws times dimension
 STUDENT_DEGREES = 7.0  # of freedom, of proposals of importance sampling
+# A covariance is adapted only with twenty draws for every dimension in a round of a thousand:
+# estimated from fewer than some ten effective draws for each, it makes all later weights collapse.
+MAX_ADAPTED_DIM = 50
 QUASI_RANDOM_DIM = 3  # beyond, the fourth moments of random draws are as good or better
 
 

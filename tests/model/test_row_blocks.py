@@ -13,6 +13,7 @@ from advi.model import row_blocks as module
 from advi.model.block_sample import BlockSample
 from advi.model.density import Density
 from advi.model.resolve import resolve_model, traced_model
+from tests.blocks import blocks_of
 
 NUM = 700  # no multiple of a block
 RNG = np.random.default_rng(0)
@@ -29,11 +30,8 @@ POINTS = RNG.standard_normal((11, 6))
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch):
     """Take blocks of 64 rows from 500 on."""
-    for name, value in {"MIN_ROWS": 500, "BLOCK_ROWS": 64, "MIN_BLOCK_ROWS": 64}.items():
-        monkeypatch.setattr(module, name, value)
-    module.row_blocks.cache_clear()
-    yield
-    module.row_blocks.cache_clear()
+    with blocks_of(monkeypatch, 64, least=500):
+        yield
 
 
 def rows(z, d):

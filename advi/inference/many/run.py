@@ -18,6 +18,7 @@ from advi.inference.many.program import program
 from advi.inference.plan.run import anew
 from advi.model.checks.tails import first_steps, generic
 from advi.model.trace import LogJoint
+from advi.variational.draws import MAX_ADAPTED_DIM
 from advi.variational.gaussian import Gaussian
 from advi.variational.guide import Guide
 from advi.variational.sparse_precision import is_sparse
@@ -25,7 +26,6 @@ from advi.variational.sparse_precision import is_sparse
 CHUNK = 64  # fits in one call
 MAX_CHUNK_BYTES = 2**28  # of their data
 ROUNDS = 2  # of adaptive importance sampling, for a verdict
-MAX_ADAPTED_DIM = 50  # of its proposals
 MAX_DIM = 256  # above it a fit of its own is as fast
 
 

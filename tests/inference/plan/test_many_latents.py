@@ -15,6 +15,7 @@ from advi.inference.plan.start import ascend
 from advi.model.density import Density
 from advi.model.one_by_one import is_faster_in_turn
 from advi.variational.gaussian import Structure
+from benchmarks.scaling_latents import hierarchy, simulate
 
 DIM = 600
 GROUPS = np.repeat(np.arange(DIM), 2).astype(np.int32)
@@ -169,21 +170,7 @@ def test_directions_of_many_latents_are_chosen_anew_on_few_draws(used):
 @pytest.mark.parametrize("key", range(3))
 def test_few_draws_are_as_good_as_many(monkeypatch, key):
     size = 1000
-    rng = np.random.default_rng(0)
-    g = np.repeat(np.arange(size), 5).astype(np.int32)
-    y = 1 + 0.5 * rng.standard_normal(size)[g] + rng.standard_normal(len(g))
-
-    def hierarchy(z, d):
-        return (
-            dist.Normal(0, 10).log_prob(z["mu"])
-            + dist.HalfNormal(1).log_prob(z["tau"])
-            + dist.HalfNormal(1).log_prob(z["s"])
-            + dist.Normal(z["mu"], z["tau"]).log_prob(z["a"]).sum()
-            + dist.Normal(z["a"][d["g"]], z["s"]).log_prob(d["y"]).sum()
-        )
-
-    latents = {"mu": advi.real(), "tau": advi.positive(), "s": advi.positive()}
-    model, data = advi.Model(hierarchy, latents | {"a": advi.real(size)}), {"g": g, "y": y}
+    model, data = hierarchy(size), simulate(size)
     few = advi.fit(model, data, family="mean_field", diagnose=False, key=key)
     monkeypatch.setattr(refine, "MIN_DRAWS", 2 * size)
     many = advi.fit(model, data, family="mean_field", diagnose=False, key=key)
@@ -194,25 +181,8 @@ def test_few_draws_are_as_good_as_many(monkeypatch, key):
     assert np.abs((loc - other) / of_many.sds).max() < 0.25
 
 
-def hierarchy(z, d):
-    """A centred hierarchy, whose log density grows without bound as tau vanishes."""
-    priors = dist.HalfNormal(1).log_prob(z["tau"]) + dist.HalfNormal(1).log_prob(z["s"])
-    priors += dist.Normal(0, 10).log_prob(z["mu"])
-    effects = dist.Normal(z["mu"], z["tau"]).log_prob(z["a"]).sum()
-    return priors + effects + dist.Normal(z["a"][d["g"]], z["s"]).log_prob(d["y"]).sum()
-
-
-def hierarchy_of(groups):
-    """Return the model of a centred hierarchy, and two rows for each group."""
-    rng, g = np.random.default_rng(0), np.repeat(np.arange(groups), 2).astype(np.int32)
-    y = 1 + 0.5 * rng.standard_normal(groups)[g] + rng.standard_normal(2 * groups)
-    scales = {name: advi.positive() for name in ("tau", "s")}
-    latents = {"mu": advi.real(), "a": advi.real(groups), **scales}
-    return advi.Model(hierarchy, latents), {"g": g, "y": y.astype(np.float32)}
-
-
 def test_an_ascent_of_the_elbo_keeps_away_from_the_pole_of_a_hierarchy():
-    model, data = hierarchy_of(DIM)
+    model, data = hierarchy(DIM), simulate(DIM, rows=2)
     with precision("float32"):
         density = Density(model, *prepare(data, "float32"), by_gradient=True)
     dim, rng = model.size, np.random.default_rng(0)
@@ -232,7 +202,7 @@ def test_an_ascent_of_the_elbo_keeps_away_from_the_pole_of_a_hierarchy():
 @pytest.mark.slow  # short: test_an_ascent_keeps_away_from_the_pole_of_a_hierarchy
 @pytest.mark.parametrize("key", [0, 1, 2])
 def test_a_hierarchy_of_many_groups_does_not_begin_at_its_pole(key):
-    model, data = hierarchy_of(30_000)
+    model, data = hierarchy(30_000), simulate(30_000, rows=2)
     fit = advi.fit(model, data, family="mean_field", diagnose=False, key=key)
     assert fit.status == "converged"
     assert fit.diagnostics["num_gradients"] < 6000

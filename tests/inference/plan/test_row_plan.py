@@ -10,6 +10,7 @@ import advi
 from advi.inference.plan import row_plan
 from advi.inference.plan import run as plan_run
 from advi.model import row_blocks
+from tests.blocks import blocks_of
 
 NUM = 6000
 RNG = np.random.default_rng(1)
@@ -26,11 +27,8 @@ LATENTS = {"w": advi.real(3), "s": advi.positive()}
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch):
     """Count 5,000 rows as many, in blocks of 512."""
-    for name, value in {"MIN_ROWS": 5000, "BLOCK_ROWS": 512, "MIN_BLOCK_ROWS": 512}.items():
-        monkeypatch.setattr(row_blocks, name, value)
-    row_blocks.row_blocks.cache_clear()
-    yield
-    row_blocks.row_blocks.cache_clear()
+    with blocks_of(monkeypatch, 512, least=5000):
+        yield
 
 
 def linear(z, d):
